@@ -1,0 +1,11 @@
+// The module `_host`: data-side kernels on NumPy arrays, without torch. Each file binds its own functions.
+#include <pybind11/pybind11.h>
+
+namespace ordkernels::host {
+void bind_quantiles(pybind11::module_& m);
+}
+
+PYBIND11_MODULE(_host, m) {
+  m.doc() = "Data-side kernels of ordkernels on NumPy arrays. Use ordkernels.quantiles; these functions check less.";
+  ordkernels::host::bind_quantiles(m);
+}

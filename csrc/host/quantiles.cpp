@@ -1,0 +1,260 @@
+// Quantiles of ragged groups: each group sorted by the cheapest sort for its size, then read at the levels' positions.
+// Short groups are sorted eight at a time by a vectorised network (lane_sort.h), long ones by radix (radix.h).
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <cstdlib>
+#include <string>
+
+#include "host/checks.h"
+#include "host/parallel.h"
+#include "host/quantiles.h"
+#include "host/quantiles_history.h"
+#include "host/radix.h"
+
+namespace ordkernels::host {
+
+constexpr int kLanes = 8;
+constexpr int64_t kLongest = 1024;      // the longest group a tile takes: 32 KiB of fp32 keys, the first cache
+constexpr int64_t kChunk = 64 * 1024;  // values per unit of work: enough groups to find eight of a size
+
+}  // namespace ordkernels::host
+
+#define ORD_ISA baseline
+#define ORD_TARGET
+#include "host/lane_sort.h"
+#undef ORD_ISA
+#undef ORD_TARGET
+#if defined(__x86_64__)
+#define ORD_ISA avx2
+#define ORD_TARGET __attribute__((target("avx2")))
+#include "host/lane_sort.h"
+#undef ORD_ISA
+#undef ORD_TARGET
+#define ORD_ISA avx512
+#define ORD_TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl")))
+#include "host/lane_sort.h"
+#undef ORD_ISA
+#undef ORD_TARGET
+#endif
+
+namespace ordkernels::host {
+namespace {
+
+namespace py = pybind11;
+
+// The best instruction set of this processor, lowered by ORDKERNELS_ISA = baseline | avx2 | avx512.
+int isa() {
+  static const int chosen = [] {
+    int best = 0;
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx2")) best = 1;
+    if (best && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+      best = 2;
+#endif
+    const char* name = std::getenv("ORDKERNELS_ISA");
+    const std::string wanted = name ? name : "";
+    if (wanted == "baseline") return 0;
+    if (wanted == "avx2") return std::min(best, 1);
+    return best;
+  }();
+  return chosen;
+}
+
+template <class F>
+void load_column(const F* values, int64_t n, int64_t rows, key_of<F>* column) {
+#if defined(__x86_64__)
+  if (isa() == 2) return avx512::load_column(values, n, rows, column);
+  if (isa() == 1) return avx2::load_column(values, n, rows, column);
+#endif
+  baseline::load_column(values, n, rows, column);
+}
+
+template <class K>
+void sort_columns(K* tile, int64_t rows) {
+#if defined(__x86_64__)
+  if (isa() == 2) return avx512::sort_columns(tile, rows);
+  if (isa() == 1) return avx2::sort_columns(tile, rows);
+#endif
+  baseline::sort_columns(tile, rows);
+}
+
+// One thread's buffers.
+template <class F>
+struct Workspace {
+  std::vector<key_of<F>> tile = std::vector<key_of<F>>(kLanes * kLongest), keys, spare;
+  std::vector<int64_t> order, start = std::vector<int64_t>(kLongest + 2);
+};
+
+// Groups [begin, end), longest first; groups longer than kLongest lead, in their own order.
+template <class F>
+void order_by_size(const int64_t* offsets, int64_t begin, int64_t end, Workspace<F>& w) {
+  auto slot = [&](int64_t g) { return kLongest + 1 - std::min(offsets[g + 1] - offsets[g], kLongest + 1); };
+  std::fill(w.start.begin(), w.start.end(), 0);
+  for (int64_t g = begin; g < end; ++g) ++w.start[slot(g)];
+  for (int64_t s = 0, sum = 0; s < kLongest + 2; ++s) sum += std::exchange(w.start[s], sum);
+  w.order.resize(end - begin);
+  for (int64_t g = begin; g < end; ++g) w.order[w.start[slot(g)]++] = g;
+}
+
+// Calls read(g, n, keys, stride) with the sorted keys of every group of [begin, end) that is not empty.
+template <class F, class Read>
+void for_each_sorted(const F* values, const int64_t* offsets, int64_t begin, int64_t end, Workspace<F>& w,
+                     const Read& read) {
+  order_by_size(offsets, begin, end, w);
+  const int64_t groups = end - begin;
+  auto size = [&](int64_t i) { return offsets[w.order[i] + 1] - offsets[w.order[i]]; };
+  for (int64_t i = 0; i < groups && size(i) > 0;) {
+    const int64_t rows = size(i), lanes = std::min<int64_t>(kLanes, groups - i);
+    int64_t filled = 0;
+    for (int64_t g = 0; g < lanes; ++g) filled += size(i + g);
+    if (rows > kLongest || (rows > 32 && filled < 3 * rows)) {  // a tile of mostly padding costs more than one radix sort
+      const F* from = values + offsets[w.order[i]];
+      w.keys.resize(std::max<size_t>(w.keys.size(), rows));
+      for (int64_t j = 0; j < rows; ++j) w.keys[j] = to_key(from[j]);
+      radix_sort(w.keys.data(), rows, w.spare);
+      read(w.order[i], rows, w.keys.data(), int64_t(1));
+      ++i;
+      continue;
+    }
+    for (int64_t g = 0; g < kLanes; ++g) {
+      const int64_t n = g < lanes ? size(i + g) : 0;
+      load_column(n ? values + offsets[w.order[i + g]] : values, n, rows, w.tile.data() + g);
+    }
+    sort_columns(w.tile.data(), rows);
+    for (int64_t g = 0; g < lanes; ++g) {
+      if (const int64_t n = size(i + g)) read(w.order[i + g], n, w.tile.data() + g, int64_t(kLanes));
+    }
+    i += lanes;
+  }
+}
+
+// Cuts the groups into chunks of about kChunk values and runs body(begin, end, workspace) on each.
+template <class F, class Body>
+void for_each_chunk(const int64_t* offsets, int64_t groups, int threads, const Body& body) {
+  const int64_t chunks = offsets[groups] / kChunk + 1;
+  auto first = [&](int64_t c) {
+    return c == chunks ? groups : std::lower_bound(offsets, offsets + groups, c * kChunk) - offsets;
+  };
+  parallel_for(chunks, threads, [&](int64_t c) {
+    Workspace<F> w;
+    body(first(c), first(c + 1), w);
+  });
+}
+
+template <class F>
+void segment_quantiles(const F* values, const int64_t* offsets, int64_t groups, const double* levels, int64_t count,
+                       int threads, F* out) {
+  for_each_chunk<F>(offsets, groups, threads, [&](int64_t begin, int64_t end, Workspace<F>& w) {
+    Positions at(levels, count);
+    for (int64_t g = begin; g < end; ++g) {
+      if (offsets[g] == offsets[g + 1]) std::fill_n(out + g * count, count, std::numeric_limits<F>::quiet_NaN());
+    }
+    for_each_sorted(values, offsets, begin, end, w, [&](int64_t g, int64_t n, const key_of<F>* keys, int64_t stride) {
+      at.set(n);
+      read_quantiles(keys, stride, at, out + g * count);
+    });
+  });
+}
+
+// Each value's quantiles of its group without it. The rest of a group is the sorted group less rank r, so a level reads
+// one of three values: both neighbours above r, both below, or one each side. Those rows are made once for each group.
+template <class F>
+void leave_one_out_quantiles(const F* values, const int64_t* offsets, int64_t groups, const double* levels,
+                             int64_t count, int threads, F* out) {
+  using K = key_of<F>;
+  for_each_chunk<F>(offsets, groups, threads, [&](int64_t begin, int64_t end, Workspace<F>& w) {
+    Positions at(levels, count);
+    std::vector<F> rows(3 * count);
+    F *above = rows.data(), *across = above + count, *below = across + count;
+    std::vector<K> sorted;
+    for_each_sorted(values, offsets, begin, end, w, [&](int64_t g, int64_t n, const K* keys, int64_t stride) {
+      const F* group = values + offsets[g];
+      F* to = out + offsets[g] * count;
+      if (n == 1) {
+        std::fill_n(to, count, std::numeric_limits<F>::quiet_NaN());
+        return;
+      }
+      at.set(n - 1);
+      read_quantiles(keys, stride, at, below);  // r > hi
+      read_quantiles(keys + stride, stride, at, above);  // r <= lo
+      for (int64_t l = 0; l < count; ++l) {
+        const double a = from_key<F>(keys[at.lo[l] * stride]), b = from_key<F>(keys[(at.hi[l] + 1) * stride]);
+        across[l] = static_cast<F>(interpolate(a, b, at.t[l]));
+      }
+      sorted.resize(n);
+      for (int64_t i = 0; i < n; ++i) sorted[i] = keys[i * stride];
+      for (int64_t i = 0; i < n; ++i, to += count) {
+        const int64_t r = lower_bound(sorted.data(), n, to_key(group[i]));
+        for (int64_t l = 0; l < count; ++l) to[l] = r <= at.lo[l] ? above[l] : r <= at.hi[l] ? across[l] : below[l];
+      }
+    });
+  });
+}
+
+template <class F>
+using array = py::array_t<F, py::array::c_style>;
+
+template <class F>
+array<F> segment_quantiles_py(const array<F>& values, const array<int64_t>& offsets, const array<double>& levels,
+                              int threads) {
+  check_groups(offsets, values.size());
+  check_levels(levels);
+  const int64_t groups = offsets.size() - 1, count = levels.size();
+  array<F> out({groups, count});
+  F* to = out.mutable_data();
+  py::gil_scoped_release release;
+  segment_quantiles(values.data(), offsets.data(), groups, levels.data(), count, threads, to);
+  return out;
+}
+
+template <class F>
+array<F> leave_one_out_quantiles_py(const array<F>& values, const array<int64_t>& offsets, const array<double>& levels,
+                                    int threads) {
+  check_groups(offsets, values.size());
+  check_levels(levels);
+  const int64_t count = levels.size();
+  array<F> out({static_cast<int64_t>(values.size()), count});
+  F* to = out.mutable_data();
+  py::gil_scoped_release release;
+  leave_one_out_quantiles(values.data(), offsets.data(), offsets.size() - 1, levels.data(), count, threads, to);
+  return out;
+}
+
+template <class F, class T>
+array<F> history_quantiles_py(const array<F>& values, const array<int64_t>& group, const array<T>& time,
+                              const array<double>& levels, int64_t min_events, int threads) {
+  const int64_t n = values.size(), count = levels.size();
+  check_shape("group", group, "N", n);
+  check_shape("time", time, "N", n);
+  check_levels(levels);
+  array<F> out({n, count});
+  F* to = out.mutable_data();
+  py::gil_scoped_release release;
+  history_quantiles(values.data(), group.data(), time.data(), n, levels.data(), count, min_events, threads, to);
+  return out;
+}
+
+template <class F>
+void bind(py::module_& m) {
+  using py::arg;
+  const auto values = [] { return arg("values").noconvert(); };
+  const auto offsets = [] { return arg("offsets").noconvert(); };
+  m.def("segment_quantiles", &segment_quantiles_py<F>, values(), offsets(), arg("levels"), arg("num_threads"));
+  m.def("leave_one_out_quantiles", &leave_one_out_quantiles_py<F>, values(), offsets(), arg("levels"),
+        arg("num_threads"));
+  m.def("history_quantiles", &history_quantiles_py<F, int64_t>, values(), arg("group").noconvert(),
+        arg("time").noconvert(), arg("levels"), arg("min_events"), arg("num_threads"));
+  m.def("history_quantiles", &history_quantiles_py<F, double>, values(), arg("group").noconvert(),
+        arg("time").noconvert(), arg("levels"), arg("min_events"), arg("num_threads"));
+}
+
+}  // namespace
+
+void bind_quantiles(py::module_& m) {
+  bind<float>(m);
+  bind<double>(m);
+}
+
+}  // namespace ordkernels::host

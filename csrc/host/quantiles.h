@@ -1,0 +1,65 @@
+// Where a level falls between two order statistics, and the value there: shared by the quantile kernels.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+#include "host/radix.h"
+
+namespace ordkernels::host {
+
+// For n sorted values, level q lies at position (n - 1) q: between lo and lo + 1, a share t of the way (t < 1).
+struct Positions {
+  explicit Positions(const double* levels, int64_t count) : levels(levels), lo(count), hi(count), t(count) {}
+
+  void set(int64_t count) {  // count >= 1
+    if (count == n) return;
+    n = count;
+    const double last = static_cast<double>(n - 1);
+    for (size_t l = 0; l < lo.size(); ++l) {
+      const double position = last * levels[l];
+      lo[l] = static_cast<int64_t>(position);
+      t[l] = position - static_cast<double>(lo[l]);
+      hi[l] = lo[l] + (lo[l] < n - 1);
+    }
+  }
+
+  const double* levels;
+  int64_t n = 0;
+  std::vector<int64_t> lo, hi;
+  std::vector<double> t;
+};
+
+// numpy.quantile's rule, which never leaves [a, b]; and where b - a is no number or overflows, the weighted sum, so
+// that only the middle of (-inf, inf) is NaN.
+inline double interpolate(double a, double b, double t) {
+  if (a == b || t == 0) return a;
+  const double gap = b - a;
+  if (!std::isfinite(gap)) return a * (1 - t) + b * t;
+  return t < 0.5 ? a + gap * t : b - gap * (1 - t);
+}
+
+// The quantiles of sorted keys, `stride` apart.
+template <class F>
+inline void read_quantiles(const key_of<F>* keys, int64_t stride, const Positions& at, F* out) {
+  for (size_t l = 0; l < at.lo.size(); ++l) {
+    const double a = from_key<F>(keys[at.lo[l] * stride]), b = from_key<F>(keys[at.hi[l] * stride]);
+    out[l] = static_cast<F>(interpolate(a, b, at.t[l]));
+  }
+}
+
+// The number of sorted[0, n) below key, without branches on the data.
+template <class K>
+inline int64_t lower_bound(const K* sorted, int64_t n, K key) {
+  const K* base = sorted;
+  while (n > 1) {
+    const int64_t half = n / 2;
+    base = base[half - 1] < key ? base + half : base;
+    n -= half;
+  }
+  return base - sorted + (n == 1 && *base < key);
+}
+
+}  // namespace ordkernels::host
