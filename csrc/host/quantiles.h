@@ -35,10 +35,10 @@ struct Positions {
 // numpy.quantile's rule, which never leaves [a, b]; and where b - a is no number or overflows, the weighted sum, so
 // that only the middle of (-inf, inf) is NaN.
 inline double interpolate(double a, double b, double t) {
-  if (a == b || t == 0) return a;
   const double gap = b - a;
-  if (!std::isfinite(gap)) return a * (1 - t) + b * t;
-  return t < 0.5 ? a + gap * t : b - gap * (1 - t);
+  if (!std::isfinite(gap)) [[unlikely]] return a == b || t == 0 ? a : a * (1 - t) + b * t;
+  const double up = a + gap * t, down = b - gap * (1 - t);
+  return t < 0.5 ? up : down;
 }
 
 // The quantiles of sorted keys, `stride` apart.

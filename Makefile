@@ -1,0 +1,47 @@
+# make demo | test | lint | bench | clean. Everything happens in .venv, made on first use.
+#   make test TORCH=torch==2.12.0            another torch
+#   make test TORCH_INDEX=https://download.pytorch.org/whl/cpu   where to take torch from (this one: the CPU builds)
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?= torch==2.13.0
+TRITON ?= triton==3.7.1
+TORCH_INDEX ?=
+ARGS ?=
+PY = $(VENV)/bin/python
+PIP = $(PY) -m pip install -q --disable-pip-version-check
+
+# torch first, and pinned (a range would take the newest, with gigabytes of CUDA), then this package: setup.py finds torch's headers
+# beside the interpreter.
+$(VENV)/deps: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)"
+	$(PIP) "$(TRITON)" numpy hypothesis matplotlib mypy ninja "pybind11>=2.13" pytest pytest-benchmark ruff "setuptools>=77" tqdm wheel
+	touch $@
+
+$(VENV)/done: $(VENV)/deps setup.py $(shell find csrc -type f)
+	$(PIP) --no-build-isolation -e .
+	touch $@
+
+setup: $(VENV)/done
+
+demo: $(VENV)/done
+	$(PY) -m ordkernels demo $(ARGS)
+
+test: $(VENV)/done
+	$(PY) -m pytest -q $(ARGS) tests
+	ORDKERNELS_ISA=base $(PY) -m pytest -q $(ARGS) -m native tests
+	ORDKERNELS_ISA=avx2 $(PY) -m pytest -q $(ARGS) -m native tests
+	TRITON_INTERPRET=1 $(PY) -m pytest -q $(ARGS) -m triton tests
+
+lint: $(VENV)/done
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+bench: $(VENV)/done
+	$(PY) bench/run.py $(ARGS)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info ordkernels/*.so ordkernels/_build_info.py
+
+.PHONY: bench clean demo lint setup test

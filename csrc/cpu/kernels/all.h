@@ -1,0 +1,2 @@
+// Every torch-free kernel; each is compiled once per instruction set, inside the namespace ORD_ISA.
+#pragma once

@@ -1,0 +1,19 @@
+"""Kernels and samplers for generative ordinal regression. Submodules load on first use; `import ordkernels` needs no torch."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from ._backend import available_backends, use_backend
+
+if TYPE_CHECKING:
+    from . import data, metrics, models, nn, ops, quantiles, rng, samplers, testing
+
+__version__ = "0.1.0"
+_SUBMODULES = ("data", "metrics", "models", "nn", "ops", "quantiles", "rng", "samplers", "testing")
+__all__ = sorted(("__version__", "available_backends", "use_backend", *_SUBMODULES))  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name in _SUBMODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,85 @@
+"""Every schema of the torch ops, in one place; then the compiled parts, if they are there: `NOT_LOADED` says why not.
+
+For each op there is a backward op, and for both a twin `_op` without an autograd rule: the same kernel, called by the
+autograd Functions and by inference (a Python rule from `register_autograd` costs 5 us even where no gradient is asked for).
+"""
+
+import importlib
+import warnings
+from pathlib import Path
+
+import torch
+
+NAMESPACE = "ordkernels"
+LIB = torch.library.Library(NAMESPACE, "FRAGMENT")  # noqa: TOR901  "DEF" may exist once per process
+PT2 = (torch.Tag.pt2_compliant_tag,)
+
+# op -> (forward, backward or None)
+SCHEMAS: dict[str, tuple[str, str | None]] = {
+    "planar_flow": (
+        "(Tensor z, Tensor u, Tensor w, Tensor b, int mode) -> (Tensor z_out, Tensor log_det, Tensor act)",
+        "(Tensor z, Tensor act, Tensor u, Tensor w, Tensor gz, Tensor gl, int mode) -> (Tensor, Tensor, Tensor, Tensor)",
+    ),
+    "planar_flow_inverse": (
+        "(Tensor z_out, Tensor u, Tensor w, Tensor b, int mode) -> (Tensor z_in, Tensor log_det, Tensor act)",
+        "(Tensor z_in, Tensor act, Tensor u, Tensor w, Tensor gz, Tensor gl, int mode) -> (Tensor, Tensor, Tensor, Tensor)",
+    ),
+    "conditional_planar_flow": (
+        "(Tensor z, Tensor h, Tensor weight, Tensor bias, int mode) -> (Tensor z_out, Tensor log_det, Tensor act)",
+        "(Tensor z, Tensor act, Tensor h, Tensor weight, Tensor bias, Tensor gz, Tensor gl, int mode)"
+        " -> (Tensor, Tensor, Tensor, Tensor)",
+    ),
+    "wasserstein_quantile_loss": (
+        "(Tensor samples, Tensor q_user, Tensor q_item, Tensor lam) -> (Tensor loss, Tensor order)",
+        "(Tensor order, Tensor samples, Tensor q_user, Tensor q_item, Tensor lam, Tensor g) -> (Tensor, Tensor, Tensor, Tensor)",
+    ),
+    "philox": ("(Tensor counter, Tensor key) -> Tensor", None),
+    "random_normal": ("(Tensor row_ids, Tensor draw_ids, int seed, int step, int width) -> Tensor", None),
+    "random_uniform": ("(Tensor row_ids, Tensor draw_ids, int seed, int step, int width) -> Tensor", None),
+    "isa": ("() -> str", None),
+}
+
+for _name, (_forward, _backward) in SCHEMAS.items():
+    LIB.define(_name + _forward, tags=PT2)
+    if _backward is not None:
+        LIB.define(f"_{_name}{_forward}", tags=PT2)
+        LIB.define(f"{_name}_backward{_backward}", tags=PT2)
+        LIB.define(f"_{_name}_backward{_backward}", tags=PT2)
+
+NOT_LOADED: dict[str, str] = {}
+
+
+def has_kernel(op: str, key: str) -> bool:
+    """Is a kernel of this very key registered (not the reference, which serves every key)?"""
+    return torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{op}", key)
+
+
+def op(name: str) -> torch._ops.OpOverload:
+    return getattr(getattr(torch.ops, NAMESPACE), name).default
+
+
+def _load() -> None:
+    try:
+        from ._build_info import NOT_BUILT  # type: ignore[import-not-found,unused-ignore]
+
+        NOT_LOADED.update(NOT_BUILT)
+    except ImportError:
+        pass
+    try:
+        importlib.import_module("ordkernels._C")
+        NOT_LOADED.pop("ordkernels._C", None)
+    except ImportError as e:
+        reason = NOT_LOADED.setdefault("ordkernels._C", str(e))
+        warnings.warn(f"ordkernels runs on its plain torch reference, without native CPU kernels: {reason}", stacklevel=2)
+    # By the build of torch, not by `torch.cuda.is_available()`: that starts the driver (and breaks a later fork), while the
+    # library needs libtorch_cuda.so alone. On a CPU-only torch it cannot load.
+    if torch.version.cuda is None:
+        NOT_LOADED.setdefault("ordkernels._cuda", "this torch has no CUDA")
+    elif "ordkernels._cuda" not in NOT_LOADED:
+        try:
+            torch.ops.load_library(Path(__file__).parent / "_cuda.so")
+        except OSError as e:
+            NOT_LOADED["ordkernels._cuda"] = str(e)
+
+
+_load()

@@ -1,0 +1,117 @@
+"""Priors over FlowTime's latent: noise in, latent out. The planar flow is the model's; the others are its ablations."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from .flows import ConditionalPlanarFlow, Constrained, _positive
+
+__all__ = ["DiffusionPrior", "FlowPrior", "StandardPrior"]
+
+
+class StandardPrior(nn.Module):
+    """The standard normal, the same for every row: noise is the latent."""
+
+    def forward(self, noise: Tensor, h: Tensor) -> Tensor:
+        return noise
+
+    def from_posterior(self, z: Tensor, h: Tensor) -> Tensor:
+        return z
+
+    def loss(self, z: Tensor, h: Tensor) -> Tensor:
+        return z.new_zeros(())
+
+
+class FlowPrior(nn.Module):
+    """Planar flows whose parameters an MLP makes from the row's patterns ``h``: ``noise [B, N, D] -> latent``.
+
+    The posterior's sample passes through the same flow (FlowTime, eq. 15-18), so both paths are one call.
+    """
+
+    def __init__(
+        self, width: int, cond_width: int, hidden: int = 64, layers: int = 4, constrained: Constrained = True
+    ) -> None:
+        super().__init__()
+        self.hyper = nn.Sequential(nn.Linear(cond_width, hidden), nn.SiLU())
+        self.flow = ConditionalPlanarFlow(width, hidden, layers, constrained)
+
+    def forward(self, noise: Tensor, h: Tensor) -> Tensor:
+        return self.flow(noise, self.hyper(h))[0]
+
+    from_posterior = forward
+
+    def loss(self, z: Tensor, h: Tensor) -> Tensor:
+        return z.new_zeros(())
+
+
+class DiffusionPrior(nn.Module):
+    """A denoiser's chain from noise to latent, deterministic given the noise: ``"ddpm"`` or ``"flow_matching"``.
+
+    ``"ddpm"`` predicts the noise under the cosine schedule and runs ``steps`` DDIM steps with eta = 0;
+    ``"flow_matching"`` predicts the velocity ``noise - z`` on the straight path and takes ``steps`` Euler steps.
+    The denoiser is trained on the posterior's samples, detached (``loss``); the chain itself carries no gradient.
+
+    Source: FlowTime (arXiv:2606.01352), table 4, rows (b) and (c).
+    """
+
+    def __init__(
+        self,
+        width: int,
+        cond_width: int,
+        hidden: int = 64,
+        *,
+        kind: Literal["ddpm", "flow_matching"] = "ddpm",
+        steps: int = 10,
+    ) -> None:
+        super().__init__()
+        _positive(width=width, cond_width=cond_width, hidden=hidden, steps=steps)
+        if kind not in ("ddpm", "flow_matching"):
+            raise ValueError(f"kind: expected 'ddpm' or 'flow_matching', got {kind!r}")
+        self.kind, self.steps = kind, steps
+        self.from_latent, self.from_pattern = nn.Linear(width, hidden), nn.Linear(cond_width, hidden)
+        self.from_time = nn.Linear(16, hidden, bias=False)
+        self.out = nn.Sequential(nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, width))
+
+    def from_posterior(self, z: Tensor, h: Tensor) -> Tensor:
+        return z
+
+    def forward(self, noise: Tensor, h: Tensor) -> Tensor:
+        x = noise
+        with torch.no_grad():
+            for s in range(self.steps, 0, -1):
+                t, earlier = (x.new_full((1, 1), i / self.steps) for i in (s, s - 1))
+                if self.kind == "flow_matching":
+                    x = x - self._net(x, t, h) / self.steps
+                    continue
+                keep, keep_earlier = _signal(t), _signal(earlier)
+                eps = self._net(x, t, h)
+                clean = (x - (1 - keep).sqrt() * eps) / keep.sqrt()
+                x = keep_earlier.sqrt() * clean + (1 - keep_earlier).sqrt() * eps
+        return x
+
+    def loss(self, z: Tensor, h: Tensor) -> Tensor:
+        """Mean squared error of the predicted noise or velocity at one uniform time per row; ``z [B, D]``."""
+        z = z.detach()[:, None]  # [B, 1, D]
+        noise, t = torch.randn_like(z), torch.rand(len(z), 1, device=z.device, dtype=z.dtype)
+        if self.kind == "flow_matching":
+            noisy, target = torch.lerp(z, noise, t[..., None]), noise - z
+        else:
+            keep = _signal(t)[..., None]
+            noisy, target = keep.sqrt() * z + (1 - keep).sqrt() * noise, noise
+        return nn.functional.mse_loss(self._net(noisy, t, h), target)
+
+    def _net(self, x: Tensor, t: Tensor, h: Tensor) -> Tensor:
+        """``x [B, N, D]``, ``t [B, 1]`` or ``[1, 1]`` in [0, 1], ``h [B, C]``."""
+        angle = t * torch.pi * 2.0 ** torch.arange(8, device=t.device, dtype=t.dtype) / 2
+        shift = self.from_time(torch.cat((angle.sin(), angle.cos()), dim=-1)) + self.from_pattern(h)  # [B, hidden]
+        return self.out(self.from_latent(x) + shift[:, None])
+
+
+def _signal(t: Tensor) -> Tensor:
+    """alphabar of the cosine schedule at t in [0, 1], kept away from 0 at the noisy end."""
+    return torch.cos((t + 0.008) / 1.008 * torch.pi / 2).square().clamp(min=1e-3) / torch.cos(
+        torch.tensor(0.008 / 1.008 * torch.pi / 2)
+    ).square().to(t)

@@ -1,0 +1,5 @@
+"""The ops: thin checked functions over the torch dispatcher's `ordkernels::` kernels."""
+
+from .planar_flow import conditional_planar_flow, planar_flow, planar_flow_inverse
+
+__all__ = ["conditional_planar_flow", "planar_flow", "planar_flow_inverse"]

@@ -1,0 +1,203 @@
+"""One op, four ways through autograd, built from its forward, backward and fake functions.
+
+1. eager: a plain `autograd.Function` over the op's twin (half the cost of the others);
+2. compile, export, FX and tensor subclasses: the op itself, with `register_autograd`;
+3. `torch.func`: a `setup_context` Function with a generated vmap rule, which registered autograd is refused by;
+4. `torch.func` inside `torch.compile`: the reference (Dynamo would differentiate through the Function's body).
+
+Forward mode and second derivatives raise. On a forced backend the Function holds that backend's pair of kernels.
+"""
+
+import importlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.overrides import has_torch_function
+
+from .. import _backend
+from .._library import LIB, NAMESPACE, op
+
+Kernel = Callable[..., Any]
+
+
+def fold_rows(kernel: Kernel) -> Kernel:
+    """vmap rule of an op whose tensors all have the rows in front: one call on V * B rows."""
+
+    def rule(info: Any, dims: Sequence[int | None], *args: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+        V = info.batch_size
+        folded = [_front(a, d, V).flatten(0, 1) if isinstance(a, Tensor) else a for a, d in zip(args, dims, strict=True)]
+        out = kernel(*folded)
+        return tuple(t.unflatten(0, (V, -1)) for t in out), (0,) * len(out)
+
+    return rule
+
+
+def _front(t: Tensor, dim: int | None, V: int) -> Tensor:
+    return t.movedim(dim, 0) if dim is not None else t.expand(V, *t.shape)
+
+
+class DifferentiableOp:
+    """`name` of the schema; functions of the schema's arguments: tensors first, then constants.
+
+    saved(inputs, outputs) gives the tensors that the backward op takes before the gradients of the `public` first outputs.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        tensors: int,
+        public: int,
+        reference: Kernel,
+        reference_backward: Kernel,
+        fake: Kernel,
+        fake_backward: Kernel,
+        saved: Callable[[tuple[Any, ...], tuple[Tensor, ...]], tuple[Tensor, ...]],
+        vmap: Callable[[Kernel], Kernel] = fold_rows,
+        vmap_backward: Callable[[Kernel], Kernel] | None = None,
+        triton: str | None = None,
+        cuda: bool = False,
+    ) -> None:
+        self.name, self.tensors, self.public, self.saved = name, tensors, public, saved
+        self.reference = reference
+        self.info = _backend.register(_backend.OpInfo(name, triton=triton, cuda=cuda))
+        self.op, self.raw = op(name), op(f"_{name}")
+        self.op_backward, self.raw_backward = op(f"{name}_backward"), op(f"_{name}_backward")
+        for prefix in ("", "_"):
+            for suffix, plain, shape in (("", reference, fake), ("_backward", reference_backward, fake_backward)):
+                LIB.impl(prefix + name + suffix, plain, "CompositeExplicitAutograd")
+                if triton is not None:
+                    LIB.impl(prefix + name + suffix, self._on_cuda(suffix), "CUDA")
+                torch.library.register_fake(f"{NAMESPACE}::{prefix}{name}{suffix}", shape, lib=LIB)
+        for kernel, rule in (
+            (self.op, vmap),
+            (self.raw, vmap),
+            (self.op_backward, vmap_backward or vmap),
+            (self.raw_backward, vmap_backward or vmap),
+        ):
+            torch.library.register_vmap(kernel, rule(kernel), lib=LIB)
+        self._register_autograd()
+        self.eager, self.functional = self._eager_function(), self._functional_function()
+
+    def __call__(self, *args: Any) -> Any:
+        out = self._run(args)
+        return out[0] if self.public == 1 else out[: self.public]
+
+    def _run(self, args: tuple[Any, ...]) -> Any:
+        forced = _backend._forced
+        if forced is not None:
+            if self.info.blocked:
+                raise _backend.refuse(self.info, self.info.blocked)
+            if forced == "reference":  # plain torch, differentiable any number of times
+                return self.reference(*args)
+            self._check_device(forced, args[0])
+        compiling = torch.compiler.is_compiling()
+        if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+            if compiling:
+                return self.reference(*args)
+            return self.functional.apply(*args)  # forward mode raises here; the op alone would drop the tangent without a word
+        if compiling or has_torch_function(args[: self.tensors]):
+            return self.op(*args)
+        pair = (self.raw, self.raw_backward) if forced != "triton" else self.triton_kernels()
+        if torch.is_grad_enabled() and any(t.requires_grad for t in args[: self.tensors]):
+            return self.eager.apply(pair, *args)
+        return pair[0](*args)
+
+    def _check_device(self, forced: str, tensor: Tensor) -> None:
+        device = tensor.device.type
+        wanted = "cpu" if forced == "cpu" or (forced == "triton" and _backend.interpreting()) else "cuda"
+        if device != wanted:
+            raise _backend.refuse(self.info, [f"expected tensors on {wanted}, got {device}"])
+
+    def triton_kernels(self) -> tuple[Kernel, Kernel]:
+        module = importlib.import_module(f"ordkernels._triton.{self.info.triton}")
+        return getattr(module, self.name), getattr(module, f"{self.name}_backward")
+
+    def _on_cuda(self, suffix: str) -> Kernel:
+        """The CUDA key: Triton, imported at the first call."""
+
+        def launch(*args: Any) -> Any:
+            return self.triton_kernels()[suffix == "_backward"](*args)
+
+        return launch
+
+    def _no_double(self, ctx: Any, *_: Any) -> Any:
+        raise RuntimeError(
+            f"{self.name}: differentiated twice; its kernels have first derivatives only. "
+            "For higher ones: with ordkernels.use_backend('reference')."
+        )
+
+    def _register_autograd(self) -> None:
+        def setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+            ctx.save_for_backward(*self.saved(inputs, output))
+            ctx.consts = inputs[self.tensors :]
+
+        def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
+            out = self.op_backward(*ctx.saved_tensors, *grads[: self.public], *ctx.consts)
+            return (*out, *(None for _ in ctx.consts))
+
+        torch.library.register_autograd(f"{NAMESPACE}::{self.name}", backward, setup_context=setup, lib=LIB)
+        # Without this one, second derivatives would be wrong after no more than a warning.
+        torch.library.register_autograd(f"{NAMESPACE}::{self.name}_backward", self._no_double, lib=LIB)
+
+    def _eager_function(self) -> Any:
+        this = self
+
+        class Eager(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx: Any, pair: tuple[Kernel, Kernel], *args: Any) -> Any:
+                out = pair[0](*args)
+                ctx.save_for_backward(*this.saved(args, out))
+                ctx.kernel, ctx.consts = pair[1], args[this.tensors :]
+                return out[: this.public]
+
+            @staticmethod
+            @torch.autograd.function.once_differentiable
+            def backward(ctx: Any, *grads: Tensor) -> Any:
+                out = ctx.kernel(*ctx.saved_tensors, *grads, *ctx.consts)
+                return (None, *out, *(None for _ in ctx.consts))
+
+        Eager.__name__ = Eager.__qualname__ = this.name
+        return Eager
+
+    def _functional_function(self) -> Any:
+        this = self
+
+        class FunctionalBackward(torch.autograd.Function):
+            generate_vmap_rule = True
+
+            @staticmethod
+            def forward(*args: Any) -> Any:
+                return this.raw_backward(*args)
+
+            @staticmethod
+            def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+                pass
+
+            @staticmethod
+            def backward(ctx: Any, *grads: Any) -> Any:
+                return this._no_double(ctx)
+
+        class Functional(torch.autograd.Function):
+            generate_vmap_rule = True
+
+            @staticmethod
+            def forward(*args: Any) -> Any:
+                return this.raw(*args)
+
+            @staticmethod
+            def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+                ctx.mark_non_differentiable(*output[this.public :])
+                ctx.save_for_backward(*this.saved(inputs, output))
+                ctx.consts = inputs[this.tensors :]
+
+            @staticmethod
+            def backward(ctx: Any, *grads: Any) -> Any:
+                out = FunctionalBackward.apply(*ctx.saved_tensors, *grads[: this.public], *ctx.consts)
+                return (*out, *(None for _ in ctx.consts))
+
+        Functional.__name__ = Functional.__qualname__ = this.name
+        return Functional
