@@ -37,6 +37,7 @@ SCHEMAS: dict[str, tuple[str, str | None]] = {
     "random_normal": ("(Tensor row_ids, Tensor draw_ids, int seed, int step, int width) -> Tensor", None),
     "random_uniform": ("(Tensor row_ids, Tensor draw_ids, int seed, int step, int width) -> Tensor", None),
     "isa": ("() -> str", None),
+    "_vmath": ("(Tensor x, int which) -> Tensor", None),  # for tests: the native kernels' own exp, tanh, ...
 }
 
 for _name, (_forward, _backward) in SCHEMAS.items():
