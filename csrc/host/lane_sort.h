@@ -47,4 +47,42 @@ ORD_TARGET void load_column(const F* __restrict values, int64_t n, int64_t rows,
   for (int64_t i = n; i < rows; ++i) column[i * kLanes] = kMaxKey<K>;
 }
 
+// out[l] between keys[lo[l] * stride] and keys[hi[l] * stride], a share t[l] of the way, as `interpolate` (quantiles.h)
+// for finite gaps; false if a gap was not finite. lo, hi and t are padded to a multiple of kLanes.
+template <class F, class K>
+ORD_TARGET bool read_levels(const K* keys, int64_t stride, const int64_t* lo, const int64_t* hi, const double* t,
+                            int64_t count, F* out) {
+  bool finite = true;
+  for (int64_t l = 0; l < count; l += kLanes) {
+    K below[kLanes], above[kLanes];
+    F a[kLanes], b[kLanes], value[kLanes];
+    for (int i = 0; i < kLanes; ++i) {
+      below[i] = keys[lo[l + i] * stride];
+      above[i] = keys[hi[l + i] * stride];
+    }
+    for (int i = 0; i < kLanes; ++i) {
+      below[i] ^= (below[i] >> (8 * sizeof(K) - 1)) & kMaxKey<K>;
+      above[i] ^= (above[i] >> (8 * sizeof(K) - 1)) & kMaxKey<K>;
+    }
+    __builtin_memcpy(a, below, sizeof a);
+    __builtin_memcpy(b, above, sizeof b);
+    int wild = 0;
+#pragma omp simd reduction(| : wild)
+    for (int i = 0; i < kLanes; ++i) {
+      const double x = a[i], y = b[i], gap = y - x, share = t[l + i];
+      const double up = x + gap * share, down = y - gap * (1 - share);
+      value[i] = static_cast<F>(share < 0.5 ? up : down);
+      wild |= !(__builtin_fabs(gap) <= __DBL_MAX__);
+    }
+    finite &= !wild;
+    const int64_t end = count - l < kLanes ? count - l : kLanes;
+    if (end == kLanes) {
+      __builtin_memcpy(out + l, value, sizeof value);
+    } else {
+      for (int64_t i = 0; i < end; ++i) out[l + i] = value[i];
+    }
+  }
+  return finite;
+}
+
 }  // namespace ordkernels::host::ORD_ISA

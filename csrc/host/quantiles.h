@@ -1,24 +1,32 @@
 // Where a level falls between two order statistics, and the value there: shared by the quantile kernels.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <limits>
+#include <numeric>
 #include <vector>
 
+#include "host/lanes.h"
 #include "host/radix.h"
 
 namespace ordkernels::host {
 
 // For n sorted values, level q lies at position (n - 1) q: between lo and lo + 1, a share t of the way (t < 1).
 struct Positions {
-  explicit Positions(const double* levels, int64_t count) : levels(levels), lo(count), hi(count), t(count) {}
+  Positions(const double* levels, int64_t count)
+      : levels(levels), count(count), rising(count), lo(padded(count)), hi(padded(count)), t(padded(count)) {
+    std::iota(rising.begin(), rising.end(), int64_t(0));
+    std::sort(rising.begin(), rising.end(), [&](int64_t a, int64_t b) { return levels[a] < levels[b]; });
+  }
 
-  void set(int64_t count) {  // count >= 1
-    if (count == n) return;
-    n = count;
+  static int64_t padded(int64_t count) { return (count + kLanes - 1) / kLanes * kLanes; }  // zeros, for whole vectors
+
+  void set(int64_t values) {  // values >= 1
+    if (values == n) return;
+    n = values;
     const double last = static_cast<double>(n - 1);
-    for (size_t l = 0; l < lo.size(); ++l) {
+    for (int64_t l = 0; l < count; ++l) {
       const double position = last * levels[l];
       lo[l] = static_cast<int64_t>(position);
       t[l] = position - static_cast<double>(lo[l]);
@@ -27,7 +35,9 @@ struct Positions {
   }
 
   const double* levels;
+  const int64_t count;
   int64_t n = 0;
+  std::vector<int64_t> rising;  // the levels' indices, lowest level first
   std::vector<int64_t> lo, hi;
   std::vector<double> t;
 };
@@ -44,7 +54,8 @@ inline double interpolate(double a, double b, double t) {
 // The quantiles of sorted keys, `stride` apart.
 template <class F>
 inline void read_quantiles(const key_of<F>* keys, int64_t stride, const Positions& at, F* out) {
-  for (size_t l = 0; l < at.lo.size(); ++l) {
+  if (read_levels(keys, stride, at.lo.data(), at.hi.data(), at.t.data(), at.count, out)) return;
+  for (int64_t l = 0; l < at.count; ++l) {
     const double a = from_key<F>(keys[at.lo[l] * stride]), b = from_key<F>(keys[at.hi[l] * stride]);
     out[l] = static_cast<F>(interpolate(a, b, at.t[l]));
   }
