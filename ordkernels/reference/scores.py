@@ -87,7 +87,8 @@ def inversions(code: Ints, weight: Floats | None = None) -> float:
     rank = np.empty(n, np.int64)
     rank[np.argsort(code, kind="stable")] = np.arange(n)  # a permutation; ties keep their order, so none is an inversion
     w = weight
-    position, total = np.arange(n), 0
+    position = np.arange(n)
+    total: float = 0
     for bit in range(max(n - 1, 0).bit_length() - 1, -1, -1):
         one = (rank >> bit) & 1
         start = (rank >> (bit + 1)) << (bit + 1)  # of the block: ranks are 0..n-1, so blocks lie where their ranks do
