@@ -164,6 +164,7 @@ def test_real_data_against_known_facts() -> None:
     assert float(train["has_user"].mean()) == pytest.approx(0.77, abs=0.01)
     assert float(test["has_user"].mean()) == pytest.approx(0.97, abs=0.01)
     tab_median = {int(t): float(train["y"][train["tab"] == t].double().quantile(0.5)) for t in train["tab"].unique()}
-    guess = torch.tensor([tab_median.get(int(t), float(train["y"].median())) for t in test["tab"]])
+    overall = float(train["y"].median())
+    guess = torch.tensor([tab_median.get(t, overall) for t in test["tab"].tolist()])
     assert float((guess - test["y"]).abs().mean()) == pytest.approx(19.29, abs=0.01)
     check_histories(train, test, np.random.default_rng(1).integers(0, len(both["y"]), 60))
