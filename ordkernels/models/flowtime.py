@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -137,7 +137,7 @@ class FlowTime(TargetModel):
         patterns = self.encoder.pattern_width
         context = hidden + (patterns if decoder_patterns else 0)
         self.posterior = nn.Sequential(nn.Linear(context + 2, hidden), nn.SiLU(), nn.Linear(hidden, 2 * latent))
-        self.prior: nn.Module
+        self.prior: FlowPrior | StandardPrior | DiffusionPrior
         if prior == "flow":
             self.prior = FlowPrior(latent, patterns, hidden, layers, constrained)
         elif prior == "none":
@@ -221,9 +221,7 @@ class FlowTime(TargetModel):
     ) -> Tensor:
         return FlowSampler(self).predict(x, n, seed, row_ids, statistic)
 
-    def interval(
-        self, x: dict[str, Tensor], level: float, n: int = 128, seed: int = 0, row_ids: Tensor | None = None
-    ) -> Tensor:
+    def interval(self, x: dict[str, Tensor], level: float, n: int = 128, seed: int = 0, row_ids: Tensor | None = None) -> Tensor:
         return FlowSampler(self).interval(x, level, n, seed, row_ids)
 
     # ------------------------------------------------------------------------------------------- pieces
