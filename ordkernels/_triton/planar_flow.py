@@ -35,27 +35,37 @@ def _load(p, offset, mask, ACC: tl.constexpr):
 
 @triton.jit
 def _terms(uk, wk, MODE: tl.constexpr):
-    return layer_terms(tl.sum(wk * uk, 2, keep_dims=True), tl.sum(wk * wk, 2, keep_dims=True), MODE)
+    return layer_terms(tl.sum(wk * uk, 1), tl.sum(wk * wk, 1), MODE)  # each [BLOCK_G]
+
+
+@triton.jit
+def _places(g, n, G, N, D, BLOCK_D: tl.constexpr):
+    """Columns [1, BLOCK_D], groups [BLOCK_G, 1] and contiguous rows [BLOCK_G, BLOCK_N], with the masks of each and of a tile."""
+    d = tl.arange(0, BLOCK_D)[None, :]
+    g2 = g[:, None]
+    row = g2 * N + n[None, :]
+    rm = (g2 < G) & (n[None, :] < N)
+    return d, g2, row, g < G, (g2 < G) & (d < D), rm, rm[:, :, None] & (d < D)[:, None, :]
 
 
 @triton.jit
 def _layer(zk, ld, k, u, w, b, act, u_g, u_k, w_g, w_k, b_g, b_k, g, d, row, pm, gm, rm, K, MODE: tl.constexpr, INVERSE: tl.constexpr):
     """One layer, either way: (z, log_det)."""
-    uk = _load(u, g * u_g + k * u_k + d, pm, zk.dtype)  # [BLOCK_G, 1, BLOCK_D]
-    wk = _load(w, g * w_g + k * w_k + d, pm, zk.dtype)
-    bk = _load(b, g * b_g + k * b_k, gm, zk.dtype)  # [BLOCK_G, 1, 1]
+    uk = _load(u, g[:, None] * u_g + k * u_k + d, pm, zk.dtype)  # [BLOCK_G, BLOCK_D]
+    wk = _load(w, g[:, None] * w_g + k * w_k + d, pm, zk.dtype)
+    bk = _load(b, g * b_g + k * b_k, gm, zk.dtype)  # [BLOCK_G]
     c, s, x, sp, _n2, _slope = _terms(uk, wk, MODE)
-    a = tl.sum(zk * wk, 2, keep_dims=True) + bk  # [BLOCK_G, BLOCK_N, 1]
+    a = tl.sum(zk * wk[:, None, :], 2) + bk[:, None]  # [BLOCK_G, BLOCK_N]
     if INVERSE:
-        a = solve_layer(a, s)
+        a = solve_layer(a, s[:, None])
     t, h = tanh_sech2(a)
     tl.store(act + row * K + k, a, mask=rm)
-    step = (uk + c * wk) * t
+    step = (uk + c[:, None] * wk)[:, None, :] * t[:, :, None]
     if INVERSE:
         zk -= step
     else:
         zk += step
-    return zk, ld + log_abs_det(t, h, s, x, sp, MODE)
+    return zk, ld + log_abs_det(t, h, s[:, None], x[:, None], sp[:, None], MODE)
 
 
 @triton.jit
@@ -67,36 +77,37 @@ def forward_kernel(
     """Forward, or inverse (the layers backwards, a monotone equation solved in each)."""
     tiles = tl.cdiv(N, BLOCK_N)
     pid = tl.program_id(0)
-    g = (pid // tiles).to(tl.int64) * BLOCK_G + tl.arange(0, BLOCK_G)[:, None, None]
-    n = (pid % tiles).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)[None, :, None]
-    d = tl.arange(0, BLOCK_D)[None, None, :]
-    row = g * N + n  # of the contiguous outputs
-    gm, rm = g < G, (g < G) & (n < N)
-    pm, zm = gm & (d < D), rm & (d < D)
-    zk = _load(z, g * z_g + n * z_n + d, zm, log_det.dtype.element_ty)  # [BLOCK_G, BLOCK_N, BLOCK_D]
-    ld = tl.zeros([BLOCK_G, BLOCK_N, 1], zk.dtype)
+    g = (pid // tiles).to(tl.int64) * BLOCK_G + tl.arange(0, BLOCK_G)
+    n = (pid % tiles).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
+    d, g2, row, gm, pm, rm, zm = _places(g, n, G, N, D, BLOCK_D)
+    zk = _load(z, (g2 * z_g + n[None, :] * z_n)[:, :, None] + d[:, None, :], zm, log_det.dtype.element_ty)  # [BLOCK_G, BLOCK_N, BLOCK_D]
+    ld = tl.zeros([BLOCK_G, BLOCK_N], zk.dtype)
     if UNROLLED:
         for i in tl.static_range(K):
-            k = K - 1 - i if INVERSE else i
-            zk, ld = _layer(zk, ld, k, u, w, b, act, u_g, u_k, w_g, w_k, b_g, b_k, g, d, row, pm, gm, rm, K, MODE, INVERSE)
+            zk, ld = _layer(zk, ld, i, u, w, b, act, u_g, u_k, w_g, w_k, b_g, b_k, g, d, row, pm, gm, rm, K, MODE, INVERSE)
     else:
         for i in range(K):
             k = K - 1 - i if INVERSE else i
             zk, ld = _layer(zk, ld, k, u, w, b, act, u_g, u_k, w_g, w_k, b_g, b_k, g, d, row, pm, gm, rm, K, MODE, INVERSE)
-    tl.store(out + row * D + d, zk.to(out.dtype.element_ty), mask=zm)
+    tl.store(out + row[:, :, None] * D + d[:, None, :], zk.to(out.dtype.element_ty), mask=zm)
     tl.store(log_det + row, ld, mask=rm)
 
 
 @triton.jit
-def _add_gradients(gu, gw, gb, guk, gwk, gbk, po, bo, pm, gm, first, ACCUMULATE: tl.constexpr):
-    """Store a layer's gradients; a program with several tiles adds to what it alone wrote before, in order: no atomics."""
+def _store_gradients(
+    uk, wk, c, n2, slope, pulled, gx, gaz, gbk, gu, gw, gb, layer, d, D, pm, gm, first, ACCUMULATE: tl.constexpr
+):  # fmt: skip
+    """A program with several tiles adds to what it alone wrote before, in order: no atomics."""
+    gc = tl.sum(pulled * wk, 1)
+    guk, gwk = layer_gradients(uk, wk, c[:, None], n2[:, None], slope[:, None], pulled, gc[:, None], gx[:, None], gaz)
+    po = layer[:, None] * D + d
     if ACCUMULATE:
         guk += tl.load(gu + po, mask=pm & (first == 0), other=0.0)
         gwk += tl.load(gw + po, mask=pm & (first == 0), other=0.0)
-        gbk += tl.load(gb + bo, mask=gm & (first == 0), other=0.0)
+        gbk += tl.load(gb + layer, mask=gm & (first == 0), other=0.0)
     tl.store(gu + po, guk.to(gu.dtype.element_ty), mask=pm)
     tl.store(gw + po, gwk.to(gw.dtype.element_ty), mask=pm)
-    tl.store(gb + bo, gbk.to(gb.dtype.element_ty), mask=gm)
+    tl.store(gb + layer, gbk.to(gb.dtype.element_ty), mask=gm)
 
 
 @triton.jit
@@ -106,48 +117,45 @@ def _backward_tile(
     K: tl.constexpr, MODE: tl.constexpr, KEPT: tl.constexpr, BLOCK_D: tl.constexpr, ACCUMULATE: tl.constexpr,
 ):  # fmt: skip
     ACC: tl.constexpr = act.dtype.element_ty
-    d = tl.arange(0, BLOCK_D)[None, None, :]
-    row = g * N + n
-    gm, rm = g < G, (g < G) & (n < N)
-    pm, zm = gm & (d < D), rm & (d < D)
-    gk = _load(gz_out, g * o_g + n * o_n + d, zm, ACC)
-    gld = _load(gl, row, rm, ACC)  # [BLOCK_G, BLOCK_N, 1]
+    d, g2, row, gm, pm, rm, zm = _places(g, n, G, N, D, BLOCK_D)
+    d3 = d[:, None, :]
+    gk = _load(gz_out, (g2 * o_g + n[None, :] * o_n)[:, :, None] + d3, zm, ACC)
+    gld = _load(gl, row, rm, ACC)  # [BLOCK_G, BLOCK_N]
     CHUNKS: tl.constexpr = (K + KEPT - 1) // KEPT
     for chunk in range(CHUNKS):
         k0 = (CHUNKS - 1 - chunk) * KEPT
-        zk = _load(z, g * z_g + n * z_n + d, zm, ACC)
+        zk = _load(z, (g2 * z_g + n[None, :] * z_n)[:, :, None] + d3, zm, ACC)
         for j in range(k0):  # the state at layer k0
-            uj, wj = _load(u, g * u_g + j * u_k + d, pm, ACC), _load(w, g * w_g + j * w_k + d, pm, ACC)
+            uj, wj = _load(u, g2 * u_g + j * u_k + d, pm, ACC), _load(w, g2 * w_g + j * w_k + d, pm, ACC)
             c, _s, _x, _sp, _n2, _slope = _terms(uj, wj, MODE)
             t, _h = tanh_sech2(_load(act, row * K + j, rm, ACC))
-            zk += (uj + c * wj) * t
-        us, ws, states = (), (), ()
+            zk += (uj + c[:, None] * wj)[:, None, :] * t[:, :, None]
+        us, ws, states, acts = (), (), (), ()
         for i in tl.static_range(KEPT):
             k = k0 + i
             more = k < K  # a layer past the last is one of zeros, which changes nothing
-            uk, wk = _load(u, g * u_g + k * u_k + d, pm & more, ACC), _load(w, g * w_g + k * w_k + d, pm & more, ACC)
-            us, ws, states = us + (uk,), ws + (wk,), states + (zk,)  # noqa: RUF005  not Triton's language
+            uk, wk = _load(u, g2 * u_g + k * u_k + d, pm & more, ACC), _load(w, g2 * w_g + k * w_k + d, pm & more, ACC)
+            ak = _load(act, row * K + k, rm & more, ACC)
+            us, ws, states, acts = us + (uk,), ws + (wk,), states + (zk,), acts + (ak,)  # noqa: RUF005  not Triton's language
             if i + 1 < KEPT:
                 c, _s, _x, _sp, _n2, _slope = _terms(uk, wk, MODE)
-                t, _h = tanh_sech2(_load(act, row * K + k, rm & more, ACC))
-                zk += (uk + c * wk) * t
+                t, _h = tanh_sech2(ak)
+                zk += (uk + c[:, None] * wk)[:, None, :] * t[:, :, None]
         for i in tl.static_range(KEPT - 1, -1, -1):
             k = k0 + i
             more = k < K
             uk, wk = us[i], ws[i]
             c, s, x, sp, n2, slope = _terms(uk, wk, MODE)
-            t, h = tanh_sech2(_load(act, row * K + k, rm & more, ACC))
-            by_a, by_x, _inv = log_det_slopes(t, h, s, x, sp, slope, MODE)
-            ga = tl.sum(gk * (uk + c * wk), 2, keep_dims=True) * h + gld * by_a  # [BLOCK_G, BLOCK_N, 1]
-            pulled = tl.sum(t * gk, 1, keep_dims=True)  # gradient of uhat [BLOCK_G, 1, BLOCK_D]
-            gx = tl.sum(gld * by_x, 1, keep_dims=True)  # [BLOCK_G, 1, 1]
-            gaz = tl.sum(ga * states[i], 1, keep_dims=True)
-            guk, gwk = layer_gradients(uk, wk, c, n2, slope, pulled, tl.sum(pulled * wk, 2, keep_dims=True), gx, gaz)
-            gbk = tl.sum(ga, 1, keep_dims=True)
-            layer = (slot * G + g) * K + k
-            _add_gradients(gu, gw, gb, guk, gwk, gbk, layer * D + d, layer, pm & more, gm & more, first, ACCUMULATE)
-            gk += ga * wk
-    tl.store(gz + row * D + d, gk.to(gz.dtype.element_ty), mask=zm)
+            t, h = tanh_sech2(acts[i])
+            by_a, by_x, _inv = log_det_slopes(t, h, s[:, None], x[:, None], sp[:, None], slope[:, None], MODE)
+            uhat = uk + c[:, None] * wk
+            ga = tl.sum(gk * uhat[:, None, :], 2) * h + gld * by_a  # [BLOCK_G, BLOCK_N]
+            pulled = tl.sum(t[:, :, None] * gk, 1)  # gradient of uhat [BLOCK_G, BLOCK_D]
+            gaz = tl.sum(ga[:, :, None] * states[i], 1)
+            _store_gradients(uk, wk, c, n2, slope, pulled, tl.sum(gld * by_x, 1), gaz, tl.sum(ga, 1), gu, gw, gb,
+                (slot * G + g) * K + k, d, D, pm & more, gm & more, first, ACCUMULATE)  # fmt: skip
+            gk += ga[:, :, None] * wk[:, None, :]
+    tl.store(gz + row[:, :, None] * D + d3, gk.to(gz.dtype.element_ty), mask=zm)
 
 
 @triton.jit
@@ -158,31 +166,26 @@ def _inverse_backward_tile(
 ):  # fmt: skip
     """By the implicit function theorem, from z_in on: the states come in the order in which they are needed."""
     ACC: tl.constexpr = act.dtype.element_ty
-    d = tl.arange(0, BLOCK_D)[None, None, :]
-    row = g * N + n
-    gm, rm = g < G, (g < G) & (n < N)
-    pm, zm = gm & (d < D), rm & (d < D)
-    zk = _load(z, g * z_g + n * z_n + d, zm, ACC)
-    gk = _load(gz_in, g * o_g + n * o_n + d, zm, ACC)
+    d, g2, row, gm, pm, rm, zm = _places(g, n, G, N, D, BLOCK_D)
+    d3 = d[:, None, :]
+    zk = _load(z, (g2 * z_g + n[None, :] * z_n)[:, :, None] + d3, zm, ACC)
+    gk = _load(gz_in, (g2 * o_g + n[None, :] * o_n)[:, :, None] + d3, zm, ACC)
     gld = _load(gl, row, rm, ACC)
     for k in range(K):
-        uk, wk = _load(u, g * u_g + k * u_k + d, pm, ACC), _load(w, g * w_g + k * w_k + d, pm, ACC)
+        uk, wk = _load(u, g2 * u_g + k * u_k + d, pm, ACC), _load(w, g2 * w_g + k * w_k + d, pm, ACC)
         c, s, x, sp, n2, slope = _terms(uk, wk, MODE)
         t, h = tanh_sech2(_load(act, row * K + k, rm, ACC))
-        by_a, by_x, inv = log_det_slopes(t, h, s, x, sp, slope, MODE)
-        uhat = uk + c * wk
-        gk += (gld * by_a) * wk
-        gk -= (h * tl.sum(gk * uhat, 2, keep_dims=True) * inv) * wk  # the layer's inverse Jacobian, transposed
-        ga = gld * by_a - tl.sum(gk * uhat, 2, keep_dims=True) * h
-        pulled = -tl.sum(t * gk, 1, keep_dims=True)
-        gx = tl.sum(gld * by_x, 1, keep_dims=True)
-        gaz = tl.sum(ga * zk, 1, keep_dims=True)
-        guk, gwk = layer_gradients(uk, wk, c, n2, slope, pulled, tl.sum(pulled * wk, 2, keep_dims=True), gx, gaz)
-        gbk = tl.sum(ga, 1, keep_dims=True)
-        layer = (slot * G + g) * K + k
-        _add_gradients(gu, gw, gb, guk, gwk, gbk, layer * D + d, layer, pm, gm, first, ACCUMULATE)
-        zk += uhat * t
-    tl.store(gz + row * D + d, gk.to(gz.dtype.element_ty), mask=zm)
+        by_a, by_x, inv = log_det_slopes(t, h, s[:, None], x[:, None], sp[:, None], slope[:, None], MODE)
+        uhat = uk + c[:, None] * wk
+        gk += (gld * by_a)[:, :, None] * wk[:, None, :]
+        gk -= (h * tl.sum(gk * uhat[:, None, :], 2) * inv)[:, :, None] * wk[:, None, :]  # the layer's inverse Jacobian, transposed
+        ga = gld * by_a - tl.sum(gk * uhat[:, None, :], 2) * h
+        pulled = -tl.sum(t[:, :, None] * gk, 1)
+        gaz = tl.sum(ga[:, :, None] * zk, 1)
+        _store_gradients(uk, wk, c, n2, slope, pulled, tl.sum(gld * by_x, 1), gaz, tl.sum(ga, 1), gu, gw, gb,
+            (slot * G + g) * K + k, d, D, pm, gm, first, ACCUMULATE)  # fmt: skip
+        zk += uhat[:, None, :] * t[:, :, None]
+    tl.store(gz + row[:, :, None] * D + d3, gk.to(gz.dtype.element_ty), mask=zm)
 
 
 @triton.jit
@@ -194,8 +197,8 @@ def backward_kernel(
     """ACCUMULATE: SLOTS programs share a block of groups, each takes every SLOTS-th tile of its rows and writes to its own slot."""
     pid = tl.program_id(0)
     slot = (pid % SLOTS).to(tl.int64)
-    g = (pid // SLOTS).to(tl.int64) * BLOCK_G + tl.arange(0, BLOCK_G)[:, None, None]
-    n = tl.arange(0, BLOCK_N)[None, :, None]
+    g = (pid // SLOTS).to(tl.int64) * BLOCK_G + tl.arange(0, BLOCK_G)
+    n = tl.arange(0, BLOCK_N).to(tl.int64)
     if ACCUMULATE:
         for tile in range(pid % SLOTS, tl.cdiv(N, BLOCK_N), SLOTS):
             first = (tile == pid % SLOTS).to(tl.int32)
@@ -247,11 +250,11 @@ def _forward(z: Tensor, u: Tensor, w: Tensor, b: Tensor, mode: int, inverse: boo
     u, u_g, u_k = _columns(u)
     w, w_g, w_k = _columns(w)
     b_g, b_k = (b.stride(0), b.stride(1)) if b.dim() == 2 else (0, b.stride(0))
-    block_g, block_n, block_d, warps = _tile(N, D)
+    block_g, block_n, block_d, warps = _tile(N, D, z.dtype)
     with torch.cuda.device_of(z):
         forward_kernel[(triton.cdiv(G, block_g) * triton.cdiv(N, block_n),)](
             z, u, w, b, out, log_det, act, G, N, D, z_g, z_n, u_g, u_k, w_g, w_k, b_g, b_k,
-            K, mode, inverse, K <= UNROLL, block_g, block_n, block_d, num_warps=warps, num_stages=1,
+            K, mode, inverse, _unrolled(K, inverse), block_g, block_n, block_d, num_warps=warps, num_stages=1,
         )  # fmt: skip
     return out, log_det, act
 
@@ -269,7 +272,7 @@ def _backward(
     act, gl = act.contiguous(), gl.contiguous()
     u, u_g, u_k = _columns(u)
     w, w_g, w_k = _columns(w)
-    block_g, block_n, block_d, warps = _tile(N, D)
+    block_g, block_n, block_d, warps = _tile(N, D, z.dtype)
     tiles = triton.cdiv(N, block_n)
     # One tile a program: gradients go straight out. Several: each program sums its own in fp32 or wider, then the slots are summed.
     slots = max(1, min(tiles, PARTIALS // triton.cdiv(G, block_g)))
@@ -306,11 +309,35 @@ def _columns(p: Tensor) -> tuple[Tensor, int, int]:
     return (p, p.stride(0), p.stride(1)) if p.dim() == 3 else (p, 0, p.stride(0))
 
 
-def _tile(N: int, D: int) -> tuple[int, int, int, int]:
+def _unrolled(K: int, inverse: bool) -> bool:
+    return K <= UNROLL and not inverse  # the inverse is a loop already
+
+
+def _tile(N: int, D: int, dtype: torch.dtype) -> tuple[int, int, int, int]:
     """(BLOCK_G, BLOCK_N, BLOCK_D, num_warps)."""
     block_d = triton.next_power_of_2(D)
+    half = 2 if dtype == torch.float64 else 1
     if N == 1:
-        return max(1, TILE_ROWS // block_d), 1, block_d, 4 if block_d <= 1024 else min(16, block_d // 256)
-    rows = max(1, TILE_GROUPS // block_d)
+        return max(1, TILE_ROWS // half // block_d), 1, block_d, 4 if block_d <= 1024 else min(16, block_d // 256)
+    rows = max(1, TILE_GROUPS // half // block_d)
     block_n = min(rows, triton.next_power_of_2(N))
-    return rows // block_n, block_n, block_d, 4 if block_d <= 512 else 8 if block_d <= 2048 else 16
+    return rows // block_n, block_n, block_d, 8 if block_d <= 2048 else 16
+
+
+def signatures():
+    """What to compile ahead of time: (kernel, signature, constexprs, options), with the launcher's own blocks."""
+    for dtype, N, K, D in (("fp32", 1, 4, 64), ("bf16", 1, 4, 128), ("fp32", 20, 4, 64), ("fp32", 1, 16, 64), ("fp64", 1, 2, 32)):
+        p, f = f"*{dtype}", "*fp64" if dtype == "fp64" else "*fp32"
+        block_g, block_n, block_d, warps = _tile(N, D, torch.float64 if dtype == "fp64" else torch.float32)
+        blocks = {"BLOCK_G": block_g, "BLOCK_N": block_n, "BLOCK_D": block_d, "K": K, "MODE": 1} | ({"N": 1} if N == 1 else {})
+        sizes = dict.fromkeys(("G", "N", "D", "z_g", "z_n", "u_g", "u_k", "w_g", "w_k"), "i32")
+        fixed = dict.fromkeys(("K", "MODE", "INVERSE", "BLOCK_G", "BLOCK_N", "BLOCK_D"), "constexpr")
+        for inverse in (False, True):
+            forward = dict(z=p, u=p, w=p, b=p, out=p, log_det=f, act=f, b_g="i32", b_k="i32", UNROLLED="constexpr") | sizes | fixed
+            yield forward_kernel, forward, blocks | {"INVERSE": inverse, "UNROLLED": _unrolled(K, inverse)}, {"num_warps": warps, "num_stages": 1}
+            several = block_n < N
+            q = f if several else p
+            backward = dict(z=p, act=f, u=p, w=p, gz_out=p, gl=f, gz=p, gu=q, gw=q, gb=q, o_g="i32", o_n="i32", SLOTS="i32")
+            backward |= dict(KEPT="constexpr", ACCUMULATE="constexpr") | sizes | fixed
+            values = blocks | {"INVERSE": inverse, "KEPT": min(K, KEEP), "ACCUMULATE": several}
+            yield backward_kernel, backward, values, {"num_warps": warps, "num_stages": 1}
