@@ -109,7 +109,7 @@ def history_quantiles(
         num_threads: as for `segment_quantiles`.
 
     Returns:
-        ``[N, L]`` in the order of values, and in their unit. Workspace: 8 bytes an event (40 if the ids are spread
+        ``[N, L]`` in the order of values, and in their unit. Workspace: up to 16 bytes an event (40 if the ids are spread
         over a range much wider than N), and for each thread about 50 bytes an event of its longest group (130 beyond 2048).
 
     Raises:
