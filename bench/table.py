@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--readme", type=Path, metavar="F", help="rewrite the section between its bench markers")
     args = parser.parse_args(argv)
     reports = [json.loads(path.read_text()) for path in args.results]
-    text = "\n\n".join(table(r) for r in reports if r.get("results"))
+    text = "\n\n".join(quality(r) if "models" in r else table(r) for r in reports if r.get("results") or r.get("models"))
     if not args.readme:
         print(text)
         return 0
@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     if readme.count(BEGIN) != 1 or readme.count(END) != 1:
         raise SystemExit(f"{args.readme}: expected one {BEGIN} and one {END}")
     before, rest = readme.split(BEGIN)
-    if not any("cuda" in r["command"] for r in reports):
+    if not any("cuda" in r.get("command", "") for r in reports):
         text += "\n\nOn a GPU: not yet measured (`bash bench/gpu.sh OUTDIR` measures it)."
     args.readme.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}")
     return 0
@@ -45,6 +45,27 @@ def table(report: dict[str, Any]) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     return "\n".join(lines + [_line(row) for row in report["results"]])
+
+
+def quality(report: dict[str, Any]) -> str:
+    """One report of bench/quality.py: a line per model, means over the seeds."""
+    about = report["about"]
+    lines = [
+        f"KuaiRand-Pure, {about['train_rows']:,} training and {about['test_rows']:,} test rows, {about['epochs']} epochs, {about['date']}; "
+        f"means over seeds, ± half the range; {about['units']}.",
+        f"`{about['command']}`",
+        "",
+        "| model | seeds | MAE, s | XAUC | PDF-U | PDF-I | CRPS, s | 80 % interval holds |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, entry in report["models"].items():
+        m, s = entry["mean"], entry["spread"]
+        held = f"{m['interval80_holds']:.1%}" if "interval80_holds" in m else ""
+        lines.append(
+            f"| {name} | {len(entry['runs'])} | {m['mae']:.2f} ± {s['mae'] / 2:.2f} | {m['xauc']:.4f} ± {s['xauc'] / 2:.4f} "
+            f"| {m['pdf_u']:.3f} | {m['pdf_i']:.3f} | {m['crps']:.2f} ± {s['crps'] / 2:.2f} | {held} |"
+        )
+    return "\n".join(lines)
 
 
 def _line(row: dict[str, Any]) -> str:
