@@ -2,3 +2,4 @@
 #pragma once
 #include "cpu/kernels/planar_flow_backward.h"
 #include "cpu/kernels/rng.h"
+#include "cpu/kernels/wasserstein.h"
