@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from ordkernels.testing import timing
+
 BENCH = Path(__file__).parents[1] / "bench"
 pytestmark = pytest.mark.skipif(not BENCH.is_dir(), reason="bench/ is not part of this package")
 
@@ -77,6 +79,23 @@ def test_a_case_is_run_and_judged(cases, run):
     assert row["limit_ms"] > 0
 
 
+def test_interleaved_takes_turns_and_medians():
+    calls = []
+    times = timing.interleaved({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, seconds=0, rounds=(3, 3), warm=1, sample=0)
+    assert set(times) == {"a", "b"}
+    assert all(t.n >= 3 and t.low <= t.median <= t.high for t in times.values())
+    assert calls[:4] == ["a", "a", "b", "b"]  # each warmed up, each tried once, then in turns
+    turns = "".join(calls[4:])
+    assert turns.count("ab") >= 3
+
+
+def test_peak_memory_sees_an_allocation():
+    extra = timing.peak_extra_memory(lambda: torch.ones(1 << 24))  # 64 MiB
+    if extra is None:
+        pytest.skip("this system does not tell")
+    assert 0.9 * (1 << 26) < extra < 1.5 * (1 << 26)
+
+
 @pytest.mark.parametrize("op", ["planar_flow", "quantiles", "rng"])
 def test_scalings_run_at_every_tiny_size(op, cases):
     found = list(cases.scalings(op, "cpu", "tiny"))
@@ -85,6 +104,14 @@ def test_scalings_run_at_every_tiny_size(op, cases):
         for n in scaling.sizes:
             assert scaling.make(n)() is not None
             assert scaling.per(n) > 0
+
+
+def test_the_quantiles_that_are_the_truth_are_numpys(cases):
+    from cases import quantiles
+
+    for n in (1, 2, 7, 100):
+        x = np.random.default_rng(n).random(n)
+        np.testing.assert_allclose(quantiles._quantiles(x), np.quantile(x, quantiles.LEVELS), rtol=1e-12)
 
 
 def test_unknown_ops_are_named(cases):
