@@ -196,7 +196,7 @@ class Scorer:
         return {
             **out,
             "xauc_of_mean": float(ops.xauc(y, mean, ties="half").value),
-            "crps": float(ops.crps(draws, y, fair=True).mean()),
+            "crps": float(ops.crps(draws[:, : n // 2], y, fair=True).mean()),  # the half without mirror images
             "interval80_holds": float(holds),
             "interval80_width": float(width),
             **self._pdf(draws[:, 0], "_one_draw"),
@@ -297,7 +297,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--draws", type=int, default=64, help="draws per test row")
+    parser.add_argument("--draws", type=int, default=64, help="draws per test row, mirrored pairs")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--ablations", action="store_true")
