@@ -1,5 +1,6 @@
 """The demo on a few hundred rows: it runs, writes what it says, and repeats itself; its scores by hand."""
 
+import importlib.util
 import json
 
 import numpy as np
@@ -23,29 +24,24 @@ def split(rows, seed, quantiles=20):
 
 @pytest.fixture
 def small(monkeypatch):
-    monkeypatch.setattr(demo, "kuairand", lambda path: (split(200, 1), split(160, 2)))
+    monkeypatch.setattr(demo, "kuairand", lambda path: (split(96, 1), split(64, 2)))
     measure = demo.measure
     monkeypatch.setattr(demo, "measure", lambda *a, seconds: measure(*a, rows=16, seconds=0.01))
 
 
 def test_the_same_seed_gives_the_same_scores(small, tmp_path, capsys):
     first = demo.run(out=tmp_path / "a", seed=3, quick=True)
-    second = demo.run(out=tmp_path / "b", seed=3, quick=True)
-    other = demo.run(out=tmp_path / "c", seed=4, quick=True)
-    assert first["scores"] == second["scores"] != other["scores"]
-    assert set(first["scores"]) == {"FlowTime", "value regression", "user's historical median"}
-    assert len(first["speed_ms_per_1000_rows"]) == 3
-    assert json.loads((tmp_path / "a" / "report.json").read_text()) == json.loads(json.dumps(first))
     printed = capsys.readouterr().out
     for word in ("MAE", "XAUC", "PDF-U", "PDF-I", "CRPS", "training", "scoring", "report.json"):
         assert word in printed
-
-
-def test_plots_are_written(small, tmp_path):
-    pytest.importorskip("matplotlib")
-    demo.run(out=tmp_path, quick=True)
-    for name in ("distributions", "calibration", "speed"):
-        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert set(first["scores"]) == {"FlowTime", "value regression", "user's historical median"}
+    assert len(first["speed_ms_per_1000_rows"]) == 3
+    assert json.loads((tmp_path / "a" / "report.json").read_text()) == json.loads(json.dumps(first))
+    if importlib.util.find_spec("matplotlib"):
+        for name in ("distributions", "calibration", "speed"):
+            assert (tmp_path / "a" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    second = demo.run(out=tmp_path / "b", seed=3, quick=True)
+    assert first["scores"] == second["scores"]
 
 
 def test_scores_of_draws_and_of_points():
