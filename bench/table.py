@@ -83,7 +83,7 @@ def _line(row: dict[str, Any]) -> str:
         f"{best} {_time(ms[best])}" if best else "",
         f"{row['ratio']:.2f}x" if best else "",
         ", ".join(f"{n} {_time(ms[n])}" for n in others),
-        f"{row['share_of_limit']:.0%}",
+        f"{row['share_of_limit']:.1%}" if row["share_of_limit"] < 0.1 else f"{row['share_of_limit']:.0%}",
         targets,
     )
     return "| " + " | ".join(map(str, cells)) + " |"

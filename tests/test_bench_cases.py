@@ -1,5 +1,6 @@
 """The benchmarks' correctness gate on tiny shapes: ours and every rival agree with the truth. Nothing is timed."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -94,6 +95,29 @@ def test_peak_memory_sees_an_allocation():
     if extra is None:
         pytest.skip("this system does not tell")
     assert 0.9 * (1 << 26) < extra < 1.5 * (1 << 26)
+
+
+def test_tables_go_between_the_readmes_markers(monkeypatch, tmp_path, cases, run):
+    monkeypatch.delitem(sys.modules, "table", raising=False)
+    import table
+
+    x = torch.randn(100)
+    case = cases.Case("op", "double", {cases.OURS: lambda: x * 2, "rival": lambda: x + x}, lambda: (x.double() * 2,), 1e-6, bytes=800)
+    report = run.about("cpu") | {
+        "command": "python bench/run.py op",
+        "limits": [{"threads": 1, "copy_GBs": 10.0, "gemm_float32_GFLOPs": 50.0}],
+        "results": [run.run_case(case, seconds=0.01, flop_rate=1e9) | {"threads": 1}],
+    }
+    (tmp_path / "r.json").write_text(json.dumps(report))
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n")
+    assert table.main([str(tmp_path / "r.json"), "--readme", str(readme)]) == 0
+    text = readme.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith(f"{table.END}\nafter\n")
+    assert "old" not in text
+    assert "| op: double | 1 |" in text
+    assert "not yet measured" in text
 
 
 @pytest.mark.parametrize("op", ["planar_flow", "quantiles", "rng"])
