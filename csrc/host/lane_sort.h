@@ -47,4 +47,63 @@ ORD_TARGET void load_column(const F* __restrict values, int64_t n, int64_t rows,
   for (int64_t i = n; i < rows; ++i) column[i * kLanes] = kMaxKey<K>;
 }
 
+// out[l] between keys[lo[l] * stride] and keys[hi[l] * stride], a share t[l] of the way, as `interpolate` (quantiles.h)
+// for finite gaps; false if a gap was not finite. lo, hi and t are padded to a multiple of kLanes.
+template <class F, class K>
+ORD_TARGET bool read_levels(const K* keys, int64_t stride, const int64_t* lo, const int64_t* hi, const double* t,
+                            int64_t count, F* out) {
+  constexpr int64_t kBlock = 8 * kLanes;
+  K below[kBlock], above[kBlock];
+  F value[kBlock];
+  int wild = 0;
+  for (int64_t first = 0; first < count; first += kBlock) {
+    const int64_t end = count - first < kBlock ? count - first : kBlock;
+    const int64_t padded = (end + kLanes - 1) / kLanes * kLanes;
+    // All loads before all arithmetic: a vector load straight after the narrow stores it covers would wait for them.
+    for (int64_t l = 0; l < padded; ++l) {
+      below[l] = keys[lo[first + l] * stride];
+      above[l] = keys[hi[first + l] * stride];
+    }
+#pragma omp simd reduction(| : wild)
+    for (int64_t l = 0; l < padded; ++l) {
+      const K a = below[l] ^ ((below[l] >> (8 * sizeof(K) - 1)) & kMaxKey<K>);
+      const K b = above[l] ^ ((above[l] >> (8 * sizeof(K) - 1)) & kMaxKey<K>);
+      const double x = __builtin_bit_cast(F, a), y = __builtin_bit_cast(F, b), gap = y - x, share = t[first + l];
+      const double up = x + gap * share, down = y - gap * (1 - share);
+      value[l] = static_cast<F>(share < 0.5 ? up : down);
+      wild |= !(__builtin_fabs(gap) <= __DBL_MAX__);
+    }
+    int64_t done = 0;  // copies of fixed sizes are moves; of an unknown size, a slow start
+    for (; done + kLanes <= end; done += kLanes) __builtin_memcpy(out + first + done, value + done, kLanes * sizeof(F));
+    if (end & 4) __builtin_memcpy(out + first + done, value + done, 4 * sizeof(F)), done += 4;
+    if (end & 2) __builtin_memcpy(out + first + done, value + done, 2 * sizeof(F)), done += 2;
+    if (end & 1) out[first + done] = value[done];
+  }
+  return !wild;
+}
+
+// The position (n - 1) level of each level among n values: lo + t, and hi the value after lo, if there is one.
+ORD_TARGET inline void set_positions(int64_t n, const double* levels, int64_t count, int64_t* lo, int64_t* hi,
+                                     double* t) {
+  const double last = static_cast<double>(n - 1);
+  if (n <= __INT_MAX__) {  // vectors convert to 32 bits only
+    const int32_t end = static_cast<int32_t>(n - 1);
+#pragma omp simd
+    for (int64_t l = 0; l < count; ++l) {
+      const double position = last * levels[l];
+      const int32_t whole = static_cast<int32_t>(position);
+      t[l] = position - whole;
+      lo[l] = whole;
+      hi[l] = whole + (whole < end);
+    }
+    return;
+  }
+  for (int64_t l = 0; l < count; ++l) {
+    const double position = last * levels[l];
+    lo[l] = static_cast<int64_t>(position);
+    t[l] = position - static_cast<double>(lo[l]);
+    hi[l] = lo[l] + (lo[l] < n - 1);
+  }
+}
+
 }  // namespace ordkernels::host::ORD_ISA

@@ -3,8 +3,10 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
-#include <cstdlib>
-#include <string>
+#include <algorithm>
+#include <limits>
+#include <utility>
+#include <vector>
 
 #include "host/checks.h"
 #include "host/parallel.h"
@@ -14,107 +16,57 @@
 
 namespace ordkernels::host {
 
-constexpr int kLanes = 8;
-constexpr int64_t kLongest = 1024;      // the longest group a tile takes: 32 KiB of fp32 keys, the first cache
-constexpr int64_t kChunk = 64 * 1024;  // values per unit of work: enough groups to find eight of a size
-
-}  // namespace ordkernels::host
-
-#define ORD_ISA baseline
-#define ORD_TARGET
-#include "host/lane_sort.h"
-#undef ORD_ISA
-#undef ORD_TARGET
-#if defined(__x86_64__)
-#define ORD_ISA avx2
-#define ORD_TARGET __attribute__((target("avx2")))
-#include "host/lane_sort.h"
-#undef ORD_ISA
-#undef ORD_TARGET
-#define ORD_ISA avx512
-#define ORD_TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl")))
-#include "host/lane_sort.h"
-#undef ORD_ISA
-#undef ORD_TARGET
-#endif
-
-namespace ordkernels::host {
 namespace {
 
 namespace py = pybind11;
 
-// The best instruction set of this processor, lowered by ORDKERNELS_ISA = baseline | avx2 | avx512.
-int isa() {
-  static const int chosen = [] {
-    int best = 0;
-#if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx2")) best = 1;
-    if (best && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
-      best = 2;
-#endif
-    const char* name = std::getenv("ORDKERNELS_ISA");
-    const std::string wanted = name ? name : "";
-    if (wanted == "baseline") return 0;
-    if (wanted == "avx2") return std::min(best, 1);
-    return best;
-  }();
-  return chosen;
-}
-
-template <class F>
-void load_column(const F* values, int64_t n, int64_t rows, key_of<F>* column) {
-#if defined(__x86_64__)
-  if (isa() == 2) return avx512::load_column(values, n, rows, column);
-  if (isa() == 1) return avx2::load_column(values, n, rows, column);
-#endif
-  baseline::load_column(values, n, rows, column);
-}
-
-template <class K>
-void sort_columns(K* tile, int64_t rows) {
-#if defined(__x86_64__)
-  if (isa() == 2) return avx512::sort_columns(tile, rows);
-  if (isa() == 1) return avx2::sort_columns(tile, rows);
-#endif
-  baseline::sort_columns(tile, rows);
-}
+constexpr int64_t kLongest = 1024;     // the longest group a tile takes: 32 KiB of fp32 keys, the first cache
+constexpr int64_t kChunk = 64 * 1024;  // values per unit of work: enough groups to find eight of a size
 
 // One thread's buffers.
 template <class F>
 struct Workspace {
-  std::vector<key_of<F>> tile = std::vector<key_of<F>>(kLanes * kLongest), keys, spare;
-  std::vector<int64_t> order, start = std::vector<int64_t>(kLongest + 2);
+  std::vector<key_of<F>> tile = std::vector<key_of<F>>(kLanes * kLongest), keys, sorted, spare;
+  std::vector<int64_t> order, bins, start = std::vector<int64_t>(kLongest + 2);
 };
 
-// Groups [begin, end), longest first; groups longer than kLongest lead, in their own order.
+// The groups of [begin, end) that are not empty, longest first; those longer than kLongest lead, in their own order.
 template <class F>
 void order_by_size(const int64_t* offsets, int64_t begin, int64_t end, Workspace<F>& w) {
   auto slot = [&](int64_t g) { return kLongest + 1 - std::min(offsets[g + 1] - offsets[g], kLongest + 1); };
   std::fill(w.start.begin(), w.start.end(), 0);
   for (int64_t g = begin; g < end; ++g) ++w.start[slot(g)];
+  const int64_t empty = w.start[kLongest + 1];  // the last slot
   for (int64_t s = 0, sum = 0; s < kLongest + 2; ++s) sum += std::exchange(w.start[s], sum);
-  w.order.resize(end - begin);
-  for (int64_t g = begin; g < end; ++g) w.order[w.start[slot(g)]++] = g;
+  w.order.resize(end - begin - empty);
+  for (int64_t g = begin; g < end; ++g) {
+    if (offsets[g] < offsets[g + 1]) w.order[w.start[slot(g)]++] = g;
+  }
 }
 
-// Calls read(g, n, keys, stride) with the sorted keys of every group of [begin, end) that is not empty.
-template <class F, class Read>
+// Calls read(g, n, keys, stride) with the sorted keys of every group of [begin, end) that is not empty. Of a long group
+// only those ranks need be in place for which a function wanted(n) makes says so (radix.h, select_ranks).
+template <class F, class Wanted, class Read>
 void for_each_sorted(const F* values, const int64_t* offsets, int64_t begin, int64_t end, Workspace<F>& w,
-                     const Read& read) {
+                     const Wanted& wanted, const Read& read) {
+  // Groups come in order of size, which no hardware prefetcher follows: bring the chunk into the second cache first.
+  for (int64_t i = offsets[begin]; i < std::min(offsets[end], offsets[begin] + 2 * kChunk); i += 64 / sizeof(F)) {
+    __builtin_prefetch(values + i, 0, 2);
+  }
   order_by_size(offsets, begin, end, w);
-  const int64_t groups = end - begin;
+  const int64_t groups = w.order.size();
   auto size = [&](int64_t i) { return offsets[w.order[i] + 1] - offsets[w.order[i]]; };
-  for (int64_t i = 0; i < groups && size(i) > 0;) {
+  for (int64_t i = 0; i < groups;) {
     const int64_t rows = size(i), lanes = std::min<int64_t>(kLanes, groups - i);
     int64_t filled = 0;
     for (int64_t g = 0; g < lanes; ++g) filled += size(i + g);
-    if (rows > kLongest || (rows > 32 && filled < 3 * rows)) {  // a tile of mostly padding costs more than one radix sort
+    if (rows > kLongest || (rows > 32 && filled < 3 * rows)) {  // a tile of mostly padding costs more than one sort
       const F* from = values + offsets[w.order[i]];
-      w.keys.resize(std::max<size_t>(w.keys.size(), rows));
+      w.keys.resize(rows);
+      w.sorted.resize(rows);
       for (int64_t j = 0; j < rows; ++j) w.keys[j] = to_key(from[j]);
-      radix_sort(w.keys.data(), rows, w.spare);
-      read(w.order[i], rows, w.keys.data(), int64_t(1));
+      select_ranks(w.keys.data(), rows, w.sorted.data(), w.spare, w.bins, wanted(rows));
+      read(w.order[i], rows, w.sorted.data(), int64_t(1));
       ++i;
       continue;
     }
@@ -124,7 +76,7 @@ void for_each_sorted(const F* values, const int64_t* offsets, int64_t begin, int
     }
     sort_columns(w.tile.data(), rows);
     for (int64_t g = 0; g < lanes; ++g) {
-      if (const int64_t n = size(i + g)) read(w.order[i + g], n, w.tile.data() + g, int64_t(kLanes));
+      read(w.order[i + g], size(i + g), w.tile.data() + g, int64_t(kLanes));
     }
     i += lanes;
   }
@@ -151,10 +103,18 @@ void segment_quantiles(const F* values, const int64_t* offsets, int64_t groups, 
     for (int64_t g = begin; g < end; ++g) {
       if (offsets[g] == offsets[g + 1]) std::fill_n(out + g * count, count, std::numeric_limits<F>::quiet_NaN());
     }
-    for_each_sorted(values, offsets, begin, end, w, [&](int64_t g, int64_t n, const key_of<F>* keys, int64_t stride) {
+    auto wanted = [&](int64_t n) {
+      at.set(n);
+      return [&at, l = int64_t(0)](int64_t from, int64_t to) mutable {
+        while (l < at.count && at.hi[at.rising[l]] < from) ++l;
+        return l < at.count && at.lo[at.rising[l]] < to;
+      };
+    };
+    auto read = [&](int64_t g, int64_t n, const key_of<F>* keys, int64_t stride) {
       at.set(n);
       read_quantiles(keys, stride, at, out + g * count);
-    });
+    };
+    for_each_sorted(values, offsets, begin, end, w, wanted, read);
   });
 }
 
@@ -169,7 +129,8 @@ void leave_one_out_quantiles(const F* values, const int64_t* offsets, int64_t gr
     std::vector<F> rows(3 * count);
     F *above = rows.data(), *across = above + count, *below = across + count;
     std::vector<K> sorted;
-    for_each_sorted(values, offsets, begin, end, w, [&](int64_t g, int64_t n, const K* keys, int64_t stride) {
+    auto all = [](int64_t) { return [](int64_t, int64_t) { return true; }; };
+    for_each_sorted(values, offsets, begin, end, w, all, [&](int64_t g, int64_t n, const K* keys, int64_t stride) {
       const F* group = values + offsets[g];
       F* to = out + offsets[g] * count;
       if (n == 1) {

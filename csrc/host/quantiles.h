@@ -1,35 +1,44 @@
 // Where a level falls between two order statistics, and the value there: shared by the quantile kernels.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <limits>
+#include <numeric>
 #include <vector>
 
+#include "host/lanes.h"
 #include "host/radix.h"
 
 namespace ordkernels::host {
 
-// For n sorted values, level q lies at position (n - 1) q: between lo and lo + 1, a share t of the way (t < 1).
-struct Positions {
-  explicit Positions(const double* levels, int64_t count) : levels(levels), lo(count), hi(count), t(count) {}
-
-  void set(int64_t count) {  // count >= 1
-    if (count == n) return;
-    n = count;
-    const double last = static_cast<double>(n - 1);
-    for (size_t l = 0; l < lo.size(); ++l) {
-      const double position = last * levels[l];
-      lo[l] = static_cast<int64_t>(position);
-      t[l] = position - static_cast<double>(lo[l]);
-      hi[l] = lo[l] + (lo[l] < n - 1);
-    }
+// For n sorted values, level q lies at position (n - 1) q: between lo and lo + 1, a share t of the way (t < 1). The
+// arrays are padded with zeros to whole vectors.
+class Positions {
+ public:
+  Positions(const double* given, int64_t count)
+      : count(count), rising(count), lo(padded(count)), hi(padded(count)), t(padded(count)), levels(padded(count)) {
+    std::copy_n(given, count, levels.begin());
+    std::iota(rising.begin(), rising.end(), int64_t(0));
+    std::sort(rising.begin(), rising.end(), [&](int64_t a, int64_t b) { return given[a] < given[b]; });
   }
 
-  const double* levels;
-  int64_t n = 0;
+  void set(int64_t n) {  // n >= 1
+    if (n == values) return;
+    values = n;
+    set_positions(n, levels.data(), padded(count), lo.data(), hi.data(), t.data());
+  }
+
+  const int64_t count;
+  std::vector<int64_t> rising;  // the levels' indices, lowest level first
   std::vector<int64_t> lo, hi;
   std::vector<double> t;
+
+ private:
+  static int64_t padded(int64_t count) { return (count + kLanes - 1) / kLanes * kLanes; }
+
+  std::vector<double> levels;
+  int64_t values = 0;
 };
 
 // numpy.quantile's rule, which never leaves [a, b]; and where b - a is no number or overflows, the weighted sum, so
@@ -44,7 +53,8 @@ inline double interpolate(double a, double b, double t) {
 // The quantiles of sorted keys, `stride` apart.
 template <class F>
 inline void read_quantiles(const key_of<F>* keys, int64_t stride, const Positions& at, F* out) {
-  for (size_t l = 0; l < at.lo.size(); ++l) {
+  if (read_levels(keys, stride, at.lo.data(), at.hi.data(), at.t.data(), at.count, out)) return;
+  for (int64_t l = 0; l < at.count; ++l) {
     const double a = from_key<F>(keys[at.lo[l] * stride]), b = from_key<F>(keys[at.hi[l] * stride]);
     out[l] = static_cast<F>(interpolate(a, b, at.t[l]));
   }
