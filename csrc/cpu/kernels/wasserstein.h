@@ -74,17 +74,15 @@ WD_INLINE Lanes larger(Lanes a, Lanes b) {
   return __builtin_ia32_maxpd(a, b);
 #endif
 }
+typedef Lanes Place __attribute__((may_alias, aligned(8)));
 WD_INLINE void exchange(Key32* x, Key32* y) {
-  Lanes a[kRows * 8 / sizeof(Lanes)], b[kRows * 8 / sizeof(Lanes)];
-  __builtin_memcpy(a, x, sizeof a);
-  __builtin_memcpy(b, y, sizeof b);
-  for (unsigned i = 0; i < sizeof a / sizeof *a; ++i) {
-    const Lanes low = smaller(a[i], b[i]);
-    b[i] = larger(a[i], b[i]);
-    a[i] = low;
+  Place *p = (Place*)x, *q = (Place*)y;
+#pragma GCC unroll 4
+  for (unsigned i = 0; i < kRows * 8 / sizeof(Lanes); ++i) {
+    const Lanes a = p[i], b = q[i];
+    p[i] = smaller(a, b);
+    q[i] = larger(a, b);
   }
-  __builtin_memcpy(x, a, sizeof a);
-  __builtin_memcpy(y, b, sizeof b);
 }
 
 // fp64: number and place side by side.
