@@ -254,7 +254,8 @@ def _forward(z: Tensor, u: Tensor, w: Tensor, b: Tensor, mode: int, inverse: boo
     with torch.cuda.device_of(z):
         forward_kernel[(triton.cdiv(G, block_g) * triton.cdiv(N, block_n),)](
             z, u, w, b, out, log_det, act, G, N, D, z_g, z_n, u_g, u_k, w_g, w_k, b_g, b_k,
-            K, mode, inverse, _unrolled(K, inverse), block_g, block_n, block_d, num_warps=warps, num_stages=1, maxnreg=_registers(inverse, False),
+            K, mode, inverse, _unrolled(K, inverse), block_g, block_n, block_d,
+            num_warps=warps, num_stages=1, maxnreg=_registers(inverse, False),
         )  # fmt: skip
     return out, log_det, act
 
