@@ -550,7 +550,7 @@ def test_bad_input(args: Any, kwargs: Any, error: type[Exception], text: str) ->
 def test_bad_input_of_the_others() -> None:
     with pytest.raises(ValueError, match="constrained: expected True or 'smooth'"):
         planar_flow_inverse(Z, P, P, Q, constrained=False)
-    with pytest.raises(TypeError, match="z_out: expected a torch.Tensor"):
+    with pytest.raises(TypeError, match=r"z_out: expected a torch\.Tensor"):
         planar_flow_inverse(None, P, P, Q)  # type: ignore[arg-type]
     h, weight, bias = torch.zeros(4, 5), torch.zeros(14, 5), torch.zeros(14)
     for args, text in (
