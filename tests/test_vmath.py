@@ -46,7 +46,7 @@ def test_ulp_error(name: str) -> None:
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_fp64_is_libm(name: str) -> None:
     which, truth, (low, high), _ = FUNCTIONS[name]
-    x = points(low, high).double()[:: 50]
+    x = points(low, high).double()[::50]
     torch.testing.assert_close(torch.ops.ordkernels._vmath(x, which), truth(x), rtol=1e-14, atol=1e-300)
 
 
@@ -54,7 +54,8 @@ def test_fp64_is_libm(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "at", "value"),
     [
-        ("exp", INF, 0), ("exp", -INF, 0), ("exp", 0, 1), ("tanh", INF, 1), ("tanh", -INF, -1), ("tanh", 0, 0), ("sech2", INF, 0), ("sech2", 0, 1),
+        ("exp", INF, 0), ("exp", -INF, 0), ("exp", 0, 1), ("tanh", INF, 1), ("tanh", -INF, -1), ("tanh", 0, 0),
+        ("sech2", INF, 0), ("sech2", 0, 1),
         ("log", 0, -INF), ("log", INF, INF), ("log1p", -1, -INF), ("log1p", INF, INF), ("log1p", -2, NAN), ("log1p", 0, 0),
         ("softplus", INF, INF), ("softplus", -INF, 0), ("sigmoid", INF, 1), ("sigmoid", -INF, 0), ("sigmoid", 0, 0.5),
     ],
@@ -82,7 +83,15 @@ def test_half_conversions(which: int, dtype: torch.dtype) -> None:
     assert torch.equal(got.nan_to_num(7.0), every.nan_to_num(7.0))
     x = torch.randint(-(2**31), 2**31, (1_000_000,), dtype=torch.int64).to(torch.int32).view(torch.float32)
     near = every[every.isfinite()]
-    x = torch.cat([x, torch.randn(1_000_000), near * (1 + 2**-12), (near + torch.nextafter(near, torch.tensor(INF))) / 2, torch.tensor([65519.996, 65520, 65504, 1e30])])
+    x = torch.cat(
+        [
+            x,
+            torch.randn(1_000_000),
+            near * (1 + 2**-12),
+            (near + torch.nextafter(near, torch.tensor(INF))) / 2,
+            torch.tensor([65519.996, 65520, 65504, 1e30]),
+        ]
+    )
     got, want = torch.ops.ordkernels._vmath(x, which), x.to(dtype).float()
     assert torch.equal(got.isnan(), want.isnan())
     assert torch.equal(got.nan_to_num(7.0, 1e39, -1e39), want.nan_to_num(7.0, 1e39, -1e39))

@@ -46,7 +46,9 @@ def assert_within_budget(
 
 def same_bits(a: Sequence[Tensor], b: Sequence[Tensor]) -> bool:
     """Equal in every bit (NaN equals NaN)."""
-    return all(x.dtype == y.dtype and x.shape == y.shape and bool(((x == y) | (x.isnan() & y.isnan())).all()) for x, y in zip(a, b, strict=True))
+    return all(
+        x.dtype == y.dtype and x.shape == y.shape and bool(((x == y) | (x.isnan() & y.isnan())).all()) for x, y in zip(a, b, strict=True)
+    )
 
 
 def ulp_error(got: Tensor, truth: Tensor) -> Tensor:

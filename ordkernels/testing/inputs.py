@@ -9,7 +9,15 @@ SIZES = (0, 1, 127, 128, 129)
 
 
 def flow_inputs(
-    B: int, K: int, D: int, N: int | None = None, *, shared: bool = False, dtype: torch.dtype = torch.float32, kind: str = "normal", seed: int = 0
+    B: int,
+    K: int,
+    D: int,
+    N: int | None = None,
+    *,
+    shared: bool = False,
+    dtype: torch.dtype = torch.float32,
+    kind: str = "normal",
+    seed: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(z, u, w, b) of a planar flow, made in fp64 and rounded to ``dtype``.
 
