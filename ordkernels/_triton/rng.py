@@ -16,7 +16,7 @@ from ..reference import rng as reference
 
 @triton.jit
 def philox4(c0, c1, c2, c3, k0, k1):
-    """Philox-4x32-10: uint32 tensors of one shape, or scalars -> four uint32 tensors."""
+    """Philox-4x32-10: uint32 tensors of one shape -> four of them."""
     for _ in tl.static_range(10):
         a, b = c0, c2
         c0 = tl.umulhi(b, tl.full(b.shape, 0xCD9E8D57, tl.uint32)) ^ c1 ^ k0
@@ -30,11 +30,12 @@ def philox4(c0, c1, c2, c3, k0, k1):
 
 @triton.jit
 def row_words(row, step, block, seed):
-    """row, block int64 tensors of one shape; step, seed int64 scalars -> the four words of `block` in the row's stream."""
-    zero = row * 0
+    """row, block int64 tensors of one shape; step, seed integer scalars -> the four words of `block` in the row's stream."""
+    zero = row * 0  # int64, which small seeds and steps are not when Triton picks their type
+    wide = zero + seed
     return philox4(
         row.to(tl.uint32), (row >> 32).to(tl.uint32), (zero + step).to(tl.uint32), (block + zero).to(tl.uint32),
-        (zero + seed).to(tl.uint32), (zero + (seed >> 32)).to(tl.uint32),
+        wide.to(tl.uint32), (wide >> 32).to(tl.uint32),
     )  # fmt: skip
 
 
@@ -91,7 +92,7 @@ def uniform4(row, step, block, seed):
     return word_to_uniform(x0), word_to_uniform(x1), word_to_uniform(x2), word_to_uniform(x3)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["draw", "seed", "step", "largest"])
 def noise_kernel(
     row_ids, draw_ids, out, draw, seed, step, largest, B, width, tiles,
     NORMAL: tl.constexpr, HAS_DRAWS: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_Q: tl.constexpr,

@@ -114,9 +114,7 @@ def wasserstein_quantile_loss_backward(signs: Tensor, slope: Tensor, lam: Tensor
         BL = min(max(triton.next_power_of_2(L), 2), 1024)
         BB = 1024 // BL
         with torch.cuda.device_of(g):
-            backward_kernel[(triton.cdiv(B, BB), triton.cdiv(L, BL))](
-                signs, slope, lam, g, *grads, glam, B, L, needs, BB, BL, num_warps=4
-            )
+            backward_kernel[(triton.cdiv(B, BB), triton.cdiv(L, BL))](signs, slope, lam, g, *grads, glam, B, L, needs, BB, BL, num_warps=4)
     return *grads, glam
 
 

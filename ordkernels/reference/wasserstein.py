@@ -14,7 +14,9 @@ POSITIVE, NEGATIVE, NAN = 1, 2, 3
 SAMPLES, Q_USER, Q_ITEM, LAM = 1, 2, 4, 8  # bits of `needs`: the gradients that are wanted
 
 
-def wasserstein_quantile_loss(samples: Tensor, q_user: Tensor, q_item: Tensor, lam: Tensor, needs: int = 15) -> tuple[Tensor, Tensor, Tensor]:
+def wasserstein_quantile_loss(
+    samples: Tensor, q_user: Tensor, q_item: Tensor, lam: Tensor, needs: int = 15
+) -> tuple[Tensor, Tensor, Tensor]:
     """samples, q_user, q_item [B,L]; lam [B] -> loss [B]; signs [B,2,L] uint8 by rank and by place of the sample; slope = dloss/dlam [B].
 
     Without `needs` no signs: [0,2,L].
