@@ -57,7 +57,7 @@ class Build(build_ext):
 
     def build_extensions(self):
         self.compiler.compile = self.compile_all
-        self.not_built = {}
+        self.not_built: dict[str, str] = {}
         self.have_compiler = shutil.which(self.compiler.compiler_cxx[0]) is not None
         self.stubs = self.make_stubs()
         super().build_extensions()
@@ -129,7 +129,7 @@ class Build(build_ext):
         targets.append(f"-gencode=arch=compute_{ARCHS[-1]},code=compute_{ARCHS[-1]}")
         subprocess.run(
             [nvcc or "nvcc", "-shared", "-std=c++20", "-O3", "-Xcompiler", "-fPIC,-fvisibility=hidden", "-cudart", "static",
-             "-Xptxas", "-v", f"-DTORCH_TARGET_VERSION={TARGET}", "-DUSE_CUDA", "-isystem", INCLUDE, "-Icsrc", *targets, *sources,
+             "-Xptxas", "-v", f"-DTORCH_TARGET_VERSION={TARGET}", "-DUSE_CUDA", "-isystem", str(INCLUDE), "-Icsrc", *targets, *sources,
              "-o", str(out), f"-L{self.stubs}", "-Xlinker", "--no-as-needed", "-ltorch_cpu", "-ltorch_cuda"],
             check=True,
         )  # fmt: skip

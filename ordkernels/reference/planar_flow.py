@@ -130,7 +130,7 @@ def planar_flow_backward(
 
 
 def planar_flow_inverse(z_out: Tensor, u: Tensor, w: Tensor, b: Tensor, mode: int = CONSTRAINED) -> tuple[Tensor, Tensor, Tensor]:
-    """z_in with ``planar_flow(z_in) = z_out``, the log_det of the forward map there, and the a_k. One monotone scalar equation per layer."""
+    """z_in with ``planar_flow(z_in) = z_out``, the forward log_det there, and the a_k: one monotone scalar equation per layer."""
     zg, ug, wg, bg = to_groups(z_out, u, w, b)
     log_det, act = torch.zeros_like(zg[..., 0]), []
     for k in range(ug.shape[1] - 1, -1, -1):
@@ -195,9 +195,7 @@ def planar_flow_inverse_backward(
     return _collect(g, grads, z_in, u, w)
 
 
-def conditional_planar_flow(
-    z: Tensor, h: Tensor, weight: Tensor, bias: Tensor, mode: int = CONSTRAINED
-) -> tuple[Tensor, Tensor, Tensor]:
+def conditional_planar_flow(z: Tensor, h: Tensor, weight: Tensor, bias: Tensor, mode: int = CONSTRAINED) -> tuple[Tensor, Tensor, Tensor]:
     """planar_flow on ``h @ weight.T + bias`` viewed [B, K, 2D + 1], each layer u (D) | w (D) | b (1)."""
     return planar_flow(z, *_split(z, h, weight, bias), mode)
 
@@ -233,6 +231,13 @@ def _layer_gradients(
     return pulled + gx * w, gw + gx * u, ga.sum(1)
 
 
-def _collect(g: Tensor, grads: list[tuple[Tensor, Tensor, Tensor]], z: Tensor, u: Tensor, w: Tensor) -> tuple[Tensor, ...]:
+def _collect(
+    g: Tensor, grads: list[tuple[Tensor, Tensor, Tensor]], z: Tensor, u: Tensor, w: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     gu, gw, gb = (torch.stack(p, 1) for p in zip(*grads, strict=True))
-    return g.reshape(z.shape).to(z.dtype, copy=True), gu.reshape(u.shape).to(u.dtype), gw.reshape(w.shape).to(w.dtype), gb.reshape(u.shape[:-1]).to(u.dtype)
+    return (
+        g.reshape(z.shape).to(z.dtype, copy=True),
+        gu.reshape(u.shape).to(u.dtype),
+        gw.reshape(w.shape).to(w.dtype),
+        gb.reshape(u.shape[:-1]).to(u.dtype),
+    )
