@@ -475,6 +475,9 @@ def test_forward_mode_and_double_backward_raise(op: str) -> None:
     (g,) = torch.autograd.grad(loss(OPS[op], *args), args[0], create_graph=True)
     with pytest.raises(RuntimeError):
         g.sum().backward()
+    (g,) = torch.autograd.grad(OPS[op](*args)[0].sum(), args[0], create_graph=True)  # nothing but saved tensors to differentiate
+    with pytest.raises(RuntimeError, match="differentiated twice"):
+        (g.sum() + args[0].sum()).backward()
     with pytest.raises(RuntimeError, match="differentiated twice"):
         torch.func.grad(lambda x: torch.func.grad(lambda y: loss(OPS[op], y, *(t.detach() for t in args[1:])))(x).sum())(args[0].detach())
 
