@@ -33,3 +33,18 @@ def dims(name: str, t: Tensor, allowed: Sequence[int], form: str) -> None:
 def shape(name: str, t: Tensor, expected: Sequence[int], form: str) -> None:
     if tuple(t.shape) != tuple(expected):
         raise ValueError(f"{name}: expected {form} = {list(expected)}, got {list(t.shape)}")
+
+
+def may_look(t: Tensor) -> bool:
+    """May its values be looked at? On a CPU in eager mode; elsewhere that would wait for the device or break the graph."""
+    return (
+        t.device.type == "cpu"
+        and type(t) in (Tensor, torch.nn.Parameter)
+        and not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()
+    )
+
+
+def at_least_zero(name: str, t: Tensor) -> None:
+    if t.numel() and may_look(t) and (least := t.detach().amin().item()) < 0:
+        raise ValueError(f"{name}: expected 0 or more, got {least}")
