@@ -1,6 +1,7 @@
 """Modules with stable ``state_dict`` keys, built on ``ordkernels.ops``."""
 
+from .denoisers import MLPDenoiser, TransformerDenoiser
 from .encoders import QuantileEncoder
 from .flows import ConditionalPlanarFlow, PlanarFlow, PlanarTransform
 
-__all__ = ["ConditionalPlanarFlow", "PlanarFlow", "PlanarTransform", "QuantileEncoder"]
+__all__ = ["ConditionalPlanarFlow", "MLPDenoiser", "PlanarFlow", "PlanarTransform", "QuantileEncoder", "TransformerDenoiser"]
