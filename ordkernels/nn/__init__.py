@@ -3,5 +3,14 @@
 from .denoisers import MLPDenoiser, TransformerDenoiser
 from .encoders import QuantileEncoder
 from .flows import ConditionalPlanarFlow, PlanarFlow, PlanarTransform
+from .increments import IncrementHeads
 
-__all__ = ["ConditionalPlanarFlow", "MLPDenoiser", "PlanarFlow", "PlanarTransform", "QuantileEncoder", "TransformerDenoiser"]
+__all__ = [
+    "ConditionalPlanarFlow",
+    "IncrementHeads",
+    "MLPDenoiser",
+    "PlanarFlow",
+    "PlanarTransform",
+    "QuantileEncoder",
+    "TransformerDenoiser",
+]
