@@ -24,6 +24,7 @@ class OpInfo:
 
     name: str
     host: bool = False  # NumPy in and out, `_host`; else a torch op
+    native: bool = True  # for a host op: `_host` has it; else the reference alone serves it
     triton: str | None = None  # module below ordkernels._triton
     cuda: bool = False  # a CUDA C++ kernel
     alias_of: str | None = None  # the dispatcher op that serves it, when the names differ
@@ -102,6 +103,9 @@ def reasons_against(info: OpInfo, backend: str) -> list[str]:
     if backend == "reference":
         return []
     if info.host:
+        if not info.native:
+            kernel = {"cpu": "native CPU", "triton": "Triton", "cuda": "CUDA C++"}[backend]
+            return [f"{info.name} has no {kernel} kernel yet; its reference is vectorised"]
         if backend != "cpu":
             return [f"{info.name} works on NumPy arrays on the CPU"]
         return [] if host_module() else [host_reason()]
@@ -157,7 +161,7 @@ def host_choice(info: OpInfo) -> str:
     """ "cpu" or "reference" for a data-side function."""
     if info.blocked:
         raise refuse(info, info.blocked)
-    return _forced or ("cpu" if host_module() else "reference")
+    return _forced or ("cpu" if info.native and host_module() else "reference")
 
 
 @cache

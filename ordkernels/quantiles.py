@@ -23,9 +23,7 @@ def _impl(op: str) -> Any:
     return getattr(reference if host_choice(_OPS[op]) == "reference" else host_module(), op)
 
 
-def segment_quantiles(
-    values: ArrayLike, offsets: ArrayLike, levels: ArrayLike, *, num_threads: int | None = None
-) -> Any:
+def segment_quantiles(values: ArrayLike, offsets: ArrayLike, levels: ArrayLike, *, num_threads: int | None = None) -> Any:
     """Quantiles of every group of a ragged array, linearly interpolated as by numpy.quantile.
 
     ``out[g, l]`` is the value at position ``(n - 1) levels[l]`` of the n sorted ``values[offsets[g]:offsets[g + 1]]``.
@@ -58,9 +56,7 @@ def segment_quantiles(
     return restore(out)
 
 
-def leave_one_out_quantiles(
-    values: ArrayLike, offsets: ArrayLike, levels: ArrayLike, *, num_threads: int | None = None
-) -> Any:
+def leave_one_out_quantiles(values: ArrayLike, offsets: ArrayLike, levels: ArrayLike, *, num_threads: int | None = None) -> Any:
     """Quantiles of every event's group without that event.
 
     ``out[i, l]`` is level l of ``values[offsets[g]:offsets[g + 1]]`` less ``values[i]``, g the group of i. It sees the
@@ -219,9 +215,7 @@ def _time(time: Any) -> NDArray[Any]:
     if a.dtype.kind in "mM":
         missing = np.isnat(a)
         if missing.any():
-            raise ValueError(
-                f"time: expected no NaT, got {missing.sum()} of {a.size}, the first at index {missing.argmax()}"
-            )
+            raise ValueError(f"time: expected no NaT, got {missing.sum()} of {a.size}, the first at index {missing.argmax()}")
         return np.ascontiguousarray(a).view(np.int64)
     if a.dtype == np.uint64:
         return np.ascontiguousarray(a ^ np.uint64(1 << 63)).view(np.int64)
@@ -239,9 +233,7 @@ def _integers(name: str, x: Any, letters: str) -> NDArray[np.int64]:
     if a.dtype.kind not in "iu" and not _is_empty_list(x, a):
         raise TypeError(f"{name}: expected integers, got {_dtype(x, a)}")
     if a.dtype == np.uint64:
-        return np.ascontiguousarray(a).view(
-            np.int64
-        )  # one to one, which is all that ids need; offsets fail as negative
+        return np.ascontiguousarray(a).view(np.int64)  # one to one, which is all that ids need; offsets fail as negative
     return np.ascontiguousarray(a, np.int64)
 
 

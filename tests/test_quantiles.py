@@ -158,7 +158,8 @@ def test_history_sees_strictly_earlier_events_only(backend, dtype, min_events):
     out = history_quantiles(values, group, time, LEVELS, min_events)
     assert out.dtype == dtype
     np.testing.assert_array_equal(out, brute_history(values, group, time, LEVELS, min_events))
-    assert np.isnan(out).any() and not np.isnan(out).all()
+    assert np.isnan(out).any()
+    assert not np.isnan(out).all()
 
 
 @pytest.mark.parametrize("ties", [1, 40, 6000])
@@ -204,13 +205,9 @@ def test_history_does_not_depend_on_order_or_on_the_future(events, levels, min_e
     values, group, time = table[:, 0].astype(np.float32), table[:, 1].astype(int), table[:, 2].astype(int)
     out = history_quantiles(values, group, time, levels, min_events)
     order = np.array(random.sample(range(len(events)), len(events)), int)
-    np.testing.assert_array_equal(
-        history_quantiles(values[order], group[order], time[order], levels, min_events), out[order]
-    )
+    np.testing.assert_array_equal(history_quantiles(values[order], group[order], time[order], levels, min_events), out[order])
     early = time < 3
-    np.testing.assert_array_equal(
-        history_quantiles(values[early], group[early], time[early], levels, min_events), out[early]
-    )
+    np.testing.assert_array_equal(history_quantiles(values[early], group[early], time[early], levels, min_events), out[early])
     np.testing.assert_array_equal(out, brute_history(values, group, time, levels, min_events))
 
 
@@ -246,7 +243,7 @@ def test_thread_count_changes_nothing(monkeypatch):
 
 
 @pytest.mark.skipif("cpu" not in BACKENDS, reason="the compiled module is not built")
-@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
+@pytest.mark.parametrize("isa", ["base", "avx2", "avx512"])
 def test_every_instruction_set_gives_the_same(isa):
     """The variable is read once for each process."""
     code = """if True:
@@ -293,9 +290,7 @@ def test_strides_and_byte_order(backend):
         np.testing.assert_array_equal(segment_quantiles(x, np.repeat(offsets, 2)[::2], levels), expected)
     group, time = np.repeat(np.arange(4), np.diff(offsets)), rng.integers(0, 9, values.size)
     expected = history_quantiles(values, group, time, LEVELS)
-    np.testing.assert_array_equal(
-        history_quantiles(wide[:, 1], np.repeat(group, 2)[::2], time.astype(">i4"), LEVELS), expected
-    )
+    np.testing.assert_array_equal(history_quantiles(wide[:, 1], np.repeat(group, 2)[::2], time.astype(">i4"), LEVELS), expected)
 
 
 def test_empty(backend):
@@ -328,7 +323,8 @@ def test_tensors_come_back_as_tensors(backend):
     group, time = np.repeat(np.arange(3), np.diff(offsets)), rng.integers(0, 9, values.size)
     x = torch.from_numpy(values)
     out = segment_quantiles(x.requires_grad_(), torch.from_numpy(offsets), torch.from_numpy(LEVELS))
-    assert out.dtype == torch.float32 and not out.requires_grad
+    assert out.dtype == torch.float32
+    assert not out.requires_grad
     np.testing.assert_array_equal(out.numpy(), segment_quantiles(values, offsets, LEVELS))
     out = leave_one_out_quantiles(x, offsets, LEVELS)
     np.testing.assert_array_equal(out.numpy(), leave_one_out_quantiles(values, offsets, LEVELS))
@@ -338,7 +334,8 @@ def test_tensors_come_back_as_tensors(backend):
     for dtype in (torch.bfloat16, torch.float16):
         half = torch.tensor([1.0, 2.0, 4.0]).to(dtype)
         out = segment_quantiles(half, [0, 3], [0.25])
-        assert out.dtype == dtype and out.item() == 1.5
+        assert out.dtype == dtype
+        assert out.item() == 1.5
     with pytest.raises(TypeError, match="values: expected a NumPy array or a tensor on the CPU, got a tensor on meta"):
         segment_quantiles(torch.zeros(2, device="meta"), [0, 2], [0.5])
 
@@ -351,40 +348,45 @@ def test_torch_is_not_needed():
 
 
 NAN = np.array([1.0, np.nan, 2.0, np.nan])
+NAT = np.array(["NaT"], "datetime64[s]")
+
+
+T, V = TypeError, ValueError
+segments = segment_quantiles
 
 
 @pytest.mark.parametrize(
     ("call", "error", "text"),
     [
-        (lambda: segment_quantiles(NAN, [0, 4], [0.5]), ValueError, "values: expected no NaN, got 2 of 4, the first at index 1"),
-        (lambda: segment_quantiles(np.zeros((2, 2)), [0, 4], [0.5]), ValueError, "values: expected shape [N], got [2, 2]"),
-        (lambda: segment_quantiles(np.zeros(2, bool), [0, 2], [0.5]), TypeError, "values: expected float16, float32, float64 or integers, got bool"),
-        (lambda: segment_quantiles(["a"], [0, 1], [0.5]), TypeError, "values: expected float16, float32, float64 or integers, got <U1"),
-        (lambda: segment_quantiles(np.zeros(2, complex), [0, 2], [0.5]), TypeError, "got complex128"),
-        (lambda: segment_quantiles(np.zeros(2, np.longdouble), [0, 2], [0.5]), TypeError, "got " + str(np.dtype(np.longdouble))),
-        (lambda: segment_quantiles([1.0, 2.0], [0.0, 2.0], [0.5]), TypeError, "offsets: expected integers, got float64"),
-        (lambda: segment_quantiles([1.0, 2.0], [], [0.5]), ValueError, "offsets: expected shape [G+1], at least [1], got [0]"),
-        (lambda: segment_quantiles([1.0, 2.0], [[0, 2]], [0.5]), ValueError, "offsets: expected shape [G+1], got [1, 2]"),
-        (lambda: segment_quantiles([1.0, 2.0], [1, 2], [0.5]), ValueError, "offsets: expected 0 at index 0, got 1"),
-        (lambda: segment_quantiles([1.0, 2.0], [0, 2, 1, 2], [0.5]), ValueError, "offsets: expected no step down, got 1 at index 2 after 2"),
-        (lambda: segment_quantiles([1.0, 2.0], [0, 3], [0.5]), ValueError, "offsets: expected the number of values N = 2 at the end, got 3"),
-        (lambda: segment_quantiles([1.0, 2.0], [0, 2], [0.5, 1.5]), ValueError, "levels: expected numbers in [0, 1], got 1.5 at index 1"),
-        (lambda: segment_quantiles([1.0, 2.0], [0, 2], [np.nan]), ValueError, "levels: expected numbers in [0, 1], got nan at index 0"),
-        (lambda: segment_quantiles([1.0, 2.0], [0, 2], 0.5), ValueError, "levels: expected shape [L], got []"),
-        (lambda: segment_quantiles([1.0, 2.0], [0, 2], ["x"]), TypeError, "levels: expected numbers, got <U1"),
-        (lambda: segment_quantiles([1.0], [0, 1], [0.5], num_threads=0), ValueError, "num_threads: expected at least 1, got 0"),
-        (lambda: segment_quantiles([1.0], [0, 1], [0.5], num_threads=1.5), TypeError, "num_threads: expected an integer or None, got float"),
-        (lambda: leave_one_out_quantiles(NAN, [0, 4], [0.5]), ValueError, "values: expected no NaN, got 2 of 4, the first at index 1"),
-        (lambda: leave_one_out_quantiles([1.0, 2.0], [0, 3], [0.5]), ValueError, "offsets: expected the number of values N = 2 at the end, got 3"),
-        (lambda: history_quantiles(NAN, [0] * 4, [0] * 4, [0.5]), ValueError, "values: expected no NaN, got 2 of 4, the first at index 1"),
-        (lambda: history_quantiles([1.0] * 4, [0] * 4, NAN, [0.5]), ValueError, "time: expected no NaN, got 2 of 4, the first at index 1"),
-        (lambda: history_quantiles([1.0], [0], np.array(["NaT"], "datetime64[s]"), [0.5]), ValueError, "time: expected no NaT, got 1 of 1, the first at index 0"),
-        (lambda: history_quantiles([1.0], [0.0], [0], [0.5]), TypeError, "group: expected integers, got float64"),
-        (lambda: history_quantiles([1.0], [0, 1], [0], [0.5]), ValueError, "group: expected shape [N] = [1], as values, got [2]"),
-        (lambda: history_quantiles([1.0], [0], [0, 1], [0.5]), ValueError, "time: expected shape [N] = [1], as values, got [2]"),
-        (lambda: history_quantiles([1.0], [0], ["a"], [0.5]), TypeError, "time: expected integers, floats or datetime64, got <U1"),
-        (lambda: history_quantiles([1.0], [0], [0], [0.5], 0), ValueError, "min_events: expected at least 1, got 0"),
-        (lambda: history_quantiles([1.0], [0], [0], [0.5], 1.0), TypeError, "min_events: expected an integer, got float"),
+        (lambda: segments(NAN, [0, 4], [0.5]), V, "values: expected no NaN, got 2 of 4, the first at index 1"),
+        (lambda: segments(np.zeros((2, 2)), [0, 4], [0.5]), V, "values: expected shape [N], got [2, 2]"),
+        (lambda: segments(np.zeros(2, bool), [0, 2], [0.5]), T, "values: expected float16, float32, float64 or integers, got bool"),
+        (lambda: segments(["a"], [0, 1], [0.5]), T, "values: expected float16, float32, float64 or integers, got <U1"),
+        (lambda: segments(np.zeros(2, complex), [0, 2], [0.5]), T, "got complex128"),
+        (lambda: segments(np.zeros(2, np.longdouble), [0, 2], [0.5]), T, "got " + str(np.dtype(np.longdouble))),
+        (lambda: segments([1.0, 2.0], [0.0, 2.0], [0.5]), T, "offsets: expected integers, got float64"),
+        (lambda: segments([1.0, 2.0], [], [0.5]), V, "offsets: expected shape [G+1], at least [1], got [0]"),
+        (lambda: segments([1.0, 2.0], [[0, 2]], [0.5]), V, "offsets: expected shape [G+1], got [1, 2]"),
+        (lambda: segments([1.0, 2.0], [1, 2], [0.5]), V, "offsets: expected 0 at index 0, got 1"),
+        (lambda: segments([1.0, 2.0], [0, 2, 1, 2], [0.5]), V, "offsets: expected no step down, got 1 at index 2 after 2"),
+        (lambda: segments([1.0, 2.0], [0, 3], [0.5]), V, "offsets: expected the number of values N = 2 at the end, got 3"),
+        (lambda: segments([1.0, 2.0], [0, 2], [0.5, 1.5]), V, "levels: expected numbers in [0, 1], got 1.5 at index 1"),
+        (lambda: segments([1.0, 2.0], [0, 2], [np.nan]), V, "levels: expected numbers in [0, 1], got nan at index 0"),
+        (lambda: segments([1.0, 2.0], [0, 2], 0.5), V, "levels: expected shape [L], got []"),
+        (lambda: segments([1.0, 2.0], [0, 2], ["x"]), T, "levels: expected numbers, got <U1"),
+        (lambda: segments([1.0], [0, 1], [0.5], num_threads=0), V, "num_threads: expected at least 1, got 0"),
+        (lambda: segments([1.0], [0, 1], [0.5], num_threads=1.5), T, "num_threads: expected an integer or None, got float"),
+        (lambda: leave_one_out_quantiles(NAN, [0, 4], [0.5]), V, "values: expected no NaN, got 2 of 4, the first at index 1"),
+        (lambda: leave_one_out_quantiles([1.0, 2.0], [0, 3], [0.5]), V, "offsets: expected the number of values N = 2 at the end, got 3"),
+        (lambda: history_quantiles(NAN, [0] * 4, [0] * 4, [0.5]), V, "values: expected no NaN, got 2 of 4, the first at index 1"),
+        (lambda: history_quantiles([1.0] * 4, [0] * 4, NAN, [0.5]), V, "time: expected no NaN, got 2 of 4, the first at index 1"),
+        (lambda: history_quantiles([1.0], [0], NAT, [0.5]), V, "time: expected no NaT, got 1 of 1, the first at index 0"),
+        (lambda: history_quantiles([1.0], [0.0], [0], [0.5]), T, "group: expected integers, got float64"),
+        (lambda: history_quantiles([1.0], [0, 1], [0], [0.5]), V, "group: expected shape [N] = [1], as values, got [2]"),
+        (lambda: history_quantiles([1.0], [0], [0, 1], [0.5]), V, "time: expected shape [N] = [1], as values, got [2]"),
+        (lambda: history_quantiles([1.0], [0], ["a"], [0.5]), T, "time: expected integers, floats or datetime64, got <U1"),
+        (lambda: history_quantiles([1.0], [0], [0], [0.5], 0), V, "min_events: expected at least 1, got 0"),
+        (lambda: history_quantiles([1.0], [0], [0], [0.5], 1.0), T, "min_events: expected an integer, got float"),
     ],
 )  # fmt: skip
 def test_errors_say_what_was_expected_and_what_came(backend, call, error, text):

@@ -52,37 +52,58 @@ ORD_TARGET void load_column(const F* __restrict values, int64_t n, int64_t rows,
 template <class F, class K>
 ORD_TARGET bool read_levels(const K* keys, int64_t stride, const int64_t* lo, const int64_t* hi, const double* t,
                             int64_t count, F* out) {
-  bool finite = true;
-  for (int64_t l = 0; l < count; l += kLanes) {
-    K below[kLanes], above[kLanes];
-    F a[kLanes], b[kLanes], value[kLanes];
-    for (int i = 0; i < kLanes; ++i) {
-      below[i] = keys[lo[l + i] * stride];
-      above[i] = keys[hi[l + i] * stride];
+  constexpr int64_t kBlock = 8 * kLanes;
+  K below[kBlock], above[kBlock];
+  F value[kBlock];
+  int wild = 0;
+  for (int64_t first = 0; first < count; first += kBlock) {
+    const int64_t end = count - first < kBlock ? count - first : kBlock;
+    const int64_t padded = (end + kLanes - 1) / kLanes * kLanes;
+    // All loads before all arithmetic: a vector load straight after the narrow stores it covers would wait for them.
+    for (int64_t l = 0; l < padded; ++l) {
+      below[l] = keys[lo[first + l] * stride];
+      above[l] = keys[hi[first + l] * stride];
     }
-    for (int i = 0; i < kLanes; ++i) {
-      below[i] ^= (below[i] >> (8 * sizeof(K) - 1)) & kMaxKey<K>;
-      above[i] ^= (above[i] >> (8 * sizeof(K) - 1)) & kMaxKey<K>;
-    }
-    __builtin_memcpy(a, below, sizeof a);
-    __builtin_memcpy(b, above, sizeof b);
-    int wild = 0;
 #pragma omp simd reduction(| : wild)
-    for (int i = 0; i < kLanes; ++i) {
-      const double x = a[i], y = b[i], gap = y - x, share = t[l + i];
+    for (int64_t l = 0; l < padded; ++l) {
+      const K a = below[l] ^ ((below[l] >> (8 * sizeof(K) - 1)) & kMaxKey<K>);
+      const K b = above[l] ^ ((above[l] >> (8 * sizeof(K) - 1)) & kMaxKey<K>);
+      const double x = __builtin_bit_cast(F, a), y = __builtin_bit_cast(F, b), gap = y - x, share = t[first + l];
       const double up = x + gap * share, down = y - gap * (1 - share);
-      value[i] = static_cast<F>(share < 0.5 ? up : down);
+      value[l] = static_cast<F>(share < 0.5 ? up : down);
       wild |= !(__builtin_fabs(gap) <= __DBL_MAX__);
     }
-    finite &= !wild;
-    const int64_t end = count - l < kLanes ? count - l : kLanes;
-    if (end == kLanes) {
-      __builtin_memcpy(out + l, value, sizeof value);
-    } else {
-      for (int64_t i = 0; i < end; ++i) out[l + i] = value[i];
-    }
+    int64_t done = 0;  // copies of fixed sizes are moves; of an unknown size, a slow start
+    for (; done + kLanes <= end; done += kLanes) __builtin_memcpy(out + first + done, value + done, kLanes * sizeof(F));
+    if (end & 4) __builtin_memcpy(out + first + done, value + done, 4 * sizeof(F)), done += 4;
+    if (end & 2) __builtin_memcpy(out + first + done, value + done, 2 * sizeof(F)), done += 2;
+    if (end & 1) out[first + done] = value[done];
   }
-  return finite;
+  return !wild;
+}
+
+// The position (n - 1) level of each level among n values: lo + t, and hi the value after lo, if there is one.
+ORD_TARGET inline void set_positions(int64_t n, const double* levels, int64_t count, int64_t* lo, int64_t* hi,
+                                     double* t) {
+  const double last = static_cast<double>(n - 1);
+  if (n <= __INT_MAX__) {  // vectors convert to 32 bits only
+    const int32_t end = static_cast<int32_t>(n - 1);
+#pragma omp simd
+    for (int64_t l = 0; l < count; ++l) {
+      const double position = last * levels[l];
+      const int32_t whole = static_cast<int32_t>(position);
+      t[l] = position - whole;
+      lo[l] = whole;
+      hi[l] = whole + (whole < end);
+    }
+    return;
+  }
+  for (int64_t l = 0; l < count; ++l) {
+    const double position = last * levels[l];
+    lo[l] = static_cast<int64_t>(position);
+    t[l] = position - static_cast<double>(lo[l]);
+    hi[l] = lo[l] + (lo[l] < n - 1);
+  }
 }
 
 }  // namespace ordkernels::host::ORD_ISA

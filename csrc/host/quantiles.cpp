@@ -46,6 +46,10 @@ void order_by_size(const int64_t* offsets, int64_t begin, int64_t end, Workspace
 template <class F, class Wanted, class Read>
 void for_each_sorted(const F* values, const int64_t* offsets, int64_t begin, int64_t end, Workspace<F>& w,
                      const Wanted& wanted, const Read& read) {
+  // Groups come in order of size, which no hardware prefetcher follows: bring the chunk into the second cache first.
+  for (int64_t i = offsets[begin]; i < std::min(offsets[end], offsets[begin] + 2 * kChunk); i += 64 / sizeof(F)) {
+    __builtin_prefetch(values + i, 0, 2);
+  }
   order_by_size(offsets, begin, end, w);
   const int64_t groups = end - begin;
   auto size = [&](int64_t i) { return offsets[w.order[i] + 1] - offsets[w.order[i]]; };

@@ -12,34 +12,33 @@
 
 namespace ordkernels::host {
 
-// For n sorted values, level q lies at position (n - 1) q: between lo and lo + 1, a share t of the way (t < 1).
-struct Positions {
-  Positions(const double* levels, int64_t count)
-      : levels(levels), count(count), rising(count), lo(padded(count)), hi(padded(count)), t(padded(count)) {
+// For n sorted values, level q lies at position (n - 1) q: between lo and lo + 1, a share t of the way (t < 1). The
+// arrays are padded with zeros to whole vectors.
+class Positions {
+ public:
+  Positions(const double* given, int64_t count)
+      : count(count), rising(count), lo(padded(count)), hi(padded(count)), t(padded(count)), levels(padded(count)) {
+    std::copy_n(given, count, levels.begin());
     std::iota(rising.begin(), rising.end(), int64_t(0));
-    std::sort(rising.begin(), rising.end(), [&](int64_t a, int64_t b) { return levels[a] < levels[b]; });
+    std::sort(rising.begin(), rising.end(), [&](int64_t a, int64_t b) { return given[a] < given[b]; });
   }
 
-  static int64_t padded(int64_t count) { return (count + kLanes - 1) / kLanes * kLanes; }  // zeros, for whole vectors
-
-  void set(int64_t values) {  // values >= 1
-    if (values == n) return;
-    n = values;
-    const double last = static_cast<double>(n - 1);
-    for (int64_t l = 0; l < count; ++l) {
-      const double position = last * levels[l];
-      lo[l] = static_cast<int64_t>(position);
-      t[l] = position - static_cast<double>(lo[l]);
-      hi[l] = lo[l] + (lo[l] < n - 1);
-    }
+  void set(int64_t n) {  // n >= 1
+    if (n == values) return;
+    values = n;
+    set_positions(n, levels.data(), padded(count), lo.data(), hi.data(), t.data());
   }
 
-  const double* levels;
   const int64_t count;
-  int64_t n = 0;
   std::vector<int64_t> rising;  // the levels' indices, lowest level first
   std::vector<int64_t> lo, hi;
   std::vector<double> t;
+
+ private:
+  static int64_t padded(int64_t count) { return (count + kLanes - 1) / kLanes * kLanes; }
+
+  std::vector<double> levels;
+  int64_t values = 0;
 };
 
 // numpy.quantile's rule, which never leaves [a, b]; and where b - a is no number or overflows, the weighted sum, so

@@ -79,6 +79,8 @@ class History {
       sorted &= i == 0 || events_[i - 1].key <= events_[i].key;
     }
     if (!sorted) radix_sort(events_.data(), n, spare_);
+    incoming_.resize(n);  // gathered apart from the replay, so that cache misses overlap
+    for (int64_t i = 0; i < n; ++i) incoming_[i] = to_key(values_[events_[i].index]);
     if (n <= kInsertLongest) {
       forwards(n);
     } else {
@@ -111,10 +113,9 @@ class History {
       }
       finish(i, j);
       for (int64_t k = i; k < j; ++k) {
-        const K key = to_key(values_[events_[k].index]);
-        const int64_t place = lower_bound(past_.data(), k, key);
+        const int64_t place = lower_bound(past_.data(), k, incoming_[k]);
         std::copy_backward(past_.begin() + place, past_.begin() + k, past_.begin() + k + 1);
-        past_[place] = key;
+        past_[place] = incoming_[k];
       }
     }
   }
@@ -136,7 +137,7 @@ class History {
     node_of_.resize(n);
     sorted_.resize(n);
     keys_.resize(n + 2);
-    for (int64_t i = 0; i < n; ++i) sorted_[i] = {to_key(values_[events_[i].index]), i};
+    for (int64_t i = 0; i < n; ++i) sorted_[i] = {incoming_[i], i};
     radix_sort(sorted_.data(), n, spare_values_);
     for (int64_t k = 0; k <= n + 1; ++k) nodes_[k] = {{k - 1, k, k + 1}};
     for (int64_t k = 0; k < n; ++k) {
@@ -194,7 +195,7 @@ class History {
   const int64_t count_, min_events_;
   Positions at_;
   std::vector<Event> events_, spare_;
-  std::vector<K> past_, keys_;
+  std::vector<K> incoming_, past_, keys_;
   std::vector<Node> nodes_;
   std::vector<int64_t> node_of_;
   std::vector<Value> sorted_, spare_values_;

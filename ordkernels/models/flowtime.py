@@ -181,10 +181,11 @@ class _Decoder(nn.Module):
 
     def __init__(self, latent: int, context: int, hidden: int) -> None:
         super().__init__()
-        self.from_latent, self.from_context = nn.Linear(latent, hidden), nn.Linear(context, hidden)
+        self.from_latent, self.from_context = nn.Linear(latent, hidden), nn.Linear(context, 2 * hidden)
         self.out = nn.Linear(hidden, 1)
         self.direct = nn.Linear(context, 1)
 
     def forward(self, latents: Tensor, context: Tensor) -> Tensor:
-        hidden = F.silu(self.from_latent(latents) + self.from_context(F.silu(context))[:, None])
+        shift, gain = self.from_context(F.silu(context))[:, None].chunk(2, dim=-1)  # [B, 1, hidden]: spread varies by row
+        hidden = F.silu(torch.addcmul(shift, self.from_latent(latents), 1 + gain))
         return self.out(hidden)[..., 0] + self.direct(context) + 1.0

@@ -1,0 +1,86 @@
+"""The command line: what a person sees, and what a wrong command says."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ordkernels import _backend, _info
+from ordkernels.__main__ import main
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(*args, cwd=ROOT, path=ROOT):
+    env = {**os.environ, "PYTHONPATH": str(path), "OMP_NUM_THREADS": "1"}
+    return subprocess.run([sys.executable, *args], cwd=cwd, env=env, capture_output=True, text=True, timeout=120)
+
+
+def test_info_names_every_op_and_every_reason(capsys):
+    assert main(["info"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert _backend.OPS
+    for name, info in _backend.OPS.items():
+        assert name in out
+        for backend in _backend.BACKENDS:
+            for reason in _backend.reasons_against(info, backend):
+                assert " ".join(reason.split()) in out
+
+
+def test_info_as_json_agrees_with_available_backends(capsys):
+    assert main(["info", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {"versions", "cpu", "threads", "gpu", "parts", "ops"} <= set(found)
+    for name, op in found["ops"].items():
+        against = _backend.available_backends(name)
+        assert op["not"] == {backend: why for backend, why in against.items() if why}
+        assert not against[op["serves"]["cpu"]]
+
+
+def test_isa_in_use_is_possible():
+    isa = _info.isa_in_use()
+    assert isa is None or isa in _info.isas_possible()
+
+
+def test_help_needs_no_torch():
+    code = "import sys, ordkernels.__main__ as m\ntry: m.main(['--help'])\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
+    done = run("-c", code)
+    assert done.returncode == 0, done.stderr
+    for word in ("info", "bench", "demo"):
+        assert word in done.stdout
+
+
+def test_bench_without_a_checkout_says_what_to_do(tmp_path):
+    # as a wheel has it: the package's Python files, and nothing beside them
+    shutil.copytree(ROOT / "ordkernels", tmp_path / "ordkernels", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    done = run("-m", "ordkernels", "bench", "planar_flow", cwd=tmp_path, path=tmp_path)
+    assert done.returncode == 2
+    assert "bench: expected a checkout of the repository" in done.stderr
+    assert str(tmp_path) in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("argv", "text"),
+    [
+        ([], "required: COMMAND"),
+        (["score"], "invalid choice: 'score'"),
+        (["demo", "--seed", "-1"], "--seed: expected"),
+        (["demo", "--seed", "x"], "expected a whole number from 0 up, got 'x'"),
+        (["demo", "--fast"], "unrecognized arguments: --fast"),
+    ],
+)
+def test_wrong_commands_exit_with_2(argv, text, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(argv)
+    assert stop.value.code == 2
+    assert text.replace("--seed: expected", "--seed") in capsys.readouterr().err
+
+
+def test_demo_without_data_says_where_it_looked(tmp_path, capsys):
+    assert main(["demo", "--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")]) == 2
+    assert "nowhere" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
