@@ -33,6 +33,16 @@ SCHEMAS: dict[str, tuple[str, str | None]] = {
         "(Tensor samples, Tensor q_user, Tensor q_item, Tensor lam) -> (Tensor loss, Tensor order)",
         "(Tensor order, Tensor samples, Tensor q_user, Tensor q_item, Tensor lam, Tensor g) -> (Tensor, Tensor, Tensor, Tensor)",
     ),
+    "encode_increments": (
+        "(Tensor y, Tensor widths) -> Tensor",
+        "(Tensor y, Tensor widths, Tensor? g, int wanted) -> (Tensor, Tensor)",
+    ),
+    # capacity: [B], or the number `cap`, infinite for none
+    "nested_min": (
+        "(Tensor increments, Tensor widths, Tensor? capacity, float cap) -> (Tensor value, Tensor clipped)",
+        "(Tensor increments, Tensor widths, Tensor? capacity, Tensor? g_value, Tensor? g_clipped, float cap, int wanted)"
+        " -> (Tensor, Tensor, Tensor)",
+    ),
     "philox": ("(Tensor counter, Tensor key) -> Tensor", None),
     "random_normal": ("(Tensor row_ids, Tensor draw_ids, int seed, int step, int width) -> Tensor", None),
     "random_uniform": ("(Tensor row_ids, Tensor draw_ids, int seed, int step, int width) -> Tensor", None),

@@ -1,9 +1,10 @@
 """The ops: thin checked functions over the torch dispatcher's `ordkernels::` kernels."""
 
+from .increments import encode_increments, nested_min
 from .planar_flow import conditional_planar_flow, planar_flow, planar_flow_inverse
 from .scores import XAUCResult, auc, coverage, crps, cumulative_score, histogram_jsd, lcc, mae, pinball, relaimpr, rmse, srcc, xauc
 
 __all__ = [
-    "XAUCResult", "auc", "conditional_planar_flow", "coverage", "crps", "cumulative_score", "histogram_jsd", "lcc", "mae", "pinball",
-    "planar_flow", "planar_flow_inverse", "relaimpr", "rmse", "srcc", "xauc",
+    "XAUCResult", "auc", "conditional_planar_flow", "coverage", "crps", "cumulative_score", "encode_increments", "histogram_jsd", "lcc",
+    "mae", "nested_min", "pinball", "planar_flow", "planar_flow_inverse", "relaimpr", "rmse", "srcc", "xauc",
 ]  # fmt: skip

@@ -30,6 +30,8 @@ def fold_rows(kernel: Kernel) -> Kernel:
         V = info.batch_size
         folded = [_front(a, d, V).flatten(0, 1) if isinstance(a, Tensor) else a for a, d in zip(args, dims, strict=True)]
         out = kernel(*folded)
+        if isinstance(out, Tensor):
+            return out.unflatten(0, (V, -1)), 0
         return tuple(t.unflatten(0, (V, -1)) for t in out), (0,) * len(out)
 
     return rule
@@ -40,9 +42,12 @@ def _front(t: Tensor, dim: int | None, V: int) -> Tensor:
 
 
 class DifferentiableOp:
-    """`name` of the schema; functions of the schema's arguments: tensors first, then constants.
+    """`name` of the schema; functions of the schema's arguments: tensors first (some may be None), then constants.
 
     saved(inputs, outputs) gives the tensors that the backward op takes before the gradients of the `public` first outputs.
+    lazy: the backward op also gets, last, a mask of the tensors whose gradients are wanted (bit i = tensor i), and None for
+    gradients that did not come; what it returns for the others is dropped. finish(saved, gradients, constants, mask) turns what
+    the backward op returns into gradients of the tensors, in plain torch.
     """
 
     def __init__(
@@ -58,13 +63,17 @@ class DifferentiableOp:
         saved: Callable[[tuple[Any, ...], tuple[Tensor, ...]], tuple[Tensor, ...]],
         vmap: Callable[[Kernel], Kernel] = fold_rows,
         vmap_backward: Callable[[Kernel], Kernel] | None = None,
+        lazy: bool = False,
+        finish: Callable[..., tuple[Any, ...]] | None = None,
         triton: str | None = None,
         cuda: bool = False,
     ) -> None:
         self.name, self.tensors, self.public, self.saved = name, tensors, public, saved
+        self.lazy, self.finish = lazy, finish
         self.reference = reference
         self.info = _backend.register(_backend.OpInfo(name, triton=triton, cuda=cuda))
         self.op, self.raw = op(name), op(f"_{name}")
+        self.single = len(self.op._schema.returns) == 1
         self.op_backward, self.raw_backward = op(f"{name}_backward"), op(f"_{name}_backward")
         for prefix in ("", "_"):
             for suffix, plain, shape in (("", reference, fake), ("_backward", reference_backward, fake_backward)):
@@ -84,6 +93,8 @@ class DifferentiableOp:
 
     def __call__(self, *args: Any) -> Any:
         out = self._run(args)
+        if self.single:
+            return out
         return out[0] if self.public == 1 else out[: self.public]
 
     def _run(self, args: tuple[Any, ...]) -> Any:
@@ -102,7 +113,7 @@ class DifferentiableOp:
         if compiling or has_torch_function(args[: self.tensors]):
             return self.op(*args)
         pair = (self.raw, self.raw_backward) if forced != "triton" else self.triton_kernels()
-        if torch.is_grad_enabled() and any(t.requires_grad for t in args[: self.tensors]):
+        if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in args[: self.tensors]):
             return self.eager.apply(pair, *args)
         return pair[0](*args)
 
@@ -124,6 +135,27 @@ class DifferentiableOp:
 
         return launch
 
+    def _save(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.save_for_backward(*self.saved(inputs, (output,) if self.single else output))
+        ctx.consts = inputs[self.tensors :]
+        if self.lazy:
+            ctx.set_materialize_grads(False)
+
+    def _gradients(self, kernel: Kernel, ctx: Any, grads: tuple[Any, ...], first: int = 0) -> tuple[Any, ...]:
+        """One per argument of the Function; its arguments from `first` on are the op's."""
+        ahead, saved, consts = (None,) * first, ctx.saved_tensors, ctx.consts
+        if not self.lazy:
+            return (*ahead, *kernel(*saved, *grads, *consts), *(None for _ in consts))
+        wanted = ctx.needs_input_grad[first : first + self.tensors]
+        mask = sum(1 << i for i, want in enumerate(wanted) if want)
+        out = kernel(*saved, *grads, *consts, mask)
+        if self.finish is not None:
+            out = self.finish(saved, out, consts, mask)
+        elif isinstance(out, Tensor):
+            out = (out,)
+        kept = [g if want else None for g, want in zip(out, wanted, strict=False)]  # in the order of the op's first tensors
+        return (*ahead, *kept, *(None,) * (self.tensors + len(consts) - len(kept)))
+
     def _no_double(self, ctx: Any, *_: Any) -> Any:
         raise RuntimeError(
             f"{self.name}: differentiated twice; its kernels have first derivatives only. "
@@ -131,15 +163,10 @@ class DifferentiableOp:
         )
 
     def _register_autograd(self) -> None:
-        def setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-            ctx.save_for_backward(*self.saved(inputs, output))
-            ctx.consts = inputs[self.tensors :]
-
         def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
-            out = self.op_backward(*ctx.saved_tensors, *grads[: self.public], *ctx.consts)
-            return (*out, *(None for _ in ctx.consts))
+            return self._gradients(self.op_backward, ctx, grads[: self.public])
 
-        torch.library.register_autograd(f"{NAMESPACE}::{self.name}", backward, setup_context=setup, lib=LIB)
+        torch.library.register_autograd(f"{NAMESPACE}::{self.name}", backward, setup_context=self._save, lib=LIB)
         # Without this one, second derivatives would be wrong after no more than a warning.
         torch.library.register_autograd(f"{NAMESPACE}::{self.name}_backward", self._no_double, lib=LIB)
 
@@ -150,15 +177,14 @@ class DifferentiableOp:
             @staticmethod
             def forward(ctx: Any, pair: tuple[Kernel, Kernel], *args: Any) -> Any:
                 out = pair[0](*args)
-                ctx.save_for_backward(*this.saved(args, out))
-                ctx.kernel, ctx.consts = pair[1], args[this.tensors :]
-                return out[: this.public]
+                this._save(ctx, args, out)
+                ctx.kernel = pair[1]
+                return out if this.single else out[: this.public]
 
             @staticmethod
             @torch.autograd.function.once_differentiable
-            def backward(ctx: Any, *grads: Tensor) -> Any:
-                out = ctx.kernel(*ctx.saved_tensors, *grads, *ctx.consts)
-                return (None, *out, *(None for _ in ctx.consts))
+            def backward(ctx: Any, *grads: Any) -> Any:
+                return this._gradients(ctx.kernel, ctx, grads, first=1)
 
         Eager.__name__ = Eager.__qualname__ = this.name
         return Eager
@@ -190,14 +216,13 @@ class DifferentiableOp:
 
             @staticmethod
             def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-                ctx.mark_non_differentiable(*output[this.public :])
-                ctx.save_for_backward(*this.saved(inputs, output))
-                ctx.consts = inputs[this.tensors :]
+                if not this.single:
+                    ctx.mark_non_differentiable(*output[this.public :])
+                this._save(ctx, inputs, output)
 
             @staticmethod
             def backward(ctx: Any, *grads: Any) -> Any:
-                out = FunctionalBackward.apply(*ctx.saved_tensors, *grads[: this.public], *ctx.consts)
-                return (*out, *(None for _ in ctx.consts))
+                return this._gradients(FunctionalBackward.apply, ctx, grads[: this.public])
 
         Functional.__name__ = Functional.__qualname__ = this.name
         return Functional

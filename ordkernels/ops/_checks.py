@@ -33,3 +33,13 @@ def dims(name: str, t: Tensor, allowed: Sequence[int], form: str) -> None:
 def shape(name: str, t: Tensor, expected: Sequence[int], form: str) -> None:
     if tuple(t.shape) != tuple(expected):
         raise ValueError(f"{name}: expected {form} = {list(expected)}, got {list(t.shape)}")
+
+
+def at_least_zero(name: str, t: Tensor) -> None:
+    """In eager mode on a CPU; elsewhere looking at values would wait for the device or break the graph."""
+    if t.device.type == "cpu" and t.numel() and type(t) in (Tensor, torch.nn.Parameter) and not torch.compiler.is_compiling():
+        if torch._C._are_functorch_transforms_active():
+            return
+        least = t.detach().amin().item()
+        if least < 0:
+            raise ValueError(f"{name}: expected 0 or more, got {least}")
