@@ -1,0 +1,128 @@
+"""DiffoR's inference: one reverse chain per draw, which leaves its signal estimate at every aligned timestep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from .. import ops, rng
+from ..nn import MLPDenoiser
+from ..reference.denoise_chain import chain_steps
+from ..schedules import NoiseSchedule
+from .flow import FlowSampler
+
+__all__ = ["DiffoRSampler"]
+
+
+class ChainModel(Protocol):
+    """What the sampler needs of a model: a condition per row, a denoiser with its process, and values read off its estimates."""
+
+    noise_width: int  # D
+    training: bool
+    denoiser: Callable[[Tensor, Any, Tensor], Tensor]  # (x [N, D], t, cond [N, C]) -> [N, D]
+    schedule: NoiseSchedule
+    process: Literal["diffusion", "flow_matching"]
+    aligned: list[int]  # descending
+    steps: int | Sequence[int]
+    prediction: Literal["eps", "x0", "v"]
+    eta: float
+    clip: float | None
+
+    def condition(self, x: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]: ...  # [B, C], capacity [B] or None
+
+    def read_out(self, states: Tensor, capacity: Tensor | None) -> Tensor: ...  # [N, K, D], [N] -> [N]
+
+    def train(self, mode: bool = True) -> Any: ...
+
+
+class DiffoRSampler(FlowSampler):
+    """Draws, point predictions and intervals of a model that reads values off a reverse chain.
+
+    A draw starts from ``x_T``, standard normal noise of its row (``rng.normal(seed, row_ids, step=0)``; the noise of the
+    step at t, where ``eta > 0``, is that of step t), visits ``steps``, and keeps the estimate of the signal at each
+    aligned timestep; ``model.read_out`` turns these into a value. So a row's draws do not depend on how rows are split
+    into batches (to rounding), as long as its id is passed. The chain ends at the last aligned timestep, since nothing
+    is read after it. An ``nn.MLPDenoiser`` runs its whole chain in one call (``ops.denoise_chain``); any other denoiser
+    is called once per step, with the step itself fused, without ever waiting for the device, and can be captured in a
+    CUDA graph (``chain``).
+
+    Args:
+        model: as ``ordkernels.models.DiffoR``.
+        steps: a number of steps (trailing spacing, united with the aligned timesteps) or a descending list that contains
+            every aligned timestep; None: the model's.
+        eta: 0 (DDIM) to 1 (DDPM); None: the model's. Flow matching has no such noise.
+        max_elements: bound on the noise values held at once.
+
+    Errors: ``ValueError`` for steps that skip an aligned timestep, leave [1, T] or do not descend, for eta out of range or
+    given to flow matching, and as ``FlowSampler``.
+
+    Source: DiffoR, section 4.3.2 and eq. 13, 16; the row-keyed noise is ours.
+
+    Example::
+
+        >>> draws = DiffoRSampler(model, steps=20).sample(x, 32, seed=7, row_ids=ids)      # [B, 32]
+    """
+
+    model: Any
+
+    def __init__(
+        self, model: ChainModel, *, steps: int | Sequence[int] | None = None, eta: float | None = None, max_elements: int = 1 << 21
+    ) -> None:
+        super().__init__(model, max_elements=max_elements)  # type: ignore[arg-type]
+        T = len(model.schedule.alpha_bar) - 1
+        self.eta = model.eta if eta is None else eta
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"eta: expected a number in [0, 1], got {self.eta}")
+        if self.eta and model.process == "flow_matching":
+            raise ValueError(f"eta: expected 0, flow matching has no noise along its chain, got {self.eta}")
+        visited = chain_steps(model.steps if steps is None else steps, model.aligned, T)
+        self.steps = [t for t in visited if t >= model.aligned[-1]]
+
+    def _draws(self, x: dict[str, Tensor], n: int, seed: int, ids: Tensor) -> Tensor:
+        context, capacity = self.model.condition(x)
+        b, D = len(context), self.model.noise_width
+        noise = rng.normal(seed, ids, step=0, width=n * D).view(b * n, D).to(context.dtype)  # draw j of a row: its j-th D numbers
+        states = self.chain(
+            noise,
+            context.repeat_interleave(n, dim=0),
+            seed=seed,
+            row_ids=ids.repeat_interleave(n),
+            draw_ids=torch.arange(n, device=ids.device).repeat(b),
+        )
+        if capacity is not None:
+            capacity = capacity.repeat_interleave(n)
+        return self.model.read_out(states, capacity).view(b, n)
+
+    def chain(self, x_T: Tensor, cond: Tensor, *, seed: int = 0, row_ids: Tensor | None = None, draw_ids: Tensor | None = None) -> Tensor:
+        """The signal estimates at the aligned timesteps, ``[N, K, D]``, from noise ``[N, D]`` and conditions ``[N, C]``."""
+        m = self.model
+        if m.process == "flow_matching":
+            return self._flow_chain(x_T, cond)
+        if isinstance(m.denoiser, MLPDenoiser):
+            return ops.denoise_chain(
+                x_T, cond, m.denoiser, m.schedule, steps=self.steps, aligned=m.aligned, prediction=m.prediction, eta=self.eta,
+                clip=m.clip, seed=seed, row_ids=row_ids, draw_ids=draw_ids,
+            )[1]  # fmt: skip
+        keyed = {"seed": seed, "row_ids": row_ids, "draw_ids": draw_ids} if self.eta else {}
+        x, kept = x_T, []
+        alpha_bar = m.schedule.alpha_bar.tolist()  # on the host, so that no step waits for the device
+        for t, s in zip(self.steps, [*self.steps[1:], 0], strict=True):
+            step = {**keyed, "step": t} if keyed else {}
+            x, x0 = ops.reverse_step(
+                x, m.denoiser(x, t, cond), alpha_bar[t], alpha_bar[s], eta=self.eta, prediction=m.prediction, clip=m.clip, **step
+            )
+            if t in m.aligned:
+                kept.append(x0)
+        return torch.stack(kept, dim=1)
+
+    def _flow_chain(self, x: Tensor, cond: Tensor) -> Tensor:
+        m, kept = self.model, []
+        T = len(m.schedule.alpha_bar) - 1
+        for t, s in zip(self.steps, [*self.steps[1:], 0], strict=True):
+            x, x0 = ops.flow_step(x, m.denoiser(x, t, cond), t / T, s / T)
+            if t in m.aligned:
+                kept.append(x0)
+        return torch.stack(kept, dim=1)
