@@ -30,8 +30,8 @@ SCHEMAS: dict[str, tuple[str, str | None]] = {
         " -> (Tensor, Tensor, Tensor, Tensor)",
     ),
     "wasserstein_quantile_loss": (
-        "(Tensor samples, Tensor q_user, Tensor q_item, Tensor lam) -> (Tensor loss, Tensor order)",
-        "(Tensor order, Tensor samples, Tensor q_user, Tensor q_item, Tensor lam, Tensor g) -> (Tensor, Tensor, Tensor, Tensor)",
+        "(Tensor samples, Tensor q_user, Tensor q_item, Tensor lam, int needs) -> (Tensor loss, Tensor signs, Tensor slope)",
+        "(Tensor signs, Tensor slope, Tensor lam, Tensor g, int needs) -> (Tensor, Tensor, Tensor, Tensor)",
     ),
     "encode_increments": (
         "(Tensor y, Tensor widths) -> Tensor",
@@ -44,8 +44,8 @@ SCHEMAS: dict[str, tuple[str, str | None]] = {
         " -> (Tensor, Tensor, Tensor)",
     ),
     "philox": ("(Tensor counter, Tensor key) -> Tensor", None),
-    "random_normal": ("(Tensor row_ids, Tensor draw_ids, int seed, int step, int width) -> Tensor", None),
-    "random_uniform": ("(Tensor row_ids, Tensor draw_ids, int seed, int step, int width) -> Tensor", None),
+    "random_normal": ("(Tensor row_ids, Tensor? draw_ids, int draw, int seed, int step, int width) -> Tensor", None),
+    "random_uniform": ("(Tensor row_ids, Tensor? draw_ids, int draw, int seed, int step, int width) -> Tensor", None),
     "isa": ("() -> str", None),
 }
 

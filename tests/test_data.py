@@ -11,11 +11,18 @@ import torch
 from ordkernels.data import kuairand, kuairand_features, n_ids
 
 REAL = Path(__file__).resolve().parents[1] / "bench" / "data" / "kuairand_pure"
-LOG = "user_id,video_id,date,hourmin,time_ms,is_click,play_time_ms,duration_ms,tab".split(",")
-USER = "user_id,user_active_degree,is_live_streamer,is_video_author,follow_user_num,fans_user_num,friend_user_num,register_days".split(
-    ","
-) + [f"onehot_feat{i}" for i in range(18)]
-VIDEO = "video_id,author_id,video_type,upload_dt,upload_type,server_width,server_height,music_type,tag".split(",")
+LOG = ["user_id", "video_id", "date", "hourmin", "time_ms", "is_click", "play_time_ms", "duration_ms", "tab"]
+USER = [
+    "user_id",
+    "user_active_degree",
+    "is_live_streamer",
+    "is_video_author",
+    "follow_user_num",
+    "fans_user_num",
+    "friend_user_num",
+    "register_days",
+] + [f"onehot_feat{i}" for i in range(18)]
+VIDEO = ["video_id", "author_id", "video_type", "upload_dt", "upload_type", "server_width", "server_height", "music_type", "tag"]
 
 
 def write(file: Path, header: list[str], rows: list[list]) -> None:
@@ -136,7 +143,7 @@ def test_missing_data_says_what_to_do(tmp_path: Path) -> None:
 
 def test_missing_feature_file_and_column_are_named(folder: Path) -> None:
     (folder / "user_features_pure.csv").rename(folder / "elsewhere.csv")
-    with pytest.raises(FileNotFoundError, match="user_features_pure.csv"):
+    with pytest.raises(FileNotFoundError, match=r"user_features_pure\.csv"):
         kuairand(folder)
     (folder / "elsewhere.csv").rename(folder / "user_features_pure.csv")
     write(folder / "log_standard_4_22_to_5_08_pure.csv", LOG[:-2], [[1] * (len(LOG) - 2)])
@@ -164,6 +171,7 @@ def test_real_data_against_known_facts() -> None:
     assert float(train["has_user"].mean()) == pytest.approx(0.77, abs=0.01)
     assert float(test["has_user"].mean()) == pytest.approx(0.97, abs=0.01)
     tab_median = {int(t): float(train["y"][train["tab"] == t].double().quantile(0.5)) for t in train["tab"].unique()}
-    guess = torch.tensor([tab_median.get(int(t), float(train["y"].median())) for t in test["tab"]])
+    overall = float(train["y"].median())
+    guess = torch.tensor([tab_median.get(t, overall) for t in test["tab"].tolist()])
     assert float((guess - test["y"]).abs().mean()) == pytest.approx(19.29, abs=0.01)
     check_histories(train, test, np.random.default_rng(1).integers(0, len(both["y"]), 60))

@@ -30,15 +30,18 @@ struct Workspace {
   std::vector<int64_t> order, bins, start = std::vector<int64_t>(kLongest + 2);
 };
 
-// Groups [begin, end), longest first; groups longer than kLongest lead, in their own order.
+// The groups of [begin, end) that are not empty, longest first; those longer than kLongest lead, in their own order.
 template <class F>
 void order_by_size(const int64_t* offsets, int64_t begin, int64_t end, Workspace<F>& w) {
   auto slot = [&](int64_t g) { return kLongest + 1 - std::min(offsets[g + 1] - offsets[g], kLongest + 1); };
   std::fill(w.start.begin(), w.start.end(), 0);
   for (int64_t g = begin; g < end; ++g) ++w.start[slot(g)];
+  const int64_t empty = w.start[kLongest + 1];  // the last slot
   for (int64_t s = 0, sum = 0; s < kLongest + 2; ++s) sum += std::exchange(w.start[s], sum);
-  w.order.resize(end - begin);
-  for (int64_t g = begin; g < end; ++g) w.order[w.start[slot(g)]++] = g;
+  w.order.resize(end - begin - empty);
+  for (int64_t g = begin; g < end; ++g) {
+    if (offsets[g] < offsets[g + 1]) w.order[w.start[slot(g)]++] = g;
+  }
 }
 
 // Calls read(g, n, keys, stride) with the sorted keys of every group of [begin, end) that is not empty. Of a long group
@@ -51,9 +54,9 @@ void for_each_sorted(const F* values, const int64_t* offsets, int64_t begin, int
     __builtin_prefetch(values + i, 0, 2);
   }
   order_by_size(offsets, begin, end, w);
-  const int64_t groups = end - begin;
+  const int64_t groups = w.order.size();
   auto size = [&](int64_t i) { return offsets[w.order[i] + 1] - offsets[w.order[i]]; };
-  for (int64_t i = 0; i < groups && size(i) > 0;) {
+  for (int64_t i = 0; i < groups;) {
     const int64_t rows = size(i), lanes = std::min<int64_t>(kLanes, groups - i);
     int64_t filled = 0;
     for (int64_t g = 0; g < lanes; ++g) filled += size(i + g);
@@ -73,7 +76,7 @@ void for_each_sorted(const F* values, const int64_t* offsets, int64_t begin, int
     }
     sort_columns(w.tile.data(), rows);
     for (int64_t g = 0; g < lanes; ++g) {
-      if (const int64_t n = size(i + g)) read(w.order[i + g], n, w.tile.data() + g, int64_t(kLanes));
+      read(w.order[i + g], size(i + g), w.tile.data() + g, int64_t(kLanes));
     }
     i += lanes;
   }

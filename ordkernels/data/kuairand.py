@@ -72,9 +72,7 @@ def kuairand(
     if quantiles < 1:
         raise ValueError(f"quantiles: expected at least 1, got {quantiles}")
     if not train_dates[0] <= train_dates[1] < test_dates[0] <= test_dates[1]:
-        raise ValueError(
-            f"train_dates, test_dates: expected first <= last, training before test, got {train_dates}, {test_dates}"
-        )
+        raise ValueError(f"train_dates, test_dates: expected first <= last, training before test, got {train_dates}, {test_dates}")
     folder = _find(path)
     log = _read_log(folder)
     users = _read_csv(_first(folder, "user_features_pure.csv"))

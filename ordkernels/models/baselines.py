@@ -42,9 +42,9 @@ class ValueRegression(TargetModel):
         item_history: bool = True,
         pattern_width: int = 16,
         id_width: int = 8,
-        dropout: float = 0.1,
-        id_dropout: float = 0.5,
-        history_dropout: float = 0.05,
+        dropout: float = 0.2,
+        id_dropout: float = 0.8,
+        history_dropout: float = 0.2,
     ) -> None:
         super().__init__()
         if objective not in ("squared", "huber", "absolute"):

@@ -57,9 +57,9 @@ class FeatureEncoder(nn.Module):
         encoder: Literal["transformer", "mlp"] = "transformer",
         user_history: bool = True,
         item_history: bool = True,
-        dropout: float = 0.1,
-        id_dropout: float = 0.5,
-        history_dropout: float = 0.05,
+        dropout: float = 0.2,
+        id_dropout: float = 0.8,
+        history_dropout: float = 0.2,
     ) -> None:
         super().__init__()
         _positive(n_users=n_users, n_items=n_items, dense_width=dense_width, hidden=hidden, id_width=id_width)

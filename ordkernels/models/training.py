@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,19 +14,20 @@ __all__ = ["fit"]
 
 
 def fit(
-    model: nn.Module,
+    model: Any,
     train: dict[str, Tensor],
     *,
-    epochs: int = 6,
+    epochs: int = 4,
     batch_size: int = 1024,
     lr: float = 2e-3,
-    weight_decay: float = 1e-3,
+    weight_decay: float = 0.1,
     average: float = 0.99,
     seed: int = 0,
     progress: bool = True,
     time_budget: float | None = None,
+    on_step: Callable[[int, dict[str, Tensor]], None] | None = None,
 ) -> list[dict[str, float]]:
-    """Trains a model with ``.loss(batch) -> {"loss": ..., ...}`` in place; returns the mean losses of each epoch.
+    """Trains an ``nn.Module`` with ``.loss(batch) -> {"loss": ..., ...}`` in place; returns the mean losses of each epoch.
 
     Adam with decoupled weight decay, a cosine learning rate from ``lr`` to zero, gradients clipped at norm 5, rows
     reshuffled every epoch; at the end the weights become their exponential average (``average`` per step, 0: none).
@@ -35,6 +37,7 @@ def fit(
         train: dict of tensors ``[N, ...]``; only the keys that the model's ``loss`` reads matter.
         seed: of the shuffling and of all noise in the loss; the caller's random state is left as it was.
         progress: a tqdm bar, where tqdm is installed.
+        on_step: called after each step with its number, from 1, and the loss's parts.
         time_budget: seconds; training stops after the step that reaches it (then results depend on the machine).
 
     Errors: ``ValueError`` for no rows, for counts below 1, and, with the step, for a loss that is not finite.
@@ -84,6 +87,8 @@ def fit(
                     sums[name] = sums.get(name, 0.0) + value.detach().double() * len(rows)
                 seen += len(rows)
                 bar.update(1)
+                if on_step is not None:
+                    on_step(step, parts)
                 if time_budget is not None and time.monotonic() - started >= time_budget:
                     break
             history.append({name: float(total) / seen for name, total in sums.items()})

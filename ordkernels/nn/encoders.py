@@ -56,9 +56,7 @@ class QuantileEncoder(nn.Module):
             self.blocks = nn.ModuleList(_Block(width, heads, dropout) for _ in range(layers))
             self.norm = nn.LayerNorm(width)
         else:
-            self.mlp = nn.Sequential(
-                nn.Linear(quantiles + 1, 2 * width), nn.SiLU(), nn.Dropout(dropout), nn.Linear(2 * width, width)
-            )
+            self.mlp = nn.Sequential(nn.Linear(quantiles + 1, 2 * width), nn.SiLU(), nn.Dropout(dropout), nn.Linear(2 * width, width))
 
     def forward(self, q: Tensor, has: Tensor | None = None) -> Tensor:
         B, L = q.shape[0], self.quantiles

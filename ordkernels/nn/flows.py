@@ -41,9 +41,7 @@ class PlanarTransform(Transform):
     domain = constraints.independent(constraints.real, 1)
     codomain = constraints.independent(constraints.real, 1)
 
-    def __init__(
-        self, u: Tensor, w: Tensor, b: Tensor, *, constrained: Constrained = True, cache_size: int = 0
-    ) -> None:
+    def __init__(self, u: Tensor, w: Tensor, b: Tensor, *, constrained: Constrained = True, cache_size: int = 0) -> None:
         super().__init__(cache_size=cache_size)
         self.u, self.w, self.b, self.constrained = u, w, b, constrained
         self._known: tuple[Tensor, Tensor] | None = None  # (x, its log-determinant), with cache_size=1
@@ -205,9 +203,7 @@ class ConditionalPlanarFlow(nn.Module):
         return PlanarTransform(*self.parameters_of(h), constrained=self.constrained, cache_size=cache_size)
 
     def extra_repr(self) -> str:
-        return (
-            f"width={self.width}, cond_width={self.cond_width}, layers={self.layers}, constrained={self.constrained!r}"
-        )
+        return f"width={self.width}, cond_width={self.cond_width}, layers={self.layers}, constrained={self.constrained!r}"
 
 
 def _unit_rows(like: Tensor) -> Tensor:

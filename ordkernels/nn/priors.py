@@ -31,9 +31,7 @@ class FlowPrior(nn.Module):
     The posterior's sample passes through the same flow (FlowTime, eq. 15-18), so both paths are one call.
     """
 
-    def __init__(
-        self, width: int, cond_width: int, hidden: int = 64, layers: int = 4, constrained: Constrained = True
-    ) -> None:
+    def __init__(self, width: int, cond_width: int, hidden: int = 64, layers: int = 4, constrained: Constrained = True) -> None:
         super().__init__()
         self.hyper = nn.Sequential(nn.Linear(cond_width, hidden), nn.SiLU())
         self.flow = ConditionalPlanarFlow(width, hidden, layers, constrained)

@@ -91,9 +91,7 @@ class FlowSampler:
         with torch.inference_mode():
             return draws.mean(dim=1) if statistic == "mean" else _quantiles(draws, [0.5])[:, 0]
 
-    def interval(
-        self, x: dict[str, Tensor], level: float, n: int = 128, seed: int = 0, row_ids: Tensor | None = None
-    ) -> Tensor:
+    def interval(self, x: dict[str, Tensor], level: float, n: int = 128, seed: int = 0, row_ids: Tensor | None = None) -> Tensor:
         """Lower and upper end, ``[B, 2]``, of the central interval that holds ``level`` of the ``n`` draws."""
         if not 0 < level < 1:
             raise ValueError(f"level: expected a share strictly between 0 and 1, got {level}")

@@ -1,2 +1,4 @@
 // Every torch-free kernel; each is compiled once per instruction set, inside the namespace ORD_ISA.
 #pragma once
+#include "cpu/kernels/planar_flow_backward.h"
+#include "cpu/kernels/rng.h"

@@ -1,0 +1,134 @@
+"""What is measured: for each op, cases with inputs, our call, the rivals' calls, the truth, and the bytes and operations needed.
+
+A case lists its rivals at their best: the same work, the same outputs, inputs already in the form they like most.
+"""
+
+import importlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+Size = Literal["tiny", "quick", "full"]
+Run = Callable[[], Any]
+NAMES = ("planar_flow", "quantiles", "rng")
+OURS = "ordkernels"
+COMPILER = "inductor"  # tests of the cases take "eager", which traces and does not compile
+
+
+@dataclass
+class Target:
+    """`factor` times faster than `against`: "best rival", or a run's name. "limit": that share of the limit. "memory": that share of it."""
+
+    text: str
+    against: str
+    factor: float
+
+
+@dataclass
+class Case:
+    op: str
+    name: str
+    runs: dict[str, Run]  # OURS, and the others
+    truth: Callable[[], tuple[Any, ...]]  # in fp64, or exact
+    tolerance: float  # largest error over the largest true value, for each output
+    bytes: int  # each input read once, each output written once
+    flops: float = 0.0
+    targets: list[Target] = field(default_factory=list)
+    yardsticks: tuple[str, ...] = ()  # runs that are shown and not counted as rivals
+    missing: dict[str, str] = field(default_factory=dict)  # rival -> why it is not here
+    outputs: dict[str, Callable[[Any], tuple[Any, ...]]] = field(default_factory=dict)  # run -> its result as the truth's arrays
+    device: str = "cpu"
+
+    def checked_truth(self) -> tuple[np.ndarray, ...]:
+        return tuple(_array(x) for x in self.truth())
+
+    def error(self, name: str, truth: tuple[np.ndarray, ...]) -> float:
+        """A run's largest error over the outputs; infinite where shapes or the places of NaN differ."""
+        out = self.runs[name]()
+        out = self.outputs.get(name, lambda x: x if isinstance(x, tuple) else (x,))(out)
+        return max(map(_difference, out, truth)) if len(out) == len(truth) else float("inf")
+
+
+@dataclass
+class Scaling:
+    """Time per row as one size grows; `make(n)` gives a run over n rows, or of n layers, columns..."""
+
+    op: str
+    name: str
+    axis: str
+    sizes: tuple[int, ...]
+    make: Callable[[int], Run]
+    per: Callable[[int], float]  # what the time is divided by
+
+
+def _array(x: Any) -> np.ndarray:
+    return np.asarray(x.detach().cpu() if isinstance(x, torch.Tensor) else x, dtype=np.float64)
+
+
+def _difference(got: Any, b: np.ndarray) -> float:
+    a = _array(got)
+    if a.shape != b.shape or not np.array_equal(np.isnan(a), np.isnan(b)):
+        return float("inf")
+    if not a.size or np.isnan(b).all():
+        return 0.0
+    return float(np.nanmax(np.abs(a - b)) / max(float(np.nanmax(np.abs(b))), 1e-30))
+
+
+def load(name: str) -> ModuleType:
+    if name not in NAMES:
+        raise SystemExit(f"op: expected one of {', '.join(NAMES)}, got {name!r}")
+    return importlib.import_module(f"cases.{name}")
+
+
+def cases(name: str, device: str = "cpu", size: Size = "full") -> Iterator[Case]:
+    """One at a time, so that one case's inputs are in memory at once."""
+    yield from load(name).cases(device, size)
+
+
+def scalings(name: str, device: str = "cpu", size: Size = "full") -> Iterator[Scaling]:
+    yield from load(name).scalings(device, size)
+
+
+def optional(name: str, missing: dict[str, str], rival: str) -> Any:
+    """A peer's module, or None and the reason noted."""
+    try:
+        return importlib.import_module(name)
+    except Exception as error:  # a peer may fail at import in any way
+        missing[rival] = f"{type(error).__name__}: {error}".splitlines()[0]
+        return None
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    import torch._dynamo
+
+    torch._dynamo.config.recompile_limit = 256
+    return torch.compile(function, dynamic=False, fullgraph=True, backend=COMPILER)
+
+
+def randn(*shape: int, device: str, seed: int, scale: float = 1.0) -> torch.Tensor:
+    g = torch.Generator().manual_seed(seed)
+    return (torch.randn(*shape, generator=g) * scale).to(device)
+
+
+def with_backward(function: Callable[..., Any], leaves: list[torch.Tensor], grads: list[torch.Tensor]) -> Run:
+    """Forward and backward: the outputs, then the gradients of the leaves."""
+    tracked = [t.detach().clone().requires_grad_() for t in leaves]
+
+    def run() -> tuple[torch.Tensor, ...]:
+        out = function(*tracked)
+        out = out if isinstance(out, tuple) else (out,)
+        return (*(t.detach() for t in out), *torch.autograd.grad(out, tracked, grads))
+
+    return run
+
+
+def without_grad(function: Callable[..., Any], args: list[torch.Tensor]) -> Run:
+    def run() -> Any:
+        with torch.no_grad():
+            return function(*args)
+
+    return run

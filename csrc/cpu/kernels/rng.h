@@ -1,0 +1,85 @@
+// Row-keyed noise: float l of row r is number draw * width + l of the stream (seed, row id, step). Rows [begin, end).
+#pragma once
+#include "common/philox.h"
+
+namespace ORD_ISA {
+
+// A draw is in range if its last index, draw * width + width - 1, is at most 2^32.
+static inline int64_t largest_draw(int64_t width) {
+  const int64_t room = (INT64_C(1) << 32) + 1 - width;
+  return room < 0 ? -1 : room / width;
+}
+
+template <bool NORMAL>
+static inline void noise(const int64_t* __restrict rows, const int64_t* __restrict draws, int64_t draw, int64_t seed, int64_t step,
+                         int64_t width, float* __restrict out, int64_t begin, int64_t end) {
+  using philox::kBlocks;
+  const int64_t largest = largest_draw(width);
+  struct Piece {
+    float* to;
+    int skip, count;
+  } pieces[kBlocks];
+  alignas(64) uint64_t row[kBlocks] = {}, index[kBlocks] = {};
+  alignas(64) float made[4 * kBlocks];
+  int n = 0;
+  // Blocks of many rows are made together. Rows of whole blocks, all in range, lie one after the other in `out`.
+  const auto flush = [&] {
+    const bool whole = width % 4 == 0 && n == kBlocks && pieces[n - 1].to - pieces[0].to == 4 * (kBlocks - 1);
+    philox::blocks<NORMAL>(row, index, (uint64_t)step, (uint64_t)seed, n, whole ? pieces[0].to : made);
+    for (int i = 0; i < n && !whole; ++i) {
+      const float* from = made + 4 * i + pieces[i].skip;
+      if (pieces[i].count == 4)
+        __builtin_memcpy(pieces[i].to, from, 16);
+      else
+        for (int j = 0; j < pieces[i].count; ++j) pieces[i].to[j] = from[j];
+    }
+    n = 0;
+  };
+  for (int64_t r = begin; r < end; ++r) {
+    float* o = out + r * width;
+    const int64_t d = draws ? draws[r] : draw;
+    if (d < 0 || d > largest) {
+      for (int64_t l = 0; l < width; ++l) o[l] = __builtin_nanf("");
+      continue;
+    }
+    uint64_t first = (uint64_t)d * width;
+    for (int64_t l = 0; l < width;) {
+      const int skip = (int)(first % 4), count = 4 - skip < width - l ? 4 - skip : (int)(width - l);
+      row[n] = (uint64_t)rows[r];
+      index[n] = first / 4;
+      pieces[n] = {o + l, skip, count};
+      first += count;
+      l += count;
+      if (++n == kBlocks) flush();
+    }
+  }
+  if (n) flush();
+}
+
+void random_normal(const int64_t* rows, const int64_t* draws, int64_t draw, int64_t seed, int64_t step, int64_t width, float* out,
+                   int64_t begin, int64_t end) {
+  noise<true>(rows, draws, draw, seed, step, width, out, begin, end);
+}
+
+void random_uniform(const int64_t* rows, const int64_t* draws, int64_t draw, int64_t seed, int64_t step, int64_t width, float* out,
+                    int64_t begin, int64_t end) {
+  noise<false>(rows, draws, draw, seed, step, width, out, begin, end);
+}
+
+// counter [N,4], key [N,2], their lower 32 bits -> words [N,4].
+void philox_words(const int64_t* __restrict counter, const int64_t* __restrict key, uint32_t* __restrict out, int64_t begin, int64_t end) {
+  constexpr int W = philox::kLanes;
+  for (int64_t i = begin; i < end; i += W) {
+    philox::words c[4][1] = {}, k[2] = {};
+    const int n = end - i < W ? (int)(end - i) : W;
+    for (int l = 0; l < n; ++l) {
+      for (int w = 0; w < 4; ++w) c[w][0][l] = (uint32_t)counter[4 * (i + l) + w];
+      for (int w = 0; w < 2; ++w) k[w][l] = (uint32_t)key[2 * (i + l) + w];
+    }
+    philox::rounds<1>(c[0], c[1], c[2], c[3], k[0], k[1]);
+    for (int l = 0; l < n; ++l)
+      for (int w = 0; w < 4; ++w) out[4 * (i + l) + w] = (uint32_t)c[w][0][l];
+  }
+}
+
+}  // namespace ORD_ISA
