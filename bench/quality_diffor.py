@@ -11,6 +11,7 @@ Writes bench/results/quality_diffor[_ablations].json, one entry per data set; ot
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
 import time
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from quality import RESULTS, Scorer, cpu_name, generative, inputs, point, summary
+from quality import RESULTS, Scorer, cpu_name, generative, point, summary
 from torch import Tensor
 
 import ordkernels
@@ -88,8 +89,13 @@ def run(name: str, maker: Maker, args: argparse.Namespace) -> dict[str, Any]:
 
 def load(name: str, seed: int) -> tuple[Split, Split]:
     if name == "kuairand":
-        return kuairand()  # split by time
+        return kuairand_parts()
     return cdnow(split=seed) if name == "cdnow" else ordinal(name, split=seed)
+
+
+@functools.cache
+def kuairand_parts() -> tuple[Split, Split]:
+    return kuairand()  # split by time, whatever the seed
 
 
 # ---------------------------------------------------------------------------------------------------- models
@@ -136,7 +142,8 @@ def trained(model: Any, train: Split, seed: int, name: str, args: argparse.Names
 
 
 def widths(train: Split) -> tuple[int, int, int]:
-    return (*(n_ids(train) if "user" in train else (0, 0)), train["dense"].shape[1])
+    ids = n_ids(*kuairand_parts()) if "user" in train else (0, 0)
+    return (*ids, train["dense"].shape[1])
 
 
 def constant(value: float) -> Predictor:

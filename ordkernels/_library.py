@@ -43,6 +43,23 @@ SCHEMAS: dict[str, tuple[str, str | None]] = {
         "(Tensor increments, Tensor widths, Tensor? capacity, Tensor? g_value, Tensor? g_clipped, float cap, int wanted)"
         " -> (Tensor, Tensor, Tensor)",
     ),
+    # alpha bars: one per row, [B] or [B, K] with any strides, or the numbers a_t, a_s; in flow matching the times
+    "q_sample": (
+        "(Tensor x0, Tensor noise, Tensor? alpha_bar, float a, int kind) -> Tensor",
+        "(Tensor x0, Tensor noise, Tensor? alpha_bar, Tensor? g, float a, int kind, int wanted) -> (Tensor, Tensor, Tensor)",
+    ),
+    "predict_x0": (
+        "(Tensor x_t, Tensor output, Tensor? alpha_bar, float a, int kind, float clip) -> Tensor",
+        "(Tensor x_t, Tensor output, Tensor? alpha_bar, Tensor? g, float a, int kind, float clip, int wanted)"
+        " -> (Tensor, Tensor, Tensor)",
+    ),
+    "reverse_step": (
+        "(Tensor x_t, Tensor output, Tensor? alpha_bar_t, Tensor? alpha_bar_s, Tensor? noise, Tensor? row_ids, float a_t, float a_s,"
+        " float eta, int kind, float clip, bool reclip, bool random, int seed, int step) -> (Tensor x_s, Tensor x0)",
+        "(Tensor x_t, Tensor output, Tensor? alpha_bar_t, Tensor? alpha_bar_s, Tensor? noise, Tensor? row_ids, Tensor? g_xs, Tensor? g_x0,"
+        " float a_t, float a_s, float eta, int kind, float clip, bool reclip, bool random, int seed, int step, int wanted)"
+        " -> (Tensor, Tensor, Tensor, Tensor)",
+    ),
     "philox": ("(Tensor counter, Tensor key) -> Tensor", None),
     "random_normal": ("(Tensor row_ids, Tensor? draw_ids, int draw, int seed, int step, int width) -> Tensor", None),
     "random_uniform": ("(Tensor row_ids, Tensor? draw_ids, int draw, int seed, int step, int width) -> Tensor", None),

@@ -35,11 +35,16 @@ def shape(name: str, t: Tensor, expected: Sequence[int], form: str) -> None:
         raise ValueError(f"{name}: expected {form} = {list(expected)}, got {list(t.shape)}")
 
 
+def may_look(t: Tensor) -> bool:
+    """May its values be looked at? On a CPU in eager mode; elsewhere that would wait for the device or break the graph."""
+    return (
+        t.device.type == "cpu"
+        and type(t) in (Tensor, torch.nn.Parameter)
+        and not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()
+    )
+
+
 def at_least_zero(name: str, t: Tensor) -> None:
-    """In eager mode on a CPU; elsewhere looking at values would wait for the device or break the graph."""
-    if t.device.type == "cpu" and t.numel() and type(t) in (Tensor, torch.nn.Parameter) and not torch.compiler.is_compiling():
-        if torch._C._are_functorch_transforms_active():
-            return
-        least = t.detach().amin().item()
-        if least < 0:
-            raise ValueError(f"{name}: expected 0 or more, got {least}")
+    if t.numel() and may_look(t) and (least := t.detach().amin().item()) < 0:
+        raise ValueError(f"{name}: expected 0 or more, got {least}")

@@ -120,7 +120,7 @@ def _fake_nested_backward(
     increments: Tensor, widths: Tensor, capacity: Tensor | None, g_value: Tensor | None, g_clipped: Tensor | None, cap: float, wanted: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     gc = increments.new_empty(0 if capacity is None else capacity.shape)
-    return increments.new_empty(increments.shape), widths.new_empty(widths.shape), gc
+    return increments.new_empty(increments.shape), widths.new_empty(widths.shape if wanted & 2 else 0), gc
 
 
 def _vmap(kernel: Kernel) -> Kernel:

@@ -1,22 +1,27 @@
 """The reverse chain, step by step: the definition of ``denoise_chain``, for any denoiser.
 
-At each timestep t of ``steps`` (descending), with s the next one (0 after the last): ``x0hat`` from the denoiser's output at t,
-kept if t is aligned; then ``x_s = sqrt(ab_s) x0hat + sqrt(1 - ab_s - sigma^2) epshat + sigma noise``. The last ``x_s`` is ``x_0``.
+At each timestep t of ``steps`` (descending), with s the next one (0 after the last): the denoiser's output at t, then one
+``reverse_step`` from t to s; the estimate of x0 that it goes through is kept where t is aligned. The last x_s is x_0.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+
+from . import denoise
+
+KINDS = {"eps": denoise.EPS, "x0": denoise.X0, "v": denoise.V}
 
 
 def denoise_chain(
     x_T: Tensor,
     cond: Tensor,
     denoiser: Callable[[Tensor, int, Tensor], Tensor],
-    alpha_bar: Tensor,
+    alpha_bar: Tensor | Sequence[float],
     steps: Sequence[int],
     aligned: Sequence[int],
     *,
@@ -27,33 +32,22 @@ def denoise_chain(
 ) -> tuple[Tensor, Tensor]:
     """x_T [B, D], cond [B, C], alpha_bar [T + 1] -> (x_0 [B, D], x0_at_aligned [B, K, D]).
 
-    ``steps`` descends within [1, T] and contains every aligned timestep; ``noise(i, t)`` is the [B, D] noise of the
-    i-th step, which is at timestep t (not asked for where eta = 0).
+    ``steps`` and ``aligned`` descend within [1, T], and steps contains every aligned timestep; ``noise(i, t)`` is the [B, D]
+    noise of the i-th step, which is at timestep t, for ``eta > 0``.
     """
-    kept: dict[int, Tensor] = {}
-    x = x_T
+    ab = [float(a) for a in alpha_bar]
+    limit = math.inf if clip is None else clip
+    x, kept = x_T, []
     for i, t in enumerate(steps):
         s = steps[i + 1] if i + 1 < len(steps) else 0
+        xi = noise(i, t) if noise is not None and eta > 0 and s > 0 else None
         out = denoiser(x, t, cond)
-        x0, eps = estimates(x, out, alpha_bar[t], prediction, clip)
+        x, x0 = denoise.reverse_step(
+            x, out, None, None, xi, None, ab[t], ab[s], eta if s > 0 else 0.0, KINDS[prediction], limit, False, False, 0, 0
+        )
         if t in aligned:
-            kept[t] = x0
-        sigma = eta * ((1 - alpha_bar[s]) / (1 - alpha_bar[t])).sqrt() * (1 - alpha_bar[t] / alpha_bar[s]).sqrt()
-        x = alpha_bar[s].sqrt() * x0 + (1 - alpha_bar[s] - sigma**2).clamp(min=0).sqrt() * eps
-        if noise is not None and eta > 0:
-            x = x + sigma * noise(i, t)
-    return x, torch.stack([kept[t] for t in aligned], dim=1)
-
-
-def estimates(x: Tensor, out: Tensor, ab: Tensor, prediction: str, clip: float | None) -> tuple[Tensor, Tensor]:
-    """(x0hat, epshat) from a denoiser's output; with ``clip`` x0hat is held in [-clip, clip] and epshat made to agree with it."""
-    a, b = ab.sqrt(), (1 - ab).sqrt()
-    x0 = {"eps": lambda: (x - b * out) / a, "x0": lambda: out, "v": lambda: a * x - b * out}[prediction]()
-    if clip is not None:
-        x0 = x0.clamp(-clip, clip)
-    elif prediction != "x0":
-        return x0, out if prediction == "eps" else a * out + b * x
-    return x0, (x - a * x0) / b
+            kept.append(x0)
+    return x, torch.stack(kept, dim=1)
 
 
 def chain_steps(steps: int | Sequence[int], aligned: Sequence[int], T: int) -> list[int]:

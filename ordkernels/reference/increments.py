@@ -64,7 +64,7 @@ def nested_min_backward(
     increments: Tensor, widths: Tensor, capacity: Tensor | None, g_value: Tensor | None, g_clipped: Tensor | None,
     cap: float = math.inf, wanted: int = 7,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradients of increments, widths and capacity (empty without one)."""
+    """Gradients of increments, widths (empty if bit 1 of wanted is off) and capacity (empty without one)."""
     dtype = compute_dtype(increments)
     v, w = increments.to(dtype), widths.to(dtype)
     a = clip(v, w)
@@ -85,6 +85,6 @@ def nested_min_backward(
     gc = torch.where(capped, at_cap + gy, 0.0) if capacity is not None else a.new_empty(0)
     return (
         torch.where((v >= 0) & (v <= w), ga, 0.0).to(increments.dtype),
-        (gw if widths.dim() == 2 else gw.sum(0)).to(widths.dtype),
+        (gw if widths.dim() == 2 else gw.sum(0)).to(widths.dtype) if wanted & 2 else widths.new_empty(0),
         gc.to(increments.dtype),
     )

@@ -22,7 +22,7 @@ class ChainModel(Protocol):
 
     noise_width: int  # D
     training: bool
-    denoiser: Callable[[Tensor, Any, Tensor], Tensor]  # (x [N, D], t, cond [N, C]) -> [N, D]
+    denoiser: Callable[[Tensor, Any, Tensor], Tensor]  # (x [B, n, D], t, cond [B, C]) -> like x
     schedule: NoiseSchedule
     process: Literal["diffusion", "flow_matching"]
     aligned: list[int]  # descending
@@ -84,45 +84,36 @@ class DiffoRSampler(FlowSampler):
     def _draws(self, x: dict[str, Tensor], n: int, seed: int, ids: Tensor) -> Tensor:
         context, capacity = self.model.condition(x)
         b, D = len(context), self.model.noise_width
-        noise = rng.normal(seed, ids, step=0, width=n * D).view(b * n, D).to(context.dtype)  # draw j of a row: its j-th D numbers
-        states = self.chain(
-            noise,
-            context.repeat_interleave(n, dim=0),
-            seed=seed,
-            row_ids=ids.repeat_interleave(n),
-            draw_ids=torch.arange(n, device=ids.device).repeat(b),
-        )
+        noise = rng.normal(seed, ids, step=0, width=n * D).view(b, n, D).to(context.dtype)
+        states = self.chain(noise, context, seed=seed, row_ids=ids).flatten(0, 1)  # [b n, K, D]
         if capacity is not None:
             capacity = capacity.repeat_interleave(n)
         return self.model.read_out(states, capacity).view(b, n)
 
-    def chain(self, x_T: Tensor, cond: Tensor, *, seed: int = 0, row_ids: Tensor | None = None, draw_ids: Tensor | None = None) -> Tensor:
-        """The signal estimates at the aligned timesteps, ``[N, K, D]``, from noise ``[N, D]`` and conditions ``[N, C]``."""
-        m = self.model
-        if m.process == "flow_matching":
-            return self._flow_chain(x_T, cond)
-        if isinstance(m.denoiser, MLPDenoiser):
-            return ops.denoise_chain(
-                x_T, cond, m.denoiser, m.schedule, steps=self.steps, aligned=m.aligned, prediction=m.prediction, eta=self.eta,
-                clip=m.clip, seed=seed, row_ids=row_ids, draw_ids=draw_ids,
-            )[1]  # fmt: skip
-        keyed = {"seed": seed, "row_ids": row_ids, "draw_ids": draw_ids} if self.eta else {}
-        x, kept = x_T, []
-        alpha_bar = m.schedule.alpha_bar.tolist()  # on the host, so that no step waits for the device
-        for t, s in zip(self.steps, [*self.steps[1:], 0], strict=True):
-            step = {**keyed, "step": t} if keyed else {}
-            x, x0 = ops.reverse_step(
-                x, m.denoiser(x, t, cond), alpha_bar[t], alpha_bar[s], eta=self.eta, prediction=m.prediction, clip=m.clip, **step
-            )
-            if t in m.aligned:
-                kept.append(x0)
-        return torch.stack(kept, dim=1)
+    def chain(self, x_T: Tensor, cond: Tensor, *, seed: int = 0, row_ids: Tensor | None = None) -> Tensor:
+        """The signal estimates at the aligned timesteps, ``[B, n, K, D]``, from noise ``[B, n, D]`` and conditions ``[B, C]``.
 
-    def _flow_chain(self, x: Tensor, cond: Tensor) -> Tensor:
-        m, kept = self.model, []
+        Draw j of a row has the numbers ``j D .. j D + D - 1`` of its stream, so it does not depend on how many there are.
+        """
+        m, (B, n, D) = self.model, x_T.shape
+        if m.process == "diffusion" and isinstance(m.denoiser, MLPDenoiser):
+            ids = torch.arange(B, device=x_T.device) if row_ids is None else row_ids
+            states = ops.denoise_chain(
+                x_T.reshape(B * n, D), cond.repeat_interleave(n, dim=0), m.denoiser, m.schedule, steps=self.steps, aligned=m.aligned,
+                prediction=m.prediction, eta=self.eta, clip=m.clip, seed=seed, row_ids=ids.repeat_interleave(n),
+                draw_ids=torch.arange(n, device=x_T.device).repeat(B),
+            )[1]  # fmt: skip
+            return states.unflatten(0, (B, n))
+        x, kept = x_T, []
         T = len(m.schedule.alpha_bar) - 1
+        alpha_bar = m.schedule.alpha_bar.tolist()  # numbers on the host: no step waits for the device
         for t, s in zip(self.steps, [*self.steps[1:], 0], strict=True):
-            x, x0 = ops.flow_step(x, m.denoiser(x, t, cond), t / T, s / T)
+            out = m.denoiser(x, t, cond)
+            if m.process == "flow_matching":
+                x, x0 = ops.flow_step(x, out, t / T, s / T)
+            else:
+                keyed = {"seed": seed, "row_ids": row_ids, "step": t} if self.eta else {}
+                x, x0 = ops.reverse_step(x, out, alpha_bar[t], alpha_bar[s], eta=self.eta, prediction=m.prediction, clip=m.clip, **keyed)
             if t in m.aligned:
                 kept.append(x0)
-        return torch.stack(kept, dim=1)
+        return torch.stack(kept, dim=2)

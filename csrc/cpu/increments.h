@@ -1,0 +1,35 @@
+// What the torch side and the kernels of increments share.
+#pragma once
+#include <cstdint>
+
+namespace increments {
+
+struct Args {
+  int type;             // 0 float, 1 double, 2 bfloat16, 3 half
+  const void* v;        // [B, K], or y [B]
+  const void* w;        // [K] or [B, K]
+  bool shared;          // widths are [K]
+  const void* capacity;  // [B], or null: `cap`, or no cap at all
+  double cap;
+  bool capped;
+  void* value;          // [B]
+  void* out;            // [B, K]
+  const void* g_value;  // [B] or null
+  const void* g_out;    // [B, K] or null
+  void* gv;             // [B, K], or of y [B]
+  void* gw;             // [B, K] or null
+  void* gc;             // [B] or null
+  int64_t B, K;
+};
+
+// Shared widths: one block of rows leaves its part of the gradient in `sums` [K]; `scratch` [K] is its own.
+// encode_backward leaves sums [2, K]: what passes, and what lies above; scratch [2, K].
+#define ORD_DECLARE_INCREMENTS(isa)                                                                       \
+  namespace isa {                                                                                         \
+  void encode_increments(const increments::Args&, int64_t begin, int64_t end, double* scratch);           \
+  void encode_increments_backward(const increments::Args&, int64_t begin, int64_t end, double* sums, double* scratch); \
+  void nested_min(const increments::Args&, int64_t begin, int64_t end);                                   \
+  void nested_min_backward(const increments::Args&, int64_t begin, int64_t end, double* sums, double* scratch); \
+  }
+
+}  // namespace increments

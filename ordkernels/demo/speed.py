@@ -1,0 +1,69 @@
+"""Training and scoring on the reference backend and on the kernels, taken in turns on the same rows."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from .. import ops, use_backend
+from ..models import FlowTime
+from ..testing.timing import interleaved
+from .evaluate import Split, inputs
+
+__all__ = ["Speed", "measure"]
+
+
+@dataclass
+class Speed:
+    name: str
+    reference_ms: float  # per 1,000 rows
+    ours_ms: float
+
+    @property
+    def ratio(self) -> float:
+        return self.reference_ms / self.ours_ms
+
+
+def measure(model: FlowTime, train: Split, test: Split, *, rows: int = 1024, seconds: float = 5.0) -> list[Speed]:
+    """Medians, milliseconds per 1,000 rows: a training step, scoring with 32 draws a row, and the flow itself."""
+    model = copy.deepcopy(model).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
+    batch = {name: v[:rows] for name, v in train.items()}
+    x = inputs({name: v[:rows] for name, v in test.items()})
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        model.loss(batch)["loss"].backward()
+        optimizer.step()
+
+    def score() -> None:
+        model.predict(x, n=32, row_ids=x["row"])
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        B, N, D, H = len(batch["y"]), 1 + model.quantiles, model.noise_width, 64
+        K = 4
+        z, h = torch.randn(B, N, D), torch.randn(B, H)
+        weight, bias = (torch.randn(K * (2 * D + 1), *s).mul_((H * D) ** -0.5).requires_grad_() for s in ((H,), ()))
+        z.requires_grad_(), h.requires_grad_()
+
+        def flow() -> None:
+            out, log_det = ops.conditional_planar_flow(z, h, weight, bias)
+            torch.autograd.grad((out.sum(), log_det.sum()), (z, h, weight, bias))
+
+        return [
+            _compare("training step, forward to optimizer", step, B, seconds),
+            _compare("scoring, 32 draws per row", score, len(x["user"]), seconds),
+            _compare(f"the flow alone, {N} draws, forward + backward", flow, B, seconds),
+        ]
+
+
+def _compare(name: str, run: Callable[[], Any], rows: int, seconds: float) -> Speed:
+    def on_reference() -> None:
+        with use_backend("reference"):
+            run()
+
+    times = interleaved({"reference": on_reference, "ours": run}, seconds=seconds, rounds=(3, 40), warm=1)
+    return Speed(name, *(times[key].median * 1e6 / rows for key in ("reference", "ours")))
