@@ -137,11 +137,10 @@ class DiffoR(TargetModel):
         self.noise_width = latent
 
         self.schedule = schedule if isinstance(schedule, NoiseSchedule) else _schedule(schedule, T)
-        T = len(self.schedule.alpha_bar) - 1
+        T = self.schedule.T
         self.aligned: list[int] = aligned_timesteps(heads, T, spacing).tolist() if aligned else [1]
         self.steps = min(T, 10) if steps is None else steps
-        alpha_bar = self.schedule.alpha_bar.to(torch.get_default_dtype())
-        self.register_buffer("alpha_bar", alpha_bar, persistent=False)
+        self.register_buffer("alpha_bar", self.schedule.alpha_bar.clone(), persistent=False)
         self.register_buffer("taus", torch.tensor(self.aligned), persistent=False)
 
         self.encoder = ContextEncoder(
@@ -206,9 +205,9 @@ class DiffoR(TargetModel):
         return ((v - self.v_mean) / self.v_spread) @ A.T
 
     def _noise_loss(self, z0: Tensor, context: Tensor) -> Tensor:
-        T = len(self.alpha_bar) - 1
+        T = self.schedule.T
         seed = int(torch.randint(2**31, ()))  # from torch's own stream, on the host
-        t = mixture_timesteps(len(z0), T, self.taus, self.rho, seed).to(z0.device)
+        t = mixture_timesteps(len(z0), T, self.aligned, self.rho, seed, device=z0.device)
         noise = torch.randn_like(z0)
         if self.process == "flow_matching":
             return F.mse_loss(self.denoiser(ops.flow_sample(z0, noise, t / T), t, context), noise - z0)
@@ -223,7 +222,7 @@ class DiffoR(TargetModel):
     def _increment_loss(self, v: Tensor, z0: Tensor, context: Tensor) -> Tensor:
         noise = torch.randn(len(z0), len(self.aligned), z0.shape[1], device=z0.device, dtype=z0.dtype)  # [B, K, D]
         if self.process == "flow_matching":
-            t = self.taus / (len(self.alpha_bar) - 1)
+            t = self.taus / self.schedule.T
             z = ops.flow_sample(z0, noise, t)
             states = z - t[:, None] * self.denoiser(z, self.taus, context)
         else:

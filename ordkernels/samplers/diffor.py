@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from .. import ops, rng
+from .. import ops
 from ..nn import MLPDenoiser
 from ..reference.denoise_chain import chain_steps
 from ..schedules import NoiseSchedule
@@ -41,10 +41,10 @@ class ChainModel(Protocol):
 class DiffoRSampler(FlowSampler):
     """Draws, point predictions and intervals of a model that reads values off a reverse chain.
 
-    A draw starts from ``x_T``, standard normal noise of its row (``rng.normal(seed, row_ids, step=0)``; the noise of the
-    step at t, where ``eta > 0``, is that of step t), visits ``steps``, and keeps the estimate of the signal at each
-    aligned timestep; ``model.read_out`` turns these into a value. So a row's draws do not depend on how rows are split
-    into batches (to rounding), as long as its id is passed. The chain ends at the last aligned timestep, since nothing
+    A draw starts from ``x_T``, standard normal noise of its row as in ``FlowSampler`` (mirrored pairs unless
+    ``antithetic=False``; the noise of the step at t, where ``eta > 0``, is that of step t), visits ``steps``, and keeps the
+    estimate of the signal at each aligned timestep; ``model.read_out`` turns these into a value. So a row's draws do not
+    depend on how rows are split into batches (to rounding), as long as its id is passed. The chain ends at the last aligned timestep, since nothing
     is read after it. An ``nn.MLPDenoiser`` runs its whole chain in one call (``ops.denoise_chain``); any other denoiser
     is called once per step, with the step itself fused, without ever waiting for the device, and can be captured in a
     CUDA graph (``chain``).
@@ -54,7 +54,7 @@ class DiffoRSampler(FlowSampler):
         steps: a number of steps (trailing spacing, united with the aligned timesteps) or a descending list that contains
             every aligned timestep; None: the model's.
         eta: 0 (DDIM) to 1 (DDPM); None: the model's. Flow matching has no such noise.
-        max_elements: bound on the noise values held at once.
+        antithetic, max_elements: as ``FlowSampler``.
 
     Errors: ``ValueError`` for steps that skip an aligned timestep, leave [1, T] or do not descend, for eta out of range or
     given to flow matching, and as ``FlowSampler``.
@@ -69,26 +69,30 @@ class DiffoRSampler(FlowSampler):
     model: Any
 
     def __init__(
-        self, model: ChainModel, *, steps: int | Sequence[int] | None = None, eta: float | None = None, max_elements: int = 1 << 21
+        self,
+        model: ChainModel,
+        *,
+        steps: int | Sequence[int] | None = None,
+        eta: float | None = None,
+        antithetic: bool = True,
+        max_elements: int = 1 << 21,
     ) -> None:
-        super().__init__(model, max_elements=max_elements)  # type: ignore[arg-type]
-        T = len(model.schedule.alpha_bar) - 1
+        super().__init__(model, antithetic=antithetic, max_elements=max_elements)  # type: ignore[arg-type]
         self.eta = model.eta if eta is None else eta
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta: expected a number in [0, 1], got {self.eta}")
         if self.eta and model.process == "flow_matching":
             raise ValueError(f"eta: expected 0, flow matching has no noise along its chain, got {self.eta}")
-        visited = chain_steps(model.steps if steps is None else steps, model.aligned, T)
+        visited = chain_steps(model.steps if steps is None else steps, model.aligned, model.schedule.T)
         self.steps = [t for t in visited if t >= model.aligned[-1]]
 
     def _draws(self, x: dict[str, Tensor], n: int, seed: int, ids: Tensor) -> Tensor:
         context, capacity = self.model.condition(x)
-        b, D = len(context), self.model.noise_width
-        noise = rng.normal(seed, ids, step=0, width=n * D).view(b, n, D).to(context.dtype)
+        noise = self._noise(n, seed, ids).to(context.dtype)
         states = self.chain(noise, context, seed=seed, row_ids=ids).flatten(0, 1)  # [b n, K, D]
         if capacity is not None:
             capacity = capacity.repeat_interleave(n)
-        return self.model.read_out(states, capacity).view(b, n)
+        return self.model.read_out(states, capacity).view(-1, n)
 
     def chain(self, x_T: Tensor, cond: Tensor, *, seed: int = 0, row_ids: Tensor | None = None) -> Tensor:
         """The signal estimates at the aligned timesteps, ``[B, n, K, D]``, from noise ``[B, n, D]`` and conditions ``[B, C]``.
@@ -105,8 +109,7 @@ class DiffoRSampler(FlowSampler):
             )[1]  # fmt: skip
             return states.unflatten(0, (B, n))
         x, kept = x_T, []
-        T = len(m.schedule.alpha_bar) - 1
-        alpha_bar = m.schedule.alpha_bar.tolist()  # numbers on the host: no step waits for the device
+        T, alpha_bar = m.schedule.T, m.schedule.exact  # numbers on the host: no step waits for the device
         for t, s in zip(self.steps, [*self.steps[1:], 0], strict=True):
             out = m.denoiser(x, t, cond)
             if m.process == "flow_matching":
