@@ -44,10 +44,10 @@ class DiffoRSampler(FlowSampler):
     A draw starts from ``x_T``, standard normal noise of its row as in ``FlowSampler`` (mirrored pairs unless
     ``antithetic=False``; the noise of the step at t, where ``eta > 0``, is that of step t), visits ``steps``, and keeps the
     estimate of the signal at each aligned timestep; ``model.read_out`` turns these into a value. So a row's draws do not
-    depend on how rows are split into batches (to rounding), as long as its id is passed. The chain ends at the last aligned timestep, since nothing
-    is read after it. An ``nn.MLPDenoiser`` runs its whole chain in one call (``ops.denoise_chain``); any other denoiser
-    is called once per step, with the step itself fused, without ever waiting for the device, and can be captured in a
-    CUDA graph (``chain``).
+    depend on how rows are split into batches (to rounding), as long as its id is passed. The chain ends at the last
+    aligned timestep, since nothing is read after it. An ``nn.MLPDenoiser`` runs its whole chain in one call
+    (``ops.denoise_chain``); any other denoiser is called once per step, on ``[B, n, D]``, with the step itself fused, without
+    ever waiting for the device, and can be captured in a CUDA graph (``chain``).
 
     Args:
         model: as ``ordkernels.models.DiffoR``.
@@ -100,7 +100,7 @@ class DiffoRSampler(FlowSampler):
         Draw j of a row has the numbers ``j D .. j D + D - 1`` of its stream, so it does not depend on how many there are.
         """
         m, (B, n, D) = self.model, x_T.shape
-        if m.process == "diffusion" and isinstance(m.denoiser, MLPDenoiser):
+        if m.process == "diffusion" and isinstance(m.denoiser, MLPDenoiser) and hasattr(ops, "denoise_chain"):
             ids = torch.arange(B, device=x_T.device) if row_ids is None else row_ids
             states = ops.denoise_chain(
                 x_T.reshape(B * n, D), cond.repeat_interleave(n, dim=0), m.denoiser, m.schedule, steps=self.steps, aligned=m.aligned,
