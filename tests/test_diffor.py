@@ -230,10 +230,8 @@ def test_draws_belong_to_the_row(options):
     assert torch.allclose(torch.cat(parts), whole, rtol=1e-3, atol=1e-3)
     small = DiffoRSampler(m, max_elements=1).sample(x, 5, seed=2, row_ids=ids)
     assert torch.allclose(small, whole, rtol=1e-3, atol=1e-3)
-    plain = DiffoRSampler(m, antithetic=False)  # here the first five draws do not depend on how many are asked for
-    five, eight = (plain.sample(x, n, seed=2, row_ids=ids) for n in (5, 8))
-    assert torch.allclose(eight[:, :5], five, rtol=1e-3, atol=1e-3)
-    assert torch.allclose(five[:, :3], whole[:, :3], rtol=1e-3, atol=1e-3)  # mirrored: the first half is the same
+    more = m.sample(x, 8, seed=2, row_ids=ids)  # the first five draws do not depend on how many are asked for
+    assert torch.allclose(more[:, :5], whole, rtol=1e-3, atol=1e-3)
     assert not torch.allclose(m.sample(x, 5, seed=3, row_ids=ids), whole)
     assert m.sample({k: v[:0] for k, v in x.items()}, 5).shape == (0, 5)
 

@@ -169,13 +169,13 @@ def test_chain_steps():
     assert chain_steps([20, 7], [7], 20) == [20, 7]
     for steps, aligned, text in (
         ([20, 7], [8], r"steps: expected to contain the aligned timesteps, got none of \[8\]"),
-        ([7, 7], [7], "steps: expected strictly decreasing"),
-        ([21], [7], r"steps: expected strictly decreasing timesteps in \[1, 20\], got \[21\]"),
+        ([7, 7], [7], "steps: expected strictly descending"),
+        ([21], [7], r"steps: expected strictly descending timesteps in \[1, 20\], got \[21\]"),
         (0, [7], r"steps: expected a number in \[1, 20\]"),
         (21, [7], r"steps: expected a number in \[1, 20\]"),
-        (5, [7, 7], "aligned: expected strictly decreasing"),
-        (5, [7, 0], "aligned: expected strictly decreasing"),
-        (5, [], "aligned: expected strictly decreasing"),
+        (5, [7, 7], "aligned: expected strictly descending"),
+        (5, [7, 0], "aligned: expected strictly descending"),
+        (5, [], "aligned: expected strictly descending"),
     ):
         with pytest.raises(ValueError, match=text):
             chain_steps(steps, aligned, 20)

@@ -114,8 +114,8 @@ class DiffoR(TargetModel):
         pattern_width: int = 16,
         id_width: int = 8,
         dropout: float = 0.1,
-        id_dropout: float = 0.5,
-        history_dropout: float = 0.05,
+        id_dropout: float = 0.8,
+        history_dropout: float = 0.2,
     ) -> None:
         super().__init__()
         _positive(latent=latent, heads=heads, T=T)

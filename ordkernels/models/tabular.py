@@ -36,15 +36,15 @@ class ContextEncoder(nn.Module):
         pattern_width: int = 16,
         id_width: int = 8,
         dropout: float = 0.1,
-        id_dropout: float = 0.5,
-        history_dropout: float = 0.05,
+        id_dropout: float = 0.8,
+        history_dropout: float = 0.2,
     ) -> None:
         super().__init__()
         _positive(dense_width=dense_width, hidden=hidden)
+        self.width = hidden
         self.dense_width, self.quantiles, self.plain = dense_width, quantiles, n_users == n_items == 0
         if self.plain:
             self.keys: tuple[str, ...] = ("dense",)
-            self.width = hidden
             self.net: nn.Module = nn.Sequential(
                 nn.Linear(dense_width, 2 * hidden), nn.SiLU(), nn.Dropout(dropout), nn.Linear(2 * hidden, hidden)
             )
@@ -55,13 +55,11 @@ class ContextEncoder(nn.Module):
             encoder=kind, user_history=user_history, item_history=item_history, dropout=dropout, id_dropout=id_dropout,
             history_dropout=history_dropout,
         )  # fmt: skip
-        self.width = hidden + self.net.pattern_width
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         if self.plain:
             return F.silu(self.net(batch["dense"]))
-        static, patterns, _, _ = self.net(batch)
-        return F.silu(torch.cat((static, patterns), dim=1))
+        return F.silu(self.net(batch)[0])
 
     def check(self, batch: dict[str, Tensor], *, target: bool) -> None:
         if not self.plain:

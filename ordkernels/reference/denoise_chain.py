@@ -56,18 +56,18 @@ def chain_steps(steps: int | Sequence[int], aligned: Sequence[int], T: int) -> l
     Trailing: ``T - i T / steps`` rounded, so that T is always visited. ``ValueError`` for steps or aligned timesteps that
     do not strictly descend within [1, T], and for a list that skips an aligned one.
     """
-    _decreasing("aligned", aligned, T)
+    _descending("aligned", aligned, T)
     if isinstance(steps, int):
         if not 1 <= steps <= T:
             raise ValueError(f"steps: expected a number in [1, {T}] or a list, got {steps}")
         return sorted({*(round(T * (steps - i) / steps) for i in range(steps)), *aligned}, reverse=True)
-    _decreasing("steps", steps, T)
+    _descending("steps", steps, T)
     skipped = [t for t in aligned if t not in steps]
     if skipped:
         raise ValueError(f"steps: expected to contain the aligned timesteps, got none of {skipped}")
     return list(steps)
 
 
-def _decreasing(name: str, steps: Sequence[int], T: int) -> None:
+def _descending(name: str, steps: Sequence[int], T: int) -> None:
     if not steps or not all(a > b for a, b in zip([T + 1, *steps], [*steps, 0], strict=True)):
-        raise ValueError(f"{name}: expected strictly decreasing timesteps in [1, {T}], got {list(steps)}")
+        raise ValueError(f"{name}: expected strictly descending timesteps in [1, {T}], got {list(steps)}")
