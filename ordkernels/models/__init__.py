@@ -1,7 +1,20 @@
 """Published systems as modules with ``loss``, ``sample``, ``predict`` and ``interval``, and their training loop."""
 
 from .baselines import HistoricalMedian, ValueRegression
+from .diffor import DiffoR
 from .flowtime import FlowTime
+from .tabular import ContextEncoder, TableClassifier, TableRegression
+from .targets import TargetMap
 from .training import fit
 
-__all__ = ["FlowTime", "HistoricalMedian", "ValueRegression", "fit"]
+__all__ = [
+    "ContextEncoder",
+    "DiffoR",
+    "FlowTime",
+    "HistoricalMedian",
+    "TableClassifier",
+    "TableRegression",
+    "TargetMap",
+    "ValueRegression",
+    "fit",
+]

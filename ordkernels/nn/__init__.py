@@ -1,6 +1,16 @@
 """Modules with stable ``state_dict`` keys, built on ``ordkernels.ops``."""
 
+from .denoisers import MLPDenoiser, TransformerDenoiser
 from .encoders import QuantileEncoder
 from .flows import ConditionalPlanarFlow, PlanarFlow, PlanarTransform
+from .increments import IncrementHeads
 
-__all__ = ["ConditionalPlanarFlow", "PlanarFlow", "PlanarTransform", "QuantileEncoder"]
+__all__ = [
+    "ConditionalPlanarFlow",
+    "IncrementHeads",
+    "MLPDenoiser",
+    "PlanarFlow",
+    "PlanarTransform",
+    "QuantileEncoder",
+    "TransformerDenoiser",
+]

@@ -64,22 +64,27 @@ class FlowSampler:
         ids = torch.arange(B, device=device) if row_ids is None else row_ids
         if ids.shape != (B,):
             raise ValueError(f"row_ids: expected shape [B] = [{B}], got {list(ids.shape)}")
-        D, training = self.model.noise_width, self.model.training
-        step = max(1, self.max_elements // (n * D))
-        fresh = (n + 1) // 2 if self.antithetic else n
+        step, training = max(1, self.max_elements // (n * self.model.noise_width)), self.model.training
         parts = []
         self.model.train(False)
         try:
             with torch.inference_mode():
                 for i in range(0, B, step):
                     rows = slice(i, i + step)
-                    noise = rng.normal(seed, ids[rows], step=0, width=fresh * D).view(-1, fresh, D)
-                    if fresh < n:
-                        noise = torch.stack((noise, -noise), dim=2).flatten(1, 2)[:, :n]
-                    parts.append(self.model.generate(self.model.condition({k: v[rows] for k, v in x.items()}), noise))
+                    parts.append(self._draws({k: v[rows] for k, v in x.items()}, n, seed, ids[rows]))
                 return torch.cat(parts) if parts else torch.empty(0, n, device=device)
         finally:
             self.model.train(training)
+
+    def _draws(self, x: dict[str, Tensor], n: int, seed: int, ids: Tensor) -> Tensor:
+        """``[b, n]`` for one micro-batch."""
+        return self.model.generate(self.model.condition(x), self._noise(n, seed, ids))
+
+    def _noise(self, n: int, seed: int, ids: Tensor) -> Tensor:
+        """``[b, n, D]``."""
+        D, fresh = self.model.noise_width, (n + 1) // 2 if self.antithetic else n
+        noise = rng.normal(seed, ids, step=0, width=fresh * D).view(-1, fresh, D)
+        return torch.stack((noise, -noise), dim=2).flatten(1, 2)[:, :n] if fresh < n else noise
 
     def predict(
         self,

@@ -1,0 +1,195 @@
+"""Denoisers: networks ``f(x_t, t, condition)`` that predict noise, signal, v or velocity, one row or K copies of a row."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .encoders import _Block
+from .flows import _positive
+
+__all__ = ["FoldedMLP", "MLPDenoiser", "TimeEmbedding", "TransformerDenoiser"]
+
+
+class FoldedMLP(NamedTuple):
+    """An ``MLPDenoiser`` with everything that a chain computes once: ``f = out @ silu(weight @ x + time[s] + cond[b]) + bias``."""
+
+    weight: Tensor  # [H, D], the latent's columns of the first layer
+    time: Tensor  # [S, H], one row per timestep: its embedding through the first layer, with that layer's bias
+    cond: Tensor  # [B, H], one row per row of the batch
+    out: Tensor  # [D, H]
+    bias: Tensor  # [D]
+
+
+class TimeEmbedding(nn.Module):
+    r"""Sinusoids of a timestep: ``[...] -> [..., width]``, ``sin(t f_i)`` then ``cos(t f_i)``, ``f_i = 10000^(-2i / width)``.
+
+    Errors: ``ValueError`` for a width that is odd or below 2.
+
+    Source: Vaswani et al., "Attention Is All You Need", section 3.5.
+
+    Example::
+
+        >>> import torch
+        >>> TimeEmbedding(64)(torch.tensor([1, 50])).shape
+        torch.Size([2, 64])
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, width: int = 64) -> None:
+        super().__init__()
+        _positive(width=width)
+        if width % 2:
+            raise ValueError(f"width: expected an even number (a sine and a cosine per frequency), got {width}")
+        half = width // 2
+        f = torch.exp(torch.arange(half, dtype=torch.float64) * (-math.log(10000.0) / half))
+        self.register_buffer("frequencies", f.to(torch.get_default_dtype()), persistent=False)
+
+    def forward(self, t: Tensor) -> Tensor:
+        angle = t.to(self.frequencies.dtype)[..., None] * self.frequencies  # [..., width / 2]
+        return torch.cat((angle.sin(), angle.cos()), dim=-1)
+
+
+class MLPDenoiser(nn.Module):
+    r"""A denoiser of one hidden layer, the one that ``ops.denoise_chain`` runs whole chains of.
+
+    .. math:: f(x, t, c) = W_o\, \mathrm{SiLU}(W_x x + W_t e(t) + b + W_c c) + b_o
+
+    with ``e`` the sinusoids of ``TimeEmbedding``. Parameters and ``state_dict`` keys, in this order:
+    ``input.weight`` ``[hidden, D + time_width]`` (the latent's D columns, ``W_x``, then the time's, ``W_t``),
+    ``input.bias`` ``[hidden]``, ``condition.weight`` ``[hidden, C]`` (no bias), ``output.weight`` ``[D, hidden]``,
+    ``output.bias`` ``[D]``. ``dropout`` acts on the hidden layer, in training alone.
+
+    Args:
+        width: D of the latent; cond_width: C of the condition.
+
+    Shapes: ``x [B, D]`` with ``t`` a number, ``[]`` or ``[B]``; or ``x [B, K, D]`` (K copies of a row, which share its
+    condition, projected once) with ``t`` a number, ``[]``, ``[K]``, ``[B, 1]`` or ``[B, K]``; ``cond [B, C]`` -> like x.
+    Timesteps are the schedule's, ``1..T``.
+    Errors: ``ValueError`` for sizes below 1, an odd time width, and shapes that disagree.
+
+    Source: DiffoR, table 6 (c).
+
+    Example::
+
+        >>> import torch
+        >>> MLPDenoiser(64, cond_width=32)(torch.randn(5, 64), 50, torch.randn(5, 32)).shape
+        torch.Size([5, 64])
+    """
+
+    def __init__(self, width: int, cond_width: int, hidden: int = 256, time_width: int = 64, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        _positive(width=width, cond_width=cond_width, hidden=hidden, time_width=time_width)
+        self.width, self.cond_width, self.hidden, self.time_width, self.dropout = width, cond_width, hidden, time_width, dropout
+        self.embedding = TimeEmbedding(time_width)
+        self.input = nn.Linear(width + time_width, hidden)
+        self.condition = nn.Linear(cond_width, hidden, bias=False)
+        self.output = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor, t: Tensor | float, cond: Tensor) -> Tensor:
+        t = _timesteps(x, t, cond, self.width, self.cond_width)
+        shift = self.condition(cond)  # [B, H]
+        shift = self.time_bias(t) + (shift[:, None] if x.dim() == 3 else shift)
+        h = F.silu(F.linear(x, self.input.weight[:, : self.width]) + shift)
+        return self.output(F.dropout(h, self.dropout, self.training))
+
+    def time_bias(self, t: Tensor) -> Tensor:
+        """``W_t e(t) + b``: ``[...] -> [..., H]``, all that a timestep adds to the hidden layer."""
+        return F.linear(self.embedding(t), self.input.weight[:, self.width :], self.input.bias)
+
+    def fold(self, steps: Tensor, cond: Tensor) -> FoldedMLP:
+        """For a chain over timesteps ``[S]`` with conditions ``[B, C]``: what has to be computed only once."""
+        w = self.input.weight[:, : self.width]
+        return FoldedMLP(w, self.time_bias(steps), self.condition(cond), self.output.weight, self.output.bias)
+
+    def extra_repr(self) -> str:
+        return f"width={self.width}, cond_width={self.cond_width}, hidden={self.hidden}, dropout={self.dropout}"
+
+
+class TransformerDenoiser(nn.Module):
+    """A Transformer over the K parts of a latent and its condition.
+
+    The latent is K tokens of width ``D / K``, each projected to ``d_model`` and given a learned position; the condition
+    is one more token; every token carries the projected timestep. Pre-norm layers; the K tokens are projected back.
+    ``state_dict`` keys: ``from_latent``, ``from_condition``, ``from_time``, ``position`` ``[K + 1, d_model]``,
+    ``blocks.{i}``, ``norm``, ``output``.
+
+    Args:
+        width: D of the latent, a multiple of ``tokens``; cond_width: C of the condition.
+        tokens: K, the number of increments; layers, heads, dropout: the paper's two, eight and 0.1.
+
+    Shapes and errors: as ``MLPDenoiser``; also ``ValueError`` where ``tokens`` does not divide ``width``, or ``heads``
+    ``d_model``.
+
+    Source: DiffoR, appendix C.1.2; tokens and the place of the condition are ours.
+
+    Example::
+
+        >>> import torch
+        >>> TransformerDenoiser(64, cond_width=32)(torch.randn(5, 8, 64), torch.arange(8, 0, -1), torch.randn(5, 32)).shape
+        torch.Size([5, 8, 64])
+    """
+
+    def __init__(
+        self,
+        width: int,
+        cond_width: int,
+        tokens: int = 8,
+        *,
+        d_model: int = 64,
+        layers: int = 2,
+        heads: int = 8,
+        time_width: int = 64,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        _positive(width=width, cond_width=cond_width, tokens=tokens, d_model=d_model, layers=layers, heads=heads, time_width=time_width)
+        if width % tokens:
+            raise ValueError(f"width: expected a multiple of tokens = {tokens}, got {width}")
+        if d_model % heads:
+            raise ValueError(f"d_model: expected a multiple of heads = {heads}, got {d_model}")
+        self.width, self.cond_width, self.tokens = width, cond_width, tokens
+        self.embedding = TimeEmbedding(time_width)
+        self.from_latent = nn.Linear(width // tokens, d_model)
+        self.from_condition = nn.Linear(cond_width, d_model)
+        self.from_time = nn.Linear(time_width, d_model, bias=False)
+        self.position = nn.Parameter(torch.randn(tokens + 1, d_model) * 0.5)
+        self.blocks = nn.ModuleList(_Block(d_model, heads, dropout) for _ in range(layers))
+        self.norm = nn.LayerNorm(d_model)
+        self.output = nn.Linear(d_model, width // tokens)
+
+    def forward(self, x: Tensor, t: Tensor | float, cond: Tensor) -> Tensor:
+        t = _timesteps(x, t, cond, self.width, self.cond_width)
+        rows, K = x.shape[:-1], self.tokens  # [B] or [B, copies]
+        given = self.from_condition(cond)  # [B, W]
+        given = (given[:, None] if x.dim() == 3 else given).expand(*rows, -1)
+        e = torch.cat((self.from_latent(x.unflatten(-1, (K, -1))), given.unsqueeze(-2)), dim=-2)  # [..., K + 1, W]
+        e = e + self.position + self.from_time(self.embedding(t))[..., None, :]
+        e = e.reshape(-1, K + 1, e.shape[-1])
+        for block in self.blocks:
+            e = block(e)
+        return self.output(self.norm(e[:, :K])).reshape(x.shape)
+
+    def extra_repr(self) -> str:
+        return f"width={self.width}, cond_width={self.cond_width}, tokens={self.tokens}"
+
+
+def _timesteps(x: Tensor, t: Tensor | float, cond: Tensor, D: int, C: int) -> Tensor:
+    """Checks the three inputs; t as a tensor that broadcasts against x's rows."""
+    if x.dim() not in (2, 3) or x.shape[-1] != D:
+        raise ValueError(f"x: expected [B, D] or [B, K, D] with D = {D}, got {list(x.shape)}")
+    if list(cond.shape) != [x.shape[0], C]:
+        raise ValueError(f"cond: expected [B, C] = {[x.shape[0], C]}, got {list(cond.shape)}")
+    if not isinstance(t, Tensor):
+        return torch.full((), t, device=x.device)  # filled on the device: no copy from the host
+    rows = list(x.shape[:-1])
+    allowed = [[], rows] if x.dim() == 2 else [[], rows[1:], [rows[0], 1], rows]
+    if list(t.shape) not in allowed:
+        forms = "[] or [B]" if x.dim() == 2 else "[], [K], [B, 1] or [B, K]"
+        raise ValueError(f"t: expected {forms} for x {list(x.shape)}, got {list(t.shape)}")
+    return t
