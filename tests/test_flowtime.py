@@ -40,7 +40,7 @@ def small(**changes) -> FlowTime:
 @pytest.fixture(scope="module")
 def trained() -> FlowTime:
     model = small()
-    fit(model, data(), epochs=12, batch_size=50, lr=5e-3, progress=False)
+    fit(model, data(), epochs=10, batch_size=50, lr=1e-2, progress=False)
     return model
 
 
@@ -220,7 +220,7 @@ def test_quantiles_of_an_absent_history_are_ignored(trained: FlowTime) -> None:
 )
 def test_every_ablation_trains_and_samples(changes) -> None:
     model = small(**changes)
-    history = fit(model, data(), epochs=6, batch_size=50, lr=3e-3, progress=False)
+    history = fit(model, data(), epochs=5, batch_size=80, lr=5e-3, progress=False)
     assert history[-1]["loss"] < history[0]["loss"]
     x = without_y(data(10))
     draws = model.sample(x, 8)
@@ -250,7 +250,7 @@ def test_value_regression_learns_its_own_statistic(objective) -> None:
     torch.manual_seed(0)
     model = ValueRegression(USERS, ITEMS, F, hidden=16, pattern_width=8, objective=objective)
     train, test = data(), data(300, seed=1)
-    history = fit(model, train, epochs=15, batch_size=50, lr=5e-3, progress=False)
+    history = fit(model, train, epochs=8, batch_size=50, lr=1e-2, progress=False)
     assert history[-1]["loss"] < history[0]["loss"]
     prediction = model.predict(without_y(test))
     assert (prediction >= 0).all()

@@ -10,7 +10,7 @@ import torch
 from .. import ops, use_backend
 from ..models import FlowTime
 from ..testing.timing import interleaved
-from .evaluate import Split, inputs
+from .evaluation import Split, inputs
 
 __all__ = ["Speed", "measure"]
 

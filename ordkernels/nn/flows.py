@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Transform, constraints
 
-from .. import ops
+from .. import available_backends, ops
 
 __all__ = ["ConditionalPlanarFlow", "PlanarFlow", "PlanarTransform"]
 
@@ -151,7 +152,7 @@ class ConditionalPlanarFlow(nn.Module):
     """K planar layers whose parameters a linear hypernetwork makes from each row's condition.
 
     ``forward(z [B, D] | [B, N, D], h [B, H]) -> (z_out like z, log_det [B] | [B, N])`` in one op, which never holds
-    the ``[B, K, 2D + 1]`` parameters; ``.inverse(z_out, h)`` the same way back; ``.parameters_of(h)`` the ``u``, ``w``
+    the ``[B, K, 2D + 1]`` parameters (on a CPU without that kernel: a matrix product, then the flow); ``.inverse(z_out, h)`` the same way back; ``.parameters_of(h)`` the ``u``, ``w``
     ``[B, K, D]`` and ``b`` ``[B, K]`` themselves; ``.transform(h)`` a ``torch.distributions`` transform on ``[..., B, D]``.
     Parameters and ``state_dict`` keys: ``weight`` ``[K (2D + 1), H]`` and ``bias`` ``[K (2D + 1)]``, each layer
     ``u`` (D), ``w`` (D), ``b`` (1). At the start every row's ``w_k`` lies near one point of the unit sphere, since the
@@ -188,6 +189,9 @@ class ConditionalPlanarFlow(nn.Module):
             bias[:, 2 * D].normal_(std=0.5)
 
     def forward(self, z: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        if z.device.type == "cpu" and not _fused_on_cpu():
+            # a matrix product and the native flow: several times faster than the fused op's plain torch form
+            return ops.planar_flow(z, *self.parameters_of(h), constrained=self.constrained)
         return ops.conditional_planar_flow(z, h, self.weight, self.bias, constrained=self.constrained)
 
     def parameters_of(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -204,6 +208,11 @@ class ConditionalPlanarFlow(nn.Module):
 
     def extra_repr(self) -> str:
         return f"width={self.width}, cond_width={self.cond_width}, layers={self.layers}, constrained={self.constrained!r}"
+
+
+@functools.cache
+def _fused_on_cpu() -> bool:
+    return not available_backends("conditional_planar_flow")["cpu"]
 
 
 def _unit_rows(like: Tensor) -> Tensor:
