@@ -24,7 +24,7 @@ from ._math import layer_gradients, layer_terms, log_abs_det, log_det_slopes, so
 UNROLL = 8  # layers that the forward kernels unroll; more run in a loop
 KEEP = 4  # layers whose parameters and states the backward keeps in registers
 TILE_ROWS = 512  # elements of z in a program: per-row parameters, four 4-byte loads a thread
-TILE_GROUPS = 2048  # and where rows share parameters
+TILE_GROUPS = 1024  # and where rows share parameters
 PARTIALS = 512  # programs that each sum shared parameters' gradients over their tiles
 
 
@@ -202,7 +202,7 @@ def backward_kernel(
     if ACCUMULATE:
         for tile in range(pid % SLOTS, tl.cdiv(N, BLOCK_N), SLOTS):
             first = (tile == pid % SLOTS).to(tl.int32)
-            m = tile.to(tl.int64) * BLOCK_N + n
+            m = tl.cast(tile, tl.int64) * BLOCK_N + n
             if INVERSE:
                 _inverse_backward_tile(g, m, first, slot, z, act, u, w, gz_out, gl, gz, gu, gw, gb, G, N, D,
                     z_g, z_n, u_g, u_k, w_g, w_k, o_g, o_n, K, MODE, KEPT, BLOCK_D, ACCUMULATE)  # fmt: skip

@@ -4,3 +4,4 @@
 #include "cpu/kernels/increments.h"
 #include "cpu/kernels/planar_flow_backward.h"
 #include "cpu/kernels/rng.h"
+#include "cpu/kernels/wasserstein.h"
