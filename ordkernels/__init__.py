@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 from ._backend import available_backends, use_backend
 
 if TYPE_CHECKING:
-    from . import data, diagnostics, metrics, models, nn, ops, quantiles, rng, samplers, testing
+    from . import data, diagnostics, metrics, models, nn, ops, quantiles, rng, samplers, schedules, testing
 
 __version__ = "0.1.0"
-_SUBMODULES = ("data", "diagnostics", "metrics", "models", "nn", "ops", "quantiles", "rng", "samplers", "testing")
+_SUBMODULES = ("data", "diagnostics", "metrics", "models", "nn", "ops", "quantiles", "rng", "samplers", "schedules", "testing")
 __all__ = sorted(("__version__", "available_backends", "use_backend", *_SUBMODULES))  # noqa: PLE0605
 
 

@@ -173,6 +173,10 @@ class DifferentiableOp:
     def _eager_function(self) -> Any:
         this = self
 
+        @torch.autograd.function.once_differentiable
+        def once(ctx: Any, *grads: Any) -> Any:
+            return this._gradients(ctx.kernel, ctx, grads, first=1)
+
         class Eager(torch.autograd.Function):
             @staticmethod
             def forward(ctx: Any, pair: tuple[Kernel, Kernel], *args: Any) -> Any:
@@ -182,8 +186,9 @@ class DifferentiableOp:
                 return out if this.single else out[: this.public]
 
             @staticmethod
-            @torch.autograd.function.once_differentiable
             def backward(ctx: Any, *grads: Any) -> Any:
+                if torch.is_grad_enabled():  # create_graph: this decorator, which costs 5 us, makes second derivatives raise
+                    return once(ctx, *grads)
                 return this._gradients(ctx.kernel, ctx, grads, first=1)
 
         Eager.__name__ = Eager.__qualname__ = this.name

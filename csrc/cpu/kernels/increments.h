@@ -41,9 +41,10 @@ ORD_INLINE V clip_width(V v, V w) {
 }
 
 template <class T>
-ORD_INLINE auto splat(T x) {
-  using V = typename Traits<T>::V;
-  return (V){} + x;
+ORD_INLINE auto splat(T x) {  // not V{} + x: an addition of 0 is not nothing, because of -0
+  typename Traits<T>::V v;
+  for (int i = 0; i < kLanes<T>; ++i) v[i] = x;
+  return v;
 }
 
 ORD_INLINE vi counting_from(int64_t k, vf) {
@@ -94,22 +95,19 @@ struct Rows {
   // The scan of rows r0, ...: the sum, the first k that reaches the cap (K: none) and what is left there.
   // Not inlined: forward and backward share the code.
   template <bool CAPPED, bool SHARED>
-  __attribute__((noinline)) void scan(int64_t r0, int n, V& sum, I& first, V& left) const {
-    V cap{};
+  __attribute__((noinline)) void scan(int64_t r0, int n, V& to_sum, I& to_first, V& to_left) const {
+    V cap{}, sum{}, left{};
+    I live = ~I{}, first{};
     if (CAPPED) cap = a.capacity ? load((const S*)a.capacity + r0, n, (const S*)a.capacity + a.B) : splat((T)a.cap);
-    I done{};
-    sum = left = V{};
-    first = I{} + (L)a.K;
-    const auto step = [&](int64_t k, V vk, V wk) __attribute__((always_inline)) {
+    const auto step = [&](V vk, V wk) __attribute__((always_inline)) {
       const V ak = clip_width(vk, wk);
       if (CAPPED) {
         const V rest = cap - sum;
-        const I reached = ~done & ~(I)(ak < rest);  // NaN counts as reached and stays
-        const V at = ak == ak ? rest : ak;
-        left = reached ? at : left;
-        first = reached ? I{} + (L)k : first;
-        sum = reached ? (at == at ? cap : at) : (done ? sum : sum + ak);
-        done |= reached;
+        const I below = (I)(ak < rest);  // NaN counts as reached and stays
+        left = live & ~below ? (ak == ak ? rest : ak) : left;
+        live &= below;
+        first -= live;
+        sum += (V)((I)ak & live);
       } else {
         sum += ak;
       }
@@ -121,11 +119,14 @@ struct Rows {
       if (!SHARED) columns(w, w_end, r0, n, k0, m, u);
       if (m == W) {
 #pragma GCC unroll 16
-        for (int k = 0; k < W; ++k) step(k0 + k, t[k], SHARED ? splat(number(w[k0 + k])) : u[k]);
+        for (int k = 0; k < W; ++k) step(t[k], SHARED ? splat(number(w[k0 + k])) : u[k]);
       } else {
-        for (int k = 0; k < m; ++k) step(k0 + k, t[k], SHARED ? splat(number(w[k0 + k])) : u[k]);
+        for (int k = 0; k < m; ++k) step(t[k], SHARED ? splat(number(w[k0 + k])) : u[k]);
       }
     }
+    to_sum = live ? sum : (left == left ? cap : left);
+    to_first = CAPPED ? first : I{} + (L)a.K;
+    to_left = left;
   }
 
   template <bool SHARED>
@@ -158,7 +159,7 @@ ORD_INLINE void nested_rows(const Args& args, int64_t begin, int64_t end) {
         if (CAPPED) {
           const I at = counting_from(k, V{});
           const I cap = I{} + first[i];
-          part = at < cap ? part : (at == cap ? V{} + left[i] : V{} + after[i]);
+          part = at < cap ? part : (at == cap ? splat(left[i]) : splat(after[i]));
         }
         store(out + r * K + k, part, m);
       });
@@ -207,7 +208,7 @@ ORD_INLINE void nested_rows_backward(const Args& args, int64_t begin, int64_t en
     }
     for (int i = 0; i < n; ++i) {
       const int64_t r = r0 + i;
-      const V b = V{} + base[i];
+      const V b = splat((T)base[i]);
       vectors<T>(K, [&](int64_t k, int m) __attribute__((always_inline)) {
         const V x = load(rows.v + r * K + k, m, rows.v_end), w = rows.template widths<SHARED>(r, k, m);
         V g = go ? load(go + r * K + k, m, go_end) + b : b;
@@ -251,7 +252,7 @@ ORD_INLINE void encode_rows(const Args& args, int64_t begin, int64_t end, double
   for (int64_t r = begin; r < end; ++r) {
     const S* wr = args.shared ? w : w + r * K;
     if (!args.shared) lower_edges(wr, K, c);
-    const V yr = V{} + number(y[r]);
+    const V yr = splat(number(y[r]));
     vectors<T>(K, [&](int64_t k, int m) __attribute__((always_inline)) {
       store(out + r * K + k, clip_width(yr - load(c + k), load(wr + k, m, w_end)), m);
     });
@@ -275,7 +276,7 @@ ORD_INLINE void encode_rows_backward(const Args& args, int64_t begin, int64_t en
   for (int64_t r = begin; r < end; ++r) {
     const S* wr = args.shared ? w : w + r * K;
     if (!args.shared) lower_edges(wr, K, c);
-    const V yr = V{} + number(y[r]);
+    const V yr = splat(number(y[r]));
     V total{};
     vectors<T>(K, [&](int64_t k, int m) __attribute__((always_inline)) {
       const V d = yr - load(c + k), wk = load(wr + k, m, w_end), g = load(go + r * K + k, m, go_end);  // g: zeros behind the end

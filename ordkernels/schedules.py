@@ -1,0 +1,262 @@
+"""Noise schedules and the timesteps at which the heads of an aligned diffusion read its state.
+
+Steps are 0, ..., T: ``alpha_bar[0] = 1`` is data, ``alpha_bar[T]`` nearly noise. Everything is made in fp64 and kept in fp32.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import rng
+
+__all__ = ["NoiseSchedule", "aligned_timesteps", "check_aligned", "mixture_timesteps"]
+
+BASE_STEPS = 1000  # that the published ends of beta belong to
+
+
+@dataclass(frozen=True, eq=False)
+class NoiseSchedule:
+    r"""The levels :math:`\bar\alpha_t = \prod_{s \le t} (1 - \beta_s)` of a diffusion process of T steps.
+
+    Attributes:
+        alpha_bar: ``[T + 1]`` fp32, ``alpha_bar[0] = 1``, in (0, 1], not rising.
+        exact: the same as a tuple of Python floats, unrounded: `1 - alpha_bar` keeps its digits near 1.
+
+    Raises:
+        ValueError: alpha_bar that does not start at 1, rises, or leaves (0, 1].
+
+    Example:
+        >>> from ordkernels.schedules import NoiseSchedule
+        >>> schedule = NoiseSchedule.cosine(50)
+        >>> schedule.T, schedule.alpha_bar.shape
+        (50, torch.Size([51]))
+    """
+
+    exact: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        a = np.asarray(self.exact, dtype=np.float64)
+        if a.ndim != 1 or len(a) < 2:
+            raise ValueError(f"alpha_bar: expected [T + 1] with T >= 1, got shape {list(a.shape)}")
+        if a[0] != 1:
+            raise ValueError(f"alpha_bar: expected alpha_bar[0] = 1, got {a[0]}")
+        bad = np.flatnonzero(~((a > 0) & (a <= 1)))
+        if bad.size:
+            raise ValueError(f"alpha_bar: expected values in (0, 1], got {a[bad[0]]} at t = {bad[0]}")
+        rising = np.flatnonzero(np.diff(a) > 0)
+        if rising.size:
+            raise ValueError(f"alpha_bar: expected values that do not rise, got a rise after t = {rising[0]}")
+        object.__setattr__(self, "exact", tuple(map(float, a)))
+        object.__setattr__(self, "_tables", {})
+
+    @property
+    def T(self) -> int:
+        return len(self.exact) - 1
+
+    @property
+    def alpha_bar(self) -> Tensor:
+        return self.on("cpu")
+
+    def on(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> Tensor:
+        """alpha_bar on a device, made once: ``[T + 1]``."""
+        tables: dict[Any, Tensor] = self._tables  # type: ignore[attr-defined]
+        key = (str(device), dtype)
+        if key not in tables:
+            tables[key] = torch.tensor(self.exact, dtype=dtype, device=device)
+        return tables[key]
+
+    @property
+    def betas(self) -> Tensor:
+        """``[T]`` fp32, of steps 1, ..., T."""
+        a = np.asarray(self.exact)
+        return torch.from_numpy(1 - a[1:] / a[:-1]).float()
+
+    def check_steps(self, steps: Sequence[int]) -> list[int]:
+        """Strictly decreasing timesteps in [1, T], as a list.
+
+        Raises:
+            ValueError: otherwise.
+        """
+        return _strictly_decreasing("steps", steps, self.T)
+
+    @classmethod
+    def linear(cls, T: int, beta_start: float = 1e-4, beta_end: float = 0.02, rescale: bool = True) -> "NoiseSchedule":
+        r"""Betas that rise linearly.
+
+        Args:
+            T: number of steps.
+            beta_start, beta_end: ends over 1000 steps, in [0, 1).
+            rescale: take that schedule of 1000 steps at ``round(1000 t / T)``, so that every T covers the same range of noise; False
+                takes T betas between the same ends, as diffusers does.
+
+        Raises:
+            ValueError: T < 1, betas outside [0, 1).
+
+        Source: Ho, Jain, Abbeel, Denoising Diffusion Probabilistic Models, section 4.
+        """
+        T = _steps("T", T)
+        if not rescale:
+            return cls.from_betas(np.linspace(beta_start, beta_end, T))
+        base = cls.from_betas(np.linspace(beta_start, beta_end, BASE_STEPS)).exact
+        return cls(tuple(base[(2 * BASE_STEPS * t + T) // (2 * T)] for t in range(T + 1)))
+
+    @classmethod
+    def cosine(cls, T: int, s: float = 0.008, beta_max: float = 0.999) -> "NoiseSchedule":
+        r"""Levels :math:`\cos^2(\frac{t/T + s}{1 + s} \frac{\pi}{2})`, relative to t = 0, betas at most beta_max.
+
+        Source: Nichol and Dhariwal, Improved Denoising Diffusion Probabilistic Models, eq. 17.
+        """
+        T = _steps("T", T)
+        level = np.cos((np.arange(T + 1) / T + s) / (1 + s) * math.pi / 2) ** 2
+        return cls.from_betas(np.minimum(1 - level[1:] / level[:-1], beta_max))
+
+    @classmethod
+    def from_betas(cls, betas: Any) -> "NoiseSchedule":
+        """Of betas ``[T]`` in [0, 1): a tensor, an array or a sequence."""
+        b = betas.detach().cpu().double().numpy() if isinstance(betas, Tensor) else np.asarray(betas, dtype=np.float64)
+        if b.ndim != 1 or len(b) < 1:
+            raise ValueError(f"betas: expected [T] with T >= 1, got shape {list(b.shape)}")
+        bad = np.flatnonzero(~((b >= 0) & (b < 1)))
+        if bad.size:
+            raise ValueError(f"betas: expected values in [0, 1), got {b[bad[0]]} at {bad[0]}")
+        return cls((1.0, *np.cumprod(1 - b)))
+
+    @classmethod
+    def from_diffusers(cls, config: Any) -> "NoiseSchedule":
+        """Of a diffusers scheduler, its config or a dict like it. Its timestep t is step ``t + 1`` here.
+
+        Raises:
+            ValueError: a beta_schedule that is not "linear", "scaled_linear" or "squaredcos_cap_v2" where trained_betas are not given.
+        """
+        config = getattr(config, "config", config)
+        get = config.get if isinstance(config, Mapping) else lambda key, default=None: getattr(config, key, default)
+        if get("rescale_betas_zero_snr", False):
+            raise ValueError("config: expected rescale_betas_zero_snr to be off (alpha_bar would reach 0), got True")
+        if get("trained_betas") is not None:
+            return cls.from_betas(get("trained_betas"))
+        T, first, last = _steps("num_train_timesteps", get("num_train_timesteps", 1000)), get("beta_start", 1e-4), get("beta_end", 0.02)
+        name = get("beta_schedule", "linear")
+        if name == "linear":
+            return cls.linear(T, first, last, rescale=False)
+        if name == "scaled_linear":
+            return cls.from_betas(np.linspace(first**0.5, last**0.5, T) ** 2)
+        if name == "squaredcos_cap_v2":
+            return cls.cosine(T)
+        raise ValueError(f"beta_schedule: expected 'linear', 'scaled_linear' or 'squaredcos_cap_v2', got {name!r}")
+
+
+def aligned_timesteps(K: int, T: int, spacing: Literal["linear", "log"] = "linear") -> Tensor:
+    r"""The steps :math:`\tau_1 > \dots > \tau_K` at which head k reads the state: coarse increments are read from noisy states.
+
+    .. math:: \tau_k = \left\lfloor \frac{2 T (K - k + 1) + K}{2 K} \right\rfloor
+
+    ``"log"``: :math:`g_k` geometric from T to 1, :math:`\tau_k = \max(\lfloor g_k + 1/2 \rfloor, \tau_{k+1} + 1)`, :math:`\tau_K = 1`.
+
+    Returns:
+        ``[K]`` int64.
+
+    Raises:
+        ValueError: K < 1, T < K, another spacing.
+
+    Source: DiffoR, aligned denoising.
+
+    Example:
+        >>> from ordkernels.schedules import aligned_timesteps
+        >>> aligned_timesteps(4, 50)
+        tensor([50, 38, 25, 13])
+        >>> aligned_timesteps(4, 50, "log")
+        tensor([50, 14,  4,  1])
+    """
+    K, T = _steps("K", K), _steps("T", T)
+    if T < K:
+        raise ValueError(f"T: expected at least K = {K} steps, got {T}")
+    if spacing == "linear":
+        taus = [(2 * T * (K - k + 1) + K) // (2 * K) for k in range(1, K + 1)]
+    elif spacing == "log":
+        taus = [1]
+        for k in range(K - 1, 0, -1):
+            g = T ** ((K - k) / (K - 1))
+            taus.append(max(math.floor(g + 0.5), taus[-1] + 1))
+        taus.reverse()
+        if K == 1:
+            taus = [1]
+    else:
+        raise ValueError(f"spacing: expected 'linear' or 'log', got {spacing!r}")
+    return torch.tensor(check_aligned(taus, T))
+
+
+def check_aligned(aligned: Any, T: int) -> list[int]:
+    """Strictly decreasing steps in [1, T], as a list.
+
+    Raises:
+        ValueError: otherwise.
+    """
+    return _strictly_decreasing("aligned", aligned, T)
+
+
+def mixture_timesteps(
+    B: int, T: int, aligned: Any, rho: float, seed: int, step: int = 0, row_ids: Any = None, *, device: Any = None
+) -> Tensor:
+    r"""A training timestep per row: :math:`t \sim (1 - \rho)\, \mathrm{Uniform}\{1, \dots, T\} + \rho\, \mathrm{Uniform}\{\tau\}`.
+
+    Row-keyed, see :func:`ordkernels.rng.uniform`: float 0 of a row chooses the part, float 1 the step in it.
+
+    Args:
+        B: rows.
+        T: number of steps.
+        aligned: the steps tau, strictly decreasing in [1, T].
+        rho: share of the aligned part, in [0, 1].
+        seed, step, row_ids: of the random numbers; step is the training step, row_ids None means 0, ..., B - 1.
+        device: of the result, where row_ids do not say it.
+
+    Returns:
+        ``[B]`` int64.
+
+    Raises:
+        ValueError: naming the argument.
+
+    Source: DiffoR, aligned training.
+
+    Example:
+        >>> from ordkernels.schedules import aligned_timesteps, mixture_timesteps
+        >>> mixture_timesteps(3, 50, aligned_timesteps(4, 50), 0.5, seed=0).shape
+        torch.Size([3])
+    """
+    T = _steps("T", T)
+    taus = check_aligned(aligned, T)
+    if not 0 <= rho <= 1:
+        raise ValueError(f"rho: expected a number in [0, 1], got {rho}")
+    u = rng.uniform(seed, row_ids, step, 2, **({"rows": B, "device": device} if row_ids is None else {}))
+    if u.shape[0] != B:
+        raise ValueError(f"row_ids: expected [B] = [{B}], got [{u.shape[0]}]")
+    part, place = u.double().unbind(1)  # in (0, 1]
+    taus_ = torch.tensor(taus, device=u.device)
+    anywhere = (place * T).ceil().long().clamp(1, T)
+    at = (place * len(taus)).ceil().long().clamp(1, len(taus)) - 1
+    return torch.where(part <= rho, taus_[at], anywhere) if rho > 0 else anywhere
+
+
+def _steps(name: str, n: Any) -> int:
+    if isinstance(n, bool) or not isinstance(n, int | np.integer):
+        raise TypeError(f"{name}: expected an int, got {type(n).__name__}")
+    if n < 1:
+        raise ValueError(f"{name}: expected 1 or more, got {n}")
+    return int(n)
+
+
+def _strictly_decreasing(name: str, steps: Any, T: int) -> list[int]:
+    taus = [int(t) for t in (steps.tolist() if hasattr(steps, "tolist") else steps)]
+    if not taus:
+        raise ValueError(f"{name}: expected at least one step, got none")
+    for t in taus:
+        if not 1 <= t <= T:
+            raise ValueError(f"{name}: expected steps in [1, {T}], got {t}")
+    for a, b in zip(taus, taus[1:], strict=False):
+        if b >= a:
+            raise ValueError(f"{name}: expected strictly decreasing steps, got {a} before {b}")
+    return taus
