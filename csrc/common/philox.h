@@ -19,6 +19,7 @@ constexpr int kBytes = 16;
 #endif
 constexpr int kLanes = kBytes / 8;
 typedef uint64_t words __attribute__((vector_size(kBytes)));  // one 32-bit word per 64-bit lane; the upper half may hold anything
+typedef words place __attribute__((may_alias, aligned(8)));  // a memcpy of 32 bytes is split in two, whose reload stalls
 typedef int32_t halves __attribute__((vector_size(kBytes)));
 
 // Low half times low half, all 64 bits: one instruction on every x86-64.
@@ -63,17 +64,18 @@ PHILOX_INLINE void make(const uint64_t* __restrict row, const uint64_t* __restri
   constexpr int U = 2;
   for (int i = 0; i < n; i += U * kLanes) {
     words c0[U], c1[U], c2[U], c3[U];
+#pragma GCC unroll 4
     for (int v = 0; v < U; ++v) {
-      __builtin_memcpy(&c0[v], row + i + v * kLanes, kBytes);
-      __builtin_memcpy(&c3[v], index + i + v * kLanes, kBytes);
+      c0[v] = *(const place*)(row + i + v * kLanes);
+      c3[v] = *(const place*)(index + i + v * kLanes);
       c1[v] = c0[v] >> 32;
       c2[v] = words{} + step;
     }
     rounds<U>(c0, c1, c2, c3, words{} + (seed & 0xFFFFFFFFu), words{} + (seed >> 32));
+#pragma GCC unroll 4
     for (int v = 0; v < U; ++v) {
-      const words x = (c0[v] & 0xFFFFFFFFu) | (c2[v] << 32), y = (c1[v] & 0xFFFFFFFFu) | (c3[v] << 32);
-      __builtin_memcpy(a + i + v * kLanes, &x, kBytes);
-      __builtin_memcpy(b + i + v * kLanes, &y, kBytes);
+      *(place*)(a + i + v * kLanes) = (c0[v] & 0xFFFFFFFFu) | (c2[v] << 32);
+      *(place*)(b + i + v * kLanes) = (c1[v] & 0xFFFFFFFFu) | (c3[v] << 32);
     }
   }
 }

@@ -14,7 +14,9 @@ POSITIVE, NEGATIVE, NAN = 1, 2, 3
 SAMPLES, Q_USER, Q_ITEM, LAM = 1, 2, 4, 8  # bits of `needs`: the gradients that are wanted
 
 
-def wasserstein_quantile_loss(samples: Tensor, q_user: Tensor, q_item: Tensor, lam: Tensor, needs: int = 15) -> tuple[Tensor, Tensor, Tensor]:
+def wasserstein_quantile_loss(
+    samples: Tensor, q_user: Tensor, q_item: Tensor, lam: Tensor, needs: int = 15
+) -> tuple[Tensor, Tensor, Tensor]:
     """samples, q_user, q_item [B,L]; lam [B] -> loss [B]; signs [B,2,L] uint8 by rank and by place of the sample; slope = dloss/dlam [B].
 
     Without `needs` no signs: [0,2,L].
@@ -22,11 +24,14 @@ def wasserstein_quantile_loss(samples: Tensor, q_user: Tensor, q_item: Tensor, l
     dtype = compute_dtype(samples)
     s, order = torch.sort(samples.to(dtype), dim=-1, stable=True)  # NaN last
     a, b, lam = s - q_user.to(dtype), s - q_item.to(dtype), lam[:, None]
-    loss = (lam * a.abs() + (1 - lam) * b.abs()).mean(-1)
-    slope = (a.abs() - b.abs()).mean(-1).detach()
+    code_a, code_b = _code(a), _code(b)
+    # Not a.abs(): torch gives it the gradient 0 at NaN, which would hide the NaN from an optimiser.
+    to_user, to_item = a * _sign(code_a, a), b * _sign(code_b, b)
+    loss = (lam * to_user + (1 - lam) * to_item).mean(-1)
+    slope = (to_user - to_item).mean(-1).detach()
     if not needs:
         return loss.to(samples.dtype), order.new_empty((0, 2, s.shape[-1]), dtype=torch.uint8), slope
-    by_rank = _code(a) + 4 * _code(b)
+    by_rank = code_a + 4 * code_b
     by_place = torch.zeros_like(by_rank).scatter(-1, order, by_rank)
     return loss.to(samples.dtype), torch.stack((by_rank, by_place), 1), slope
 
@@ -51,4 +56,5 @@ def _code(x: Tensor) -> Tensor:
 
 
 def _sign(code: Tensor, like: Tensor) -> Tensor:
-    return like.new_tensor([0.0, 1.0, -1.0, torch.nan])[(code & 3).long()]
+    code = code & 3
+    return torch.where(code == NAN, torch.nan, (code == POSITIVE).to(like.dtype) - (code == NEGATIVE).to(like.dtype))

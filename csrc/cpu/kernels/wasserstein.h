@@ -44,12 +44,44 @@ WD_INLINE float number(Key32 k) {
   return __builtin_bit_cast(float, rising ^ ((uint32_t)((int32_t)~rising >> 31) | 0x80000000u));
 }
 WD_INLINE int64_t place(Key32 k) { return (int64_t)(payload(k) & 0x3FFFFFFF); }
-WD_INLINE void exchange(Key32* __restrict x, Key32* __restrict y) {
-#pragma omp simd
-  for (int64_t i = 0; i < kRows; ++i) {
-    const double a = x[i].d, b = y[i].d;
-    x[i].d = a < b ? a : b;
-    y[i].d = a < b ? b : a;
+#if defined(__AVX512F__)
+typedef double Lanes __attribute__((vector_size(64)));
+#elif defined(__AVX2__)
+typedef double Lanes __attribute__((vector_size(32)));
+#else
+typedef double Lanes __attribute__((vector_size(16)));
+#endif
+// One instruction each; the comparison written out becomes two (a NaN and a -0 would tell them apart; a key is neither).
+WD_INLINE Lanes smaller(Lanes a, Lanes b) {
+#if defined(__clang__) || !defined(__x86_64__)
+  return a < b ? a : b;
+#elif defined(__AVX512F__)
+  return __builtin_ia32_minpd512_mask(a, b, a, (unsigned char)-1, 4);
+#elif defined(__AVX2__)
+  return __builtin_ia32_minpd256(a, b);
+#else
+  return __builtin_ia32_minpd(a, b);
+#endif
+}
+WD_INLINE Lanes larger(Lanes a, Lanes b) {
+#if defined(__clang__) || !defined(__x86_64__)
+  return a < b ? b : a;
+#elif defined(__AVX512F__)
+  return __builtin_ia32_maxpd512_mask(a, b, a, (unsigned char)-1, 4);
+#elif defined(__AVX2__)
+  return __builtin_ia32_maxpd256(a, b);
+#else
+  return __builtin_ia32_maxpd(a, b);
+#endif
+}
+typedef Lanes Place __attribute__((may_alias, aligned(8)));
+WD_INLINE void exchange(Key32* x, Key32* y) {
+  Place *p = (Place*)x, *q = (Place*)y;
+#pragma GCC unroll 4
+  for (unsigned i = 0; i < kRows * 8 / sizeof(Lanes); ++i) {
+    const Lanes a = p[i], b = q[i];
+    p[i] = smaller(a, b);
+    q[i] = larger(a, b);
   }
 }
 
@@ -72,17 +104,39 @@ WD_INLINE void exchange(Key64* __restrict x, Key64* __restrict y) {
   }
 }
 
-// Batcher's merge exchange for any L (Knuth, The Art of Computer Programming 3, 5.2.2, algorithm M) on a tile [L, kRows].
-template <class Key>
-static void sort_columns(Key* tile, int64_t L) {
+// Batcher's merge exchange for any L (Knuth, The Art of Computer Programming 3, 5.2.2, algorithm M): calls pair(low, high).
+template <class Pair>
+WD_INLINE void network(int64_t L, const Pair& pair) {
   int64_t top = 1;
   while (2 * top < L) top *= 2;
   for (int64_t p = L < 2 ? 0 : top; p > 0; p /= 2)
     for (int64_t q = top, r = 0, d = p;; d = q - p, q /= 2, r = p) {
       for (int64_t i = r; i < L - d; i += 2 * p)
-        for (int64_t j = i; j < i + p && j < L - d; ++j) exchange(tile + j * kRows, tile + (j + d) * kRows);
+        for (int64_t j = i; j < i + p && j < L - d; ++j) pair(j, j + d);
       if (q == p) break;
     }
+}
+
+// The pairs of a short network, written down once: its loops are so short that their branches cost more than the exchanges.
+struct Network {
+  static constexpr int64_t kLongest = 128;
+  struct {
+    uint16_t low, high;
+  } pairs[1471];
+  int64_t n = 0;
+  explicit Network(int64_t L) {
+    if (L <= kLongest)
+      network(L, [&](int64_t j, int64_t k) { pairs[n++] = {(uint16_t)(j * kRows), (uint16_t)(k * kRows)}; });
+  }
+};
+
+// Each column of a tile [L, kRows].
+template <class Key>
+static void sort_columns(const Network& net, Key* tile, int64_t L) {
+  if (L <= Network::kLongest)
+    for (int64_t i = 0; i < net.n; ++i) exchange(tile + net.pairs[i].low, tile + net.pairs[i].high);
+  else
+    network(L, [&](int64_t j, int64_t k) { exchange(tile + j * kRows, tile + k * kRows); });
 }
 
 template <class F>
@@ -95,6 +149,7 @@ template <class T, class F, class Key>
 static void forward(const T* __restrict samples, const T* __restrict q_user, const T* __restrict q_item, const F* __restrict lam,
                     T* __restrict loss, uint8_t* __restrict signs, F* __restrict slope, Key* __restrict tile, Key* __restrict keys,
                     int64_t L, int64_t begin, int64_t end) {
+  const Network net(L);
   for (int64_t r0 = begin; r0 < end; r0 += kRows) {
     const int64_t n = end - r0 < kRows ? end - r0 : kRows;
     if (n < kRows)
@@ -105,7 +160,7 @@ static void forward(const T* __restrict samples, const T* __restrict q_user, con
       for (int64_t l = 0; l < L; ++l) pack(load(x[l]), l, keys[l]);
       for (int64_t l = 0; l < L; ++l) tile[l * kRows + r] = keys[l];
     }
-    sort_columns(tile, L);
+    sort_columns(net, tile, L);
     for (int64_t r = 0; r < n; ++r) {
       const T *__restrict u = q_user + (r0 + r) * L, *__restrict v = q_item + (r0 + r) * L;
       for (int64_t l = 0; l < L; ++l) keys[l] = tile[l * kRows + r];
