@@ -46,8 +46,22 @@ struct Traits<double> {
   typedef vd V;
   typedef vl I;
 };
+template <class V>
+struct IntsOf;
+template <>
+struct IntsOf<vf> {
+  typedef vi I;
+};
+template <>
+struct IntsOf<vd> {
+  typedef vl I;
+};
+template <class V>
+using Ints = typename IntsOf<V>::I;
 template <class T>
 constexpr int kLanes = ORD_BYTES / sizeof(T);
+template <class V>
+constexpr int kSize = sizeof(V) / sizeof(V{}[0]);
 
 // ---- loads and stores
 
@@ -141,8 +155,19 @@ template <class T, class F>
 ORD_INLINE void vectors(int64_t D, F f) {
   constexpr int W = kLanes<T>;
   int64_t d = 0;
+  for (; d + 4 * W <= D; d += 4 * W) f(d, W), f(d + W, W), f(d + 2 * W, W), f(d + 3 * W, W);
   for (; d + W <= D; d += W) f(d, W);
   if (d < D) f(d, (int)(D - d));
+}
+
+// The same for sums: f(d, n, j) may add into the j-th of two accumulators, which halves the chain of dependent additions.
+template <class T, class F>
+ORD_INLINE void vectors_by_two(int64_t D, F f) {
+  constexpr int W = kLanes<T>;
+  int64_t d = 0;
+  for (; d + 2 * W <= D; d += 2 * W) f(d, W, 0), f(d + W, W, 1);
+  if (d + W <= D) f(d, W, 0), d += W;
+  if (d < D) f(d, (int)(D - d), 1);
 }
 
 // ---- across lanes
@@ -176,48 +201,59 @@ ORD_INLINE double sum(vd v) {
 }
 template <class I>
 ORD_INLINE bool any(I mask) {
-  const vl v = (vl)mask;
-  int64_t r = 0;
-  for (int i = 0; i < ORD_BYTES / 8; ++i) r |= v[i];
-  return r != 0;
+  v2l part[sizeof(I) / 16];
+  __builtin_memcpy(part, &mask, sizeof mask);
+  v2l r = part[0];
+  for (unsigned i = 1; i < sizeof(I) / 16; ++i) r |= part[i];
+  return (r[0] | r[1]) != 0;
 }
 
-// ---- fp32
+// ---- fp32, and fp64 by libm, lane by lane
 
-ORD_INLINE vf absolute(vf x) { return (vf)((vi)x & 0x7FFFFFFF); }
-ORD_INLINE vf with_sign(vf magnitude, vf sign) { return (vf)((vi)magnitude | ((vi)sign & (int32_t)0x80000000)); }
+template <class V>
+ORD_INLINE V absolute(V x) {
+  return (V)((Ints<V>)x & (sizeof(x[0]) == 4 ? 0x7FFFFFFF : 0x7FFFFFFFFFFFFFFF));
+}
+template <class V>
+ORD_INLINE V with_sign(V magnitude, V sign) {
+  constexpr auto top = (decltype(Ints<V>{}[0] + 0))(1ull << (8 * sizeof(sign[0]) - 1));
+  return (V)((Ints<V>)magnitude | ((Ints<V>)sign & top));
+}
 
 // s and m with exp(x) = s (1 + m) for x in [-87, 88]; NaN goes into m.
-ORD_INLINE void exp_parts(vf x, vf& s, vf& m) {
-  vf n = x * 1.44269504f + 12582912.0f;  // rounds to the nearest integer: + 1.5 * 2^23, and off again
-  const vi i = (vi)n - 0x4B400000;
+template <class V>
+ORD_INLINE void exp_parts(V x, V& s, V& m) {
+  V n = x * 1.44269504f + 12582912.0f;  // rounds to the nearest integer: + 1.5 * 2^23, and off again
+  const Ints<V> i = (Ints<V>)n - 0x4B400000;
   n -= 12582912.0f;
-  vf r = x - n * 0.693145752f;  // ln 2 in two parts
+  V r = x - n * 0.693145752f;  // ln 2 in two parts
   r = r - n * 1.42860677e-6f;
-  vf p = r * 1.9875691e-4f + 1.3981999e-3f;
+  V p = r * 1.9875691e-4f + 1.3981999e-3f;
   p = p * r + 8.3334519e-3f;
   p = p * r + 4.1665795e-2f;
   p = p * r + 1.6666665e-1f;
   p = p * r + 5.0000001e-1f;
   m = p * r * r + r;  // expm1(r)
-  s = (vf)((i + 127) << 23);
+  s = (V)((i + 127) << 23);
 }
 
 // exp(-|x|) and expm1(-|x|); below -87 the truth, under 1.7e-38, is taken as 0.
-ORD_INLINE void exp_neg(vf x, vf& e, vf& em1) {
-  const vf a = (vf)((vi)x | (int32_t)0x80000000);
-  const vi under = a < -87.0f;
-  vf s, m;
-  exp_parts(under ? (vf){} - 87.0f : a, s, m);
-  e = under ? (vf){} : s * m + s;
-  em1 = under ? (vf){} - 1.0f : s * m + (s - 1.0f);
+template <class V>
+ORD_INLINE void exp_neg(V x, V& e, V& em1) {
+  const V a = -absolute(x);
+  const auto under = a < -87.0f;
+  V s, m;
+  exp_parts(under ? (V){} - 87.0f : a, s, m);
+  e = under ? (V){} : s * m + s;
+  em1 = under ? (V){} - 1.0f : s * m + (s - 1.0f);
 }
 
 // log(u) + c for a small correction c; u normal, 0 (-inf), inf or NaN.
-ORD_INLINE vf log_plus(vf u, vf c) {
-  const vi e = ((vi)u - 0x3F3504F3) >> 23;
-  const vf m = (vf)((vi)u - (vi)((vu)e << 23)) - 1.0f;  // in [sqrt(1/2), sqrt(2)) - 1
-  vf p = m * 7.0376836e-2f - 1.1514610e-1f;
+template <class V>
+ORD_INLINE V log_plus(V u, V c) {
+  const Ints<V> e = ((Ints<V>)u - 0x3F3504F3) >> 23;
+  const V m = (V)((Ints<V>)u - e * (1 << 23)) - 1.0f;  // in [sqrt(1/2), sqrt(2)) - 1
+  V p = m * 7.0376836e-2f - 1.1514610e-1f;
   p = p * m + 1.1676998e-1f;
   p = p * m - 1.2420141e-1f;
   p = p * m + 1.4249323e-1f;
@@ -225,23 +261,20 @@ ORD_INLINE vf log_plus(vf u, vf c) {
   p = p * m + 2.0000714e-1f;
   p = p * m - 2.4999994e-1f;
   p = p * m + 3.3333331e-1f;
-  const vf m2 = m * m, ef = __builtin_convertvector(e, vf);
-  vf r = p * m2 * m + (ef * -2.12194440e-4f + c);
+  const V m2 = m * m, ef = __builtin_convertvector(e, V);
+  V r = p * m2 * m + (ef * -2.12194440e-4f + c);
   r = r - 0.5f * m2;
   r = m + r + ef * 0.693359375f;
-  r = u == 0.0f ? (vf){} - __builtin_inff() : r;
+  r = u == 0.0f ? (V){} - __builtin_inff() : r;
   return u < __builtin_inff() ? r : u;  // inf and NaN stay
 }
 
-ORD_INLINE vf cbrt_about(vf x) {  // to 0.2 %: a start for Newton
-  const vf y = (vf)((vi)x / 3 + 709921077);
+template <class V>
+ORD_INLINE V cbrt_about(V x) {  // to 0.2 %: a start for Newton
+  const V y = (V)((Ints<V>)x / 3 + 709921077);
   return (2.0f * y + x / (y * y)) * 0.33333334f;
 }
 
-// ---- fp64: libm, lane by lane
-
-ORD_INLINE vd absolute(vd x) { return (vd)((vl)x & 0x7FFFFFFFFFFFFFFF); }
-ORD_INLINE vd with_sign(vd magnitude, vd sign) { return (vd)((vl)magnitude | ((vl)sign & (int64_t)0x8000000000000000)); }
 ORD_INLINE void exp_neg(vd x, vd& e, vd& em1) {
   for (int i = 0; i < kLanes<double>; ++i) {
     e[i] = __builtin_exp(-__builtin_fabs(x[i]));
@@ -289,8 +322,8 @@ ORD_INLINE void softplus_sigmoid(V x, V& sp, V& sg) {
   V e, em1;
   exp_neg(x, e, em1);
   const V u = e + 1.0f;
-  sp = (x > 0.0f ? x : (x == x ? (V){} : x)) + log_plus(u, (e - (u - 1.0f)) / u);
   const V q = 1.0f / u;
+  sp = (x > 0.0f ? x : (x == x ? (V){} : x)) + log_plus(u, (e - (u - 1.0f)) * q);
   sg = x >= 0.0f ? q : e * q;
 }
 

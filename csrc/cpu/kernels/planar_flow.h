@@ -75,6 +75,16 @@ struct Flow {
     }
   }
 
+  // A layer's parameters are 2D numbers here and there: too short for the hardware to see a stream coming.
+  void prefetch(int64_t g, int64_t k) const {
+    constexpr int64_t line = 64 / sizeof(P);
+    const P *const ug = u(g, k), *const wg = w(g, k);
+    for (int64_t d = 0; d < D; d += line) {
+      __builtin_prefetch(ug + d, 0, 2);
+      __builtin_prefetch(wg + d, 0, 2);
+    }
+  }
+
   // z [n, Dp] += sign t uhat
   void move(T* z, const T* t, const T* c, int64_t r0, int n, int64_t k, const GroupParams<T>* p) const {
     for (int i = 0; i < n; ++i) {
@@ -95,38 +105,47 @@ struct Flow {
   // Rows [r0, r0 + n), n <= R. `p`: the parameters they share, or none and each row has its own.
   template <bool kInverse>
   void block(int64_t r0, int n, T* z, const GroupParams<T>* p) const {
-    T log_det[R] = {};
+    alignas(64) T log_det[R] = {}, pre[R] = {}, wu[R] = {}, ww[R] = {}, t[R], h[R], c[R], s[R], x[R], sp[R];
     for (int i = 0; i < n; ++i) load_row((const S*)a.z + (r0 + i) * a.z_row, z_end, z + i * Dp);
     for (int64_t layer = 0; layer < K; ++layer) {
       const int64_t k = kInverse ? K - 1 - layer : layer;
-      alignas(64) T pre[R] = {}, wu[R] = {}, ww[R] = {}, t[R], c[R];
+      const int64_t next_row = layer + 1 < K ? 0 : R, next_k = layer + 1 < K ? (kInverse ? k - 1 : k + 1) : (kInverse ? K - 1 : 0);
       for (int i = 0; i < n; ++i) {
         const T* const zi = z + i * Dp;
-        V x = {}, y = {}, q = {};
+        V wz[2] = {}, y[2] = {}, q[2] = {};
         if (p) {
           const T* const wk = p->w + k * Dp;
-          for (int64_t d = 0; d < Dp; d += W) x += load(wk + d) * load(zi + d);
-          pre[i] = sum(x) + p->b[k];
+          vectors_by_two<T>(Dp, [&](int64_t d, int, int j) __attribute__((always_inline)) { wz[j] += load(wk + d) * load(zi + d); });
+          pre[i] = sum(wz[0] + wz[1]) + p->b[k];
         } else {
           const P *const ui = u(r0 + i, k), *const wi = w(r0 + i, k);
-          vectors<T>(D, [&](int64_t d, int m) __attribute__((always_inline)) {
+          prefetch(r0 + i + next_row, next_k);
+          vectors_by_two<T>(D, [&](int64_t d, int m, int j) __attribute__((always_inline)) {
             const V wv = load(wi + d, m, w_end);
-            x += wv * load(zi + d);
-            y += wv * load(ui + d, m, u_end);
-            q += wv * wv;
+            wz[j] += wv * load(zi + d);
+            y[j] += wv * load(ui + d, m, u_end);
+            q[j] += wv * wv;
           });
-          pre[i] = sum(x) + b(r0 + i, k), wu[i] = sum(y), ww[i] = sum(q);
+          pre[i] = sum(wz[0] + wz[1]) + b(r0 + i, k), wu[i] = sum(y[0] + y[1]), ww[i] = sum(q[0] + q[1]);
         }
       }
+      // One short loop after another: each is a long chain of dependent operations, and those of several vectors overlap
+      // only as far as the processor looks ahead.
       for (int i = 0; i < n; i += W) {
         const auto l = p ? p->terms(k) : layer_terms(load(wu + i), load(ww + i), a.mode);
-        V av = load(pre + i), tv, hv;
-        if constexpr (kInverse) av = solve_layer(av, l.s, l.sp, sizeof(T) == 8 ? 2.2e-16f : 1.2e-7f);
-        tanh_sech2(av, tv, hv);
-        store(log_det + i, load(log_det + i) + log_abs_det(tv, hv, l, a.mode));
-        store(pre + i, av);
-        store(t + i, kInverse ? -tv : tv);
-        store(c + i, l.c);
+        store(c + i, l.c), store(s + i, l.s), store(x + i, l.x), store(sp + i, l.sp);
+      }
+      if constexpr (kInverse) solve_layers(pre, s, sp, n);
+      for (int i = 0; i < n; i += W) {
+        V tv, hv;
+        tanh_sech2(load(pre + i), tv, hv);
+        store(t + i, tv), store(h + i, hv);
+      }
+      for (int i = 0; i < n; i += W) {
+        const V tv = load(t + i);
+        const LayerTerms<V> l = {V{}, load(s + i), load(x + i), load(sp + i), V{}, V{}};
+        store(log_det + i, load(log_det + i) + log_abs_det(tv, load(h + i), l, a.mode));
+        if constexpr (kInverse) store(t + i, -tv);
       }
       for (int i = 0; i < n; ++i) ((T*)a.act)[(r0 + i) * K + k] = pre[i];
       move(z, t, c, r0, n, k, p);

@@ -17,7 +17,7 @@ struct FlowArgs {
   int mode;                         // 0 unconstrained, 1 constrained, 2 smooth
 };
 
-constexpr int64_t kFlowRows = 32;  // most rows at a time: their scalar functions are vectorised over the rows
+constexpr int64_t kFlowRows = 16;  // most rows at a time: their scalar functions are vectorised over the rows
 constexpr int64_t flow_padded(int64_t D) { return (D + 15) / 16 * 16; }
 
 // Scratch per thread, in elements of the compute type.

@@ -59,22 +59,28 @@ struct FlowBackward : Flow<S, P> {
     for (int i = 0; i < n; ++i) act[i] = ((const T*)a.act_in)[(r0 + i) * K + k];
     for (int i = 0; i < n && !p; ++i) {
       const P *const ui = this->u(r0 + i, k), *const wi = this->w(r0 + i, k);
-      V y = {}, q = {};
-      vectors<T>(D, [&](int64_t d, int m) __attribute__((always_inline)) {
+      k + 1 < K ? this->prefetch(r0 + i, k + 1) : this->prefetch(r0 + i + a.block, 0);
+      V y[2] = {}, q[2] = {};
+      vectors_by_two<T>(D, [&](int64_t d, int m, int j) __attribute__((always_inline)) {
         const V wv = load(wi + d, m, w_end);
-        y += wv * load(ui + d, m, u_end);
-        q += wv * wv;
+        y[j] += wv * load(ui + d, m, u_end);
+        q[j] += wv * wv;
       });
-      wu[i] = sum(y), ww[i] = sum(q);
+      wu[i] = sum(y[0] + y[1]), ww[i] = sum(q[0] + q[1]);
+    }
+    alignas(64) T x[R], sp[R];
+    for (int i = 0; i < n; i += W) {  // short loops, as in Flow::block
+      const int64_t at = k * R + i;
+      const auto e = p ? p->terms(k) : layer_terms(load(wu + i), load(ww + i), a.mode);
+      store(l.c + at, e.c), store(l.s + at, e.s), store(l.slope + at, e.slope), store(l.n2 + at, e.n2), store(x + i, e.x), store(sp + i, e.sp);
     }
     for (int i = 0; i < n; i += W) {
       const int64_t at = k * R + i;
-      const auto e = p ? p->terms(k) : layer_terms(load(wu + i), load(ww + i), a.mode);
       V t, h, by_a, by_x, inverse;
       tanh_sech2(load(act + i), t, h);
+      const LayerTerms<V> e = {V{}, load(l.s + at), load(x + i), load(sp + i), load(l.slope + at), V{}};
       log_det_slopes(t, h, e, a.mode, by_a, by_x, inverse);
-      store(l.t + at, t), store(l.h + at, h), store(l.c + at, e.c), store(l.s + at, e.s), store(l.slope + at, e.slope);
-      store(l.n2 + at, e.n2), store(l.by_a + at, by_a), store(l.by_x + at, by_x), store(l.inverse + at, inverse);
+      store(l.t + at, t), store(l.h + at, h), store(l.by_a + at, by_a), store(l.by_x + at, by_x), store(l.inverse + at, inverse);
     }
     if (k + 1 == K) return;
     T *const from = z + k * a.block * Dp, *const to = from + a.block * Dp;
@@ -88,19 +94,19 @@ struct FlowBackward : Flow<S, P> {
     const T* const c = l.c + k * R;
     for (int i = 0; i < n; ++i) {
       const T *const gi = g + i * Dp, ci = c[i];
-      V x = {}, y = {};
+      V x[2] = {}, y[2] = {};
       if (p) {
         const T* const uh = p->uhat + k * Dp;
-        for (int64_t d = 0; d < Dp; d += W) x += load(gi + d) * load(uh + d);
+        vectors_by_two<T>(Dp, [&](int64_t d, int, int j) __attribute__((always_inline)) { x[j] += load(gi + d) * load(uh + d); });
       } else {
         const P *const ui = this->u(r0 + i, k), *const wi = this->w(r0 + i, k);
-        vectors<T>(D, [&](int64_t d, int m) __attribute__((always_inline)) {
+        vectors_by_two<T>(D, [&](int64_t d, int m, int j) __attribute__((always_inline)) {
           const V gv = load(gi + d), wv = load(wi + d, m, w_end);
-          x += gv * (load(ui + d, m, u_end) + ci * wv);
-          y += gv * wv;
+          x[j] += gv * (load(ui + d, m, u_end) + ci * wv);
+          y[j] += gv * wv;
         });
       }
-      gu[i] = sum(x), gw[i] = sum(y), gl[i] = ((const T*)a.gl)[r0 + i];
+      gu[i] = sum(x[0] + x[1]), gw[i] = sum(y[0] + y[1]), gl[i] = ((const T*)a.gl)[r0 + i];
     }
     T* const t = l.t + k * R;
     for (int i = 0; i < n; i += W) {

@@ -1,6 +1,7 @@
 // The scalar functions of a planar layer on vectors of rows: ordkernels/reference/planar_flow.py is the definition.
 #pragma once
 #include "common/vmath.h"
+#include "cpu/kernels/planar_flow_args.h"
 
 namespace ORD_ISA {
 
@@ -62,7 +63,7 @@ ORD_INLINE V log_abs_det(V t, V h, const LayerTerms<V>& l, int mode) {
   if (mode == 0) return r;
   const auto tiny = det < kTinyDet<V>;
   if (any(tiny)) {
-    for (int i = 0; i < (int)(sizeof(V) / sizeof(t[0])); ++i) {
+    for (int i = 0; i < kSize<V>; ++i) {
       if (tiny[i]) r[i] = tiny_log_det(t[i], l.x[i]);
     }
   }
@@ -80,7 +81,7 @@ ORD_INLINE void log_det_slopes(V t, V h, const LayerTerms<V>& l, int mode, V& by
   if (mode == 0) return;
   const auto tiny = det < kTinyDet<V>;
   if (any(tiny)) {
-    for (int i = 0; i < (int)(sizeof(V) / sizeof(t[0])); ++i) {
+    for (int i = 0; i < kSize<V>; ++i) {
       if (!tiny[i]) continue;
       const double ld = tiny_log_det(t[i], l.x[i]), at = __builtin_fabs((double)t[i]);
       by_a[i] = at == 0 ? 0 : __builtin_copysign(2 * __builtin_exp(__builtin_log(at) - ld), (double)t[i]);
@@ -90,34 +91,45 @@ ORD_INLINE void log_det_slopes(V t, V h, const LayerTerms<V>& l, int mode, V& by
   }
 }
 
-// The a with a + s tanh a = r, s >= -1. Odd in r, so for p = |r|, where Newton runs monotonically to the root: from the left
-// for s > 0 (concave; max(p / (1 + s), p - s) lies left), from the right for s < 0 (convex; a - tanh a >= a^3 / 5 up to 1
-// bounds the root). Lanes stop by themselves, so that a row does not depend on its neighbours.
-template <class V>
-ORD_INLINE V solve_layer(V r, V s, V sp, float eps) {
-  const V p = absolute(r), zero = {};
-  const auto concave = s > 0.0f;
-  const V q = concave ? zero : absolute(s);
-  const V cubic = cbrt_about(5.0f * p / (q > 1e-30f ? q : zero + 1e-30f));
-  const V left = p / (s + 1.0f) > p - s ? p / (s + 1.0f) : p - s;
-  const V room = 1.0f - q > 1e-30f ? 1.0f - q : zero + 1e-30f;
-  V right = p + q < p / room ? p + q : p / room;
-  right = cubic <= 1.0f && cubic < right ? cubic : right;
-  V a = concave ? left : right;
-  auto running = p == p;
-  for (int step = 0; step < 40; ++step) {
-    V t, h;
-    tanh_sech2(a, t, h);
-    const V st = s * t, f = a + st - p;
-    const V slope = t * t + h * (s > -0.5f ? s + 1.0f : sp);
-    const V next = a - f / slope;
-    // The step from where f is no more than rounding error is the last.
-    const auto moving = running & (slope > 1e-30f) & (f == f);
-    a = moving ? (next > 0.0f ? next : zero) : a;
-    running = moving & (absolute(f) > 4 * eps * (a + absolute(st) + p));
-    if (!any(running)) break;
+// The a with a + s tanh a = r, s >= -1, of n rows, in place of r. Odd in r, so for p = |r|, where Newton runs monotonically to
+// the root: from the left for s > 0 (concave; max(p / (1 + s), p - s) lies left), from the right for s < 0 (convex;
+// a - tanh a >= a^3 / 5 up to 1 bounds the root). Lanes stop by themselves, so that a row does not depend on its neighbours.
+template <class T>
+ORD_INLINE void solve_layers(T* r, const T* s, const T* sp, int n) {
+  using V = typename Traits<T>::V;
+  constexpr int W = kLanes<T>;
+  constexpr T eps = sizeof(T) == 8 ? 2.2e-16 : 1.2e-7f;
+  alignas(64) T root[kFlowRows];
+  Ints<V> running[kFlowRows / W];
+  for (int i = 0; i < n; i += W) {
+    const V p = absolute(load(r + i)), sv = load(s + i), zero = {};
+    const auto concave = sv > 0.0f;
+    const V q = concave ? zero : absolute(sv);
+    const V cubic = cbrt_about(5.0f * p / (q > 1e-30f ? q : zero + 1e-30f));
+    const V left = p / (sv + 1.0f) > p - sv ? p / (sv + 1.0f) : p - sv;
+    const V room = 1.0f - q > 1e-30f ? 1.0f - q : zero + 1e-30f;
+    V right = p + q < p / room ? p + q : p / room;
+    right = cubic <= 1.0f && cubic < right ? cubic : right;
+    store(root + i, concave ? left : right);
+    running[i / W] = p == p;
   }
-  return with_sign(a, r);
+  for (int step = 0; step < 40; ++step) {
+    Ints<V> left = {};
+    for (int i = 0; i < n; i += W) {
+      const V p = absolute(load(r + i)), sv = load(s + i), x = load(root + i);
+      V t, h;
+      tanh_sech2(x, t, h);
+      const V st = sv * t, f = x + st - p;
+      const V slope = t * t + h * (sv > -0.5f ? sv + 1.0f : load(sp + i));
+      const V next = x - f / slope;
+      // The step from where f is no more than rounding error is the last.
+      const auto moving = running[i / W] & (slope > 1e-30f) & (f == f);
+      store(root + i, moving ? (next > 0.0f ? next : V{}) : x);
+      left |= running[i / W] = moving & (absolute(f) > 4 * eps * (x + absolute(st) + p));
+    }
+    if (!any(left)) break;
+  }
+  for (int i = 0; i < n; i += W) store(r + i, with_sign(load(root + i), load(r + i)));
 }
 
 }  // namespace ORD_ISA
