@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import ops
 from ..nn import MLPDenoiser
@@ -22,7 +22,7 @@ class ChainModel(Protocol):
 
     noise_width: int  # D
     training: bool
-    denoiser: Callable[[Tensor, Any, Tensor], Tensor]  # (x [B, n, D], t, cond [B, C]) -> like x
+    denoiser: nn.Module  # (x [B, n, D], t, cond [B, C]) -> like x
     schedule: NoiseSchedule
     process: Literal["diffusion", "flow_matching"]
     aligned: list[int]  # descending
@@ -115,7 +115,7 @@ class DiffoRSampler(FlowSampler):
             if m.process == "flow_matching":
                 x, x0 = ops.flow_step(x, out, t / T, s / T)
             else:
-                keyed = {"seed": seed, "row_ids": row_ids, "step": t} if self.eta else {}
+                keyed: dict[str, Any] = {"seed": seed, "row_ids": row_ids, "step": t} if self.eta else {}
                 x, x0 = ops.reverse_step(x, out, alpha_bar[t], alpha_bar[s], eta=self.eta, prediction=m.prediction, clip=m.clip, **keyed)
             if t in m.aligned:
                 kept.append(x0)
