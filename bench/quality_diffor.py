@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from quality import RESULTS, Scorer, cpu_name, generative, point, summary
@@ -102,13 +102,13 @@ def kuairand_parts() -> tuple[Split, Split]:
 
 
 def table_makers(name: str, args: argparse.Namespace) -> dict[str, Maker]:
-    def regression(train: Split, seed: int, objective: str) -> Predictor:
+    def regression(train: Split, seed: int, objective: Literal["squared", "absolute"]) -> Predictor:
         if name == "kuairand":
             return point(trained(ValueRegression(*widths(train), objective=objective), train, seed, name, args).predict)
         model = TableRegression(train["dense"].shape[1], objective=objective)
         return point(trained(model, train, seed, name, args).predict)
 
-    def classes(train: Split, seed: int, statistic: str) -> Predictor:
+    def classes(train: Split, seed: int, statistic: Literal["mode", "median"]) -> Predictor:
         model = trained(TableClassifier(train["dense"].shape[1], train["y"]), train, seed, name, args)
         return point(lambda rows: model.predict(rows, statistic))
 
