@@ -59,6 +59,12 @@ SCHEMAS: dict[str, tuple[str, str | None]] = {
         " float a_t, float a_s, float eta, int kind, float clip, bool reclip, bool random, int seed, int step, int wanted)"
         " -> (Tensor, Tensor, Tensor, Tensor)",
     ),
+    # numbers [S, 8] in fp64: c0, c1, d0, d1, d2, sigma, timestep, place among the K aligned ones or -1
+    "denoise_chain": (
+        "(Tensor x, Tensor cond, Tensor w_in, Tensor b_in, Tensor w_cond, Tensor w_out, Tensor b_out, Tensor embedding, Tensor numbers,"
+        " Tensor? noise, Tensor? row_ids, Tensor? draw_ids, int K, float clip, int seed) -> (Tensor x_0, Tensor states)",
+        None,
+    ),
     "philox": ("(Tensor counter, Tensor key) -> Tensor", None),
     "random_normal": ("(Tensor row_ids, Tensor? draw_ids, int draw, int seed, int step, int width) -> Tensor", None),
     "random_uniform": ("(Tensor row_ids, Tensor? draw_ids, int draw, int seed, int step, int width) -> Tensor", None),

@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from . import denoise
+from . import denoise, rng
 
 KINDS = {"eps": denoise.EPS, "x0": denoise.X0, "v": denoise.V}
 
@@ -47,6 +48,41 @@ def denoise_chain(
         )
         if t in aligned:
             kept.append(x0)
+    return x, torch.stack(kept, dim=1)
+
+
+def chain_numbers(alpha_bar: Sequence[float], steps: Sequence[int], aligned: Sequence[int], kind: int, eta: float) -> Tensor:
+    """[S, 8] fp64, for each step what it is computed with: c0, c1, d0, d1, d2, sigma of ``reference.denoise``, its timestep, and its
+    place among the aligned ones or -1. The last step, to 0, is without noise."""
+    t = torch.tensor([alpha_bar[i] for i in steps], dtype=torch.float64)
+    s = torch.tensor([alpha_bar[i] for i in (*steps[1:], 0)], dtype=torch.float64)
+    d0, d1, d2, sigma = denoise.step_numbers(kind, t, s, eta, False)
+    place = [aligned.index(i) if i in aligned else -1 for i in steps]
+    more = (torch.tensor(n, dtype=torch.float64) for n in (steps, place))
+    return torch.stack((*denoise.x0_numbers(kind, t), d0, d1, d2, sigma, *more), dim=-1)
+
+
+def folded_chain(
+    x: Tensor, cond: Tensor, w_in: Tensor, b_in: Tensor, w_cond: Tensor, w_out: Tensor, b_out: Tensor, embedding: Tensor, numbers: Tensor,
+    noise: Tensor | None, row_ids: Tensor | None, draw_ids: Tensor | None, K: int, clip: float, seed: int,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The chain of an ``MLPDenoiser`` from its weights: what a timestep or a condition adds to the hidden layer is computed once."""
+    D = x.shape[1]
+    time = F.linear(embedding, w_in[:, D:], b_in)  # [S, H]
+    shift = F.linear(cond, w_cond)  # [B, H]
+    kept: list[Tensor] = [x] * K
+    for i, (c0, c1, d0, d1, d2, sigma, t, place) in enumerate(numbers.tolist()):
+        out = F.linear(F.silu(F.linear(x, w_in[:, :D]) + (time[i] + shift)), w_out, b_out)
+        x0 = (out if (c0, c1) == (0, 1) else c0 * x + c1 * out).clamp(-clip, clip)
+        x = d0 * x0 + d1 * x + d2 * out
+        if sigma:
+            if noise is not None:
+                x = x + sigma * noise[i]
+            else:
+                assert row_ids is not None
+                x = x + sigma * rng.random_normal(row_ids, draw_ids, 0, seed, int(t), D).to(x.dtype)
+        if place >= 0:
+            kept[int(place)] = x0
     return x, torch.stack(kept, dim=1)
 
 

@@ -100,7 +100,7 @@ class DiffoRSampler(FlowSampler):
         Draw j of a row has the numbers ``j D .. j D + D - 1`` of its stream, so it does not depend on how many there are.
         """
         m, (B, n, D) = self.model, x_T.shape
-        if m.process == "diffusion" and isinstance(m.denoiser, MLPDenoiser) and hasattr(ops, "denoise_chain"):
+        if m.process == "diffusion" and isinstance(m.denoiser, MLPDenoiser):
             ids = torch.arange(B, device=x_T.device) if row_ids is None else row_ids
             states = ops.denoise_chain(
                 x_T.reshape(B * n, D), cond.repeat_interleave(n, dim=0), m.denoiser, m.schedule, steps=self.steps, aligned=m.aligned,

@@ -1,0 +1,79 @@
+// denoise_chain, a whole reverse chain in one call: check, prepare the weights once, share out the rows.
+#include <optional>
+
+#include "cpu/kernels/denoise_chain_args.h"
+#include "cpu/scratch.h"
+#include "cpu/torch.h"
+
+#define DECLARE(isa)                                                         \
+  namespace isa {                                                            \
+  void denoise_chain_prepare(const ChainArgs&, void*);                       \
+  void denoise_chain(const ChainArgs&, int64_t begin, int64_t end, void*);   \
+  }
+DECLARE(base)
+DECLARE(avx2)
+DECLARE(avx512)
+
+namespace {
+
+using Maybe = std::optional<Tensor>;
+
+// Contiguous, of the dtype of x and of this shape.
+Tensor dense(const char* name, const Tensor& t, ScalarType type, const std::vector<int64_t>& shape) {
+  STD_TORCH_CHECK(t.scalar_type() == type, name, ": expected the dtype of x");
+  bool same = t.dim() == static_cast<int64_t>(shape.size());
+  for (int64_t i = 0; same && i < t.dim(); ++i) same = t.size(i) == shape[i];
+  STD_TORCH_CHECK(same, name, ": its shape does not fit the other arguments");
+  return torch::stable::contiguous(t);
+}
+
+std::tuple<Tensor, Tensor> chain(const Tensor& x_, const Tensor& cond_, const Tensor& w_in_, const Tensor& b_in_, const Tensor& w_cond_,
+                                 const Tensor& w_out_, const Tensor& b_out_, const Tensor& embedding_, const Tensor& numbers_,
+                                 const Maybe& noise_, const Maybe& row_ids_, const Maybe& draw_ids_, int64_t K, double clip, int64_t seed) {
+  const ScalarType type = x_.scalar_type();
+  STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::Double, "x: expected float32 or float64");
+  STD_TORCH_CHECK(x_.dim() == 2 && cond_.dim() == 2 && w_in_.dim() == 2 && embedding_.dim() == 2, "x, cond, w_in, embedding: expected matrices");
+  ChainArgs a{};
+  a.wide = type == ScalarType::Double;
+  a.B = x_.size(0), a.D = x_.size(1), a.C = cond_.size(1), a.H = w_in_.size(0), a.S = embedding_.size(0), a.E = embedding_.size(1), a.K = K;
+  STD_TORCH_CHECK(a.D > 0 && a.C > 0 && a.H > 0 && a.E > 0 && a.S > 0 && K > 0, "widths, steps, K: expected at least 1");
+  const Tensor x = dense("x", x_, type, {a.B, a.D}), cond = dense("cond", cond_, type, {a.B, a.C});
+  const Tensor w_in = dense("w_in", w_in_, type, {a.H, a.D + a.E}), b_in = dense("b_in", b_in_, type, {a.H});
+  const Tensor w_cond = dense("w_cond", w_cond_, type, {a.H, a.C}), w_out = dense("w_out", w_out_, type, {a.D, a.H});
+  const Tensor b_out = dense("b_out", b_out_, type, {a.D}), embedding = dense("embedding", embedding_, type, {a.S, a.E});
+  const Tensor numbers = dense("numbers", numbers_, ScalarType::Double, {a.S, 8});
+  Maybe noise, row_ids, draw_ids;
+  if (noise_) noise = dense("noise", *noise_, type, {a.S, a.B, a.D});
+  if (row_ids_) row_ids = dense("row_ids", *row_ids_, ScalarType::Long, {a.B});
+  if (draw_ids_) draw_ids = dense("draw_ids", *draw_ids_, ScalarType::Long, {a.B});
+
+  a.numbers = in<double>(numbers);
+  for (int64_t s = 0; s < a.S; ++s) {
+    const double* n = a.numbers + 8 * s;
+    STD_TORCH_CHECK(n[6] >= 0 && n[6] < 4294967296.0 && n[7] >= -1 && n[7] < K, "numbers: expected a timestep and a place below K");
+    STD_TORCH_CHECK(n[5] == 0 || noise || row_ids, "noise: expected noise or row_ids, as a step has noise");
+  }
+  auto x_0 = torch::stable::new_empty(x, {a.B, a.D}), states = torch::stable::new_empty(x, {a.B, K, a.D});
+  if (a.B == 0) return {x_0, states};
+  auto shared = torch::stable::new_empty(x, {chain_shared(a)});
+  a.x = x.const_data_ptr(), a.cond = cond.const_data_ptr();
+  a.w_in = w_in.const_data_ptr(), a.b_in = b_in.const_data_ptr(), a.w_cond = w_cond.const_data_ptr();
+  a.w_out = w_out.const_data_ptr(), a.b_out = b_out.const_data_ptr(), a.embedding = embedding.const_data_ptr();
+  a.noise = noise ? noise->const_data_ptr() : nullptr;
+  a.made = !noise && row_ids, a.row_ids = a.made ? in<int64_t>(*row_ids) : nullptr, a.draw_ids = a.made && draw_ids ? in<int64_t>(*draw_ids) : nullptr;
+  a.seed = static_cast<uint64_t>(seed), a.clip = clip;
+  a.x_0 = x_0.mutable_data_ptr(), a.states = states.mutable_data_ptr(), a.shared = shared.mutable_data_ptr();
+
+  const int64_t bytes = chain_scratch(a) * (a.wide ? 8 : 4);
+  void* const scratch = thread_scratch(bytes);
+  STD_TORCH_CHECK(scratch, "no memory for ", bytes, " bytes of scratch");
+  ORD_DISPATCH(denoise_chain_prepare)(a, scratch);
+  auto* const run = ORD_DISPATCH(denoise_chain);
+  const bool ok = parallel_with_scratch(a.B, 12, bytes, [&](int64_t begin, int64_t end, void* s) { run(a, begin, end, s); });
+  STD_TORCH_CHECK(ok, "no memory for ", bytes, " bytes of scratch per thread");
+  return {x_0, states};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(ordkernels, CPU, m) { m.impl("denoise_chain", TORCH_BOX(&chain)); }
