@@ -24,7 +24,7 @@ __all__ = [
 
 class OracleResult(NamedTuple):
     prediction: Tensor  # [B]
-    index: Tensor  # [B] int64, which of the M
+    time: Tensor  # [B] int64, which of the M
 
 
 def gradient_conflict(losses: Sequence[Tensor] | Tensor, params: Iterable[Tensor]) -> Tensor:
@@ -113,7 +113,7 @@ def oracle_time(y: Tensor, yhat: Tensor) -> OracleResult:
         yhat: ``[B, M]``, one prediction per denoising time.
 
     Returns:
-        ``(prediction [B], index [B])``: no rule that picks one of the M can have a smaller error.
+        ``(prediction [B], time [B])``: no rule that picks one of the M can have a smaller error.
 
     Raises:
         ValueError: shapes that disagree, or M = 0.
@@ -123,7 +123,7 @@ def oracle_time(y: Tensor, yhat: Tensor) -> OracleResult:
     Example:
         >>> import torch
         >>> oracle_time(torch.tensor([1.0, 5.0]), torch.tensor([[0.0, 1.5], [5.0, 9.0]]))
-        OracleResult(prediction=tensor([1.5000, 5.0000]), index=tensor([1, 0]))
+        OracleResult(prediction=tensor([1.5000, 5.0000]), time=tensor([1, 0]))
     """
     _predictions(yhat, y)
     index = (yhat - y[:, None]).abs().argmin(dim=1)

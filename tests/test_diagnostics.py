@@ -56,7 +56,7 @@ def test_oracle_is_no_worse_than_any_fixed_time():
     best = d.oracle_time(y, yhat)
     errors = (yhat - y[:, None]).abs()
     assert torch.equal((best.prediction - y).abs(), errors.min(dim=1).values)
-    assert torch.equal(best.index, errors.argmin(dim=1))
+    assert torch.equal(best.time, errors.argmin(dim=1))
     with pytest.raises(ValueError, match=r"y: expected \[B\] = \[100\], got \[3\]"):
         d.oracle_time(y[:3], yhat)
 

@@ -200,7 +200,7 @@ class DiffoR(TargetModel):
 
     def _latent(self, v: Tensor) -> Tensor:
         """``z_0 = A s``, with A scaled so that ``E |z_0|^2 = tr(A M A^T) = D``: ``[B, H] -> [B, D]``."""
-        A = self.latent_map
+        A: Tensor = self.latent_map
         A = A * (A.shape[0] / ((A @ self.v_moment) * A).sum()).sqrt()
         return ((v - self.v_mean) / self.v_spread) @ A.T
 

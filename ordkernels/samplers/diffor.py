@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import ops
 from ..nn import MLPDenoiser
@@ -22,7 +22,7 @@ class ChainModel(Protocol):
 
     noise_width: int  # D
     training: bool
-    denoiser: Callable[[Tensor, Any, Tensor], Tensor]  # (x [B, n, D], t, cond [B, C]) -> like x
+    denoiser: nn.Module  # (x [B, n, D], t, cond [B, C]) -> like x
     schedule: NoiseSchedule
     process: Literal["diffusion", "flow_matching"]
     aligned: list[int]  # descending
@@ -100,7 +100,7 @@ class DiffoRSampler(FlowSampler):
         Draw j of a row has the numbers ``j D .. j D + D - 1`` of its stream, so it does not depend on how many there are.
         """
         m, (B, n, D) = self.model, x_T.shape
-        if m.process == "diffusion" and isinstance(m.denoiser, MLPDenoiser) and hasattr(ops, "denoise_chain"):
+        if m.process == "diffusion" and isinstance(m.denoiser, MLPDenoiser):
             ids = torch.arange(B, device=x_T.device) if row_ids is None else row_ids
             states = ops.denoise_chain(
                 x_T.reshape(B * n, D), cond.repeat_interleave(n, dim=0), m.denoiser, m.schedule, steps=self.steps, aligned=m.aligned,
@@ -115,7 +115,7 @@ class DiffoRSampler(FlowSampler):
             if m.process == "flow_matching":
                 x, x0 = ops.flow_step(x, out, t / T, s / T)
             else:
-                keyed = {"seed": seed, "row_ids": row_ids, "step": t} if self.eta else {}
+                keyed: dict[str, Any] = {"seed": seed, "row_ids": row_ids, "step": t} if self.eta else {}
                 x, x0 = ops.reverse_step(x, out, alpha_bar[t], alpha_bar[s], eta=self.eta, prediction=m.prediction, clip=m.clip, **keyed)
             if t in m.aligned:
                 kept.append(x0)
