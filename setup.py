@@ -9,6 +9,7 @@ import shutil
 import site
 import subprocess
 import sysconfig
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -55,15 +56,8 @@ class Build(build_ext):
                     here.unlink(missing_ok=True)
 
     def build_extensions(self):
-        compile_one = self.compiler._compile
-
-        def with_isa(obj, src, ext, cc_args, postargs, pp_opts):  # setuptools has no flags per file
-            extra = next((flags for suffix, flags in ISA.items() if Path(src).stem.endswith(suffix)), [])
-            compile_one(obj, src, ext, cc_args, postargs + extra, pp_opts)
-
-        self.compiler._compile = with_isa
-        self.parallel = self.parallel or os.cpu_count()
-        self.not_built = {}
+        self.compiler.compile = self.compile_all
+        self.not_built: dict[str, str] = {}
         self.have_compiler = shutil.which(self.compiler.compiler_cxx[0]) is not None
         self.stubs = self.make_stubs()
         super().build_extensions()
@@ -71,6 +65,22 @@ class Build(build_ext):
         package = Path(self.build_lib, "ordkernels")
         package.mkdir(parents=True, exist_ok=True)
         (package / "_build_info.py").write_text(f"NOT_BUILT = {self.not_built!r}\n")
+
+    def compile_all(self, sources, output_dir=None, macros=None, include_dirs=None, debug=0, extra_preargs=None, extra_postargs=None,
+                    depends=None):  # fmt: skip
+        """The compiler's `compile`, with flags per file and as many files at once as there are cores: setuptools has neither."""
+        c = self.compiler
+        _, objects, postargs, pp_opts, build = c._setup_compile(output_dir, macros, include_dirs, sources, depends, extra_postargs)
+        cc_args = c._get_cc_args(pp_opts, debug, extra_preargs)
+
+        def one(obj):
+            src, ext = build[obj]
+            extra = next((flags for suffix, flags in ISA.items() if Path(src).stem.endswith(suffix)), [])
+            c._compile(obj, src, ext, cc_args, postargs + extra, pp_opts)
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(one, build))
+        return objects
 
     def make_stubs(self):
         """Empty libtorch_cpu.so and libtorch_cuda.so to link against: they only put the names into DT_NEEDED.
@@ -119,7 +129,7 @@ class Build(build_ext):
         targets.append(f"-gencode=arch=compute_{ARCHS[-1]},code=compute_{ARCHS[-1]}")
         subprocess.run(
             [nvcc or "nvcc", "-shared", "-std=c++20", "-O3", "-Xcompiler", "-fPIC,-fvisibility=hidden", "-cudart", "static",
-             "-Xptxas", "-v", f"-DTORCH_TARGET_VERSION={TARGET}", "-DUSE_CUDA", "-isystem", INCLUDE, "-Icsrc", *targets, *sources,
+             "-Xptxas", "-v", f"-DTORCH_TARGET_VERSION={TARGET}", "-DUSE_CUDA", "-isystem", str(INCLUDE), "-Icsrc", *targets, *sources,
              "-o", str(out), f"-L{self.stubs}", "-Xlinker", "--no-as-needed", "-ltorch_cpu", "-ltorch_cuda"],
             check=True,
         )  # fmt: skip

@@ -100,13 +100,12 @@ def table_makers(train: Split, test: Split, args: argparse.Namespace) -> dict[st
         "tab median": (lambda _: point(tab_median(train)), 1),
         "user's historical median": (lambda _: point(HistoricalMedian("user").predict), 1),
         "item's historical median": (lambda _: point(HistoricalMedian("item").predict), 1),
-        "gradient boosting, same inputs": (lambda seed: point(boosting(train, seed)), 1),
-        "value regression, squared error": (regression(objective="squared"), args.seeds),
-        "value regression, Huber": (regression(objective="huber"), args.seeds),
-        "value regression, absolute error": (regression(objective="absolute"), args.seeds),
         "FlowTime": (flowtime(), args.seeds),
+        "value regression, squared error": (regression(objective="squared"), args.seeds),
         "FlowTime, paper's loss": (flowtime(**FlowTime.paper_loss()), args.seeds),
-        "FlowTime, MLP encoder": (flowtime(encoder="mlp"), args.seeds),
+        "gradient boosting, same inputs": (lambda seed: point(boosting(train, seed)), 1),
+        "value regression, absolute error": (regression(objective="absolute"), args.seeds),
+        "value regression, Huber": (regression(objective="huber"), args.seeds),
     }
     try:
         import sklearn  # noqa: F401
@@ -196,7 +195,7 @@ class Scorer:
         return {
             **out,
             "xauc_of_mean": float(ops.xauc(y, mean, ties="half").value),
-            "crps": float(ops.crps(draws, y, fair=True).mean()),
+            "crps": float(ops.crps(draws[:, ::2], y, fair=True).mean()),  # one of each mirrored pair
             "interval80_holds": float(holds),
             "interval80_width": float(width),
             **self._pdf(draws[:, 0], "_one_draw"),
@@ -232,40 +231,55 @@ def line(name: str, entry: dict[str, Any]) -> str:
 
 
 def curve(train: Split, test: Split, args: argparse.Namespace, steps: int = 100, batch: int = 512) -> None:
-    """The same 100 steps on the reference backend, on the default one, and on the reference in fp64: losses step by step."""
+    """The same 100 steps on the default backend and on the reference: the losses agree to rounding.
+
+    Training amplifies rounding from step to step, so the yardstick is the reference against itself with every starting
+    weight one rounding error off.
+    """
     sizes = (*n_ids(train, test), train["dense"].shape[1])
     rows = {name: v[: steps * batch // 2] for name, v in train.items()}  # two epochs of fifty steps
-    losses: dict[str, list[float]] = {}
 
-    def run() -> list[float]:
+    def run(*, off: float = 0.0) -> np.ndarray:
         torch.manual_seed(0)
-        seen: list[float] = []
-        fit(FlowTime(*sizes), rows, epochs=2, batch_size=batch, progress=False, on_step=lambda _, p: seen.append(float(p["loss"])))
-        return seen
+        model, seen = FlowTime(*sizes), []
+        with torch.no_grad():
+            for p in model.parameters():
+                p.mul_(1 + off)
+        fit(model, rows, epochs=2, batch_size=batch, progress=False, on_step=lambda _, parts: seen.append(parts["loss"].item()))
+        return np.array(seen)
 
-    losses["default"] = run()
-    losses["default, again"] = run()
+    losses = {"default": run(), "default, again": run()}
     with ordkernels.use_backend("reference"):
-        losses["reference"] = run()
-    ours, again, reference = (np.array(losses[k]) for k in ("default", "default, again", "reference"))
-    apart = np.abs(ours - reference) / np.abs(reference)
+        losses["reference"], losses["reference, one rounding off"] = run(), run(off=2.0**-23)
+    reference = losses["reference"]
+    apart = np.abs(losses["default"] - reference) / reference
+    yardstick = np.abs(losses["reference, one rounding off"] - reference) / reference
+    repeats = bool((losses["default"] == losses["default, again"]).all())
+    agree = bool(repeats and apart[:10].max() < 1e-5 and apart.max() <= max(1e-4, 4 * yardstick.max()))
     report = {
         "about": about(args, len(rows["y"]), 0),
-        "backends": {op: ordkernels.available_backends(op) for op in ("conditional_planar_flow", "wasserstein_quantile_loss")},
-        "steps": len(ours),
-        "largest_relative_difference": float(apart.max()),
-        "first_10_steps": float(apart[:10].max()),
-        "repeats_itself_exactly": bool((ours == again).all()),
-        "losses": {k: [round(v, 7) for v in series] for k, series in losses.items()},
+        "default_backend_on_cpu": {
+            op: ordkernels.available_backends(op)["cpu"] or "native" for op in ("planar_flow", "conditional_planar_flow", "crps")
+        },
+        "agree": agree,
+        "repeats_itself_exactly": repeats,
+        "relative_difference": {
+            "first_10_steps": float(apart[:10].max()),
+            "all_steps": float(apart.max()),
+            "yardstick_first_10_steps": float(yardstick[:10].max()),
+            "yardstick_all_steps": float(yardstick.max()),
+        },
+        "losses": {name: [round(v, 7) for v in series.tolist()] for name, series in losses.items()},
     }
     file = Path(args.json or RESULTS / "quality_curve.json")
     file.parent.mkdir(exist_ok=True)
     file.write_text(json.dumps(report, indent=1) + "\n")
-    print(f"loss {ours[0]:.4f} -> {ours[-1]:.4f} in {len(ours)} steps; repeats itself exactly: {report['repeats_itself_exactly']}")
-    print(f"default against reference: relative difference at most {apart.max():.1e} (first ten steps {apart[:10].max():.1e})")
+    print(f"loss {reference[0]:.4f} -> {reference[-1]:.4f} in {len(reference)} steps; repeats itself exactly: {repeats}")
+    for name, d in (("default against reference", apart), ("reference, starting one rounding off", yardstick)):
+        print(f"{name}: relative difference {d[:10].max():.1e} in the first ten steps, {d.max():.1e} in all")
     print(f"written: {file}")
-    if apart.max() > 1e-3 or not report["repeats_itself_exactly"]:
-        raise SystemExit("the curves part: the kernels and the reference do not compute the same training")
+    if not agree:
+        raise SystemExit("the curves part by more than rounding explains: kernels and reference do not compute the same")
 
 
 def about(args: argparse.Namespace, train_rows: int, test_rows: int) -> dict[str, Any]:
@@ -297,7 +311,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--draws", type=int, default=64, help="draws per test row")
+    parser.add_argument("--draws", type=int, default=64, help="draws per test row, mirrored pairs")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--ablations", action="store_true")

@@ -31,10 +31,14 @@ def main(argv: list[str] | None = None) -> int:
     else:
         _limit_threads(args.threads[0])
         report = measure(args)
+    _save(args, report)
+    return 1 if any(OURS in r["rejected"] for r in report["results"]) else 0
+
+
+def _save(args: argparse.Namespace, report: dict[str, Any]) -> None:
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(report, indent=1) + "\n")
-    return 1 if any(OURS in r["rejected"] for r in report["results"]) else 0
 
 
 OURS = "ordkernels"  # as in cases, which is imported after the threads are set
@@ -107,9 +111,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "results": [],
         "scaling": [],
     }
-    print(
-        f"{report['device']}, {report['isa']}, threads {args.threads[0]}; copy {copy / 1e9:.1f} GB/s, GEMM {rates['float32'] / 1e9:.0f} GFLOP/s"
-    )
+    about_limits = f"copy {copy / 1e9:.1f} GB/s, GEMM {rates['float32'] / 1e9:.0f} GFLOP/s"
+    print(f"{report['device']}, {report['isa']}, threads {args.threads[0]}; {about_limits}")
     for op in args.ops:
         if args.scaling:
             for scaling in cases.scalings(op, args.device, size):
@@ -119,6 +122,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
                 row = run_case(case, args.seconds, rates["float32"]) | {"threads": torch.get_num_threads()}
                 report["results"].append(row)
                 _print(row)
+                _save(args, report)  # after each: a long run may be cut short
                 del case
                 gc.collect()
     return report

@@ -6,14 +6,19 @@ from typing import TYPE_CHECKING, Any
 from ._backend import available_backends, use_backend
 
 if TYPE_CHECKING:
-    from . import data, metrics, models, nn, ops, quantiles, rng, samplers, schedules, testing
+    from . import data, models, nn, ops, quantiles, rng, samplers, schedules, testing
 
 __version__ = "0.1.0"
-_SUBMODULES = ("data", "metrics", "models", "nn", "ops", "quantiles", "rng", "samplers", "schedules", "testing")
-__all__ = sorted(("__version__", "available_backends", "use_backend", *_SUBMODULES))  # noqa: PLE0605
+__all__ = [
+    "__version__", "available_backends", "data", "models", "nn", "ops", "quantiles", "rng", "samplers", "schedules", "testing", "use_backend",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    if name in _SUBMODULES:
+    if name in __all__:
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

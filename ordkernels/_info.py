@@ -155,9 +155,8 @@ def text(found: dict[str, Any]) -> str:
     host_threads = threads["ORDKERNELS_NUM_THREADS"] or threads["cores"]
     lines.append(f"  threads     torch {threads.get('torch', '-')}, data side {host_threads}, cores {threads['cores']}")
     if gpu["found"]:
-        lines.append(
-            f"  GPU         {gpu['name']} (sm_{gpu['capability'].replace('.', '')}, {gpu['memory_GiB']} GiB, CUDA {gpu['cuda']}) x {gpu['count']}"
-        )
+        sm = gpu["capability"].replace(".", "")
+        lines.append(f"  GPU         {gpu['name']} (sm_{sm}, {gpu['memory_GiB']} GiB, CUDA {gpu['cuda']}) x {gpu['count']}")
     else:
         lines.append(f"  GPU         none: {gpu['why']}")
     lines += ["", "Compiled parts"]

@@ -197,6 +197,8 @@ def _int(name: str, x: Any) -> int:
 
 
 def _integers(name: str, x: Any, device: Any = None) -> Tensor:
+    if type(x) is Tensor and x.dtype == torch.int64 and device is None:
+        return x
     if isinstance(x, (int, float, str, bytes)) or x is None:
         raise TypeError(f"{name}: expected a tensor, array or sequence of integers, got {type(x).__name__}")
     t = x if isinstance(x, Tensor) else torch.as_tensor(x)

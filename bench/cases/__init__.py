@@ -43,10 +43,10 @@ class Case:
     outputs: dict[str, Callable[[Any], tuple[Any, ...]]] = field(default_factory=dict)  # run -> its result as the truth's arrays
     device: str = "cpu"
 
-    def checked_truth(self) -> tuple[np.ndarray, ...]:
-        return tuple(_array(x) for x in self.truth())
+    def checked_truth(self) -> tuple[torch.Tensor, ...]:
+        return tuple(_wide(x) for x in self.truth())
 
-    def error(self, name: str, truth: tuple[np.ndarray, ...]) -> float:
+    def error(self, name: str, truth: tuple[torch.Tensor, ...]) -> float:
         """A run's largest error over the outputs; infinite where shapes or the places of NaN differ."""
         out = self.runs[name]()
         out = self.outputs.get(name, lambda x: x if isinstance(x, tuple) else (x,))(out)
@@ -65,17 +65,17 @@ class Scaling:
     per: Callable[[int], float]  # what the time is divided by
 
 
-def _array(x: Any) -> np.ndarray:
-    return np.asarray(x.detach().cpu() if isinstance(x, torch.Tensor) else x, dtype=np.float64)
+def _wide(x: Any) -> torch.Tensor:
+    return (x.detach() if isinstance(x, torch.Tensor) else torch.from_numpy(np.array(x))).double()
 
 
-def _difference(got: Any, b: np.ndarray) -> float:
-    a = _array(got)
-    if a.shape != b.shape or not np.array_equal(np.isnan(a), np.isnan(b)):
+def _difference(got: Any, b: torch.Tensor) -> float:
+    a = _wide(got).to(b.device)
+    if a.shape != b.shape or not torch.equal(a.isnan(), b.isnan()):
         return float("inf")
-    if not a.size or np.isnan(b).all():
+    if not a.numel():
         return 0.0
-    return float(np.nanmax(np.abs(a - b)) / max(float(np.nanmax(np.abs(b))), 1e-30))
+    return float((a - b).abs().nan_to_num(0).max() / b.nan_to_num(0).abs().max().clamp(min=1e-30))
 
 
 def load(name: str) -> ModuleType:

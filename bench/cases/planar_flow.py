@@ -19,7 +19,7 @@ SHAPES: dict[tuple[str, Size], tuple[tuple[int, int, int], ...]] = {  # B, K, D
     ("cpu", "full"): ((1024, 4, 64), (65536, 4, 64)),
     ("cuda", "tiny"): ((5, 2, 3),),
     ("cuda", "quick"): ((65536, 4, 64),),
-    ("cuda", "full"): ((1024, 4, 64), (65536, 4, 64), (1 << 20, 4, 64)),
+    ("cuda", "full"): ((1024, 4, 64), (1 << 20, 4, 64)),
 }
 H = 64
 
@@ -28,7 +28,7 @@ def eager(z: Tensor, u: Tensor, w: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """The constrained flow as one writes it in torch (unbind, whose backward is far cheaper than indexing's)."""
     wu = (w * u).sum(-1, keepdim=True)
     u = u + (F.softplus(wu) - 1 - wu) * w / (w * w).sum(-1, keepdim=True)
-    total = 0
+    total: Any = 0
     for uk, wk, bk in zip(u.unbind(-2), w.unbind(-2), b.unbind(-1), strict=True):
         t = torch.tanh((wk * z).sum(-1) + bk)
         z = z + uk * t[..., None]
@@ -40,7 +40,7 @@ def eager_inverse(z: Tensor, u: Tensor, w: Tensor, b: Tensor) -> tuple[Tensor, T
     """Per layer 40 bisections of the scalar equation: what one can write without a kernel."""
     wu = (w * u).sum(-1, keepdim=True)
     u = u + (F.softplus(wu) - 1 - wu) * w / (w * w).sum(-1, keepdim=True)
-    total = 0
+    total: Any = 0
     for uk, wk, bk in zip(u.unbind(-2)[::-1], w.unbind(-2)[::-1], b.unbind(-1)[::-1], strict=True):
         s, r = (wk * uk).sum(-1), (wk * z).sum(-1) + bk
         low, high = r - s.abs(), r + s.abs()
@@ -138,7 +138,7 @@ def _inverse(B: int, K: int, D: int, device: str) -> Case:
         "planar_flow", f"inverse B={B} K={K} D={D}", runs, truth, 1e-3, bytes=_forward_bytes(B, K, D), flops=_flops(B, K, D),
         yardsticks=("our forward",), device=device, targets=[Target("at most 2x our own forward", "our forward", 0.5)],
     )  # fmt: skip
-    forward = reference.planar_flow(*(t.double() for t in args))[:2]
+    forward = _truth(args)
     inverse = truth()
     case.outputs["our forward"] = lambda out: inverse if _close(out, forward) else ()
     return case

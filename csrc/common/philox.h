@@ -19,6 +19,7 @@ constexpr int kBytes = 16;
 #endif
 constexpr int kLanes = kBytes / 8;
 typedef uint64_t words __attribute__((vector_size(kBytes)));  // one 32-bit word per 64-bit lane; the upper half may hold anything
+typedef words place __attribute__((may_alias, aligned(8)));  // a memcpy of 32 bytes is split in two, whose reload stalls
 typedef int32_t halves __attribute__((vector_size(kBytes)));
 
 // Low half times low half, all 64 bits: one instruction on every x86-64.
@@ -63,17 +64,18 @@ PHILOX_INLINE void make(const uint64_t* __restrict row, const uint64_t* __restri
   constexpr int U = 2;
   for (int i = 0; i < n; i += U * kLanes) {
     words c0[U], c1[U], c2[U], c3[U];
+#pragma GCC unroll 4
     for (int v = 0; v < U; ++v) {
-      __builtin_memcpy(&c0[v], row + i + v * kLanes, kBytes);
-      __builtin_memcpy(&c3[v], index + i + v * kLanes, kBytes);
+      c0[v] = *(const place*)(row + i + v * kLanes);
+      c3[v] = *(const place*)(index + i + v * kLanes);
       c1[v] = c0[v] >> 32;
       c2[v] = words{} + step;
     }
     rounds<U>(c0, c1, c2, c3, words{} + (seed & 0xFFFFFFFFu), words{} + (seed >> 32));
+#pragma GCC unroll 4
     for (int v = 0; v < U; ++v) {
-      const words x = (c0[v] & 0xFFFFFFFFu) | (c2[v] << 32), y = (c1[v] & 0xFFFFFFFFu) | (c3[v] << 32);
-      __builtin_memcpy(a + i + v * kLanes, &x, kBytes);
-      __builtin_memcpy(b + i + v * kLanes, &y, kBytes);
+      *(place*)(a + i + v * kLanes) = (c0[v] & 0xFFFFFFFFu) | (c2[v] << 32);
+      *(place*)(b + i + v * kLanes) = (c1[v] & 0xFFFFFFFFu) | (c3[v] << 32);
     }
   }
 }
@@ -104,30 +106,32 @@ PHILOX_INLINE float radius(uint32_t x) {
   return __builtin_sqrtf(-2.0f * log);
 }
 
-// (r cos 2 pi u, r sin 2 pi u) of the unrounded u = k 2^-25; the reduction to an eighth of a turn is exact, in integers.
-PHILOX_INLINE void turn(uint32_t x, float r, float& c, float& s) {
-  const int32_t k = (int32_t)((x >> 7) | 1);
-  const int32_t q = (k + (1 << 22)) >> 23;
-  const float t = (float)(k - (q << 23)) * 1.87253514146e-7f, z = t * t;  // 2 pi / 2^25
-  const float sine = t + t * z * (-1.6666654611e-1f + z * (8.3321608736e-3f + z * -1.9515295891e-4f));
-  const float cosine = 1.0f + z * (-0.5f + z * (4.166664568298827e-2f + z * (-1.388731625493765e-3f + z * 2.443315711809948e-5f)));
-  const int32_t odd = -(q & 1);
-  c = r * from_bits(((bits(sine) & odd) | (bits(cosine) & ~odd)) ^ (int32_t)((uint32_t)((q + 1) & 2) << 30));
-  s = r * from_bits(((bits(cosine) & odd) | (bits(sine) & ~odd)) ^ (int32_t)((uint32_t)(q & 2) << 30));
+// Box-Muller. The angle 2 pi u of the unrounded u = k 2^-25 is reduced to an eighth of a turn in integers, exactly.
+PHILOX_INLINE float sine(float t) { return t + t * t * t * (-1.6666654611e-1f + t * t * (8.3321608736e-3f + t * t * -1.9515295891e-4f)); }
+PHILOX_INLINE float cosine(float t) {
+  return 1.0f + t * t * (-0.5f + t * t * (4.166664568298827e-2f + t * t * (-1.388731625493765e-3f + t * t * 2.443315711809948e-5f)));
 }
 
-// n blocks -> 4 n floats. Not inlined, or `__restrict` would be lost, and with it the vectorisation.
-template <bool NORMAL>
-__attribute__((noinline)) static void floats(const uint32_t* __restrict a, const uint32_t* __restrict b, int n, float* __restrict out) {
+// Pairs of words -> pairs of floats. By value throughout, and not inlined: references into the loop and the loss of
+// `__restrict` both stop the vectoriser.
+__attribute__((noinline)) static void normals(const uint32_t* __restrict a, const uint32_t* __restrict b, int n, float* __restrict out) {
 #pragma omp simd
-  for (int j = 0; j < 2 * n; ++j) {
-    float c, s;
-    if (NORMAL)
-      turn(b[j], radius(a[j]), c, s);
-    else
-      c = uniform(a[j]), s = uniform(b[j]);
-    out[2 * j] = c;
-    out[2 * j + 1] = s;
+  for (int64_t j = 0; j < n; ++j) {  // not int: under -fwrapv (which setuptools adds) 2 * j could wrap, and nothing is vectorised
+    const int32_t k = (int32_t)((b[j] >> 7) | 1);
+    const int32_t q = (k + (1 << 22)) >> 23, odd = -(q & 1);
+    const float t = (float)(k - (q << 23)) * 1.87253514146e-7f;  // 2 pi / 2^25
+    const float r = radius(a[j]);
+    const int32_t x = bits(cosine(t)), y = bits(sine(t));
+    out[2 * j] = r * from_bits(((y & odd) | (x & ~odd)) ^ (int32_t)((uint32_t)((q + 1) & 2) << 30));
+    out[2 * j + 1] = r * from_bits(((x & odd) | (y & ~odd)) ^ (int32_t)((uint32_t)(q & 2) << 30));
+  }
+}
+
+__attribute__((noinline)) static void uniforms(const uint32_t* __restrict a, const uint32_t* __restrict b, int n, float* __restrict out) {
+#pragma omp simd
+  for (int64_t j = 0; j < n; ++j) {
+    out[2 * j] = uniform(a[j]);
+    out[2 * j + 1] = uniform(b[j]);
   }
 }
 
@@ -138,7 +142,7 @@ PHILOX_INLINE void blocks(const uint64_t* row, const uint64_t* index, uint64_t s
   constexpr int grain = 2 * kLanes;
   n = (n + grain - 1) / grain * grain;
   make(row, index, step, seed, n, a, b);
-  floats<NORMAL>((const uint32_t*)a, (const uint32_t*)b, n, out);
+  (NORMAL ? normals : uniforms)((const uint32_t*)a, (const uint32_t*)b, 2 * n, out);
 }
 
 // Floats first, ..., first + n - 1 of one row and step.

@@ -45,7 +45,7 @@ std::tuple<Tensor, Tensor, Tensor> flow(const Tensor& z_, const Tensor& u_, cons
   if (a.G * a.N > 0) {
     set_z(a, z);
     a.z_out = out.mutable_data_ptr(), a.log_det = log_det.mutable_data_ptr(), a.act = act.mutable_data_ptr();
-    run(type, kInverse, a);
+    run(type, false, kInverse, a);
   }
   return {out, log_det, act};
 }
@@ -78,7 +78,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> flow_backward(const Tensor& z_, const
   a.z_out = dz.mutable_data_ptr(), a.gu = du.mutable_data_ptr(), a.gw = dw.mutable_data_ptr(), a.gb = db.mutable_data_ptr();
   a.gu_group = a.gw_group = a.K * a.D, a.gu_layer = a.gw_layer = a.D, a.gb_group = a.K, a.gb_layer = 1;
   plan_backward(type, a);
-  run_backward(type, kInverse, a, z);
+  run_backward(type, false, kInverse, a, z);
   return {dz, du, dw, db};
 }
 

@@ -8,9 +8,10 @@
 
 #define ORD_DECLARE(isa)                                                                         \
   namespace isa {                                                                                \
-  void planar_flow(FlowType, bool, const FlowArgs&, int64_t, int64_t, void*);                    \
-  void planar_flow_backward(FlowType, bool, const FlowArgs&, int64_t, int64_t, void*);           \
-  void planar_flow_combine(FlowType, const FlowArgs&, int64_t, void*);                           \
+  void planar_flow(FlowType, bool, bool, const FlowArgs&, int64_t, int64_t, void*);              \
+  void planar_flow_backward(FlowType, bool, bool, const FlowArgs&, int64_t, int64_t, void*);     \
+  void planar_flow_combine(FlowType, bool, const FlowArgs&, int64_t, void*);                     \
+  void add_columns(bool, const void*, int64_t, int64_t, void*);                                  \
   }
 ORD_DECLARE(base)
 ORD_DECLARE(avx2)
@@ -90,10 +91,10 @@ inline int64_t grain(const FlowArgs& a) {  // rows worth starting a thread for: 
   return rows > kFlowRows ? rows : kFlowRows;
 }
 
-inline void run(FlowType type, bool inverse, const FlowArgs& a) {
+inline void run(FlowType type, bool wide, bool inverse, const FlowArgs& a) {
   const auto kernel = ORD_DISPATCH(planar_flow);
   const bool ok = parallel_with_scratch(a.G * a.N, grain(a), flow_scratch(a, false) * compute_size(type),
-                                        [&](int64_t begin, int64_t end, void* scratch) { kernel(type, inverse, a, begin, end, scratch); });
+                                        [&](int64_t begin, int64_t end, void* scratch) { kernel(type, wide, inverse, a, begin, end, scratch); });
   STD_TORCH_CHECK(ok, "planar_flow: out of memory");
 }
 
@@ -106,10 +107,10 @@ inline void plan_backward(FlowType type, FlowArgs& a) {
   a.block = fit > kFlowRows ? kFlowRows : fit > 1 ? fit : 1;
 }
 
-inline void run_backward(FlowType type, bool inverse, FlowArgs& a, const Tensor& z) {
+inline void run_backward(FlowType type, bool wide, bool inverse, FlowArgs& a, const Tensor& z) {
   const auto kernel = ORD_DISPATCH(planar_flow_backward);
   const int64_t bytes = flow_scratch(a, true) * compute_size(type);
-  const auto body = [&](int64_t begin, int64_t end, void* scratch) { kernel(type, inverse, a, begin, end, scratch); };
+  const auto body = [&](int64_t begin, int64_t end, void* scratch) { kernel(type, wide, inverse, a, begin, end, scratch); };
   bool ok;
   if (a.N == 1) {
     ok = parallel_with_scratch(a.G, grain(a), bytes, body);
@@ -122,7 +123,7 @@ inline void run_backward(FlowType type, bool inverse, FlowArgs& a, const Tensor&
     const auto combine = ORD_DISPATCH(planar_flow_combine);
     ok = parallel_with_scratch(a.G * a.parts, 1, bytes, body);
     ok = ok && parallel_with_scratch(a.G, 1, bytes, [&](int64_t begin, int64_t end, void* scratch) {
-           for (int64_t g = begin; g < end; ++g) combine(type, a, g, scratch);
+           for (int64_t g = begin; g < end; ++g) combine(type, wide, a, g, scratch);
          });
   }
   STD_TORCH_CHECK(ok, "planar_flow_backward: out of memory");

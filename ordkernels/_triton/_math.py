@@ -63,7 +63,10 @@ def softplus(x):
 
 @triton.jit
 def layer_terms(wu, ww, MODE: tl.constexpr):
-    """From w.u and w.w: (c, s, x, sp, n2, slope). uhat = u + c w, s = w.uhat, x the softplus argument, sp = softplus(x), slope = ds/d(w.u)."""
+    """From w.u and w.w: (c, s, x, sp, n2, slope).
+
+    uhat = u + c w, s = w.uhat, x the softplus argument, sp = softplus(x), slope = ds/d(w.u).
+    """
     if MODE == UNCONSTRAINED:
         one = tl.zeros_like(wu) + 1.0
         return tl.zeros_like(wu), wu, wu, one, one, one
@@ -134,7 +137,10 @@ def _newton(a, p, s):
 
 @triton.jit
 def solve_layer(r, s):
-    """The a with a + s tanh a = r, s >= -1: from a bound on its side, Newton runs monotonically. Four steps at a time, at most 28, then two more."""
+    """The a with a + s tanh a = r, s >= -1: from a bound on its side, Newton runs monotonically.
+
+    Four steps at a time, at most 28, then two more.
+    """
     eps = 1e-15 if r.dtype == tl.float64 else 3e-7
     p = tl.abs(r)
     s = s + tl.zeros_like(p)

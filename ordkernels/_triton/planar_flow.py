@@ -24,7 +24,7 @@ from ._math import layer_gradients, layer_terms, log_abs_det, log_det_slopes, so
 UNROLL = 8  # layers that the forward kernels unroll; more run in a loop
 KEEP = 4  # layers whose parameters and states the backward keeps in registers
 TILE_ROWS = 512  # elements of z in a program: per-row parameters, four 4-byte loads a thread
-TILE_GROUPS = 2048  # and where rows share parameters
+TILE_GROUPS = 1024  # and where rows share parameters
 PARTIALS = 512  # programs that each sum shared parameters' gradients over their tiles
 
 
@@ -202,7 +202,7 @@ def backward_kernel(
     if ACCUMULATE:
         for tile in range(pid % SLOTS, tl.cdiv(N, BLOCK_N), SLOTS):
             first = (tile == pid % SLOTS).to(tl.int32)
-            m = tile.to(tl.int64) * BLOCK_N + n
+            m = tl.cast(tile, tl.int64) * BLOCK_N + n
             if INVERSE:
                 _inverse_backward_tile(g, m, first, slot, z, act, u, w, gz_out, gl, gz, gu, gw, gb, G, N, D,
                     z_g, z_n, u_g, u_k, w_g, w_k, o_g, o_n, K, MODE, KEPT, BLOCK_D, ACCUMULATE)  # fmt: skip
@@ -254,7 +254,8 @@ def _forward(z: Tensor, u: Tensor, w: Tensor, b: Tensor, mode: int, inverse: boo
     with torch.cuda.device_of(z):
         forward_kernel[(triton.cdiv(G, block_g) * triton.cdiv(N, block_n),)](
             z, u, w, b, out, log_det, act, G, N, D, z_g, z_n, u_g, u_k, w_g, w_k, b_g, b_k,
-            K, mode, inverse, _unrolled(K, inverse), block_g, block_n, block_d, num_warps=warps, num_stages=1,
+            K, mode, inverse, _unrolled(K, inverse), block_g, block_n, block_d,
+            num_warps=warps, num_stages=1, maxnreg=_registers(inverse, False),
         )  # fmt: skip
     return out, log_det, act
 
@@ -282,7 +283,8 @@ def _backward(
     with torch.cuda.device_of(z):
         backward_kernel[(triton.cdiv(G, block_g) * slots,)](
             z, act, u, w, gz, gl, out, gu, gw, gb, G, N, D, z_g, z_n, u_g, u_k, w_g, w_k, o_g, o_n, slots,
-            K, mode, inverse, min(K, KEEP), block_g, block_n, block_d, accumulate, num_warps=warps, num_stages=1,
+            K, mode, inverse, min(K, KEEP), block_g, block_n, block_d, accumulate,
+            num_warps=warps, num_stages=1, maxnreg=_registers(False, accumulate if block_d <= 1024 else False),
         )  # fmt: skip
     if accumulate:
         gu, gw, gb = ((t.sum(0) if slots > 1 else t).to(dtype) for t in (gu, gw, gb))
@@ -313,6 +315,11 @@ def _unrolled(K: int, inverse: bool) -> bool:
     return K <= UNROLL and not inverse  # the inverse is a loop already
 
 
+def _registers(newton: bool, accumulate: bool) -> int | None:
+    """A thread's bound. Left alone, ptxas spills a few bytes of the Newton loop, or of the sums over tiles, to fit one program more."""
+    return 128 if newton else 255 if accumulate else None
+
+
 def _tile(N: int, D: int, dtype: torch.dtype) -> tuple[int, int, int, int]:
     """(BLOCK_G, BLOCK_N, BLOCK_D, num_warps)."""
     block_d = triton.next_power_of_2(D)
@@ -321,7 +328,7 @@ def _tile(N: int, D: int, dtype: torch.dtype) -> tuple[int, int, int, int]:
         return max(1, TILE_ROWS // half // block_d), 1, block_d, 4 if block_d <= 1024 else min(16, block_d // 256)
     rows = max(1, TILE_GROUPS // half // block_d)
     block_n = min(rows, triton.next_power_of_2(N))
-    return rows // block_n, block_n, block_d, 8 if block_d <= 2048 else 16
+    return rows // block_n, block_n, block_d, 4 if block_d <= 1024 else 8 if block_d <= 2048 else 16
 
 
 def signatures():
@@ -332,12 +339,18 @@ def signatures():
         blocks = {"BLOCK_G": block_g, "BLOCK_N": block_n, "BLOCK_D": block_d, "K": K, "MODE": 1} | ({"N": 1} if N == 1 else {})
         sizes = dict.fromkeys(("G", "N", "D", "z_g", "z_n", "u_g", "u_k", "w_g", "w_k"), "i32")
         fixed = dict.fromkeys(("K", "MODE", "INVERSE", "BLOCK_G", "BLOCK_N", "BLOCK_D"), "constexpr")
+        options = {"num_warps": warps, "num_stages": 1}
         for inverse in (False, True):
             forward = dict(z=p, u=p, w=p, b=p, out=p, log_det=f, act=f, b_g="i32", b_k="i32", UNROLLED="constexpr") | sizes | fixed
-            yield forward_kernel, forward, blocks | {"INVERSE": inverse, "UNROLLED": _unrolled(K, inverse)}, {"num_warps": warps, "num_stages": 1}
+            yield (
+                forward_kernel,
+                forward,
+                blocks | {"INVERSE": inverse, "UNROLLED": _unrolled(K, inverse)},
+                options | {"maxnreg": _registers(inverse, False)},
+            )
             several = block_n < N
             q = f if several else p
             backward = dict(z=p, act=f, u=p, w=p, gz_out=p, gl=f, gz=p, gu=q, gw=q, gb=q, o_g="i32", o_n="i32", SLOTS="i32")
             backward |= dict(KEPT="constexpr", ACCUMULATE="constexpr") | sizes | fixed
             values = blocks | {"INVERSE": inverse, "KEPT": min(K, KEEP), "ACCUMULATE": several}
-            yield backward_kernel, backward, values, {"num_warps": warps, "num_stages": 1}
+            yield backward_kernel, backward, values, options | {"maxnreg": _registers(False, several)}

@@ -12,7 +12,7 @@ from .. import _info
 from ..data import kuairand, n_ids
 from ..models import FlowTime, HistoricalMedian, ValueRegression, fit
 from . import plots
-from .evaluate import Scores, Split, evaluate, inputs
+from .evaluation import Scores, Split, evaluate, inputs
 from .speed import Speed, measure
 
 __all__ = ["run"]

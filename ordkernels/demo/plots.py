@@ -1,12 +1,13 @@
 """The demo's plots. matplotlib is imported here alone, and only when they are drawn."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from .evaluate import Split, quantile_of_sorted
+from .evaluation import Split, quantile_of_sorted
 from .speed import Speed
 
 __all__ = ["calibration", "distributions", "speed_bars"]
@@ -46,7 +47,7 @@ def three_users(test: Split) -> list[int]:
 def distributions(path: Path, test: Split, draws: Tensor) -> None:
     """For three users: the share of their plays in each range of watch time, and the share that the draws put there."""
     figure, axes = _figure(3, "Watch time of three users in the test week: what happened, and what FlowTime predicted")
-    labels = [f"{a}-{b}" for a, b in zip(EDGES[:-1], EDGES[1:], strict=True)] + [f"{EDGES[-1]}+"]
+    labels = [f"{a}-{b}" for a, b in pairwise(EDGES)] + [f"{EDGES[-1]}+"]
     x = np.arange(len(EDGES))
     tallest = 0.0
     for axis, user in zip(axes, three_users(test), strict=True):
@@ -78,15 +79,21 @@ def calibration(path: Path, y: Tensor, draws: Tensor) -> None:
     left.set(xlabel="central interval of the prediction", ylabel="share of plays inside", xlim=(0, 1), ylim=(0, 1), aspect="equal")
     left.legend(frameon=False, loc="upper left")
 
-    rank = ((draws < y[:, None]).float().mean(1) + (draws <= y[:, None]).float().mean(1)) / 2  # ties: the middle
-    share, edges = np.histogram(rank.numpy(), bins=20, range=(0, 1))
-    right.bar(edges[:-1], share / share.sum() * 20, 0.05, align="edge", color=OURS, edgecolor="white", linewidth=0.5)
-    right.axhline(1, color=TRUE, linewidth=1.5)
-    right.text(
-        0.99, 1.02, "perfectly calibrated", ha="right", va="bottom", fontsize=8, color="#55595f", transform=right.get_yaxis_transform()
-    )
-    right.set(xlabel="share of draws below the true watch time", ylabel="density", xlim=(0, 1))
+    edges = np.linspace(0, 1, 21)
+    right.bar(edges[:-1], np.diff(_mass_below(edges, y, draws)) * 20, 0.05, align="edge", color=OURS, edgecolor="white", linewidth=0.5)
+    right.axhline(1, color=TRUE, linewidth=1.5, label="perfectly calibrated")
+    right.set(xlabel="where the true watch time falls in the prediction", ylabel="density", xlim=(0, 1))
+    right.set_ylim(0, right.get_ylim()[1] * 1.15)
+    right.legend(frameon=False, loc="upper left")
     _save(figure, path)
+
+
+def _mass_below(edges: np.ndarray, y: Tensor, draws: Tensor) -> np.ndarray:
+    """Share of rows below each edge of the probability scale; the truth lies anywhere between the draws around it."""
+    n = draws.shape[1]
+    low = ((draws < y[:, None]).sum(1) / (n + 1)).numpy()
+    high = (((draws <= y[:, None]).sum(1) + 1) / (n + 1)).numpy()
+    return np.array([np.clip((e - low) / (high - low), 0, 1).mean() for e in edges])
 
 
 def speed_bars(path: Path, speed: list[Speed]) -> None:
@@ -94,7 +101,7 @@ def speed_bars(path: Path, speed: list[Speed]) -> None:
     figure, axes = _figure(len(speed), "Time per 1,000 rows: plain torch (reference backend) and ordkernels", height=2.6)
     for axis, s in zip(axes, speed, strict=True):
         bars = axis.barh(["ordkernels", "reference"], [s.ours_ms, s.reference_ms], color=[OURS, PLAIN], height=0.6)
-        axis.bar_label(bars, fmt=" %.3g ms", fontsize=9)
+        axis.bar_label(bars, [f" {v:,.0f} ms" if v >= 100 else f" {v:.3g} ms" for v in (s.ours_ms, s.reference_ms)], fontsize=9)
         axis.set_title(f"{s.name}\n{s.ratio:.2f}x", fontsize=9)
         axis.set_xlim(0, max(s.ours_ms, s.reference_ms) * 1.3)
         axis.set_xlabel("milliseconds")

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from .. import ops, use_backend
+from .. import use_backend
 from ..models import FlowTime
 from ..testing.timing import interleaved
-from .evaluate import Split, inputs
+from .evaluation import Split, inputs
 
 __all__ = ["Speed", "measure"]
 
@@ -43,20 +43,19 @@ def measure(model: FlowTime, train: Split, test: Split, *, rows: int = 1024, sec
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        B, N, D, H = len(batch["y"]), 1 + model.quantiles, model.noise_width, 64
-        K = 4
-        z, h = torch.randn(B, N, D), torch.randn(B, H)
-        weight, bias = (torch.randn(K * (2 * D + 1), *s).mul_((H * D) ** -0.5).requires_grad_() for s in ((H,), ()))
-        z.requires_grad_(), h.requires_grad_()
+        flow: Any = model.prior.flow
+        B, N = len(batch["y"]), 1 + model.quantiles
+        z = torch.randn(B, N, flow.width, requires_grad=True)
+        h = torch.randn(B, flow.cond_width, requires_grad=True)
 
-        def flow() -> None:
-            out, log_det = ops.conditional_planar_flow(z, h, weight, bias)
-            torch.autograd.grad((out.sum(), log_det.sum()), (z, h, weight, bias))
+        def flow_alone() -> None:
+            out, log_det = flow(z, h)
+            torch.autograd.grad((out.sum(), log_det.sum()), (z, h, flow.weight, flow.bias))
 
         return [
             _compare("training step, forward to optimizer", step, B, seconds),
             _compare("scoring, 32 draws per row", score, len(x["user"]), seconds),
-            _compare(f"the flow alone, {N} draws, forward + backward", flow, B, seconds),
+            _compare(f"the flow alone, {N} draws, forward + backward", flow_alone, B, seconds),
         ]
 
 

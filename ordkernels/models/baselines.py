@@ -65,9 +65,8 @@ class ValueRegression(TargetModel):
             id_dropout=id_dropout,
             history_dropout=history_dropout,
         )
-        context = hidden + self.encoder.pattern_width
-        self.head = nn.Sequential(nn.SiLU(), nn.Linear(context, hidden), nn.SiLU(), nn.Linear(hidden, 1))
-        self.direct = nn.Linear(context, 1)
+        self.head = nn.Sequential(nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, 1))
+        self.direct = nn.Linear(hidden, 1)
 
     def loss(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         check_batch(batch, self.dense_width, self.quantiles, target=True)
@@ -95,8 +94,7 @@ class ValueRegression(TargetModel):
             self.train(training)
 
     def _out(self, batch: dict[str, Tensor]) -> Tensor:
-        static, patterns, _, _ = self.encoder(batch)
-        context = torch.cat((static, patterns), dim=1)
+        context = self.encoder(batch)[0]
         return (self.head(context) + self.direct(context))[:, 0] + 1.0
 
     def _value(self, out: Tensor) -> Tensor:

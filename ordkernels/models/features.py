@@ -35,7 +35,9 @@ def check_batch(batch: dict[str, Tensor], dense_width: int, quantiles: int, *, t
 
 
 class FeatureEncoder(nn.Module):
-    """Ids, dense features and both histories to two vectors: static features ``[B, hidden]`` and patterns ``h [B, 2d]``.
+    """Ids, dense features and both histories to two vectors: patterns ``h [B, 2d]`` and a context ``[B, hidden]``.
+
+    The context is an MLP of everything, or, with ``patterns_in_context=False``, of all but the patterns.
 
     Ids have embeddings that start at zero and are dropped whole with probability ``id_dropout``, so that zero comes to
     mean "unknown id" and ids unseen in training are read as such. In training a history is dropped with probability
@@ -60,6 +62,7 @@ class FeatureEncoder(nn.Module):
         dropout: float = 0.2,
         id_dropout: float = 0.8,
         history_dropout: float = 0.2,
+        patterns_in_context: bool = True,
     ) -> None:
         super().__init__()
         _positive(n_users=n_users, n_items=n_items, dense_width=dense_width, hidden=hidden, id_width=id_width)
@@ -72,9 +75,9 @@ class FeatureEncoder(nn.Module):
         self.item_embedding = nn.Embedding(n_items, id_width)
         nn.init.zeros_(self.user_embedding.weight)
         nn.init.zeros_(self.item_embedding.weight)
-        self.static = nn.Sequential(
-            nn.Linear(dense_width + 2 * id_width, 2 * hidden), nn.SiLU(), nn.Dropout(dropout), nn.Linear(2 * hidden, hidden)
-        )
+        self.patterns_in_context = patterns_in_context
+        width = dense_width + 2 * id_width + (2 * pattern_width if patterns_in_context else 0)
+        self.trunk = nn.Sequential(nn.Linear(width, 2 * hidden), nn.SiLU(), nn.Dropout(dropout), nn.Linear(2 * hidden, hidden))
         self.user_pattern = QuantileEncoder(quantiles, pattern_width, kind=encoder, heads=1)
         self.item_pattern = QuantileEncoder(quantiles, pattern_width, kind=encoder, heads=1)
         self.overall: Tensor
@@ -82,13 +85,13 @@ class FeatureEncoder(nn.Module):
         self.width, self.pattern_width = hidden, 2 * pattern_width
 
     def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """``(static [B, hidden], patterns [B, 2d], has_user [B], has_item [B])``, the flags after dropping histories."""
-        ids = torch.cat((self._ids(self.user_embedding, batch["user"]), self._ids(self.item_embedding, batch["item"])), 1)
-        static = self.static(torch.cat((batch["dense"].to(ids.dtype), ids), dim=1))
+        """``(context [B, hidden], patterns h [B, 2d], has_user [B], has_item [B])``, the flags after dropping histories."""
         q_user, has_user = self._history(batch["q_user"], batch["has_user"], self.user_history)
         q_item, has_item = self._history(batch["q_item"], batch["has_item"], self.item_history)
         h = torch.cat((self.user_pattern(q_user, has_user), self.item_pattern(q_item, has_item)), dim=1)
-        return static, h, has_user, has_item
+        ids = (self._ids(self.user_embedding, batch["user"]), self._ids(self.item_embedding, batch["item"]))
+        inputs = (batch["dense"].to(h.dtype), *ids, *((h,) if self.patterns_in_context else ()))
+        return self.trunk(torch.cat(inputs, dim=1)), h, has_user, has_item
 
     def _ids(self, table: nn.Embedding, ids: Tensor) -> Tensor:
         e = table(ids)

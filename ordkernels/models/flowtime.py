@@ -41,7 +41,8 @@ class FlowTime(TargetModel):
 
     **Ours, not the paper's:** the CRPS term. The paper's loss never compares a prior draw with the row's target, and
     what W-dist pulls the draws to is the history, whatever the row's features say. ``FlowTime.paper_loss()`` has the
-    arguments of the paper's loss. Also ours: the weights (the paper gives none), embeddings that start at zero and are
+    arguments of the paper's loss. Also ours: the weights (the paper gives none; at ``huber_weight=1``
+    the draws come out narrower, and 80 % intervals hold fewer rows), embeddings that start at zero and are
     dropped in training, histories dropped in training, and ``decoder_patterns``: the decoder sees ``h`` too.
 
     ===============================  ================================================================================
@@ -118,7 +119,7 @@ class FlowTime(TargetModel):
         self.dense_width, self.quantiles, self.lam = dense_width, quantiles, lam
         self.noise_width = latent
         self.weights = {"huber": huber_weight, "kl": kl_weight, "wdist": wdist_weight, "crps": crps_weight, "prior": 1.0}
-        self.crps_space, self.decoder_patterns = crps_space, decoder_patterns
+        self.crps_space = crps_space
         self.encoder = FeatureEncoder(
             n_users,
             n_items,
@@ -133,10 +134,10 @@ class FlowTime(TargetModel):
             dropout=dropout,
             id_dropout=id_dropout,
             history_dropout=history_dropout,
+            patterns_in_context=decoder_patterns,
         )
         patterns = self.encoder.pattern_width
-        context = hidden + (patterns if decoder_patterns else 0)
-        self.posterior = nn.Sequential(nn.Linear(context + 2, hidden), nn.SiLU(), nn.Linear(hidden, 2 * latent))
+        self.posterior = nn.Sequential(nn.Linear(hidden + 2, hidden), nn.SiLU(), nn.Linear(hidden, 2 * latent))
         self.prior: FlowPrior | StandardPrior | DiffusionPrior
         if prior == "flow":
             self.prior = FlowPrior(latent, patterns, hidden, layers, constrained)
@@ -146,7 +147,7 @@ class FlowTime(TargetModel):
             self.prior = DiffusionPrior(latent, patterns, hidden, kind=prior, steps=diffusion_steps)
         else:
             raise ValueError(f"prior: expected 'flow', 'ddpm', 'flow_matching' or 'none', got {prior!r}")
-        self.decoder = _Decoder(latent, context, hidden)
+        self.decoder = _Decoder(latent, hidden, hidden)
 
     @staticmethod
     def paper_loss() -> dict[str, float]:
@@ -227,13 +228,17 @@ class FlowTime(TargetModel):
     # ------------------------------------------------------------------------------------------- pieces
 
     def _encode(self, batch: dict[str, Tensor]) -> Condition:
-        static, patterns, has_user, has_item = self.encoder(batch)
-        context = torch.cat((static, patterns), dim=1) if self.decoder_patterns else static
-        return Condition(context, patterns, has_user, has_item)
+        return Condition(*self.encoder(batch))
 
     def _log_value(self, latents: Tensor, c: Condition) -> Tensor:
         top = torch.log1p(2 * self.largest / self.unit)
-        return F.softplus(self.decoder(latents, c.context)).clamp(max=top)
+        return _rectified(self.decoder(latents, c.context)).clamp(max=top)
+
+
+def _rectified(x: Tensor) -> Tensor:
+    """``max(x, 0)``, so that draws can be exactly zero, with softplus's gradient, so that they need not stay there."""
+    soft = F.softplus(x)
+    return soft + (F.relu(x) - soft).detach()
 
 
 class _Decoder(nn.Module):

@@ -151,8 +151,9 @@ class ConditionalPlanarFlow(nn.Module):
     """K planar layers whose parameters a linear hypernetwork makes from each row's condition.
 
     ``forward(z [B, D] | [B, N, D], h [B, H]) -> (z_out like z, log_det [B] | [B, N])`` in one op, which never holds
-    the ``[B, K, 2D + 1]`` parameters; ``.inverse(z_out, h)`` the same way back; ``.parameters_of(h)`` the ``u``, ``w``
-    ``[B, K, D]`` and ``b`` ``[B, K]`` themselves; ``.transform(h)`` a ``torch.distributions`` transform on ``[..., B, D]``.
+    the ``[B, K, 2D + 1]`` parameters (on a CPU without that kernel: a matrix product, then the flow);
+    ``.inverse(z_out, h)`` the same way back; ``.parameters_of(h)`` the ``u``, ``w`` ``[B, K, D]`` and ``b`` ``[B, K]``
+    themselves; ``.transform(h)`` a ``torch.distributions`` transform on ``[..., B, D]``.
     Parameters and ``state_dict`` keys: ``weight`` ``[K (2D + 1), H]`` and ``bias`` ``[K (2D + 1)]``, each layer
     ``u`` (D), ``w`` (D), ``b`` (1). At the start every row's ``w_k`` lies near one point of the unit sphere, since the
     constraint's correction grows as ``0.307 / ||w||`` near 0. For an MLP as hypernetwork, put its layers before ``h``.

@@ -173,9 +173,16 @@ class DifferentiableOp:
     def _eager_function(self) -> Any:
         this = self
 
-        @torch.autograd.function.once_differentiable
-        def once(ctx: Any, *grads: Any) -> Any:
-            return this._gradients(ctx.kernel, ctx, grads, first=1)
+        class Marked(torch.autograd.Function):
+            """Gradients that raise when they are differentiated again, whatever in the graph they came from."""
+
+            @staticmethod
+            def forward(ctx: Any, count: int, *tensors: Tensor) -> Any:
+                return tuple(t.view_as(t) for t in tensors[:count])
+
+            @staticmethod
+            def backward(ctx: Any, *grads: Any) -> Any:
+                return this._no_double(ctx)
 
         class Eager(torch.autograd.Function):
             @staticmethod
@@ -187,9 +194,15 @@ class DifferentiableOp:
 
             @staticmethod
             def backward(ctx: Any, *grads: Any) -> Any:
-                if torch.is_grad_enabled():  # create_graph: this decorator, which costs 5 us, makes second derivatives raise
-                    return once(ctx, *grads)
-                return this._gradients(ctx.kernel, ctx, grads, first=1)
+                if not torch.is_grad_enabled():
+                    return this._gradients(ctx.kernel, ctx, grads, first=1)
+                # create_graph. Not `once_differentiable`: it lets the share of the saved tensors pass as zero, without a word.
+                with torch.no_grad():
+                    out = this._gradients(ctx.kernel, ctx, grads, first=1)
+                roots = [t for t in (*ctx.saved_tensors, *grads) if t is not None and t.requires_grad]
+                got = [t for t in out if t is not None]
+                marked = iter(Marked.apply(len(got), *got, *roots))
+                return tuple(None if t is None else next(marked) for t in out)
 
         Eager.__name__ = Eager.__qualname__ = this.name
         return Eager

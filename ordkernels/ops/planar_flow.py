@@ -190,8 +190,7 @@ def _vmap(params: range, backward: bool) -> Any:
             lead = u.shape[: u.dim() - 2]  # [V] or [V, B]
             G, N = lead.numel(), rows[len(lead) :].numel()
             folded = [
-                t.reshape(G, *t.shape[len(lead) :]) if i in params else t.reshape(G, N, *t.shape[len(rows) :])
-                for i, t in enumerate(ts)
+                t.reshape(G, *t.shape[len(lead) :]) if i in params else t.reshape(G, N, *t.shape[len(rows) :]) for i, t in enumerate(ts)
             ]
             out = kernel(*folded, args[-1])
             if backward:
@@ -209,9 +208,7 @@ def _vmap_loop(kernel: Kernel) -> Kernel:
     """vmap rule, one call per batch: with a shared weight there is nothing to fold its gradient into."""
 
     def rule(info: Any, dims: Any, *args: Any) -> Any:
-        calls = [
-            kernel(*(a.select(d, v) if d is not None else a for a, d in zip(args, dims, strict=True))) for v in range(info.batch_size)
-        ]
+        calls = [kernel(*(a.select(d, v) if d is not None else a for a, d in zip(args, dims, strict=True))) for v in range(info.batch_size)]
         return tuple(torch.stack(t) for t in zip(*calls, strict=True)), (0,) * len(calls[0])
 
     return rule

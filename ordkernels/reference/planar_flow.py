@@ -101,7 +101,7 @@ def planar_flow(z: Tensor, u: Tensor, w: Tensor, b: Tensor, mode: int = CONSTRAI
     return (
         zg.reshape(z.shape).to(z.dtype, copy=True),
         log_det.reshape(z.shape[:-1]),
-        torch.stack(act, -1).reshape(*z.shape[:-1], -1),
+        torch.stack(act, -1).reshape(*z.shape[:-1], u.shape[-2]),
     )
 
 
@@ -111,7 +111,7 @@ def planar_flow_backward(
     """Gradients of z, u, w, b. The states are rebuilt from the input z: walking back from a rounded z_K would cancel."""
     zg, ug, wg = to_groups(z, u, w)
     G, N, _ = zg.shape
-    g, ag, gl = gz_out.reshape(zg.shape).to(zg.dtype), act.reshape(G, N, -1), gl.reshape(G, N).to(zg.dtype)
+    g, ag, gl = gz_out.reshape(zg.shape).to(zg.dtype), act.reshape(G, N, u.shape[-2]), gl.reshape(G, N).to(zg.dtype)
     layers = [layer_terms(uk, wk, mode) for uk, wk in zip(ug.unbind(1), wg.unbind(1), strict=True)]
     states = [zg]
     for k, (uhat, *_) in enumerate(layers[:-1]):
@@ -130,7 +130,7 @@ def planar_flow_backward(
 
 
 def planar_flow_inverse(z_out: Tensor, u: Tensor, w: Tensor, b: Tensor, mode: int = CONSTRAINED) -> tuple[Tensor, Tensor, Tensor]:
-    """z_in with ``planar_flow(z_in) = z_out``, the log_det of the forward map there, and the a_k. One monotone scalar equation per layer."""
+    """z_in with ``planar_flow(z_in) = z_out``, the forward log_det there, and the a_k: one monotone scalar equation per layer."""
     zg, ug, wg, bg = to_groups(z_out, u, w, b)
     log_det, act = torch.zeros_like(zg[..., 0]), []
     for k in range(ug.shape[1] - 1, -1, -1):
@@ -142,7 +142,7 @@ def planar_flow_inverse(z_out: Tensor, u: Tensor, w: Tensor, b: Tensor, mode: in
     return (
         zg.reshape(z_out.shape).to(z_out.dtype, copy=True),
         log_det.reshape(z_out.shape[:-1]),
-        torch.stack(act[::-1], -1).reshape(*z_out.shape[:-1], -1),
+        torch.stack(act[::-1], -1).reshape(*z_out.shape[:-1], u.shape[-2]),
     )
 
 
@@ -177,7 +177,7 @@ def planar_flow_inverse_backward(
     """Gradients of z_out, u, w, b by the implicit function theorem, layer after layer from z_in."""
     zg, ug, wg = to_groups(z_in, u, w)
     G, N, _ = zg.shape
-    g, ag, gl = gz_in.reshape(zg.shape).to(zg.dtype), act.reshape(G, N, -1), gl.reshape(G, N).to(zg.dtype)
+    g, ag, gl = gz_in.reshape(zg.shape).to(zg.dtype), act.reshape(G, N, u.shape[-2]), gl.reshape(G, N).to(zg.dtype)
     grads = []
     for k in range(ug.shape[1]):
         uhat, c, s, x, n2, slope = layer_terms(ug[:, k], wg[:, k], mode)
@@ -195,9 +195,7 @@ def planar_flow_inverse_backward(
     return _collect(g, grads, z_in, u, w)
 
 
-def conditional_planar_flow(
-    z: Tensor, h: Tensor, weight: Tensor, bias: Tensor, mode: int = CONSTRAINED
-) -> tuple[Tensor, Tensor, Tensor]:
+def conditional_planar_flow(z: Tensor, h: Tensor, weight: Tensor, bias: Tensor, mode: int = CONSTRAINED) -> tuple[Tensor, Tensor, Tensor]:
     """planar_flow on ``h @ weight.T + bias`` viewed [B, K, 2D + 1], each layer u (D) | w (D) | b (1)."""
     return planar_flow(z, *_split(z, h, weight, bias), mode)
 
@@ -233,6 +231,13 @@ def _layer_gradients(
     return pulled + gx * w, gw + gx * u, ga.sum(1)
 
 
-def _collect(g: Tensor, grads: list[tuple[Tensor, Tensor, Tensor]], z: Tensor, u: Tensor, w: Tensor) -> tuple[Tensor, ...]:
+def _collect(
+    g: Tensor, grads: list[tuple[Tensor, Tensor, Tensor]], z: Tensor, u: Tensor, w: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     gu, gw, gb = (torch.stack(p, 1) for p in zip(*grads, strict=True))
-    return g.reshape(z.shape).to(z.dtype, copy=True), gu.reshape(u.shape).to(u.dtype), gw.reshape(w.shape).to(w.dtype), gb.reshape(u.shape[:-1]).to(u.dtype)
+    return (
+        g.reshape(z.shape).to(z.dtype, copy=True),
+        gu.reshape(u.shape).to(u.dtype),
+        gw.reshape(w.shape).to(w.dtype),
+        gb.reshape(u.shape[:-1]).to(u.dtype),
+    )

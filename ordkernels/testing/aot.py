@@ -39,7 +39,9 @@ def modules() -> Iterator[ModuleType]:
             yield module
 
 
-def compile_ahead(kernel: Any, signature: dict[str, str], constexprs: dict[str, Any], options: dict[str, int] | None = None, *, target: int) -> Usage:
+def compile_ahead(
+    kernel: Any, signature: dict[str, str], constexprs: dict[str, Any], options: dict[str, int | None] | None = None, *, target: int
+) -> Usage:
     """Compile for compute capability ``target`` as the launcher would specialise: aligned pointers, ``D`` and strides divisible by 16.
 
     An argument of type ``"constexpr"`` needs a value in ``constexprs``; an integer argument that has one too is that constant, as
@@ -55,7 +57,11 @@ def compile_ahead(kernel: Any, signature: dict[str, str], constexprs: dict[str, 
         missing, unknown = sorted(set(names) - set(signature)), sorted(set(signature) - set(names))
         raise ValueError(f"signature: expected {kernel.__name__}'s arguments, missing {missing}, unknown {unknown}")
     ordered = {name: "constexpr" if name in constexprs else signature[name] for name in names}
-    wide = {(i,): [["tt.divisibility", 16]] for i, (n, t) in enumerate(ordered.items()) if t[0] == "*" or (t == "i32" and (n == "D" or "_" in n))}
+    wide = {
+        (i,): [["tt.divisibility", 16]]
+        for i, (n, t) in enumerate(ordered.items())
+        if t[0] == "*" or (t == "i32" and (n == "D" or "_" in n))
+    }
     source = ASTSource(fn=kernel, signature=ordered, constexprs=constexprs, attrs=wide)
     compiled = triton_compile(source, target=GPUTarget("cuda", target, 32), options=options or {})
     ptx = compiled.asm["ptx"]

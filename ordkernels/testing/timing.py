@@ -49,17 +49,22 @@ class Timing:
 def interleaved(
     runs: Mapping[str, Run], *, seconds: float = 2.0, rounds: tuple[int, int] = (3, 60), warm: int = 2, sample: float = 2e-4
 ) -> dict[str, Timing]:
-    """Round robin until `seconds` are over (at least rounds[0] rounds, at most rounds[1]). A short call is repeated within a sample."""
-    repeats = {}
+    """Round robin until `seconds` are over (at least rounds[0] rounds, at most rounds[1]).
+
+    A short call is repeated within a sample; what is far faster than the slowest gives several samples a round.
+    """
+    once = {}
     for name, run in runs.items():
         for _ in range(warm):
             run()
-        repeats[name] = max(1, int(sample / max(_timed(run, 1), 1e-7)))
+        once[name] = max(_timed(run, 1), 1e-7)
+    repeats = {name: max(1, int(sample / t)) for name, t in once.items()}
+    share = {name: min(10, max(1, int(max(once.values()) / (8 * t * repeats[name])))) for name, t in once.items()}
     samples: dict[str, list[float]] = {name: [] for name in runs}
     begun, done = time.perf_counter(), 0
     while done < rounds[0] or (done < rounds[1] and time.perf_counter() - begun < seconds):
         for name, run in runs.items():
-            samples[name].append(_timed(run, repeats[name]))
+            samples[name] += [_timed(run, repeats[name]) for _ in range(share[name])]
         done += 1
     return {name: Timing.of(s) for name, s in samples.items()}
 

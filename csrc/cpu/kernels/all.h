@@ -4,3 +4,5 @@
 #include "cpu/kernels/increments.h"
 #include "cpu/kernels/planar_flow_backward.h"
 #include "cpu/kernels/rng.h"
+#include "cpu/kernels/vmath_probe.h"
+#include "cpu/kernels/wasserstein.h"

@@ -23,7 +23,8 @@ struct GroupParams {
   }
 };
 
-template <class S>
+// S: storage type of the rows; P: of the parameters.
+template <class S, class P = S>
 struct Flow {
   using T = typename Traits<S>::T;
   using V = typename Traits<S>::V;
@@ -31,17 +32,18 @@ struct Flow {
 
   const FlowArgs& a;
   const int64_t K = a.K, D = a.D, Dp = flow_padded(a.D);
-  const S *u_end, *w_end, *z_end;  // where the tensors end: vectors may read up to there
+  const P *u_end, *w_end;  // where the tensors end: vectors may read up to there
+  const S* z_end;
 
   explicit Flow(const FlowArgs& args) : a(args) {
-    u_end = (const S*)a.u + (a.G - 1) * a.u_group + (K - 1) * a.u_layer + D;
-    w_end = (const S*)a.w + (a.G - 1) * a.w_group + (K - 1) * a.w_layer + D;
+    u_end = (const P*)a.u + (a.G - 1) * a.u_group + (K - 1) * a.u_layer + D;
+    w_end = (const P*)a.w + (a.G - 1) * a.w_group + (K - 1) * a.w_layer + D;
     z_end = (const S*)a.z + (a.G * a.N - 1) * a.z_row + D;
   }
 
-  const S* u(int64_t g, int64_t k) const { return (const S*)a.u + g * a.u_group + k * a.u_layer; }
-  const S* w(int64_t g, int64_t k) const { return (const S*)a.w + g * a.w_group + k * a.w_layer; }
-  T b(int64_t g, int64_t k) const { return number(((const S*)a.b)[g * a.b_group + k * a.b_layer]); }
+  const P* u(int64_t g, int64_t k) const { return (const P*)a.u + g * a.u_group + k * a.u_layer; }
+  const P* w(int64_t g, int64_t k) const { return (const P*)a.w + g * a.w_group + k * a.w_layer; }
+  T b(int64_t g, int64_t k) const { return number(((const P*)a.b)[g * a.b_group + k * a.b_layer]); }
 
   // Row r of a [rows, D] tensor into scratch, zeros behind.
   void load_row(const S* from, const S* end, T* to) const {
@@ -82,7 +84,7 @@ struct Flow {
         const T* const uh = p->uhat + k * Dp;
         for (int64_t d = 0; d < Dp; d += W) store(zi + d, load(zi + d) + ti * load(uh + d));
       } else {
-        const S *const ui = u(r0 + i, k), *const wi = w(r0 + i, k);
+        const P *const ui = u(r0 + i, k), *const wi = w(r0 + i, k);
         vectors<T>(D, [&](int64_t d, int n) __attribute__((always_inline)) {
           store(zi + d, load(zi + d) + ti * (load(ui + d, n, u_end) + ci * load(wi + d, n, w_end)));
         });
@@ -106,7 +108,7 @@ struct Flow {
           for (int64_t d = 0; d < Dp; d += W) x += load(wk + d) * load(zi + d);
           pre[i] = sum(x) + p->b[k];
         } else {
-          const S *const ui = u(r0 + i, k), *const wi = w(r0 + i, k);
+          const P *const ui = u(r0 + i, k), *const wi = w(r0 + i, k);
           vectors<T>(D, [&](int64_t d, int m) __attribute__((always_inline)) {
             const V wv = load(wi + d, m, w_end);
             x += wv * load(zi + d);
@@ -152,16 +154,15 @@ struct Flow {
   }
 };
 
-void planar_flow(FlowType type, bool inverse, const FlowArgs& a, int64_t begin, int64_t end, void* scratch) {
-#define ORD_RUN(S) \
-  inverse ? Flow<S>(a).template run<true>(begin, end, (Traits<S>::T*)scratch) : Flow<S>(a).template run<false>(begin, end, (Traits<S>::T*)scratch)
+// `wide`: the parameters are in the compute type.
+void planar_flow(FlowType type, bool wide, bool inverse, const FlowArgs& a, int64_t begin, int64_t end, void* scratch) {
+  const auto run = [&](auto flow, auto* t) { inverse ? flow.template run<true>(begin, end, t) : flow.template run<false>(begin, end, t); };
   switch (type) {
-    case FlowType::f32: return ORD_RUN(float);
-    case FlowType::f64: return ORD_RUN(double);
-    case FlowType::bf16: return ORD_RUN(bf16);
-    case FlowType::f16: return ORD_RUN(f16);
+    case FlowType::f32: return run(Flow<float>(a), (float*)scratch);
+    case FlowType::f64: return run(Flow<double>(a), (double*)scratch);
+    case FlowType::bf16: return wide ? run(Flow<bf16, float>(a), (float*)scratch) : run(Flow<bf16>(a), (float*)scratch);
+    case FlowType::f16: return wide ? run(Flow<f16, float>(a), (float*)scratch) : run(Flow<f16>(a), (float*)scratch);
   }
-#undef ORD_RUN
 }
 
 }  // namespace ORD_ISA

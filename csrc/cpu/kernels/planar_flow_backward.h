@@ -9,9 +9,9 @@
 
 namespace ORD_ISA {
 
-template <class S>
-struct FlowBackward : Flow<S> {
-  using Base = Flow<S>;
+template <class S, class P = S>
+struct FlowBackward : Flow<S, P> {
+  using Base = Flow<S, P>;
   using typename Base::T, typename Base::V;
   using Base::a, Base::K, Base::D, Base::Dp, Base::u_end, Base::w_end, Base::z_end, Base::W, Base::R;
 
@@ -58,7 +58,7 @@ struct FlowBackward : Flow<S> {
     alignas(64) T act[R] = {}, wu[R] = {}, ww[R] = {};
     for (int i = 0; i < n; ++i) act[i] = ((const T*)a.act_in)[(r0 + i) * K + k];
     for (int i = 0; i < n && !p; ++i) {
-      const S *const ui = this->u(r0 + i, k), *const wi = this->w(r0 + i, k);
+      const P *const ui = this->u(r0 + i, k), *const wi = this->w(r0 + i, k);
       V y = {}, q = {};
       vectors<T>(D, [&](int64_t d, int m) __attribute__((always_inline)) {
         const V wv = load(wi + d, m, w_end);
@@ -93,7 +93,7 @@ struct FlowBackward : Flow<S> {
         const T* const uh = p->uhat + k * Dp;
         for (int64_t d = 0; d < Dp; d += W) x += load(gi + d) * load(uh + d);
       } else {
-        const S *const ui = this->u(r0 + i, k), *const wi = this->w(r0 + i, k);
+        const P *const ui = this->u(r0 + i, k), *const wi = this->w(r0 + i, k);
         vectors<T>(D, [&](int64_t d, int m) __attribute__((always_inline)) {
           const V gv = load(gi + d), wv = load(wi + d, m, w_end);
           x += gv * (load(ui + d, m, u_end) + ci * wv);
@@ -129,8 +129,8 @@ struct FlowBackward : Flow<S> {
     for (int i = 0; i < n; ++i) {
       const int64_t r = r0 + i;
       const T ti = t[i], gai = ga[i], gxi = gx[i], cti = c[i] * t[i], wi_by = on_w[i];
-      const S *const ui = this->u(r, k), *const wi = this->w(r, k);
-      S *const to_u = (S*)a.gu + r * a.gu_group + k * a.gu_layer, *const to_w = (S*)a.gw + r * a.gw_group + k * a.gw_layer;
+      const P *const ui = this->u(r, k), *const wi = this->w(r, k);
+      P *const to_u = (P*)a.gu + r * a.gu_group + k * a.gu_layer, *const to_w = (P*)a.gw + r * a.gw_group + k * a.gw_layer;
       const T* const zi = z + i * Dp;
       T* const gi = g + i * Dp;
       vectors<T>(D, [&](int64_t d, int m) __attribute__((always_inline)) {
@@ -140,7 +140,7 @@ struct FlowBackward : Flow<S> {
         store(to_u + d, ti * pulled + gxi * wv, m);
         store(to_w + d, gai * load(zi + d) + cti * pulled + wi_by * wv + gxi * uv, m);
       });
-      store((S*)a.gb + r * a.gb_group + k * a.gb_layer, V{} + gai, 1);
+      store((P*)a.gb + r * a.gb_group + k * a.gb_layer, V{} + gai, 1);
     }
   }
 
@@ -213,42 +213,52 @@ struct FlowBackward : Flow<S> {
       V y = {};
       for (int64_t d = 0; d < Dp; d += W) y += load(sums.uhat + k * Dp + d) * load(p.w + k * Dp + d);
       const T gc = sum(y), gx = sums.gx[k] + gc * (p.slope[k] - 1) / p.n2[k], on_w = -2 * gc * p.c[k] / p.n2[k], c = p.c[k];
-      S *const to_u = (S*)a.gu + g * a.gu_group + k * a.gu_layer, *const to_w = (S*)a.gw + g * a.gw_group + k * a.gw_layer;
+      P *const to_u = (P*)a.gu + g * a.gu_group + k * a.gu_layer, *const to_w = (P*)a.gw + g * a.gw_group + k * a.gw_layer;
       vectors<T>(D, [&](int64_t d, int m) __attribute__((always_inline)) {
         const V uv = load(this->u(g, k) + d, m, u_end), wv = load(p.w + k * Dp + d), pulled = load(sums.uhat + k * Dp + d);
         store(to_u + d, pulled + gx * wv, m);
         store(to_w + d, load(sums.az + k * Dp + d) + c * pulled + on_w * wv + gx * uv, m);
       });
-      store((S*)a.gb + g * a.gb_group + k * a.gb_layer, V{} + sums.ga[k], 1);
+      store((P*)a.gb + g * a.gb_group + k * a.gb_layer, V{} + sums.ga[k], 1);
     }
   }
 };
 
 // Rows (N = 1) or parts of groups [begin, end).
-void planar_flow_backward(FlowType type, bool inverse, const FlowArgs& a, int64_t begin, int64_t end, void* scratch) {
-#define ORD_RUN(S)                                                                                                     \
-  {                                                                                                                    \
-    const FlowBackward<S> f(a);                                                                                        \
-    auto* const t = (Traits<S>::T*)scratch;                                                                            \
-    if (a.N == 1) return inverse ? f.template run_rows<true>(begin, end, t) : f.template run_rows<false>(begin, end, t); \
-    return inverse ? f.template run_parts<true>(begin, end, t) : f.template run_parts<false>(begin, end, t);           \
-  }
+void planar_flow_backward(FlowType type, bool wide, bool inverse, const FlowArgs& a, int64_t begin, int64_t end, void* scratch) {
+  const auto run = [&](auto f, auto* t) {
+    if (a.N == 1) return inverse ? f.template run_rows<true>(begin, end, t) : f.template run_rows<false>(begin, end, t);
+    return inverse ? f.template run_parts<true>(begin, end, t) : f.template run_parts<false>(begin, end, t);
+  };
   switch (type) {
-    case FlowType::f32: ORD_RUN(float)
-    case FlowType::f64: ORD_RUN(double)
-    case FlowType::bf16: ORD_RUN(bf16)
-    case FlowType::f16: ORD_RUN(f16)
+    case FlowType::f32: return run(FlowBackward<float>(a), (float*)scratch);
+    case FlowType::f64: return run(FlowBackward<double>(a), (double*)scratch);
+    case FlowType::bf16: return wide ? run(FlowBackward<bf16, float>(a), (float*)scratch) : run(FlowBackward<bf16>(a), (float*)scratch);
+    case FlowType::f16: return wide ? run(FlowBackward<f16, float>(a), (float*)scratch) : run(FlowBackward<f16>(a), (float*)scratch);
   }
-#undef ORD_RUN
 }
 
-void planar_flow_combine(FlowType type, const FlowArgs& a, int64_t g, void* scratch) {
+void planar_flow_combine(FlowType type, bool wide, const FlowArgs& a, int64_t g, void* scratch) {
   switch (type) {
     case FlowType::f32: return FlowBackward<float>(a).combine(g, (float*)scratch);
     case FlowType::f64: return FlowBackward<double>(a).combine(g, (double*)scratch);
-    case FlowType::bf16: return FlowBackward<bf16>(a).combine(g, (float*)scratch);
-    case FlowType::f16: return FlowBackward<f16>(a).combine(g, (float*)scratch);
+    case FlowType::bf16:
+      return wide ? FlowBackward<bf16, float>(a).combine(g, (float*)scratch) : FlowBackward<bf16>(a).combine(g, (float*)scratch);
+    case FlowType::f16:
+      return wide ? FlowBackward<f16, float>(a).combine(g, (float*)scratch) : FlowBackward<f16>(a).combine(g, (float*)scratch);
   }
+}
+
+// sums [C] += the sums over the rows of x [rows, C], in the order of the rows.
+void add_columns(bool f64, const void* x, int64_t rows, int64_t C, void* sums) {
+  const auto run = [&]<class T>(const T* p, T* to) __attribute__((always_inline)) {
+    vectors<T>(C, [&](int64_t c, int n) __attribute__((always_inline)) {
+      auto s = load(to + c, n, to + C);
+      for (int64_t r = 0; r < rows; ++r) s += load(p + r * C + c, n, p + rows * C);
+      store(to + c, s, n);
+    });
+  };
+  f64 ? run((const double*)x, (double*)sums) : run((const float*)x, (float*)sums);
 }
 
 }  // namespace ORD_ISA

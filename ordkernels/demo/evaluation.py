@@ -34,10 +34,10 @@ def evaluate(
     if draw is None:
         assert predict is not None
         point = torch.cat([predict(inputs(rows)) for rows in _batches(test)])
-        one = None
+        one = free = None
     else:
         draws = torch.cat([draw(rows) for rows in _batches(test)])  # [N, n]
-        one = draws[:, 0]
+        one, free = draws[:, 0], draws[:, ::2]  # one of each mirrored pair: independent, as a fair CRPS needs them
         draws = draws.sort(dim=1).values
         n = draws.shape[1]
         point = (draws[:, (n - 1) // 2] + draws[:, n // 2]) / 2
@@ -45,9 +45,9 @@ def evaluate(
     for side in ("user", "item"):
         numbers[f"pdf_{side}"] = ops.histogram_jsd(y, point, test[side], edges=edges, base=2)
         numbers[f"pdf_{side}_draw"] = None if one is None else ops.histogram_jsd(y, one, test[side], edges=edges, base=2)
-    if draw is None:
+    if free is None:
         return Scores(numbers | {"crps": numbers["mae"], "interval80": None}, None)  # a point's CRPS is its absolute error
-    crps = torch.cat([ops.crps(draws[i : i + ROWS], y[i : i + ROWS], fair=True) for i in range(0, len(y), ROWS)])
+    crps = torch.cat([ops.crps(free[i : i + ROWS], y[i : i + ROWS], fair=True) for i in range(0, len(y), ROWS)])
     low, high = quantile_of_sorted(draws, 0.1), quantile_of_sorted(draws, 0.9)
     return Scores(numbers | {"crps": float(crps.double().mean()), "interval80": ops.coverage(low, high, y)[0]}, draws)
 

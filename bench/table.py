@@ -1,0 +1,101 @@
+"""python bench/table.py bench/results/a.json [b.json ...]            Markdown tables of bench/run.py's results
+python bench/table.py bench/results/*.json --readme README.md       the same, put between the README's bench markers
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
+OURS = "ordkernels"
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser("bench/table.py", description="Markdown tables of benchmark results.")
+    parser.add_argument("results", nargs="+", type=Path, metavar="F")
+    parser.add_argument("--readme", type=Path, metavar="F", help="rewrite the section between its bench markers")
+    args = parser.parse_args(argv)
+    reports = [json.loads(path.read_text()) for path in args.results]
+    text = "\n\n".join(quality(r) if "models" in r else table(r) for r in reports if r.get("results") or r.get("models"))
+    if not args.readme:
+        print(text)
+        return 0
+    readme = args.readme.read_text()
+    if readme.count(BEGIN) != 1 or readme.count(END) != 1:
+        raise SystemExit(f"{args.readme}: expected one {BEGIN} and one {END}")
+    before, rest = readme.split(BEGIN)
+    if not any("cuda" in r.get("command", "") for r in reports):
+        text += "\n\nOn a GPU: not yet measured (`bash bench/gpu.sh OUTDIR` measures it)."
+    args.readme.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}")
+    return 0
+
+
+def table(report: dict[str, Any]) -> str:
+    """One report: the machine, then a line per case and thread count."""
+    versions = report["versions"]
+    limits = "; ".join(f"{x['threads']} thread{'s' * (x['threads'] > 1)}: copy {x['copy_GBs']:.0f} GB/s, fp32 GEMM "
+                       f"{x['gemm_float32_GFLOPs']:.0f} GFLOP/s" for x in report["limits"])  # fmt: skip
+    lines = [
+        f"{report['device']}, {report['isa']}, torch {versions['torch']}, {report['date']}. Measured limits: {limits}.",
+        f"`{report['command']}`",
+        "",
+        "| case | threads | ordkernels, ms | best rival, ms | ratio | others, ms | share of limit | target |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    return "\n".join(lines + [_line(row) for row in report["results"]])
+
+
+def quality(report: dict[str, Any]) -> str:
+    """One report of bench/quality.py: a line per model, means over the seeds."""
+    about = report["about"]
+    lines = [
+        f"KuaiRand-Pure, {about['train_rows']:,} training and {about['test_rows']:,} test rows, {about['epochs']} epochs, {about['date']}; "
+        f"means over seeds, ± half the range; {about['units']}.",
+        f"`{about['command']}`",
+        "",
+        "| model | seeds | MAE, s | XAUC | PDF-U | PDF-I | CRPS, s | 80 % interval holds |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, entry in report["models"].items():
+        m, s = entry["mean"], entry["spread"]
+        held = f"{m['interval80_holds']:.1%}" if "interval80_holds" in m else ""
+        lines.append(
+            f"| {name} | {len(entry['runs'])} | {m['mae']:.2f} ± {s['mae'] / 2:.2f} | {m['xauc']:.4f} ± {s['xauc'] / 2:.4f} "
+            f"| {m['pdf_u']:.3f} | {m['pdf_i']:.3f} | {m['crps']:.2f} ± {s['crps'] / 2:.2f} | {held} |"
+        )
+    return "\n".join(lines)
+
+
+def _line(row: dict[str, Any]) -> str:
+    name = f"{row['op']}: {row['case']}"
+    if "ms" not in row:
+        return f"| {name} | {row['threads']} | not timed: {row['rejected'].get(OURS, 'no result')} | | | | | |"
+    ms = {run: t["median"] for run, t in row["ms"].items()}
+    best = row.get("best_rival")
+    others = sorted((n for n in ms if n not in (OURS, best)), key=ms.__getitem__)
+    targets = "; ".join(f"{t['text']}: {'met' if t['met'] else 'missed'}{_value(t)}" for t in row["targets"])
+    cells = (
+        name,
+        row["threads"],
+        _time(ms[OURS]),
+        f"{best} {_time(ms[best])}" if best else "",
+        f"{row['ratio']:.2f}x" if best else "",
+        ", ".join(f"{n} {_time(ms[n])}" for n in others),
+        f"{row['share_of_limit']:.1%}" if row["share_of_limit"] < 0.1 else f"{row['share_of_limit']:.0%}",
+        targets,
+    )
+    return "| " + " | ".join(map(str, cells)) + " |"
+
+
+def _value(target: dict[str, Any]) -> str:
+    return "" if target["value"] is None else f" ({target['value']:.2g})"
+
+
+def _time(ms: float) -> str:
+    return f"{ms:.3g}" if ms < 1000 else f"{ms:,.0f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

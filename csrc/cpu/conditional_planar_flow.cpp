@@ -1,0 +1,173 @@
+// conditional_planar_flow: planar_flow on h @ weight.T + bias, in blocks of rows whose parameters stay in cache. The matrix
+// products are torch's own (they run at the speed of the machine); backward makes each block's parameters again and turns them
+// into their gradients in place. Workspace: one block of parameters (about 1 MB), a copy of the weight's gradient, and for half
+// precision fp32 copies of the weight and of a block of h.
+#include "cpu/planar_flow.h"
+
+using namespace planar;
+
+namespace {
+
+constexpr int64_t kBlockBytes = 1 << 20;
+
+// A view of memory that no autograd, mode or functional transform knows of: what `out=` needs.
+Tensor matrix(const void* data, int64_t rows, int64_t columns, int64_t row_stride, int64_t column_stride, ScalarType type) {
+  return torch::stable::from_blob(const_cast<void*>(data), {rows, columns}, {row_stride, column_stride},
+                                  torch::stable::Device(torch::headeronly::DeviceType::CPU), type);
+}
+Tensor vector(const void* data, int64_t size, ScalarType type) {
+  return torch::stable::from_blob(const_cast<void*>(data), {size}, {1}, torch::stable::Device(torch::headeronly::DeviceType::CPU), type);
+}
+
+void linear_out(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& out) {
+  using torch::stable::detail::from;
+  StableIValue stack[] = {from(x), from(weight), from(std::optional<Tensor>(bias)), from(out)};
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::linear", "out", stack, TORCH_ABI_VERSION));
+  torch::stable::detail::to<Tensor>(stack[0]);  // takes the reference back
+}
+void mm_out(const Tensor& a, const Tensor& b, const Tensor& out) {
+  using torch::stable::detail::from;
+  StableIValue stack[] = {from(a), from(b), from(out)};
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::mm", "out", stack, TORCH_ABI_VERSION));
+  torch::stable::detail::to<Tensor>(stack[0]);
+}
+
+struct Conditional {
+  FlowArgs a{};
+  FlowType type;
+  bool wide;                      // parameters in a wider type than z
+  ScalarType storage, compute;
+  int64_t B, N, H, C, rows, size;  // C = K (2D + 1); rows per block; bytes of a storage element
+  Tensor z, h, weight, bias;      // weight and bias in the compute type
+  Tensor params;                  // one block [rows, C]
+
+  Conditional(const Tensor& z_, const Tensor& h_, const Tensor& weight_, const Tensor& bias_, int64_t mode)
+      : type(flow_type("z", z_)), storage(z_.scalar_type()), compute(compute_type(z_)) {
+    a.mode = mode_of(mode);
+    STD_TORCH_CHECK(z_.dim() == 2 || z_.dim() == 3, "z: expected [B, D] or [B, N, D], got ", shape_text(z_));
+    z = torch::stable::contiguous(z_);
+    set_rows(a, z, false);
+    B = a.G, N = a.N;
+    STD_TORCH_CHECK(h_.dim() == 2, "h: expected [B, H], got ", shape_text(h_));
+    H = h_.size(1), C = weight_.dim() == 2 ? weight_.size(0) : 0;
+    STD_TORCH_CHECK(C > 0 && C % (2 * a.D + 1) == 0 && a.D > 0, "weight: expected [K (2D + 1), H] with 2D + 1 = ", 2 * a.D + 1, ", got ", shape_text(weight_));
+    a.K = C / (2 * a.D + 1);
+    check_shape("h", h_, {B, H});
+    check_shape("weight", weight_, {C, H});
+    check_shape("bias", bias_, {C});
+    check_type("h", h_, storage);
+    check_type("weight", weight_, storage);
+    check_type("bias", bias_, storage);
+    wide = storage != compute;
+    size = (int64_t)z.element_size();
+    h = torch::stable::contiguous(h_);
+    weight = torch::stable::contiguous(wide ? torch::stable::to(weight_, compute) : weight_);
+    bias = torch::stable::contiguous(wide ? torch::stable::to(bias_, compute) : bias_);
+    const int64_t fit = kBlockBytes / (C * compute_size(type)) / kFlowRows * kFlowRows;
+    rows = fit < kFlowRows ? kFlowRows : fit;
+    rows = rows < B ? rows : B;
+    params = torch::stable::new_empty(z, {rows, C}, compute);
+    const auto* const p = (const char*)params.const_data_ptr();
+    const int64_t D = a.D, e = compute_size(type);
+    a.u = p, a.w = p + D * e, a.b = p + 2 * D * e;
+    a.u_group = a.w_group = a.b_group = C;
+    a.u_layer = a.w_layer = a.b_layer = 2 * D + 1;
+    a.z_row = D;
+  }
+
+  Tensor weight_matrix() const { return matrix(weight.const_data_ptr(), C, H, H, 1, compute); }
+  Tensor block_params(int64_t n) const { return matrix(params.const_data_ptr(), n, C, C, 1, compute); }
+  // Row r of a tensor [B, N, width] in the storage type, or of bytes `e` an element.
+  static char* at(const void* p, int64_t element, int64_t e) { return (char*)p + element * e; }
+
+  // Rows [r, r + n) of h in the compute type.
+  Tensor block_h(int64_t r, int64_t n) const {
+    const Tensor part = matrix(at(h.const_data_ptr(), r * H, size), n, H, H, 1, storage);
+    return wide ? torch::stable::to(part, compute) : part;
+  }
+
+  // The block of rows [r, r + n): its parameters, and the arguments of the flow.
+  FlowArgs start(int64_t r, int64_t n, const Tensor& h_block) const {
+    linear_out(h_block, weight_matrix(), vector(bias.const_data_ptr(), C, compute), block_params(n));
+    FlowArgs b = a;
+    b.G = n;
+    b.z = at(z.const_data_ptr(), r * N * a.D, size);
+    return b;
+  }
+};
+
+std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& z, const Tensor& h, const Tensor& weight, const Tensor& bias, int64_t mode) {
+  const Conditional c(z, h, weight, bias, mode);
+  const int64_t D = c.a.D, K = c.a.K, e = compute_size(c.type);
+  auto shape = rows_shape(c.z);
+  auto out = torch::stable::new_empty(c.z, shape_of(c.z)), log_det = torch::stable::new_empty(c.z, shape, c.compute);
+  shape.push_back(K);
+  auto act = torch::stable::new_empty(c.z, shape, c.compute);
+  if (c.B * c.N == 0) return {out, log_det, act};
+  for (int64_t r = 0; r < c.B; r += c.rows) {
+    const int64_t n = c.B - r < c.rows ? c.B - r : c.rows;
+    FlowArgs a = c.start(r, n, c.block_h(r, n));
+    a.z_out = c.at(out.mutable_data_ptr(), r * c.N * D, c.size);
+    a.log_det = c.at(log_det.mutable_data_ptr(), r * c.N, e);
+    a.act = c.at(act.mutable_data_ptr(), r * c.N * K, e);
+    run(c.type, c.wide, false, a);
+  }
+  return {out, log_det, act};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& z, const Tensor& act_, const Tensor& h, const Tensor& weight,
+                                                    const Tensor& bias, const Tensor& gz_, const Tensor& gl_, int64_t mode) {
+  const Conditional c(z, h, weight, bias, mode);
+  const int64_t D = c.a.D, K = c.a.K, C = c.C, H = c.H, e = compute_size(c.type);
+  auto shape = rows_shape(c.z);
+  check_shape("gz", gz_, shape_of(c.z));
+  check_type("gz", gz_, c.storage);
+  check_shape("gl", gl_, shape);
+  check_type("gl", gl_, c.compute);
+  shape.push_back(K);
+  check_shape("act", act_, shape);
+  check_type("act", act_, c.compute);
+  const Tensor act = torch::stable::contiguous(act_), gl = torch::stable::contiguous(gl_), gz = torch::stable::contiguous(gz_);
+
+  auto dz = torch::stable::new_empty(c.z, shape_of(c.z)), dh = torch::stable::new_empty(c.z, {c.B, H});
+  auto dweight = torch::stable::new_zeros(c.z, {C, H}, c.compute), dbias = torch::stable::new_zeros(c.z, {C}, c.compute);
+  auto part = torch::stable::new_empty(c.z, {C, H}, c.compute);
+  auto dh_block = torch::stable::new_empty(c.z, {c.wide ? c.rows : 0, H}, c.compute);
+  if (c.B * c.N == 0) dh = torch::stable::new_zeros(c.z, {c.B, H});
+  for (int64_t r = 0; r < c.B && c.N > 0; r += c.rows) {
+    const int64_t n = c.B - r < c.rows ? c.B - r : c.rows;
+    const Tensor h_block = c.block_h(r, n);
+    FlowArgs a = c.start(r, n, h_block);
+    a.act_in = c.at(act.const_data_ptr(), r * c.N * K, e);
+    a.gz = c.at(gz.const_data_ptr(), r * c.N * D, c.size), a.gz_row = D;
+    a.gl = c.at(gl.const_data_ptr(), r * c.N, e);
+    a.z_out = c.at(dz.mutable_data_ptr(), r * c.N * D, c.size);
+    a.gu = const_cast<void*>(a.u), a.gw = const_cast<void*>(a.w), a.gb = const_cast<void*>(a.b);
+    a.gu_group = a.gw_group = a.gb_group = C, a.gu_layer = a.gw_layer = a.gb_layer = 2 * D + 1;
+    plan_backward(c.type, a);
+    run_backward(c.type, c.wide, false, a, c.z);
+
+    const Tensor g = c.block_params(n);
+    void* const to = c.at(dh.mutable_data_ptr(), r * H, c.size);
+    const Tensor gh = matrix(c.wide ? dh_block.mutable_data_ptr() : to, n, H, H, 1, c.compute);
+    mm_out(g, c.weight_matrix(), gh);
+    if (c.wide) {
+      Tensor narrow = matrix(to, n, H, H, 1, c.storage);
+      torch::stable::copy_(narrow, gh);
+    }
+    mm_out(matrix(g.const_data_ptr(), C, n, 1, C, c.compute), h_block, matrix(part.const_data_ptr(), C, H, H, 1, c.compute));
+    ORD_DISPATCH(add_columns)(e == 8, part.const_data_ptr(), 1, C * H, dweight.mutable_data_ptr());
+    ORD_DISPATCH(add_columns)(e == 8, g.const_data_ptr(), n, C, dbias.mutable_data_ptr());
+  }
+  if (c.wide) dweight = torch::stable::to(dweight, c.storage), dbias = torch::stable::to(dbias, c.storage);
+  return {dz, dh, dweight, dbias};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(ordkernels, CPU, m) {
+  m.impl("conditional_planar_flow", TORCH_BOX(&forward));
+  m.impl("_conditional_planar_flow", TORCH_BOX(&forward));
+  m.impl("conditional_planar_flow_backward", TORCH_BOX(&backward));
+  m.impl("_conditional_planar_flow_backward", TORCH_BOX(&backward));
+}

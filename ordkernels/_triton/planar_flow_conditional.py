@@ -1,0 +1,166 @@
+"""Planar flows with the hypernetwork fused in: forward, a layer's parameters are made on chip, used there and never stored.
+
+A program owns BLOCK_B rows of z ``[B, D]``. Layer k: ``u, w [BLOCK_B, D]`` are two products of h's rows with that layer's weights,
+then the flow step. fp32 products take "tf32x3" (three tensor-core products of split operands, about as exact as fp32; "ieee"
+would leave the tensor cores), 16-bit inputs one product, exact in fp32.
+
+The backward, and the forward of fp64, of ``[B, N, D]`` and of D > 256, take a slab of rows at a time: its parameters by a matrix
+product, the plain flow's kernels, then the gradients of h and weight by two more, summed over slabs in order (no atomics: the
+same bits every time). A slab and its gradients hold at most 1/8 of what all parameters would take, or 16 MB if that is more, so they
+mostly stay in L2. (One backward kernel with products and flow together spilled 3 to 13 KB a thread on sm_90 and took minutes
+to compile: 3 tensor-core products for each fp32 one, six products a layer, K states.)
+
+Multiplications at B = 65536, K = 4, D = H = 64: 4.3 GFLOP forward (13 in tf32), three times 4.3 backward; bytes 50 MB forward. Predicted
+on an H200: 0.05 ms forward, bound by L2 reads of weights (132 KB for each 32 rows), 0.5 ms backward. Not yet measured.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from . import planar_flow as plain
+from ._math import layer_terms, log_abs_det, tanh_sech2
+
+WORKSPACE = 16 << 20  # bytes
+
+
+@triton.jit
+def _parameters(h, weight, bias, k, r, rm, d, D, H, h_r, w_r, ACC: tl.constexpr, WIDEN: tl.constexpr, BLOCK_H: tl.constexpr):
+    """u, w [BLOCK_B, BLOCK_D] and b [BLOCK_B] of layer k."""
+    first = k * (2 * D + 1)
+    dm = d < D
+    uk = tl.zeros([r.shape[0], d.shape[0]], ACC)
+    wk = tl.zeros([r.shape[0], d.shape[0]], ACC)
+    bk = tl.zeros([r.shape[0]], ACC)
+    for start in range(0, H, BLOCK_H):
+        e = start + tl.arange(0, BLOCK_H)
+        em = e < H
+        hh = tl.load(h + r[:, None] * h_r + e[None, :], mask=rm[:, None] & em[None, :], other=0.0)  # [BLOCK_B, BLOCK_H]
+        at = weight + (first + d).to(tl.int64)[None, :] * w_r + e[:, None]  # [BLOCK_H, BLOCK_D]
+        tm = em[:, None] & dm[None, :]
+        wu = tl.load(at, mask=tm, other=0.0)
+        ww = tl.load(at + D.to(tl.int64) * w_r, mask=tm, other=0.0)
+        wb = tl.load(weight + (first + 2 * D).to(tl.int64) * w_r + e, mask=em, other=0.0)
+        if WIDEN:
+            hh, wu, ww = hh.to(ACC), wu.to(ACC), ww.to(ACC)
+        uk = tl.dot(hh, wu, uk, input_precision="tf32x3", out_dtype=ACC)
+        wk = tl.dot(hh, ww, wk, input_precision="tf32x3", out_dtype=ACC)
+        bk += tl.sum(hh.to(ACC) * wb.to(ACC)[None, :], 1)
+    uk += tl.load(bias + first + d, mask=dm, other=0.0).to(ACC)[None, :]
+    wk += tl.load(bias + first + D + d, mask=dm, other=0.0).to(ACC)[None, :]
+    return uk, wk, bk + tl.load(bias + first + 2 * D).to(ACC)
+
+
+@triton.jit
+def _terms(uk, wk, MODE: tl.constexpr):
+    return layer_terms(tl.sum(wk * uk, 1), tl.sum(wk * wk, 1), MODE)  # each [BLOCK_B]
+
+
+@triton.jit
+def forward_kernel(
+    z, h, weight, bias, out, log_det, act, B, D, H, z_r, h_r, w_r,
+    K: tl.constexpr, MODE: tl.constexpr, WIDEN: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_H: tl.constexpr,
+):  # fmt: skip
+    ACC: tl.constexpr = log_det.dtype.element_ty
+    D = tl.cast(D, tl.int32)  # D = 1 comes as a constant
+    r = tl.program_id(0).to(tl.int64) * BLOCK_B + tl.arange(0, BLOCK_B)
+    d = tl.arange(0, BLOCK_D)
+    rm = r < B
+    zm = rm[:, None] & (d < D)[None, :]
+    zk = tl.load(z + r[:, None] * z_r + d[None, :], mask=zm, other=0.0).to(ACC)  # [BLOCK_B, BLOCK_D]
+    ld = tl.zeros([BLOCK_B], ACC)
+    for k in range(K):
+        uk, wk, bk = _parameters(h, weight, bias, k, r, rm, d, D, H, h_r, w_r, ACC, WIDEN, BLOCK_H)
+        c, s, x, sp, _n2, _slope = _terms(uk, wk, MODE)
+        a = tl.sum(zk * wk, 1) + bk
+        t, sech2 = tanh_sech2(a)
+        tl.store(act + r * K + k, a, mask=rm)
+        zk += (uk + c[:, None] * wk) * t[:, None]
+        ld += log_abs_det(t, sech2, s, x, sp, MODE)
+    tl.store(out + r[:, None] * D + d[None, :], zk.to(out.dtype.element_ty), mask=zm)
+    tl.store(log_det + r, ld, mask=rm)
+
+
+def conditional_planar_flow(z: Tensor, h: Tensor, weight: Tensor, bias: Tensor, mode: int) -> tuple[Tensor, Tensor, Tensor]:
+    D, H = z.shape[-1], h.shape[1]
+    K = weight.shape[0] // (2 * D + 1)
+    acc = torch.float64 if z.dtype == torch.float64 else torch.float32
+    out = z.new_empty(z.shape)
+    log_det, act = z.new_empty(z.shape[:-1], dtype=acc), z.new_empty((*z.shape[:-1], K), dtype=acc)
+    if z.numel() == 0:
+        return out, log_det, act
+    block_b, block_d, block_h, warps = _tile(D, H)
+    if z.dim() == 3 or acc == torch.float64 or block_d > 256 or H == 0:
+        return _forward_slabs(z, h, weight, bias, mode, out, log_det, act)
+    z, h, weight, bias = _adjacent(z), _adjacent(h), _adjacent(weight), bias.contiguous()
+    B = z.shape[0]
+    with torch.cuda.device_of(z):
+        forward_kernel[(triton.cdiv(B, block_b),)](
+            z, h, weight, bias, out, log_det, act, B, D, H, z.stride(0), h.stride(0), weight.stride(0),
+            K, mode, WIDEN, block_b, block_d, block_h, num_warps=warps, num_stages=1,
+        )  # fmt: skip
+    return out, log_det, act
+
+
+def conditional_planar_flow_backward(
+    z: Tensor, act: Tensor, h: Tensor, weight: Tensor, bias: Tensor, gz: Tensor, gl: Tensor, mode: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    out, gh = z.new_empty(z.shape), h.new_empty(h.shape)
+    if z.numel() == 0:
+        return out, gh.zero_(), weight.new_zeros(weight.shape), bias.new_zeros(bias.shape)
+    wide, wide_bias = weight.to(act.dtype), bias.to(act.dtype)
+    gweight, gbias = torch.zeros_like(wide, memory_format=torch.contiguous_format), wide_bias.new_zeros(bias.shape)
+    for s in _slabs(z.shape[0], wide):
+        u, w, _ = _materialised(h[s], wide, wide_bias, z.shape[-1])
+        out[s], gu, gw, gb = plain.planar_flow_backward(z[s], act[s], u, w, gz[s], gl[s], mode)
+        g = torch.cat([gu, gw, gb[..., None]], -1).flatten(1)  # [rows, K (2D + 1)]
+        gh[s] = g @ wide
+        gweight.addmm_(g.T, h[s].to(g.dtype))
+        gbias += g.sum(0)
+    return out, gh, gweight.to(weight.dtype), gbias.to(bias.dtype)
+
+
+def _forward_slabs(
+    z: Tensor, h: Tensor, weight: Tensor, bias: Tensor, mode: int, out: Tensor, log_det: Tensor, act: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    weight, bias = weight.to(act.dtype), bias.to(act.dtype)
+    for s in _slabs(z.shape[0], weight):
+        out[s], log_det[s], act[s] = plain.planar_flow(z[s], *_materialised(h[s], weight, bias, z.shape[-1]), mode)
+    return out, log_det, act
+
+
+def _materialised(h: Tensor, weight: Tensor, bias: Tensor, D: int) -> tuple[Tensor, Tensor, Tensor]:
+    p = torch.addmm(bias, h.to(weight.dtype), weight.T).unflatten(1, (-1, 2 * D + 1))
+    return p[..., :D], p[..., D : 2 * D], p[..., 2 * D]
+
+
+def _slabs(B: int, weight: Tensor) -> list[slice]:
+    row = 3 * weight.shape[0] * weight.element_size()  # parameters, their gradients by kind, and side by side
+    rows = max(1, B // 24, WORKSPACE // row)
+    return [slice(i, i + rows) for i in range(0, B, rows)]
+
+
+def _adjacent(t: Tensor) -> Tensor:
+    return t if t.stride(-1) == 1 or t.shape[-1] == 1 else t.contiguous()
+
+
+def _tile(D: int, H: int) -> tuple[int, int, int, int]:
+    """(BLOCK_B, BLOCK_D, BLOCK_H, num_warps): 8 elements of z a thread up to D = 64; a matrix product takes 16 at least."""
+    block_d = max(16, triton.next_power_of_2(D))
+    return 32 if block_d <= 64 else 16, block_d, 16 if H <= 16 else 32, 4 if block_d <= 32 else 8
+
+
+# The interpreter multiplies matrices in NumPy, which has no bfloat16.
+WIDEN = triton.knobs.runtime.interpret
+
+
+def signatures():
+    """What to compile ahead of time: (kernel, signature, constexprs, options), with the launcher's own blocks."""
+    for dtype, K, D in (("fp32", 4, 64), ("bf16", 4, 128)):
+        p, f = f"*{dtype}", "*fp32"
+        block_b, block_d, block_h, warps = _tile(D, 64)
+        values = {"K": K, "MODE": 1, "WIDEN": False, "BLOCK_B": block_b, "BLOCK_D": block_d, "BLOCK_H": block_h}
+        common = dict.fromkeys(("z", "h", "weight", "bias"), p) | dict.fromkeys(("B", "D", "H", "z_r", "h_r", "w_r"), "i32")
+        common |= dict.fromkeys(values, "constexpr")
+        yield forward_kernel, dict(out=p, log_det=f, act=f) | common, values, {"num_warps": warps, "num_stages": 1}

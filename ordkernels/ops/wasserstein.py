@@ -1,0 +1,111 @@
+"""The distance of a sample to a user's and an item's quantiles, a training loss of FlowTime."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..reference import wasserstein as reference
+from ..reference.planar_flow import compute_dtype
+from . import _checks
+from ._autograd import DifferentiableOp
+
+__all__ = ["wasserstein_quantile_loss"]
+
+
+def wasserstein_quantile_loss(samples: Tensor, q_user: Tensor, q_item: Tensor, *, lam: float | Tensor) -> Tensor:
+    r"""Per row, the mean distance of the sorted samples to two vectors of quantiles.
+
+    .. math:: \frac{1}{L} \sum_l \left( \lambda |s_{(l)} - q^u_l| + (1 - \lambda) |s_{(l)} - q^v_l| \right)
+
+    with :math:`s_{(1)} \le \dots \le s_{(L)}` the row's samples; equal ones keep their order. The derivative of ``|x|`` at 0 is 0.
+    A NaN makes its row's loss NaN; NaN samples sort last, and gradients are NaN where ``s_(l) - q_l`` is.
+
+    Args:
+        samples: ``[B, L]``, L at least 1, in any order.
+        q_user, q_item: ``[B, L]``, quantiles in rising order, of the samples' unit, dtype and device.
+        lam: weight of the user's side: a finite float, or a tensor ``[B]`` or ``[]`` of the samples' dtype, fp32 or fp64.
+            Values outside [0, 1] are taken as they come.
+
+    Returns:
+        ``[B]`` in the dtype of samples; computed in fp32, or fp64 for fp64 samples.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was expected and what came.
+
+    Gradients: samples, q_user, q_item, and lam if it is a tensor.
+
+    Source: FlowTime, section 4.4 (W-dist).
+
+    Example:
+        >>> import torch
+        >>> from ordkernels.ops import wasserstein_quantile_loss
+        >>> wasserstein_quantile_loss(torch.tensor([[3.0, 1.0]]), torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 3.0]]), lam=0.5)
+        tensor([0.2500])
+    """
+    _checks.floating("samples", samples)
+    _checks.dims("samples", samples, (2,), "[B, L]")
+    B, L = samples.shape
+    if L == 0:
+        raise ValueError(f"samples: expected [B, L] with L at least 1, got {list(samples.shape)}")
+    for name, q in (("q_user", q_user), ("q_item", q_item)):
+        _checks.same(name, q, "samples", samples)
+        _checks.shape(name, q, (B, L), "[B, L]")
+    weight = _weight(lam, samples)
+    return _OP(samples, q_user, q_item, weight, _needs(samples, q_user, q_item, weight))
+
+
+def _weight(lam: Any, samples: Tensor) -> Tensor:
+    """lam [B] in the dtype of the computation."""
+    B, dtype = samples.shape[0], compute_dtype(samples)
+    if not isinstance(lam, Tensor):
+        if isinstance(lam, bool) or not isinstance(lam, (int, float)):
+            raise TypeError(f"lam: expected a float or a tensor of shape [B], got {type(lam).__name__}")
+        if not math.isfinite(lam):
+            raise ValueError(f"lam: expected a finite float, got {lam}")
+        return samples.new_full((1,), lam, dtype=dtype).expand(B)
+    _checks.floating("lam", lam)
+    if lam.dtype not in (samples.dtype, torch.float32, torch.float64):
+        raise TypeError(f"lam: expected the dtype of samples, {samples.dtype}, float32 or float64, got {lam.dtype}")
+    if lam.device != samples.device:
+        raise ValueError(f"lam: expected the device of samples, {samples.device}, got {lam.device}")
+    if lam.dim() == 0:
+        lam = lam.expand(B)
+    if tuple(lam.shape) != (B,):
+        raise ValueError(f"lam: expected a float or a tensor of shape [B] = [{B}], got {list(lam.shape)}")
+    return lam.to(dtype)
+
+
+def _needs(*tensors: Tensor) -> int:
+    """Bit mask of the gradients wanted: quantiles of past events are data, their gradients two thirds of the backward's writing."""
+    if torch._C._are_functorch_transforms_active():  # requires_grad speaks of one level only
+        return 15
+    if not torch.is_grad_enabled():
+        return 0
+    return sum((1 << i) * bool(t.requires_grad) for i, t in enumerate(tensors))
+
+
+def _fake(samples: Tensor, q_user: Tensor, q_item: Tensor, lam: Tensor, needs: int) -> tuple[Tensor, Tensor, Tensor]:
+    B, L = samples.shape
+    signs = samples.new_empty((B if needs else 0, 2, L), dtype=torch.uint8)
+    return samples.new_empty(B), signs, samples.new_empty(B, dtype=compute_dtype(samples))
+
+
+def _fake_backward(signs: Tensor, slope: Tensor, lam: Tensor, g: Tensor, needs: int) -> tuple[Tensor, ...]:
+    B, _, L = signs.shape
+    grads = (g.new_empty((B, L) if needs & bit else (0,)) for bit in (reference.SAMPLES, reference.Q_USER, reference.Q_ITEM))
+    return (*grads, slope.new_empty(B if needs & reference.LAM else 0))
+
+
+_OP = DifferentiableOp(
+    "wasserstein_quantile_loss",
+    tensors=4,
+    public=1,
+    reference=reference.wasserstein_quantile_loss,
+    reference_backward=reference.wasserstein_quantile_loss_backward,
+    fake=_fake,
+    fake_backward=_fake_backward,
+    saved=lambda inputs, out: (out[1], out[2], inputs[3]),  # signs, slope, lam
+    triton="wasserstein",
+)
