@@ -49,8 +49,7 @@ SCHEMAS: dict[str, tuple[str, str | None]] = {
     ),
     "predict_x0": (
         "(Tensor x_t, Tensor output, Tensor? alpha_bar, float a, int kind, float clip) -> Tensor",
-        "(Tensor x_t, Tensor output, Tensor? alpha_bar, Tensor? g, float a, int kind, float clip, int wanted)"
-        " -> (Tensor, Tensor, Tensor)",
+        "(Tensor x_t, Tensor output, Tensor? alpha_bar, Tensor? g, float a, int kind, float clip, int wanted) -> (Tensor, Tensor, Tensor)",
     ),
     "reverse_step": (
         "(Tensor x_t, Tensor output, Tensor? alpha_bar_t, Tensor? alpha_bar_s, Tensor? noise, Tensor? row_ids, float a_t, float a_s,"

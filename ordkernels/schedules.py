@@ -3,6 +3,7 @@
 Steps are 0, ..., T: ``alpha_bar[0] = 1`` is data, ``alpha_bar[T]`` nearly noise. Everything is made in fp64 and kept in fp32.
 """
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -256,7 +257,7 @@ def _strictly_decreasing(name: str, steps: Any, T: int) -> list[int]:
     for t in taus:
         if not 1 <= t <= T:
             raise ValueError(f"{name}: expected steps in [1, {T}], got {t}")
-    for a, b in zip(taus, taus[1:], strict=False):
+    for a, b in itertools.pairwise(taus):
         if b >= a:
             raise ValueError(f"{name}: expected strictly decreasing steps, got {a} before {b}")
     return taus

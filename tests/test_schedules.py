@@ -1,5 +1,6 @@
 """Noise schedules against their formulas and diffusers, aligned timesteps, the mixture that training draws from."""
 
+import itertools
 import math
 
 import numpy as np
@@ -9,7 +10,13 @@ import torch
 from ordkernels import rng
 from ordkernels.schedules import NoiseSchedule, aligned_timesteps, check_aligned, mixture_timesteps
 
-SCHEDULES = [NoiseSchedule.linear(50), NoiseSchedule.linear(7), NoiseSchedule.linear(20, rescale=False), NoiseSchedule.cosine(50), NoiseSchedule.cosine(1)]
+SCHEDULES = [
+    NoiseSchedule.linear(50),
+    NoiseSchedule.linear(7),
+    NoiseSchedule.linear(20, rescale=False),
+    NoiseSchedule.cosine(50),
+    NoiseSchedule.cosine(1),
+]
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -113,7 +120,7 @@ def test_aligned_steps_fall_strictly_from_noise_to_data(K, extra, spacing):
         assert taus[-1] == 1
         assert K == 1 or taus[0] == T
         if T == 1000 and K > 1:
-            ratios = [a / b for a, b in zip(taus, taus[1:], strict=False) if b > 50]
+            ratios = [a / b for a, b in itertools.pairwise(taus) if b > 50]
             assert all(r == pytest.approx(1000 ** (1 / (K - 1)), rel=0.03) for r in ratios)
 
 
@@ -136,7 +143,9 @@ def test_mixture_belongs_to_the_row():
     order = torch.randperm(100, generator=torch.Generator().manual_seed(0))
     assert torch.equal(mixture_timesteps(100, 50, [50, 7], 0.3, seed=9, step=4, row_ids=ids[order]), whole[order])
     assert not torch.equal(mixture_timesteps(100, 50, [50, 7], 0.3, seed=9, step=5, row_ids=ids), whole)
-    assert torch.equal(mixture_timesteps(5, 50, [50, 7], 0.3, seed=9), mixture_timesteps(5, 50, [50, 7], 0.3, seed=9, row_ids=torch.arange(5)))
+    assert torch.equal(
+        mixture_timesteps(5, 50, [50, 7], 0.3, seed=9), mixture_timesteps(5, 50, [50, 7], 0.3, seed=9, row_ids=torch.arange(5))
+    )
 
 
 def test_mixture_survives_the_largest_uniform(monkeypatch):

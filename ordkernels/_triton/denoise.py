@@ -124,7 +124,7 @@ def step_kernel(
     PER_ROW: tl.constexpr, ETA: tl.constexpr, KIND: tl.constexpr, CLIP: tl.constexpr, RECLIP: tl.constexpr, WHOLE: tl.constexpr,
     SOURCE: tl.constexpr, HAS_IDS: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    r, b, k, tile, at, rm, mask = _place(R, K, D, tiles, BLOCK_R, BLOCK_D)
+    _r, b, k, tile, at, rm, mask = _place(R, K, D, tiles, BLOCK_R, BLOCK_D)
     c0, c1, d0, d1, d2, sigma = _row_numbers(
         t, s, t_b, t_k, s_b, s_k, c0, c1, d0, d1, d2, sigma, b, k, rm, PER_ROW, ETA, KIND, RECLIP, WHOLE, ACC
     )  # fmt: skip
@@ -208,7 +208,7 @@ def sample_kernel(
     x0, noise, t, out, c0, c1, t_b, t_k, R, K, D, tiles,
     PER_ROW: tl.constexpr, FLOWS: tl.constexpr, X_PER_B: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    r, b, k, tile, at, rm, mask = _place(R, K, D, tiles, BLOCK_R, BLOCK_D)
+    _r, b, k, tile, at, rm, mask = _place(R, K, D, tiles, BLOCK_R, BLOCK_D)
     c0, c1 = _two_numbers(t, t_b, t_k, c0, c1, b, k, rm, PER_ROW, FLOWS, ACC)
     xat = at
     if X_PER_B:
@@ -324,7 +324,12 @@ def _step_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     gx, go, gn = (x.new_empty(x.shape if want else 0) for want in (want_x, want_o, want_n))
     if x.numel() == 0:
-        return gx, go, gn, x.new_zeros((*x.shape[:-1], dots) if dots else 0, dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
+        return (
+            gx,
+            go,
+            gn,
+            x.new_zeros((*x.shape[:-1], dots) if dots else 0, dtype=torch.float64 if x.dtype == torch.float64 else torch.float32),
+        )
     x, output = x.contiguous(), output.contiguous()
     rows = _Rows(x, ((t, a_t), (s, a_s)))
     numbers = (0.0,) * 6 if rows.per_row else _host_numbers(kind, a_t, a_s, eta, reclip, whole)
@@ -420,7 +425,16 @@ def signatures() -> Iterator[tuple[Any, ...]]:
         level, sums, acc = "*fp64" if wide else "*fp32", "*fp64" if wide else "*fp32", tl.float64 if wide else tl.float32
         block_d = min(triton.next_power_of_2(D), TILE)
         blocks = {"BLOCK_R": TILE // block_d, "BLOCK_D": block_d, "ACC": acc}
-        values = {"PER_ROW": per_row, "ETA": eta, "KIND": kind, "CLIP": 3.0 if kind == 0 else None, "RECLIP": wide, "WHOLE": True, "SOURCE": source, "HAS_IDS": source >= 2}
+        values = {
+            "PER_ROW": per_row,
+            "ETA": eta,
+            "KIND": kind,
+            "CLIP": 3.0 if kind == 0 else None,
+            "RECLIP": wide,
+            "WHOLE": True,
+            "SOURCE": source,
+            "HAS_IDS": source >= 2,
+        }
         values |= blocks
         base = dict(x=p, output=p, t=level, s=level, noise=p, row_ids="*i64", seed="i64", step="i64") | six | strides | sizes
         yield step_kernel, base | dict(x_s=p, x0=p) | dict.fromkeys(values, "constexpr"), values, warps

@@ -287,7 +287,12 @@ def signatures() -> Iterator[tuple[Any, ...]]:
     """What to compile ahead of time: kernel, signature, constexprs, options."""
     warps = {"num_warps": 4}
     flags = ("SHARED", "CAPPED", "HAS_CAPACITY", "BLOCK_B", "CHUNK", "ACC")
-    for dtype, shared, form, full in (("fp32", True, "number", False), ("fp32", False, "rows", True), ("bf16", True, "none", True), ("fp64", False, "rows", True)):
+    for dtype, shared, form, full in (
+        ("fp32", True, "number", False),
+        ("fp32", False, "rows", True),
+        ("bf16", True, "none", True),
+        ("fp64", False, "rows", True),
+    ):
         p, acc = f"*{dtype}", tl.float64 if dtype == "fp64" else tl.float32
         values = {"SHARED": shared, "CAPPED": form != "none", "HAS_CAPACITY": form == "rows", "BLOCK_B": ROWS, "CHUNK": CHUNK, "ACC": acc}
         base = dict(v=p, w=p, capacity=p, number="fp32", B="i32", K="i32") | dict.fromkeys(flags, "constexpr")
