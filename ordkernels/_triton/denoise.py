@@ -120,7 +120,8 @@ def _row_numbers(
 
 @triton.jit(do_not_specialize=["seed", "step"])
 def step_kernel(
-    x, output, t, s, noise, row_ids, x_s, x0, c0, c1, d0, d1, d2, sigma, t_b, t_k, s_b, s_k, seed, step, R, K, D, tiles,
+    x, output, t, s, noise, row_ids, x_s, x0, c0, c1, d0, d1, d2, sigma, t_b, t_k, s_b, s_k, seed, step,
+    R, K, D, tiles,
     PER_ROW: tl.constexpr, ETA: tl.constexpr, KIND: tl.constexpr, CLIP: tl.constexpr, RECLIP: tl.constexpr, WHOLE: tl.constexpr,
     SOURCE: tl.constexpr, HAS_IDS: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
@@ -419,7 +420,8 @@ def signatures() -> Iterator[tuple[Any, ...]]:
     warps, sizes = {"num_warps": 4}, dict.fromkeys(("R", "K", "D", "tiles"), "i32")
     six, strides = dict.fromkeys(("c0", "c1", "d0", "d1", "d2", "sigma"), "fp32"), dict.fromkeys(("t_b", "t_k", "s_b", "s_k"), "i32")
     for dtype, per_row, kind, eta, source, D in (
-        ("fp32", False, 0, 0.0, 0, 64), ("fp32", True, 2, 1.0, 2, 64), ("bf16", True, 1, 0.5, 1, 128), ("fp64", True, 0, 1.0, 3, 30), ("fp32", True, 3, 0.0, 0, 4096),
+        ("fp32", False, 0, 0.0, 0, 64), ("fp32", True, 2, 1.0, 2, 64), ("bf16", True, 1, 0.5, 1, 128),
+        ("fp64", True, 0, 1.0, 3, 30), ("fp32", True, 3, 0.0, 0, 4096),
     ):  # fmt: skip
         p, wide = f"*{dtype}", dtype == "fp64"
         level, sums, acc = "*fp64" if wide else "*fp32", "*fp64" if wide else "*fp32", tl.float64 if wide else tl.float32

@@ -181,7 +181,9 @@ def reverse_step(
 
 
 def flow_step(x_t: Tensor, velocity: Tensor, t: float | Tensor, s: float | Tensor) -> tuple[Tensor, Tensor]:
-    r"""One Euler step of flow matching from time t to s, and the estimate of x0: :math:`x_s = x_t + (s - t) v`, :math:`\hat x_0 = x_t - t v`.
+    r"""One Euler step of flow matching from time t to s, and the estimate of x0.
+
+    .. math:: x_s = x_t + (s - t) v, \quad \hat x_0 = x_t - t v
 
     Args:
         x_t: ``[B, D]`` or ``[B, K, D]``.

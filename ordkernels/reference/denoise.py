@@ -155,7 +155,8 @@ def reverse_step_backward(
 
 
 def _backward(
-    x: Tensor, output: Tensor, t: Tensor, numbers: Numbers | None, xi: Tensor | None, g_xs: Tensor | None, g_x0: Tensor | None, kind: int, clip: float
+    x: Tensor, output: Tensor, t: Tensor, numbers: Numbers | None, xi: Tensor | None, g_xs: Tensor | None,
+    g_x0: Tensor | None, kind: int, clip: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     dtype = compute_dtype(x)
     raw, x_, o_ = _raw_x0(x, output, t, kind), x.to(dtype), output.to(dtype)
