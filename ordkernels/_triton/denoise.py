@@ -147,7 +147,8 @@ def step_kernel(
 
 @triton.jit(do_not_specialize=["seed", "step"])
 def step_backward_kernel(
-    x, output, t, s, noise, row_ids, g_xs, g_x0, gx, go, gn, dots, c0, c1, d0, d1, d2, sigma, t_b, t_k, s_b, s_k, seed, step, R, K, D, tiles,
+    x, output, t, s, noise, row_ids, g_xs, g_x0, gx, go, gn, dots, c0, c1, d0, d1, d2, sigma, t_b, t_k, s_b, s_k,
+    seed, step, R, K, D, tiles,
     PER_ROW: tl.constexpr, ETA: tl.constexpr, KIND: tl.constexpr, CLIP: tl.constexpr, RECLIP: tl.constexpr, WHOLE: tl.constexpr,
     SOURCE: tl.constexpr, HAS_IDS: tl.constexpr, HAS_GS: tl.constexpr, HAS_G0: tl.constexpr,
     WANT_X: tl.constexpr, WANT_O: tl.constexpr, WANT_N: tl.constexpr, DOTS: tl.constexpr,

@@ -26,7 +26,7 @@ Kernel = Callable[..., Any]
 def fold_rows(kernel: Kernel) -> Kernel:
     """vmap rule of an op whose tensors all have the rows in front: one call on V * B rows."""
 
-    def rule(info: Any, dims: Sequence[int | None], *args: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+    def rule(info: Any, dims: Sequence[int | None], *args: Any) -> Any:
         V = info.batch_size
         folded = [_front(a, d, V).flatten(0, 1) if isinstance(a, Tensor) else a for a, d in zip(args, dims, strict=True)]
         out = kernel(*folded)
