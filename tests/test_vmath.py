@@ -23,7 +23,7 @@ FUNCTIONS = {
     "sech2": (2, sech2, (-43, 43), 6.0),
     "log": (3, torch.log, (1e-37, 3e38), 1.0),
     "log1p": (4, torch.log1p, (-0.99999994, 3e38), 1.0),
-    "softplus": (5, lambda x: torch.nn.functional.softplus(x, threshold=700), (-87, 1e4), 2.0),
+    "softplus": (5, lambda x: torch.nn.functional.softplus(x, threshold=700), (-87, 1e4), 3.0),
     "sigmoid": (6, torch.sigmoid, (-87, 1e4), 3.0),
 }
 

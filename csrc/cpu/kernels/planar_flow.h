@@ -23,19 +23,32 @@ struct GroupParams {
   }
 };
 
+// D known when compiled, where the loops over it are worth unrolling, or at run time (0).
+template <int kD>
+struct Width {
+  static constexpr int64_t D = kD, Dp = flow_padded(kD);
+  explicit Width(int64_t) {}
+};
+template <>
+struct Width<0> {
+  const int64_t D, Dp;
+  explicit Width(int64_t d) : D(d), Dp(flow_padded(d)) {}
+};
+
 // S: storage type of the rows; P: of the parameters.
-template <class S, class P = S>
-struct Flow {
+template <class S, class P = S, int kD = 0>
+struct Flow : Width<kD> {
   using T = typename Traits<S>::T;
   using V = typename Traits<S>::V;
+  using Width<kD>::D, Width<kD>::Dp;
   static constexpr int W = kLanes<T>, R = kFlowRows;
 
   const FlowArgs& a;
-  const int64_t K = a.K, D = a.D, Dp = flow_padded(a.D);
+  const int64_t K = a.K;
   const P *u_end, *w_end;  // where the tensors end: vectors may read up to there
   const S* z_end;
 
-  explicit Flow(const FlowArgs& args) : a(args) {
+  explicit Flow(const FlowArgs& args) : Width<kD>(args.D), a(args) {
     u_end = (const P*)a.u + (a.G - 1) * a.u_group + (K - 1) * a.u_layer + D;
     w_end = (const P*)a.w + (a.G - 1) * a.w_group + (K - 1) * a.w_layer + D;
     z_end = (const S*)a.z + (a.G * a.N - 1) * a.z_row + D;
@@ -85,18 +98,18 @@ struct Flow {
     }
   }
 
-  // z [n, Dp] += sign t uhat
+  // z [n, Dp] += t uhat
   void move(T* z, const T* t, const T* c, int64_t r0, int n, int64_t k, const GroupParams<T>* p) const {
-    for (int i = 0; i < n; ++i) {
-      T* const zi = z + i * Dp;
+    const P *ui = u(r0, k), *wi = w(r0, k);
+    const int64_t u_step = a.u_group, w_step = a.w_group;
+    for (int i = 0; i < n; ++i, z += Dp, ui += u_step, wi += w_step) {
       const T ti = t[i], ci = c[i];
       if (p) {
         const T* const uh = p->uhat + k * Dp;
-        for (int64_t d = 0; d < Dp; d += W) store(zi + d, load(zi + d) + ti * load(uh + d));
+        for (int64_t d = 0; d < Dp; d += W) store(z + d, load(z + d) + ti * load(uh + d));
       } else {
-        const P *const ui = u(r0 + i, k), *const wi = w(r0 + i, k);
-        vectors<T>(D, [&](int64_t d, int n) __attribute__((always_inline)) {
-          store(zi + d, load(zi + d) + ti * (load(ui + d, n, u_end) + ci * load(wi + d, n, w_end)));
+        vectors<T>(D, [&](int64_t d, int m) __attribute__((always_inline)) {
+          store(z + d, load(z + d) + ti * (load(ui + d, m, u_end) + ci * load(wi + d, m, w_end)));
         });
       }
     }
@@ -105,34 +118,32 @@ struct Flow {
   // Rows [r0, r0 + n), n <= R. `p`: the parameters they share, or none and each row has its own.
   template <bool kInverse>
   void block(int64_t r0, int n, T* z, const GroupParams<T>* p) const {
-    alignas(64) T log_det[R] = {}, pre[R] = {}, wu[R] = {}, ww[R] = {}, t[R], h[R], c[R], s[R], x[R], sp[R];
+    alignas(64) T log_det[R] = {}, pre[R] = {}, bias[R] = {}, t[R], h[R], c[R], s[R], x[R], sp[R];
+    V wz[R] = {}, wu[R] = {}, ww[R] = {};  // products, to be summed over their lanes
     for (int i = 0; i < n; ++i) load_row((const S*)a.z + (r0 + i) * a.z_row, z_end, z + i * Dp);
     for (int64_t layer = 0; layer < K; ++layer) {
       const int64_t k = kInverse ? K - 1 - layer : layer;
-      const int64_t next_row = layer + 1 < K ? 0 : R, next_k = layer + 1 < K ? (kInverse ? k - 1 : k + 1) : (kInverse ? K - 1 : 0);
-      for (int i = 0; i < n; ++i) {
-        const T* const zi = z + i * Dp;
-        V wz[2] = {}, y[2] = {}, q[2] = {};
-        if (p) {
-          const T* const wk = p->w + k * Dp;
-          vectors_by_two<T>(Dp, [&](int64_t d, int, int j) __attribute__((always_inline)) { wz[j] += load(wk + d) * load(zi + d); });
-          pre[i] = sum(wz[0] + wz[1]) + p->b[k];
-        } else {
-          const P *const ui = u(r0 + i, k), *const wi = w(r0 + i, k);
-          prefetch(r0 + i + next_row, next_k);
-          vectors_by_two<T>(D, [&](int64_t d, int m, int j) __attribute__((always_inline)) {
-            const V wv = load(wi + d, m, w_end);
-            wz[j] += wv * load(zi + d);
-            y[j] += wv * load(ui + d, m, u_end);
-            q[j] += wv * wv;
-          });
-          pre[i] = sum(wz[0] + wz[1]) + b(r0 + i, k), wu[i] = sum(y[0] + y[1]), ww[i] = sum(q[0] + q[1]);
+      if (p) {
+        const T* const wk = p->w + k * Dp;
+        for (int i = 0; i < n; ++i) {
+          const T* const zi = z + i * Dp;
+          V q[2] = {};
+          vectors_by_two<T>(Dp, [&](int64_t d, int, int j) __attribute__((always_inline)) { q[j] += load(wk + d) * load(zi + d); });
+          wz[i] = q[0] + q[1], bias[i] = p->b[k];
+        }
+      } else {
+        dot_products(r0, n, k, z, wz, wu, ww);
+        const int64_t next_k = kInverse ? (k ? k - 1 : K - 1) : (k + 1 < K ? k + 1 : 0), next_row = layer + 1 < K ? r0 : r0 + R;
+        for (int i = 0; i < n; ++i) {
+          prefetch(next_row + i, next_k);
+          bias[i] = b(r0 + i, k);
         }
       }
       // One short loop after another: each is a long chain of dependent operations, and those of several vectors overlap
       // only as far as the processor looks ahead.
       for (int i = 0; i < n; i += W) {
-        const auto l = p ? p->terms(k) : layer_terms(load(wu + i), load(ww + i), a.mode);
+        const auto l = p ? p->terms(k) : layer_terms(sum_each(wu + i), sum_each(ww + i), a.mode);
+        store(pre + i, sum_each(wz + i) + load(bias + i));
         store(c + i, l.c), store(s + i, l.s), store(x + i, l.x), store(sp + i, l.sp);
       }
       if constexpr (kInverse) solve_layers(pre, s, sp, n);
@@ -147,12 +158,29 @@ struct Flow {
         store(log_det + i, load(log_det + i) + log_abs_det(tv, load(h + i), l, a.mode));
         if constexpr (kInverse) store(t + i, -tv);
       }
-      for (int i = 0; i < n; ++i) ((T*)a.act)[(r0 + i) * K + k] = pre[i];
+      T* to = (T*)a.act + r0 * K + k;
+      const int64_t step = K;
+      for (int i = 0; i < n; ++i, to += step) *to = pre[i];
       move(z, t, c, r0, n, k, p);
     }
     for (int i = 0; i < n; ++i) {
       store_row(z + i * Dp, (S*)a.z_out + (r0 + i) * D);
       ((T*)a.log_det)[r0 + i] = log_det[i];
+    }
+  }
+
+  void dot_products(int64_t r0, int n, int64_t k, const T* z, V* wz, V* wu, V* ww) const {
+    const P *ui = u(r0, k), *wi = w(r0, k);
+    const int64_t u_step = a.u_group, w_step = a.w_group;
+    for (int i = 0; i < n; ++i, z += Dp, ui += u_step, wi += w_step) {
+      V q[2] = {}, y[2] = {}, v[2] = {};
+      vectors_by_two<T>(D, [&](int64_t d, int m, int j) __attribute__((always_inline)) {
+        const V wv = load(wi + d, m, w_end);
+        q[j] += wv * load(z + d);
+        y[j] += wv * load(ui + d, m, u_end);
+        v[j] += wv * wv;
+      });
+      wz[i] = q[0] + q[1], wu[i] = y[0] + y[1], ww[i] = v[0] + v[1];
     }
   }
 
@@ -177,7 +205,8 @@ struct Flow {
 void planar_flow(FlowType type, bool wide, bool inverse, const FlowArgs& a, int64_t begin, int64_t end, void* scratch) {
   const auto run = [&](auto flow, auto* t) { inverse ? flow.template run<true>(begin, end, t) : flow.template run<false>(begin, end, t); };
   switch (type) {
-    case FlowType::f32: return run(Flow<float>(a), (float*)scratch);
+    case FlowType::f32:
+      return a.D == 64 ? run(Flow<float, float, 64>(a), (float*)scratch) : run(Flow<float>(a), (float*)scratch);
     case FlowType::f64: return run(Flow<double>(a), (double*)scratch);
     case FlowType::bf16: return wide ? run(Flow<bf16, float>(a), (float*)scratch) : run(Flow<bf16>(a), (float*)scratch);
     case FlowType::f16: return wide ? run(Flow<f16, float>(a), (float*)scratch) : run(Flow<f16>(a), (float*)scratch);

@@ -14,6 +14,7 @@ struct FlowArgs {
   int64_t gu_group, gu_layer, gw_group, gw_layer, gb_group, gb_layer;
   void* partial;                    // backward, parts > 1: [G * parts, K, 2 * padded(D) + 2] in the compute type
   int64_t G, N, K, D, parts, block;  // parts of a group's rows in backward; rows at a time
+  bool stream;                      // write the parameters' gradients past the caches
   int mode;                         // 0 unconstrained, 1 constrained, 2 smooth
 };
 

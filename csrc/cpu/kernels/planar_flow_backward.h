@@ -9,9 +9,9 @@
 
 namespace ORD_ISA {
 
-template <class S, class P = S>
-struct FlowBackward : Flow<S, P> {
-  using Base = Flow<S, P>;
+template <class S, class P = S, int kD = 0>
+struct FlowBackward : Flow<S, P, kD> {
+  using Base = Flow<S, P, kD>;
   using typename Base::T, typename Base::V;
   using Base::a, Base::K, Base::D, Base::Dp, Base::u_end, Base::w_end, Base::z_end, Base::W, Base::R;
 
@@ -55,23 +55,25 @@ struct FlowBackward : Flow<S, P> {
 
   // The layer's scalars, and its output z[k + 1] (but the last) from z[k].
   void rebuild(int64_t r0, int n, int64_t k, T* z, const Scalars& l, const GroupParams<T>* p) const {
-    alignas(64) T act[R] = {}, wu[R] = {}, ww[R] = {};
+    alignas(64) T act[R] = {};
+    V wu[R] = {}, ww[R] = {};
     for (int i = 0; i < n; ++i) act[i] = ((const T*)a.act_in)[(r0 + i) * K + k];
-    for (int i = 0; i < n && !p; ++i) {
-      const P *const ui = this->u(r0 + i, k), *const wi = this->w(r0 + i, k);
-      k + 1 < K ? this->prefetch(r0 + i, k + 1) : this->prefetch(r0 + i + a.block, 0);
+    const P *ui = this->u(r0, k), *wi = this->w(r0, k);
+    const int64_t u_step = a.u_group, w_step = a.w_group;
+    for (int i = 0; i < n && !p; ++i, ui += u_step, wi += w_step) {
       V y[2] = {}, q[2] = {};
       vectors_by_two<T>(D, [&](int64_t d, int m, int j) __attribute__((always_inline)) {
         const V wv = load(wi + d, m, w_end);
         y[j] += wv * load(ui + d, m, u_end);
         q[j] += wv * wv;
       });
-      wu[i] = sum(y[0] + y[1]), ww[i] = sum(q[0] + q[1]);
+      wu[i] = y[0] + y[1], ww[i] = q[0] + q[1];
+      k + 1 < K ? this->prefetch(r0 + i, k + 1) : this->prefetch(r0 + i + a.block, 0);
     }
     alignas(64) T x[R], sp[R];
     for (int i = 0; i < n; i += W) {  // short loops, as in Flow::block
       const int64_t at = k * R + i;
-      const auto e = p ? p->terms(k) : layer_terms(load(wu + i), load(ww + i), a.mode);
+      const auto e = p ? p->terms(k) : layer_terms(sum_each(wu + i), sum_each(ww + i), a.mode);
       store(l.c + at, e.c), store(l.s + at, e.s), store(l.slope + at, e.slope), store(l.n2 + at, e.n2), store(x + i, e.x), store(sp + i, e.sp);
     }
     for (int i = 0; i < n; i += W) {
@@ -90,29 +92,32 @@ struct FlowBackward : Flow<S, P> {
 
   template <bool kInverse>
   void step(int64_t r0, int n, int64_t k, const T* z, T* g, const Scalars& l, const GroupParams<T>* p, Sums* sums) const {
-    alignas(64) T gu[R] = {}, gw[R] = {}, gl[R] = {}, ga[R], gx[R], on_w[R];  // gu = g.uhat, gw = g.w
+    alignas(64) T gl[R] = {}, ga[R], gx[R], on_w[R];
+    V gu[R] = {}, gw[R] = {};  // g.uhat and g.w, to be summed over their lanes
     const T* const c = l.c + k * R;
-    for (int i = 0; i < n; ++i) {
-      const T *const gi = g + i * Dp, ci = c[i];
+    const P *ui = this->u(r0, k), *wi = this->w(r0, k);
+    const int64_t u_step = a.u_group, w_step = a.w_group;
+    const T* gi = g;
+    for (int i = 0; i < n; ++i, gi += Dp, ui += u_step, wi += w_step) {
+      const T ci = c[i];
       V x[2] = {}, y[2] = {};
       if (p) {
         const T* const uh = p->uhat + k * Dp;
         vectors_by_two<T>(Dp, [&](int64_t d, int, int j) __attribute__((always_inline)) { x[j] += load(gi + d) * load(uh + d); });
       } else {
-        const P *const ui = this->u(r0 + i, k), *const wi = this->w(r0 + i, k);
         vectors_by_two<T>(D, [&](int64_t d, int m, int j) __attribute__((always_inline)) {
           const V gv = load(gi + d), wv = load(wi + d, m, w_end);
           x[j] += gv * (load(ui + d, m, u_end) + ci * wv);
           y[j] += gv * wv;
         });
       }
-      gu[i] = sum(x[0] + x[1]), gw[i] = sum(y[0] + y[1]), gl[i] = ((const T*)a.gl)[r0 + i];
+      gu[i] = x[0] + x[1], gw[i] = y[0] + y[1], gl[i] = ((const T*)a.gl)[r0 + i];
     }
     T* const t = l.t + k * R;
     for (int i = 0; i < n; i += W) {
       const int64_t at = k * R + i;
-      const V h = load(l.h + at), tv = load(t + i), glv = load(gl + i), guv = load(gu + i), by_logdet = glv * load(l.by_a + at);
-      V gav, gwv = load(gw + i), pull = tv;
+      const V h = load(l.h + at), tv = load(t + i), glv = load(gl + i), guv = sum_each(gu + i), by_logdet = glv * load(l.by_a + at);
+      V gav, gwv = sum_each(gw + i), pull = tv;
       const V n2 = load(l.n2 + at), cv = load(l.c + at);
       if constexpr (kInverse) {
         gav = by_logdet - h * load(l.inverse + at) * (guv + by_logdet * load(l.s + at));
@@ -132,22 +137,39 @@ struct FlowBackward : Flow<S, P> {
       for (int i = 0; i < n; ++i) sums->gx[k] += gx[i], sums->ga[k] += ga[i];
       return;
     }
-    for (int i = 0; i < n; ++i) {
-      const int64_t r = r0 + i;
-      const T ti = t[i], gai = ga[i], gxi = gx[i], cti = c[i] * t[i], wi_by = on_w[i];
-      const P *const ui = this->u(r, k), *const wi = this->w(r, k);
-      P *const to_u = (P*)a.gu + r * a.gu_group + k * a.gu_layer, *const to_w = (P*)a.gw + r * a.gw_group + k * a.gw_layer;
-      const T* const zi = z + i * Dp;
-      T* const gi = g + i * Dp;
-      vectors<T>(D, [&](int64_t d, int m) __attribute__((always_inline)) {
-        const V uv = load(ui + d, m, u_end), wv = load(wi + d, m, w_end), old = load(gi + d), next = old + gai * wv;
-        const V pulled = kInverse ? next : old;
-        store(gi + d, next);
-        store(to_u + d, ti * pulled + gxi * wv, m);
-        store(to_w + d, gai * load(zi + d) + cti * pulled + wi_by * wv + gxi * uv, m);
-      });
-      store((P*)a.gb + r * a.gb_group + k * a.gb_layer, V{} + gai, 1);
+    if (a.stream) {
+      write<kInverse, true>(r0, n, k, z, g, t, c, ga, gx, on_w);
+    } else {
+      write<kInverse, false>(r0, n, k, z, g, t, c, ga, gx, on_w);
     }
+  }
+
+  // The gradients of each row's own parameters, and g [n, Dp] += ga w. kStream: past the caches.
+  template <bool kInverse, bool kStream>
+  void write(int64_t r0, int n, int64_t k, const T* z, T* g, const T* t, const T* c, const T* ga, const T* gx, const T* on_w) const {
+    const P *ui = this->u(r0, k), *wi = this->w(r0, k);
+    P *to_u = (P*)a.gu + r0 * a.gu_group + k * a.gu_layer, *to_w = (P*)a.gw + r0 * a.gw_group + k * a.gw_layer;
+    P* to_b = (P*)a.gb + r0 * a.gb_group + k * a.gb_layer;
+    const int64_t u_step = a.u_group, w_step = a.w_group, gu_step = a.gu_group, gw_step = a.gw_group, gb_step = a.gb_group;
+    for (int i = 0; i < n; ++i) {
+      const T ti = t[i], gai = ga[i], gxi = gx[i], cti = c[i] * t[i], wi_by = on_w[i];
+      vectors<T>(D, [&](int64_t d, int m) __attribute__((always_inline)) {
+        const V uv = load(ui + d, m, u_end), wv = load(wi + d, m, w_end), old = load(g + d), next = old + gai * wv;
+        const V pulled = kInverse ? next : old;
+        store(g + d, next);
+        put<kStream>(to_u + d, ti * pulled + gxi * wv, m);
+        put<kStream>(to_w + d, gai * load(z + d) + cti * pulled + wi_by * wv + gxi * uv, m);
+      });
+      store(to_b, V{} + gai, 1);
+      g += Dp, z += Dp, ui += u_step, wi += w_step, to_u += gu_step, to_w += gw_step, to_b += gb_step;
+    }
+  }
+  template <bool kStream>
+  static inline __attribute__((always_inline)) void put(P* to, V v, int m) {
+    if constexpr (kStream && sizeof(P) == sizeof(T)) {
+      if (m == W && (uintptr_t)to % 32 == 0) return store_past_caches(to, v);
+    }
+    store(to, v, m);
   }
 
   // g [n, Dp] += ga w, and the sums over the rows.
@@ -172,6 +194,7 @@ struct FlowBackward : Flow<S, P> {
   template <bool kInverse>
   void run_rows(int64_t begin, int64_t end, T* scratch) const {
     for (int64_t r = begin; r < end; r += a.block) block<kInverse>(r, end - r < a.block ? end - r : a.block, scratch, nullptr, nullptr);
+    if (a.stream) __builtin_ia32_sfence();
   }
 
   // Parts [begin, end) of all G * parts. A group of one part is finished here, others leave their sums in `partial`.
@@ -237,7 +260,8 @@ void planar_flow_backward(FlowType type, bool wide, bool inverse, const FlowArgs
     return inverse ? f.template run_parts<true>(begin, end, t) : f.template run_parts<false>(begin, end, t);
   };
   switch (type) {
-    case FlowType::f32: return run(FlowBackward<float>(a), (float*)scratch);
+    case FlowType::f32:
+      return a.D == 64 ? run(FlowBackward<float, float, 64>(a), (float*)scratch) : run(FlowBackward<float>(a), (float*)scratch);
     case FlowType::f64: return run(FlowBackward<double>(a), (double*)scratch);
     case FlowType::bf16: return wide ? run(FlowBackward<bf16, float>(a), (float*)scratch) : run(FlowBackward<bf16>(a), (float*)scratch);
     case FlowType::f16: return wide ? run(FlowBackward<f16, float>(a), (float*)scratch) : run(FlowBackward<f16>(a), (float*)scratch);
