@@ -106,7 +106,7 @@ class DiffoRSampler(FlowSampler):
             return states.unflatten(0, (B, n))
         x, kept = x_T, []
         T = len(m.schedule.alpha_bar) - 1
-        alpha_bar = m.schedule.alpha_bar.tolist()  # numbers on the host: no step waits for the device
+        alpha_bar = m.schedule.exact  # numbers on the host: no step waits for the device
         for t, s in zip(self.steps, [*self.steps[1:], 0], strict=True):
             out = m.denoiser(x, t, cond)
             if m.process == "flow_matching":
