@@ -94,7 +94,9 @@ def _case(B: int, D: int, H: int, S: int, device: str) -> Case:
     }
     diffusers = optional("diffusers", missing, "diffusers DDIM")
     if diffusers is not None:
-        scheduler = diffusers.DDIMScheduler(num_train_timesteps=T, clip_sample=False, prediction_type="v_prediction", beta_start=1e-4, beta_end=0.02)
+        scheduler = diffusers.DDIMScheduler(
+            num_train_timesteps=T, clip_sample=False, prediction_type="v_prediction", beta_start=1e-4, beta_end=0.02
+        )
         scheduler.set_timesteps(S, device=device)
         runs["diffusers DDIM"] = without_grad(setup.diffusers(scheduler), args)
 
@@ -128,4 +130,6 @@ def scalings(device: str, size: Size) -> Iterator[Scaling]:
     yield Scaling("denoise_chain", f"D={D} hidden={H} steps={S}", "B", rows, lambda n: run(n, D, H, S), float)
     if size != "tiny":
         B = 4096 if device == "cpu" else 1 << 18
-        yield Scaling("denoise_chain", f"B={B} D={D} hidden={H}", "steps", (10, 20, 50, 100), lambda n: run(B, D, H, n), lambda n: float(B * n))
+        yield Scaling(
+            "denoise_chain", f"B={B} D={D} hidden={H}", "steps", (10, 20, 50, 100), lambda n: run(B, D, H, n), lambda n: float(B * n)
+        )
