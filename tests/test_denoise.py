@@ -34,7 +34,9 @@ def levels(*shape: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Ten
     return t.to(dtype), (t + (1 - t) * (torch.rand(shape, dtype=torch.float64) * 0.8 + 0.1)).to(dtype)
 
 
-def by_formula(x: Tensor, out: Tensor, t: Tensor, s: Tensor, eta: float, prediction: str, clip: float | None, reclip: bool, xi: Any) -> tuple[Tensor, Tensor]:
+def by_formula(
+    x: Tensor, out: Tensor, t: Tensor, s: Tensor, eta: float, prediction: str, clip: float | None, reclip: bool, xi: Any
+) -> tuple[Tensor, Tensor]:
     """As the papers write it, in fp64."""
     x, out, t, s = x.double(), out.double(), t[..., None], s[..., None]
     if prediction == "eps":
@@ -175,7 +177,9 @@ def test_noise_belongs_to_the_row() -> None:
     for rows in (torch.arange(7, 20), torch.randperm(40)):
         part = reverse_step(x[rows], out[rows], 0.3, 0.5, eta=1.0, seed=3, row_ids=ids[rows], step=4)
         assert same_bits(part, [t[rows] for t in whole])
-    assert same_bits(reverse_step(x, out, 0.3, 0.5, eta=1.0, seed=3), reverse_step(x, out, 0.3, 0.5, eta=1.0, seed=3, row_ids=torch.arange(40)))
+    assert same_bits(
+        reverse_step(x, out, 0.3, 0.5, eta=1.0, seed=3), reverse_step(x, out, 0.3, 0.5, eta=1.0, seed=3, row_ids=torch.arange(40))
+    )
     for other in (dict(seed=4, step=4), dict(seed=3, step=5)):
         assert not torch.equal(reverse_step(x, out, 0.3, 0.5, eta=1.0, row_ids=ids, **other)[0], whole[0])
 
@@ -198,7 +202,9 @@ def test_noise_is_asked_for_only_where_it_is_used() -> None:
 
 def gradients(out: Any, leaves: list[Tensor]) -> tuple[Tensor, ...]:
     out = (out,) if isinstance(out, Tensor) else out
-    g = [torch.linspace(-1, 1, t.numel(), dtype=torch.float64).cos().mul(64).round().div(64).view(t.shape).to(t) for t in out]  # exact in all dtypes
+    g = [
+        torch.linspace(-1, 1, t.numel(), dtype=torch.float64).cos().mul(64).round().div(64).view(t.shape).to(t) for t in out
+    ]  # exact in all dtypes
     return torch.autograd.grad(out, leaves, g, allow_unused=True, materialize_grads=True)
 
 
@@ -225,7 +231,7 @@ def everything(x: Tensor, out: Tensor, x0: Tensor, noise: Tensor, t: Any, s: Any
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("form", ["number", "B", "BK", "K"])
 def test_errors_keep_their_budget(dtype: torch.dtype, prediction: Any, form: str) -> None:
-    for size in (SIZES if form in ("number", "B") else (0, 1, 9)):
+    for size in SIZES if form in ("number", "B") else (0, 1, 9):
         shape = (size, 11) if form in ("number", "B") else (size, 3, 11)
         (x, out), noise, x0 = pair(*shape, dtype=dtype), torch.randn(shape).to(dtype), torch.randn(shape[0], 11).to(dtype)
         t, s = (0.3, 0.6) if form == "number" else levels(*{"B": shape[:1], "BK": shape[:2], "K": shape[1:2]}[form], dtype=torch.float32)
@@ -266,7 +272,9 @@ def test_levels_near_one_keep_their_digits() -> None:
     exact = NoiseSchedule.linear(1000).exact[1]
     x, out = torch.zeros(1, 4), torch.ones(1, 4)
     assert predict_x0(x, out, exact)[0, 0].item() == pytest.approx(-math.sqrt(1e-4 / (1 - 1e-4)), rel=1e-6)
-    assert predict_x0(x, out, torch.tensor([exact], dtype=torch.float64))[0, 0].item() == pytest.approx(-math.sqrt(1e-4 / (1 - 1e-4)), rel=1e-6)
+    assert predict_x0(x, out, torch.tensor([exact], dtype=torch.float64))[0, 0].item() == pytest.approx(
+        -math.sqrt(1e-4 / (1 - 1e-4)), rel=1e-6
+    )
 
 
 @native
@@ -448,7 +456,8 @@ def test_the_native_kernels_are_there() -> None:
 INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cuda" if torch.cuda.is_available() and not INTERPRET else "cpu"
 needs_triton = pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None or not (INTERPRET or DEVICE == "cuda"), reason="neither TRITON_INTERPRET=1 nor a GPU, or no triton"
+    importlib.util.find_spec("triton") is None or not (INTERPRET or DEVICE == "cuda"),
+    reason="neither TRITON_INTERPRET=1 nor a GPU, or no triton",
 )
 
 

@@ -55,18 +55,19 @@ std::tuple<Tensor, Tensor> chain(const Tensor& x_, const Tensor& cond_, const Te
   }
   auto x_0 = torch::stable::new_empty(x, {a.B, a.D}), states = torch::stable::new_empty(x, {a.B, K, a.D});
   if (a.B == 0) return {x_0, states};
-  auto shared = torch::stable::new_empty(x, {chain_shared(a)});
   a.x = x.const_data_ptr(), a.cond = cond.const_data_ptr();
   a.w_in = w_in.const_data_ptr(), a.b_in = b_in.const_data_ptr(), a.w_cond = w_cond.const_data_ptr();
   a.w_out = w_out.const_data_ptr(), a.b_out = b_out.const_data_ptr(), a.embedding = embedding.const_data_ptr();
   a.noise = noise ? noise->const_data_ptr() : nullptr;
   a.made = !noise && row_ids, a.row_ids = a.made ? in<int64_t>(*row_ids) : nullptr, a.draw_ids = a.made && draw_ids ? in<int64_t>(*draw_ids) : nullptr;
   a.seed = static_cast<uint64_t>(seed), a.clip = clip;
-  a.x_0 = x_0.mutable_data_ptr(), a.states = states.mutable_data_ptr(), a.shared = shared.mutable_data_ptr();
+  a.x_0 = x_0.mutable_data_ptr(), a.states = states.mutable_data_ptr();
 
-  const int64_t bytes = chain_scratch(a) * (a.wide ? 8 : 4);
-  void* const scratch = thread_scratch(bytes);
-  STD_TORCH_CHECK(scratch, "no memory for ", bytes, " bytes of scratch");
+  // The calling thread keeps the packed weights behind its own scratch: memory that is warm at the next call.
+  const int64_t size = a.wide ? 8 : 4, bytes = (chain_scratch(a) * size + 63) / 64 * 64, all = bytes + chain_shared(a) * size;
+  void* const scratch = thread_scratch(all);
+  STD_TORCH_CHECK(scratch, "no memory for ", all, " bytes of scratch");
+  a.shared = static_cast<char*>(scratch) + bytes;
   ORD_DISPATCH(denoise_chain_prepare)(a, scratch);
   auto* const run = ORD_DISPATCH(denoise_chain);
   const bool ok = parallel_with_scratch(a.B, 12, bytes, [&](int64_t begin, int64_t end, void* s) { run(a, begin, end, s); });

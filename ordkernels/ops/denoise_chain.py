@@ -111,8 +111,7 @@ def denoise_chain(
     if not plan.random:
         noise = None
     with torch.no_grad():
-        embedding = _embedding(denoiser, plan, weights[0])
-        tensors = [x_T, cond, *weights, embedding]
+        tensors = [x_T, cond, *weights, _embedding(denoiser, plan, weights[0])]
         half = x_T.dtype in (torch.float16, torch.bfloat16)
         if half:
             tensors = [t.float() for t in tensors]
@@ -141,12 +140,17 @@ KEPT = 32  # plans of a schedule
 
 def _plan(schedule: NoiseSchedule, steps: Any, aligned: Any, kind: int, eta: float, device: torch.device) -> Plan:
     """Kept for the next call: a schedule never changes."""
-    aligned = _timesteps("aligned", aligned)
-    steps = _timesteps("steps", steps) if isinstance(steps, Tensor | Sequence) else _int("steps", steps)
-    plans = PLANS.setdefault(schedule, {})
+    aligned = _sequence("aligned", aligned)
+    steps = _sequence("steps", steps) if isinstance(steps, Tensor | Sequence) else _int("steps", steps)
+    plans = PLANS.get(schedule)
+    if plans is None:
+        plans = PLANS[schedule] = {}
     key = (steps, aligned, kind, eta, device)
     plan = plans.get(key)
     if plan is None:
+        aligned = tuple(_int("aligned", t) for t in aligned)
+        if isinstance(steps, tuple):
+            steps = tuple(_int("steps", t) for t in steps)
         with torch.inference_mode(False):
             plan = Plan(schedule, steps, aligned, kind, eta, device)
         if len(plans) >= KEPT:
@@ -169,22 +173,27 @@ def _embedding(denoiser: Any, plan: Plan, weight: Tensor) -> Tensor:
 
 def _weights(denoiser: Any) -> tuple[Tensor, ...]:
     """W_x | W_t, its bias, W_c, W_o and its bias."""
-    from ..nn import MLPDenoiser  # nn imports ops
-
-    if not isinstance(denoiser, MLPDenoiser):
+    if not isinstance(denoiser, _mlp_denoiser()):
         raise TypeError(f"denoiser: expected an MLPDenoiser (any other runs in samplers.DiffoRSampler), got {type(denoiser).__name__}")
-    d = denoiser
-    return d.input.weight, d.input.bias, d.condition.weight, d.output.weight, d.output.bias
+    first, last = denoiser.input, denoiser.output
+    return first.weight, first.bias, denoiser.condition.weight, last.weight, last.bias
 
 
-def _timesteps(name: str, t: Any) -> tuple[int, ...]:
+@functools.cache
+def _mlp_denoiser() -> type:
+    from ..nn import MLPDenoiser  # which imports the ops
+
+    return MLPDenoiser
+
+
+def _sequence(name: str, t: Any) -> tuple[Any, ...]:
     if isinstance(t, Tensor):
         if t.is_floating_point() or t.dim() != 1:
             raise TypeError(f"{name}: expected integers [K], got {t.dtype} {list(t.shape)}")
         return tuple(t.tolist())
     if isinstance(t, str) or not isinstance(t, Sequence):
         raise TypeError(f"{name}: expected a sequence of ints or a tensor, got {type(t).__name__}")
-    return tuple(_int(name, i) for i in t)
+    return tuple(t)
 
 
 def _int(name: str, x: Any) -> int:
