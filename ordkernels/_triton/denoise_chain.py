@@ -92,12 +92,10 @@ def chain_kernel(
         if place >= 0:
             tl.store(states + (b[:, None] * K + place) * D + d[None, :], x0, mask=mask)
         xk = d0 * x0 + d1 * xk + d2 * out
-        if SOURCE == GIVEN:
-            if sigma != 0.0:
-                xk += sigma * tl.load(noise + tl.cast(s, tl.int64) * B * D + at, mask=mask, other=0.0)
-        if SOURCE >= MADE:
-            if sigma != 0.0:
-                xk += sigma * _normals(row, draw, step, seed, largest, D, SOURCE, BLOCK_D)
+        if SOURCE == GIVEN and sigma != 0.0:
+            xk += sigma * tl.load(noise + tl.cast(s, tl.int64) * B * D + at, mask=mask, other=0.0)
+        if SOURCE >= MADE and sigma != 0.0:
+            xk += sigma * _normals(row, draw, step, seed, largest, D, SOURCE, BLOCK_D)
     tl.store(x_0 + at, xk, mask=mask)
 
 
