@@ -51,7 +51,7 @@ def test_scores_of_draws_and_of_points():
     median = draws.median(dim=1).values
     assert found["mae"] == pytest.approx(float((test["y"] - median).abs().mean()), rel=1e-6)
     assert found["xauc"] == ops.xauc(test["y"], median).value
-    assert found["crps"] == pytest.approx(float(ops.crps(draws, test["y"], fair=True).mean()), rel=1e-6)
+    assert found["crps"] == pytest.approx(float(ops.crps(draws[:, ::2], test["y"], fair=True).mean()), rel=1e-6)
     low, high = np.quantile(draws.numpy(), [0.1, 0.9], axis=1)
     inside = (low <= test["y"].numpy()) & (test["y"].numpy() <= high)
     assert found["interval80"] == pytest.approx(inside.mean())

@@ -5,10 +5,11 @@ D = 64 and 256 units, come from L2 at every step, and so does the projected cond
 aligned estimates, x_0, and the workspace: ``[S, hidden]`` for the timesteps and ``[B, hidden]`` for the conditions, made by two
 matrix products before the loop.
 
-Matrix products are ``tf32x3``: three tensor-core products of the operands' upper and lower halves, about as exact as fp32 (one of
-plain TF32 would leave 1e-3, and fp32 outside the tensor cores is several times slower). fp64, which has no such product, and D
-above 128, which would spill, run the folded loop of the reference in torch. One H200, B = 65536, 50 steps: 0.21 Tflop, 3 x that in TF32, so 1.6 ms at 400 Tflop/s; predicted
-4 ms; B = 1: 50 steps of 128 KB from L2 to one multiprocessor, predicted 0.15 ms. Not yet measured.
+Matrix products are ``tf32x3``: three tensor-core products of the operands' upper and lower halves, about as exact as fp32 (one
+of plain TF32 would leave 1e-3, and fp32 outside the tensor cores is several times slower). fp64, which has no such product, and
+D above 128, which would spill, run the folded loop of the reference in torch. One H200, B = 65536, 50 steps: 0.21 Tflop, 3 x
+that in TF32, so 1.6 ms at 400 Tflop/s; predicted 4 ms; B = 1: 50 steps of 128 KB from L2 to one multiprocessor, predicted 0.15
+ms. Not yet measured.
 """
 
 from collections.abc import Iterator

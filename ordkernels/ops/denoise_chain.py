@@ -180,7 +180,7 @@ def _weights(denoiser: Any) -> tuple[Tensor, ...]:
 
 
 @functools.cache
-def _mlp_denoiser() -> type:
+def _mlp_denoiser() -> Any:
     from ..nn import MLPDenoiser  # which imports the ops
 
     return MLPDenoiser
