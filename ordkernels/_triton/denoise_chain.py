@@ -5,11 +5,12 @@ D = 64 and 256 units, come from L2 at every step, and so does the projected cond
 aligned estimates, x_0, and the workspace: ``[S, hidden]`` for the timesteps and ``[B, hidden]`` for the conditions, made by two
 matrix products before the loop.
 
-Matrix products are ``tf32x3``: three tensor-core products of the operands' upper and lower halves, about as exact as fp32 (one
-of plain TF32 would leave 1e-3, and fp32 outside the tensor cores is several times slower). fp64, which has no such product, and
-D above 128, which would spill, run the folded loop of the reference in torch. One H200, B = 65536, 50 steps: 0.21 Tflop, 3 x
-that in TF32, so 1.6 ms at 400 Tflop/s; predicted 4 ms; B = 1: 50 steps of 128 KB from L2 to one multiprocessor, predicted 0.15
-ms. Not yet measured.
+Matrix products are ``tf32x3``: three tensor-core products of the operands' upper and lower halves, about as exact as fp32 (one of
+plain TF32 would leave 1e-3, and fp32 outside the tensor cores is several times slower). fp64, which has no such product, and D
+above 128, which would spill, run the folded loop of the reference in torch.
+
+One H200, B = 65536, 50 steps: 0.21 Tflop, three times that in TF32, so 1.6 ms at 400 Tflop/s; predicted 4 ms. B = 1: 50 times 128 KB
+from L2 to one multiprocessor, predicted 0.15 ms. Not yet measured.
 """
 
 from collections.abc import Iterator
@@ -93,10 +94,12 @@ def chain_kernel(
         if place >= 0:
             tl.store(states + (b[:, None] * K + place) * D + d[None, :], x0, mask=mask)
         xk = d0 * x0 + d1 * xk + d2 * out
-        if SOURCE == GIVEN and sigma != 0.0:
-            xk += sigma * tl.load(noise + tl.cast(s, tl.int64) * B * D + at, mask=mask, other=0.0)
-        if SOURCE >= MADE and sigma != 0.0:
-            xk += sigma * _normals(row, draw, step, seed, largest, D, SOURCE, BLOCK_D)
+        if SOURCE == GIVEN:  # noqa: SIM102  decided at compile time
+            if sigma != 0.0:
+                xk += sigma * tl.load(noise + tl.cast(s, tl.int64) * B * D + at, mask=mask, other=0.0)
+        if SOURCE >= MADE:  # noqa: SIM102
+            if sigma != 0.0:
+                xk += sigma * _normals(row, draw, step, seed, largest, D, SOURCE, BLOCK_D)
     tl.store(x_0 + at, xk, mask=mask)
 
 
