@@ -30,34 +30,39 @@ TILE = 1024  # elements of a program
 @triton.jit
 def _sample_numbers(t, FLOWS: tl.constexpr):
     if FLOWS:
-        return 1.0 - t, t
-    return tl.sqrt(t), tl.sqrt(1.0 - t)
+        c0, c1 = 1.0 - t, t
+    else:
+        c0, c1 = tl.sqrt(t), tl.sqrt(1.0 - t)
+    return c0, c1
 
 
 @triton.jit
 def _numbers(t, s, ETA: tl.constexpr, KIND: tl.constexpr, RECLIP: tl.constexpr, WHOLE: tl.constexpr):
     """c0, c1, d0, d1, d2, sigma of x0 = clip(c0 x + c1 output), x_s = d0 x0 + d1 x + d2 output + sigma noise."""
     zero, one = t * 0.0, t * 0.0 + 1.0
-    if KIND == FLOW:
-        return one, -t, zero, one, s - t, zero
+    d0, d1, d2, sigma = zero, zero, zero, zero
     a, n = tl.sqrt(t), tl.sqrt(1.0 - t)
     e2 = zero  # eps = e0 x + e1 output + e2 x0
-    if KIND == EPS:
+    if KIND == FLOW:
+        c0, c1, e0, e1 = one, -t, zero, zero
+        d1, d2 = one, s - t
+    elif KIND == EPS:
         c0, c1, e0, e1 = one / a, -n / a, zero, one
     elif KIND == X0:
         c0, c1, e0, e1 = zero, one, one / n, -a / n
     else:
         c0, c1, e0, e1 = a, -n, n, a
-    if not WHOLE:
-        return c0, c1, zero, zero, zero, zero
-    if RECLIP:
-        e0, e1, e2 = one / n, zero, -a / n
-    var = zero
-    if ETA != 0:
-        var = (ETA * ETA) * ((1.0 - s) / (1.0 - t)) * (1.0 - t / s)
-    left = 1.0 - s - var
-    q = tl.sqrt(tl.where(left < 0, 0.0, left))
-    return c0, c1, tl.sqrt(s) + q * e2, q * e0, q * e1, tl.sqrt(var)
+    if WHOLE:
+        if KIND != FLOW:
+            if RECLIP:
+                e0, e1, e2 = one / n, zero, -a / n
+            var = zero
+            if ETA != 0:
+                var = (ETA * ETA) * ((1.0 - s) / (1.0 - t)) * (1.0 - t / s)
+            left = 1.0 - s - var
+            q = tl.sqrt(tl.where(left < 0, 0.0, left))
+            d0, d1, d2, sigma = tl.sqrt(s) + q * e2, q * e0, q * e1, tl.sqrt(var)
+    return c0, c1, d0, d1, d2, sigma
 
 
 @triton.jit
@@ -74,11 +79,13 @@ def _normals(row_ids, b, first, q0, mask, step, seed, SOURCE: tl.constexpr, HAS_
     if SOURCE == MADE:
         block = (first // 4 + q0)[:, None] + tl.arange(0, BLOCK_D // 4)[None, :]
         n0, n1, n2, n3 = normal4(row[:, None] + block * 0, step, block, seed)
-        return tl.interleave(tl.interleave(n0, n2), tl.interleave(n1, n3))
-    lane = (first + 4 * q0)[:, None] + tl.arange(0, BLOCK_D)[None, :]
-    n0, n1, n2, n3 = normal4(row[:, None] + lane * 0, step, lane // 4, seed)
-    word = lane % 4
-    return tl.where(word < 2, tl.where(word == 0, n0, n1), tl.where(word == 2, n2, n3))
+        out = tl.interleave(tl.interleave(n0, n2), tl.interleave(n1, n3))
+    else:
+        lane = (first + 4 * q0)[:, None] + tl.arange(0, BLOCK_D)[None, :]
+        n0, n1, n2, n3 = normal4(row[:, None] + lane * 0, step, lane // 4, seed)
+        word = lane % 4
+        out = tl.where(word < 2, tl.where(word == 0, n0, n1), tl.where(word == 2, n2, n3))
+    return out
 
 
 @triton.jit
@@ -94,10 +101,10 @@ def _place(R, K, D, tiles, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr):
 
 @triton.jit
 def _clip(x, CLIP: tl.constexpr):
-    if CLIP is None:
-        return x
-    low = tl.where(x < -CLIP, -CLIP, x)  # NaN goes through
-    return tl.where(low > CLIP, CLIP, low)
+    if CLIP is not None:
+        x = tl.where(x < -CLIP, -CLIP, x)  # NaN goes through
+        x = tl.where(x > CLIP, CLIP, x)
+    return x
 
 
 @triton.jit
@@ -110,12 +117,12 @@ def _row_numbers(
         at = _level(t, b, k, t_b, t_k, rm)
         to = _level(s, b, k, s_b, s_k, rm)
         c0, c1, d0, d1, d2, sigma = _numbers(at, to, ETA, KIND, RECLIP, WHOLE)
-    zero = (b[:, None] * 0).to(ACC)
-    if PER_ROW:
-        return (
-            c0[:, None].to(ACC), c1[:, None].to(ACC), d0[:, None].to(ACC), d1[:, None].to(ACC), d2[:, None].to(ACC), sigma[:, None].to(ACC)
-        )  # fmt: skip
-    return zero + c0, zero + c1, zero + d0, zero + d1, zero + d2, zero + sigma
+        c0, c1, d0 = c0[:, None].to(ACC), c1[:, None].to(ACC), d0[:, None].to(ACC)
+        d1, d2, sigma = d1[:, None].to(ACC), d2[:, None].to(ACC), sigma[:, None].to(ACC)
+    else:  # and one return for both: all of a function's returns must have one type
+        zero = (b[:, None] * 0).to(ACC)
+        c0, c1, d0, d1, d2, sigma = zero + c0, zero + c1, zero + d0, zero + d1, zero + d2, zero + sigma
+    return c0, c1, d0, d1, d2, sigma
 
 
 @triton.jit(do_not_specialize=["seed", "step"])
@@ -199,10 +206,12 @@ def step_backward_kernel(
 @triton.jit
 def _two_numbers(t, t_b, t_k, c0, c1, b, k, rm, PER_ROW: tl.constexpr, FLOWS: tl.constexpr, ACC: tl.constexpr):
     if PER_ROW:
-        m0, m1 = _sample_numbers(_level(t, b, k, t_b, t_k, rm), FLOWS)
-        return m0[:, None].to(ACC), m1[:, None].to(ACC)
-    zero = (b[:, None] * 0).to(ACC)
-    return zero + c0, zero + c1
+        c0, c1 = _sample_numbers(_level(t, b, k, t_b, t_k, rm), FLOWS)
+        c0, c1 = c0[:, None].to(ACC), c1[:, None].to(ACC)
+    else:
+        zero = (b[:, None] * 0).to(ACC)
+        c0, c1 = zero + c0, zero + c1
+    return c0, c1
 
 
 @triton.jit
@@ -314,7 +323,7 @@ def _step(
             x, output, *rows.levels, x if noise is None else noise.contiguous(), x if row_ids is None else row_ids.contiguous(), x_s, x0,
             *numbers, *rows.strides, seed, step, rows.R, rows.K, rows.D, rows.tiles,
             rows.per_row, eta, kind, None if clip == math.inf else clip, reclip, whole, rows.source(noise, random), row_ids is not None,
-            rows.block_r, rows.block_d, rows.tl_acc, num_warps=4,
+            rows.block_r, rows.block_d, rows.tl_acc, num_warps=8,
         )  # fmt: skip
     return x_s, x0
 
@@ -342,7 +351,7 @@ def _step_backward(
             x, output, *rows.levels, *given, gx, go, gn, parts, *numbers, *rows.strides, seed, step, rows.R, rows.K, rows.D, rows.tiles,
             rows.per_row, eta, kind, None if clip == math.inf else clip, reclip, whole, rows.source(noise, random and dots > 0),
             row_ids is not None, g_xs is not None, g_x0 is not None, want_x, want_o, want_n, dots,
-            rows.block_r, rows.block_d, rows.tl_acc, num_warps=4,
+            rows.block_r, rows.block_d, rows.tl_acc, num_warps=8,
         )  # fmt: skip
     return gx, go, gn, parts[0] if rows.tiles == 1 or not dots else parts.sum(0)
 
@@ -392,7 +401,7 @@ def q_sample(x0: Tensor, noise: Tensor, alpha_bar: Tensor | None, a: float, kind
     with torch.cuda.device_of(noise):
         sample_kernel[rows.grid(rows.R)](
             x0, noise, rows.levels[0], out, *_two(kind, a), *rows.strides, rows.R, rows.K, rows.D, rows.tiles,
-            rows.per_row, kind == 1, x0.dim() < noise.dim(), rows.block_r, rows.block_d, rows.tl_acc, num_warps=4,
+            rows.per_row, kind == 1, x0.dim() < noise.dim(), rows.block_r, rows.block_d, rows.tl_acc, num_warps=8,
         )  # fmt: skip
     return out
 
@@ -411,14 +420,14 @@ def q_sample_backward(
         sample_backward_kernel[rows.grid(rows.B)](
             x0, noise, rows.levels[0], g, gx, gn, parts, *_two(kind, a), *rows.strides, rows.B, rows.K, rows.D, rows.tiles,
             rows.per_row, kind == 1, x0.dim() < noise.dim(), bool(wanted & 1), bool(wanted & 2), n,
-            rows.block_r, rows.block_d, rows.tl_acc, num_warps=4,
+            rows.block_r, rows.block_d, rows.tl_acc, num_warps=8,
         )  # fmt: skip
     return gx, gn, parts[0] if rows.tiles == 1 or not n else parts.sum(0)
 
 
 def signatures() -> Iterator[tuple[Any, ...]]:
     """What to compile ahead of time: kernel, signature, constexprs, options."""
-    warps, sizes = {"num_warps": 4}, dict.fromkeys(("R", "K", "D", "tiles"), "i32")
+    warps, sizes = {"num_warps": 8}, dict.fromkeys(("R", "K", "D", "tiles"), "i32")
     six, strides = dict.fromkeys(("c0", "c1", "d0", "d1", "d2", "sigma"), "fp32"), dict.fromkeys(("t_b", "t_k", "s_b", "s_k"), "i32")
     for dtype, per_row, kind, eta, source, D in (
         ("fp32", False, 0, 0.0, 0, 64), ("fp32", True, 2, 1.0, 2, 64), ("bf16", True, 1, 0.5, 1, 128),

@@ -136,7 +136,9 @@ def _blocks(B: int, D: int, source: int) -> tuple[int, int, int, int, int]:
     block_d = max(16, triton.next_power_of_2(D))
     if block_d > 64:
         return 16, block_d, 32, 8, 1
-    return (16, block_d, 32, 4, 1) if B <= 4096 or source == 3 else (32, block_d, 16, 4, 1)
+    if B <= 4096 or source == 3:
+        return 16, block_d, 32, 8 if source == 3 else 4, 1
+    return 32, block_d, 16, 8 if source == 2 else 4, 1  # noise made inside takes registers: 4 warps would spill
 
 
 def signatures() -> Iterator[tuple[Any, ...]]:

@@ -161,9 +161,9 @@ def nested_backward_kernel(
 def _edges(w, r, k, B, K, SHARED: tl.constexpr, ACC: tl.constexpr):
     """(lower edges, widths), [1 or BLOCK_B, BLOCK_K]."""
     if SHARED:
-        before = tl.load(w + k[None, :] - 1, mask=((k > 0) & (k < K))[None, :], other=0.0).to(ACC)
-        return tl.cumsum(before, 1), tl.load(w + k[None, :], mask=(k < K)[None, :], other=0.0).to(ACC)
-    place, mask = r[:, None] * K + k[None, :], (r < B)[:, None] & (k < K)[None, :]
+        place, mask = k[None, :], (k < K)[None, :]
+    else:
+        place, mask = r[:, None] * K + k[None, :], (r < B)[:, None] & (k < K)[None, :]
     before = tl.load(w + place - 1, mask=mask & (k > 0)[None, :], other=0.0).to(ACC)
     return tl.cumsum(before, 1), tl.load(w + place, mask=mask, other=0.0).to(ACC)
 
