@@ -52,16 +52,15 @@ def _numbers(t, s, ETA: tl.constexpr, KIND: tl.constexpr, RECLIP: tl.constexpr, 
         c0, c1, e0, e1 = zero, one, one / n, -a / n
     else:
         c0, c1, e0, e1 = a, -n, n, a
-    if WHOLE:
-        if KIND != FLOW:
-            if RECLIP:
-                e0, e1, e2 = one / n, zero, -a / n
-            var = zero
-            if ETA != 0:
-                var = (ETA * ETA) * ((1.0 - s) / (1.0 - t)) * (1.0 - t / s)
-            left = 1.0 - s - var
-            q = tl.sqrt(tl.where(left < 0, 0.0, left))
-            d0, d1, d2, sigma = tl.sqrt(s) + q * e2, q * e0, q * e1, tl.sqrt(var)
+    if WHOLE and KIND != FLOW:
+        if RECLIP:
+            e0, e1, e2 = one / n, zero, -a / n
+        var = zero
+        if ETA != 0:
+            var = (ETA * ETA) * ((1.0 - s) / (1.0 - t)) * (1.0 - t / s)
+        left = 1.0 - s - var
+        q = tl.sqrt(tl.where(left < 0, 0.0, left))
+        d0, d1, d2, sigma = tl.sqrt(s) + q * e2, q * e0, q * e1, tl.sqrt(var)
     return c0, c1, d0, d1, d2, sigma
 
 
