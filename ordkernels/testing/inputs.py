@@ -38,7 +38,7 @@ def flow_inputs(
         w = w / w.norm(dim=-1, keepdim=True).clamp(min=1e-3)
         u = u + (-1e4 if kind == "low" else 1e4) * w
     elif kind == "saturated":
-        w, b = w * 30, b * 30
+        w, b = w * 3, b * 30
     elif kind != "normal":
         raise ValueError(f"kind: expected normal, dead, low, high or saturated, got {kind!r}")
     return tuple(t.to(dtype) for t in (z, u, w, b))  # type: ignore[return-value]
