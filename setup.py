@@ -18,9 +18,10 @@ from setuptools.command.build_ext import build_ext
 CXX = ["-std=c++20", "-O3", "-g0", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden", "-Wall", "-Wextra",
        "-Wno-unused-parameter"]  # fmt: skip
 TARGET = "0x020b000000000000"  # the oldest torch served, 2.11
-ISA = {  # suffix of the source file -> flags of that file alone
-    "_avx512": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
-    "_avx2": ["-march=x86-64-v3"],
+ISA: dict[str, list[str]] = {  # instruction set -> flags of its files alone
+    "avx512": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
+    "avx2": ["-march=x86-64-v3"],
+    "base": [],
 }
 ARCHS = ("80", "90", "100")
 
@@ -34,6 +35,27 @@ def torch_include() -> str | None:
         if root and (include / "torch/csrc/stable/library.h").exists():
             return str(include)
     return None
+
+
+def kernel_sources() -> list[str]:
+    """A source file per kernel header and instruction set, build/isa/<header>_<isa>.cpp: small files, so a change costs seconds.
+
+    A header that another one includes is a part of that one, and gets none of its own.
+    """
+    headers = {path.name: path.read_text() for path in sorted(Path("csrc/cpu/kernels").glob("*.h"))}
+    folder = Path("build/isa")
+    folder.mkdir(parents=True, exist_ok=True)
+    made = []
+    for name in headers:
+        if any(f'"cpu/kernels/{name}"' in text for text in headers.values()):
+            continue
+        for isa in ISA:
+            path = folder / f"{Path(name).stem}_{isa}.cpp"
+            text = f'#define ORD_ISA {isa}\n#include "cpu/kernels/{name}"\n'
+            if not path.exists() or path.read_text() != text:
+                path.write_text(text)
+            made.append(str(path))
+    return made
 
 
 def pybind11_include() -> list[str]:
@@ -75,7 +97,7 @@ class Build(build_ext):
 
         def one(obj):
             src, ext = build[obj]
-            extra = next((flags for suffix, flags in ISA.items() if Path(src).stem.endswith(suffix)), [])
+            extra = ISA.get(Path(src).stem.rpartition("_")[2], [])
             c._compile(obj, src, ext, cc_args, postargs + extra, pp_opts)
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -92,7 +114,7 @@ class Build(build_ext):
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("torch_cpu", "torch_cuda") if self.have_compiler else ():
             stub = ["-shared", "-x", "c++", "/dev/null", f"-Wl,-soname,lib{name}.so", "-o", str(folder / f"lib{name}.so")]
-            subprocess.run([self.compiler.compiler_cxx[0], *stub], check=True)
+            subprocess.run([*self.compiler.compiler_cxx, *stub], check=True)
         return folder
 
     def build_extension(self, ext):
@@ -141,7 +163,7 @@ setup(
     ext_modules=[
         Extension(
             "ordkernels._C",
-            sorted(map(str, Path("csrc/cpu").glob("*.cpp"))),
+            [*sorted(map(str, Path("csrc/cpu").glob("*.cpp"))), *kernel_sources()],
             language="c++",
             py_limited_api=True,
             define_macros=[("Py_LIMITED_API", "0x030B0000"), ("TORCH_TARGET_VERSION", TARGET)],

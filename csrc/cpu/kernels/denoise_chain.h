@@ -7,9 +7,10 @@
 #pragma once
 #include "common/vmath.h"
 #include "cpu/kernels/denoise_chain_args.h"
-#include "cpu/kernels/rng.h"
 
 namespace ORD_ISA {
+void random_normal(const int64_t* rows, const int64_t* draws, int64_t draw, int64_t seed, int64_t step, int64_t width, float* out,
+                   int64_t begin, int64_t end);  // kernels/rng.h
 namespace {
 
 constexpr int64_t kT = kChainTile;
