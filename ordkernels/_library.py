@@ -71,6 +71,13 @@ SCHEMAS: dict[str, tuple[str, str | None]] = {
         " Tensor? noise, Tensor? row_ids, Tensor? draw_ids, int K, float clip, int seed) -> (Tensor x_0, Tensor states)",
         None,
     ),
+    # weights: as reference/value_decode.py lists them; capacity: [B], or the number `cap`, infinite for none
+    "value_decode": (
+        "(Tensor memory, Tensor values, Tensor[] weights, Tensor? position, Tensor? capacity, Tensor? row_ids, Tensor? draw_ids, int heads,"
+        " bool pre, bool gelu, float eps, int steps, int window, int mixup, bool windowed, float temperature, bool monotone, float cap,"
+        " int seed) -> (Tensor value, Tensor tokens, Tensor lengths)",
+        None,
+    ),
     "philox": ("(Tensor counter, Tensor key) -> Tensor", None),
     "random_normal": ("(Tensor row_ids, Tensor? draw_ids, int draw, int seed, int step, int width) -> Tensor", None),
     "random_uniform": ("(Tensor row_ids, Tensor? draw_ids, int draw, int seed, int step, int width) -> Tensor", None),
