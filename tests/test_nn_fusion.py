@@ -102,8 +102,9 @@ def test_keys_and_gradients():
     names = ["input.weight", "input.bias", "condition.weight", "output.weight", "output.bias"]
     assert list(net.state_dict()) == ["empty", *(f"network.{n}" for n in names)]
     assert SessionDenoiser(D).cond_width == D
-    leaves = [t.requires_grad_() for t in (x, cp, tf)]
-    assert torch.autograd.gradcheck(lambda *a: net.branches(a[0], 3, a[1], a[2], mask), leaves)
+    leaves = [t[:3, ..., :2].clone().requires_grad_() for t in (x, cp[:, :2], tf[:, :2])]
+    small = SessionDenoiser(2, 2, hidden=5, time_width=2).double()
+    assert torch.autograd.gradcheck(lambda *a: small.branches(a[0], 3, a[1], a[2], mask[:3, :2]), leaves)
     sum(f.square().sum() for f in net.branches(x, 3, cp, tf, mask)).backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())
 
