@@ -64,6 +64,15 @@ SCHEMAS: dict[str, tuple[str, str | None]] = {
         " Tensor? noise, Tensor? row_ids, Tensor? draw_ids, int K, float clip, int seed) -> (Tensor x_0, Tensor states)",
         None,
     ),
+    # window: -1 for the whole vocabulary
+    "embedding_mixup": (
+        "(Tensor logits, Tensor embedding, int window, int first) -> Tensor",
+        "(Tensor logits, Tensor embedding, Tensor? g, int window, int first, int wanted) -> (Tensor, Tensor)",
+    ),
+    "windowed_value": (
+        "(Tensor logits, Tensor values, int window) -> Tensor",
+        "(Tensor logits, Tensor values, Tensor? g, int window, int wanted) -> (Tensor, Tensor)",
+    ),
     "philox": ("(Tensor counter, Tensor key) -> Tensor", None),
     "random_normal": ("(Tensor row_ids, Tensor? draw_ids, int draw, int seed, int step, int width) -> Tensor", None),
     "random_uniform": ("(Tensor row_ids, Tensor? draw_ids, int draw, int seed, int step, int width) -> Tensor", None),
