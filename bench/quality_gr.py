@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from quality import RESULTS, Scorer, cpu_name, inputs, point, summary
@@ -28,12 +28,12 @@ from ordkernels.models import GenerativeRegression, TableRegression, ValueRegres
 
 Split = dict[str, Tensor]
 Predictor = Callable[[Split], tuple[Tensor, Tensor | None]]  # rows -> (prediction [B], draws [B, n] or None)
-Maker = Callable[[], dict[str, Predictor]]  # trains one model; its predictors, by the table's line
+Maker = Callable[[], Any]  # an untrained model
 
 # KuaiRand's: from trials on the first four fifths of the training split by time, scored on the last; CDNOW's are not tuned
 TRAINING: dict[str, dict[str, Any]] = {
-    "kuairand": {"epochs": 4, "batch_size": 1024, "lr": 3e-3},
-    "cdnow": {"epochs": 20, "batch_size": 512, "lr": 2e-3},
+    "kuairand": {"epochs": 3, "batch_size": 512, "lr": 2e-3},
+    "cdnow": {"epochs": 8, "batch_size": 256, "lr": 2e-3},
 }
 MODEL: dict[str, dict[str, Any]] = {"kuairand": {"unit": 0.001}, "cdnow": {"unit": 0.01}}
 ABLATIONS: dict[str, dict[str, Any]] = {
@@ -62,14 +62,13 @@ def main() -> None:
         for seed in range(args.seeds):  # the seeds outside: a run that is cut short has every line
             train, test = load(name, seed, args)
             score = Scorer(train, test) if name == "kuairand" else lambda predict, test=test: table_scores(test, predict)
-            for label, maker in (ablations if args.ablations else comparison)(name, train, test, seed, args).items():
+            for label, make in makers(name, train, test, args).items():
                 if args.models and label not in args.models:
                     continue
-                started = time.perf_counter()
                 torch.manual_seed(seed)
-                predictors = maker()
-                train_s = round(time.perf_counter() - started, 1)
-                for line, predict in predictors.items():
+                model = make()
+                train_s = trained(model, train, seed, name, label, args)
+                for line, predict in readouts(label, model, args).items():
                     began = time.perf_counter()
                     runs.setdefault(line, []).append({"seed": seed, **score(predict), "train_s": train_s})
                     runs[line][-1]["score_s"] = round(time.perf_counter() - began, 1)
@@ -98,50 +97,53 @@ def load(name: str, seed: int, args: argparse.Namespace) -> tuple[Split, Split]:
 # ---------------------------------------------------------------------------------------------------- models
 
 
-def comparison(name: str, train: Split, test: Split, seed: int, args: argparse.Namespace) -> dict[str, Maker]:
+def makers(name: str, train: Split, test: Split, args: argparse.Namespace) -> dict[str, Maker]:
     sizes = widths(train, test)
 
-    def regression(objective: Any) -> Callable[[Split], Tensor]:
-        model = ValueRegression(*sizes, objective=objective) if "user" in train else TableRegression(sizes[2], objective=objective)
-        return trained(model, train, seed, name, args).predict
+    def gr(options: dict[str, Any]) -> Maker:
+        return lambda: GenerativeRegression(*sizes, **{**MODEL[name], **options})
 
+    def regression(objective: Literal["squared", "absolute"]) -> Any:
+        return ValueRegression(*sizes, objective=objective) if name == "kuairand" else TableRegression(sizes[2], objective=objective)
+
+    if args.ablations:
+        return {label: gr(options) for label, options in ABLATIONS.items()}
     return {
-        "value regression": lambda: {"value regression": point(regression("squared"))},
-        "absolute-error regression": lambda: {"absolute-error regression": point(regression("absolute"))},
-        "GR": lambda: lines("GR", gr(train, sizes, seed, name, args, {}), args),
-        "GR without CLEM": lambda: lines("GR without CLEM", gr(train, sizes, seed, name, args, {"clem": False}), args),
+        "value regression": lambda: regression("squared"),
+        "absolute-error regression": lambda: regression("absolute"),
+        "GR": gr({}),
+        "GR without CLEM": gr({"clem": False}),
     }
 
 
-def ablations(name: str, train: Split, test: Split, seed: int, args: argparse.Namespace) -> dict[str, Maker]:
-    sizes = widths(train, test)
+def trained(model: Any, train: Split, seed: int, name: str, label: str, args: argparse.Namespace) -> float:
+    """Trains in place, or takes the weights that an earlier run kept; returns the seconds of training."""
+    kept = args.weights and args.weights / f"{name}-{label}-{seed}.pt".replace(" ", "_")
+    if kept and kept.exists():
+        saved = torch.load(kept)
+        model.load_state_dict(saved["state"])
+        model.eval()
+        return saved["train_s"]
+    began = time.perf_counter()
+    fit(model, train, seed=seed, progress=sys.stderr.isatty(), **training(name, args))
+    train_s = round(time.perf_counter() - began, 1)
+    if kept:
+        kept.parent.mkdir(exist_ok=True, parents=True)
+        torch.save({"state": model.state_dict(), "train_s": train_s}, kept)
+    return train_s
 
-    def maker(label: str, options: dict[str, Any]) -> Maker:
-        return lambda: lines(label, gr(train, sizes, seed, name, args, options), args)
 
-    return {label: maker(label, options) for label, options in ABLATIONS.items()}
-
-
-def gr(train: Split, sizes: tuple[int, int, int], seed: int, name: str, args: argparse.Namespace, options: dict[str, Any]) -> Any:
-    return trained(GenerativeRegression(*sizes, **{**MODEL[name], **options}), train, seed, name, args)
-
-
-def lines(label: str, model: Any, args: argparse.Namespace) -> dict[str, Predictor]:
-    """Both read-outs of one trained model: the paper's, and that of this package's samplers."""
-
-    def greedy(rows: Split) -> tuple[Tensor, Tensor | None]:
-        return model.predict(inputs(rows), statistic="greedy"), None
+def readouts(label: str, model: Any, args: argparse.Namespace) -> dict[str, Predictor]:
+    """Of GR both: the paper's, greedy, and the median of draws, as the package's samplers predict."""
+    if not isinstance(model, GenerativeRegression):
+        return {label: point(model.predict)}
 
     def draws(rows: Split) -> tuple[Tensor, Tensor | None]:
         drawn = model.sample(inputs(rows), args.draws, row_ids=rows["row"])
         return drawn.double().quantile(0.5, dim=1).float(), drawn
 
+    greedy = point(lambda x: model.predict(x, statistic="greedy"))
     return {f"{label}, greedy": greedy, **({f"{label}, median of draws": draws} if args.draws else {})}
-
-
-def trained(model: Any, train: Split, seed: int, name: str, args: argparse.Namespace) -> Any:
-    fit(model, train, seed=seed, progress=sys.stderr.isatty(), **training(name, args))
-    return model
 
 
 def training(name: str, args: argparse.Namespace) -> dict[str, Any]:
@@ -189,7 +191,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--draws", type=int, default=32, help="0: the greedy read-out alone")
     parser.add_argument("--every", type=int, default=4, help="score every n-th test row of KuaiRand")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--json")
+    parser.add_argument("--weights", type=Path, metavar="DIR", help="keep trained weights there, and take them from there")
+    parser.add_argument("--json", metavar="FILE", help="where to write instead of bench/results")
     args = parser.parse_args()
     if args.quick:
         args.seeds, args.epochs = 1, 1

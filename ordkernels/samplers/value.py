@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import ops
 from ..nn import ValueDecoder
-from .flow import FlowSampler, _rows
+from .flow import FlowSampler
 
 __all__ = ["ValueSampler"]
 
@@ -60,9 +60,7 @@ class ValueSampler(FlowSampler):
 
     model: Any
 
-    def __init__(
-        self, model: TokenModel, *, temperature: float = 1.0, monotone: bool | None = None, max_rows: int = 1 << 15
-    ) -> None:
+    def __init__(self, model: TokenModel, *, temperature: float = 1.0, monotone: bool | None = None, max_rows: int = 1 << 15) -> None:
         if not temperature > 0:
             raise ValueError(f"temperature: expected a number above 0, got {temperature}")
         if max_rows < 1:
