@@ -255,13 +255,18 @@ class DiffoR(TargetModel):
         return F.mse_loss(self._increments(states), v)
 
     def _crps_loss(self, batch: dict[str, Tensor], context: Tensor) -> Tensor:
-        """CRPS of the chain's own draws, with their gradient through all of it."""
+        """CRPS of the chain's own draws, with their gradient through all of it.
+
+        The denoiser drops nothing here: it would spread the draws of a row, and sampling has no dropout to do that."""
         y, H, m = batch["y"].to(context.dtype), self.heads.heads, self.crps_draws
         noise = torch.randn(len(y), m, self.noise_width, device=y.device, dtype=context.dtype)
         keyed: dict[str, Any] = {}
         if self.eta:  # the steps' own noise, another each time
             keyed = {"seed": int(torch.randint(2**31, ())), "row_ids": torch.arange(len(y), device=y.device)}
+        training = self.denoiser.training
+        self.denoiser.eval()
         states = DiffoRSampler(self).walk(noise, context, **keyed).flatten(0, 1)
+        self.denoiser.train(training)
         u = ops.nested_min(self._increments(states), self.heads.widths)[0].view(-1, m) / H
         mapped, linear = self.crps_space != "linear", self.crps_space != "mapped"
         loss = ops.crps(u, self.target(y), fair=True).mean() if mapped else u.new_zeros(())
