@@ -248,3 +248,13 @@ def test_bad_input(change, kind, text):
     args = dict(zip(names, setup(), strict=True)) | dict(steps=4) | change
     with pytest.raises(kind, match=text):
         fusion_chain(*[args.pop(name) for name in names], **args)
+
+
+@pytest.mark.parametrize("marks", [pytest.param(None, marks=BACKENDS[2].marks)])
+def test_triton_takes_rows_in_portions(marks, monkeypatch):
+    from ordkernels._triton import fusion_chain as module
+
+    args = setup()
+    monkeypatch.setattr(module, "ROWS", 2)
+    for options in (dict(steps=2, seed=4, row_ids=torch.arange(5) + IDS), dict(steps=2, noise=torch.randn(2, 5, 7))):
+        assert error(run("triton", *args, **options), truth(*args, **options)) < 2e-5

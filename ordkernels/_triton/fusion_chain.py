@@ -5,7 +5,7 @@ Registers hold the state x, one branch's way through the sessions, the output's 
 pass. HBM sees h_long, x_0, and the workspace, made by matrix products before the loop: ``[S, hidden]`` for the timesteps and the
 projected guidance of up to 8192 rows at a time, ``[branches, rows, K, hidden]``. A pass that none of a program's rows has is skipped.
 
-Matrix products are ``tf32x3``, as in ``denoise_chain``. fp64, which has no such product, and D above 128, which would spill, run the
+Matrix products are ``tf32x3``, as in ``denoise_chain``. fp64, which has no such product, and D above 64, which would spill, run the
 folded loop of the reference in torch. Not yet measured on a GPU.
 """
 
@@ -20,9 +20,11 @@ from torch.nn import functional as F
 
 from ..reference import fusion_chain as reference
 from ..reference.rng import largest_draw
-from .denoise_chain import GIVEN, MADE, WIDEST, _normals
+from .denoise_chain import GIVEN, MADE, _normals
 
 ROWS = 8192  # whose guidance is projected at once
+WIDEST = 64  # D
+BLOCK_B, BLOCK_H = 16, 16  # with eight warps: more would spill
 
 
 @triton.jit(do_not_specialize=["seed", "largest"])
@@ -102,25 +104,19 @@ def fusion_chain(
     guided = [(g, gamma) for g, gamma in ((g_cp, gamma_cp), (g_tf, gamma_tf)) if gamma]
     gammas = [gamma for _, gamma in guided] + [0.0] * (2 - len(guided))
     source = 1 if noise is not None else 0 if row_ids is None else 2 if D % 4 == 0 else 3
-    block_b, block_d, block_h, warps = _blocks(D, source)
+    block_d = max(16, triton.next_power_of_2(D))
     for i in range(0, B, ROWS):
         n = min(ROWS, B - i)
         shift = torch.cat([unguided, *(F.linear(g[i : i + n], w_cond).flatten() for g, _ in guided)])
         ids, draws = (None if t is None else t[i : i + n] for t in (row_ids, draw_ids))
         with torch.cuda.device_of(x):
-            fusion_kernel[(triton.cdiv(n, block_b),)](
+            fusion_kernel[(triton.cdiv(n, BLOCK_B),)](
                 x[i : i + n], shift, mask[i : i + n], times, w_in, w_out, b_out, numbers,
                 None if noise is None else noise[:, i : i + n], ids, draws, x_0[i : i + n],
                 n, B, D, H, S, K, 1 + len(guided), w_in.stride(0), 1 - gamma_cp - gamma_tf, *gammas, seed, largest_draw(D),
-                source, draws is not None, block_b, block_d, block_h, num_warps=warps, num_stages=1,
+                source, draws is not None, BLOCK_B, block_d, BLOCK_H, num_warps=8, num_stages=1,
             )  # fmt: skip
     return x_0
-
-
-def _blocks(D: int, source: int) -> tuple[int, int, int, int]:
-    """BLOCK_B, BLOCK_D, BLOCK_H, warps."""
-    block_d = max(16, triton.next_power_of_2(D))
-    return 16, block_d, 32, 8 if block_d > 64 or source == 3 else 4
 
 
 def signatures() -> Iterator[tuple[Any, ...]]:
@@ -131,8 +127,8 @@ def signatures() -> Iterator[tuple[Any, ...]]:
     sizes = dict.fromkeys(("B", "all_rows", "D", "H", "S", "K", "branches", "w_row"), "i32")
     sizes |= dict.fromkeys(("c_un", "c_1", "c_2"), "fp32") | {"seed": "i64", "largest": "i64"}
     fixed = dict.fromkeys(("SOURCE", "HAS_DRAWS", "BLOCK_B", "BLOCK_D", "BLOCK_H"), "constexpr")
-    for D, source in ((64, 0), (64, 1), (64, 2), (33, 3), (128, 2)):
-        block_b, block_d, block_h, warps = _blocks(D, source)
-        values = {"SOURCE": source, "HAS_DRAWS": source >= 2, "BLOCK_B": block_b, "BLOCK_D": block_d, "BLOCK_H": block_h}
+    for D, source in ((64, 0), (64, 1), (64, 2), (33, 3), (16, 2)):
+        block_d = max(16, triton.next_power_of_2(D))
+        values = {"SOURCE": source, "HAS_DRAWS": source >= 2, "BLOCK_B": BLOCK_B, "BLOCK_D": block_d, "BLOCK_H": BLOCK_H}
         absent = {name: None for name, here in (("noise", source == 1), ("row_ids", source >= 2), ("draw_ids", source >= 2)) if not here}
-        yield fusion_kernel, tensors | sizes | fixed, values | absent, {"num_warps": warps, "num_stages": 1}
+        yield fusion_kernel, tensors | sizes | fixed, values | absent, {"num_warps": 8, "num_stages": 1}
