@@ -101,7 +101,8 @@ def _nested(B: int, K: int, part: str, device: str) -> Case:
     if both:  # and increments and gradients read, gradients written
         bytes_ += 4 * (3 * B * K + 2 * B + 2 * K)
     return Case(
-        "increments", f"nested_min {part} B={B} K={K}", runs, truth, 1e-4, bytes=bytes_, device=device, targets=_targets(B, K, part, device),
+        "increments", f"nested_min {part} B={B} K={K}", runs, truth, 1e-4, bytes=bytes_, device=device,
+        targets=_targets(B, K, part, device),
     )  # fmt: skip
 
 
