@@ -1,5 +1,6 @@
 """Modules with stable ``state_dict`` keys, built on ``ordkernels.ops``."""
 
+from .decoder import ValueDecoder
 from .denoisers import MLPDenoiser, TransformerDenoiser
 from .encoders import QuantileEncoder
 from .flows import ConditionalPlanarFlow, PlanarFlow, PlanarTransform
@@ -13,4 +14,5 @@ __all__ = [
     "PlanarTransform",
     "QuantileEncoder",
     "TransformerDenoiser",
+    "ValueDecoder",
 ]

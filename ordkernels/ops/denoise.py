@@ -351,17 +351,26 @@ def _finish_step(saved: Any, out: Any, consts: Any, wanted: int) -> tuple[Any, .
     return gx, go, gt, gs, gn
 
 
+# op -> the places of the arguments `random` and row_ids
+RANDOM = {
+    "reverse_step": (12, 5),
+    "reverse_step_backward": (14, 5),
+    "guided_posterior_step": (13, 7),
+    "guided_posterior_step_backward": (15, 7),
+}
+
+
 def _vmap(kernel: Kernel) -> Kernel:
     """vmap rule: V batches of B rows are V * B rows; row-keyed noise without ids is that of rows 0, ..., B - 1 in every batch."""
     name = kernel._schema.name.split("::")[1].lstrip("_")  # type: ignore[attr-defined]
-    random = {"reverse_step": 12, "reverse_step_backward": 14}.get(name)  # the argument's position
+    random, ids = RANDOM.get(name, (None, 0))
 
     def rule(info: Any, dims: Any, *args: Any) -> Any:
         V = info.batch_size
         ts = [_front(a, d, V) if isinstance(a, Tensor) else a for a, d in zip(args, dims, strict=True)]
         B = ts[0].shape[1]
-        if random is not None and args[random] and ts[5] is None:
-            ts[5] = torch.arange(B, device=ts[0].device).expand(V, B)
+        if random is not None and args[random] and ts[ids] is None:
+            ts[ids] = torch.arange(B, device=ts[0].device).expand(V, B)
         out = kernel(*(t.flatten(0, 1) if isinstance(t, Tensor) else t for t in ts))
         single = isinstance(out, Tensor)
         parts = [t.unflatten(0, (V, B)) if t.dim() > 1 else t.expand(V, 0) for t in ((out,) if single else out)]
