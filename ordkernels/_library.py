@@ -78,6 +78,15 @@ SCHEMAS: dict[str, tuple[str, str | None]] = {
         " Tensor? noise, Tensor? row_ids, Tensor? draw_ids, int K, float clip, int seed) -> (Tensor x_0, Tensor states)",
         None,
     ),
+    # window: -1 for the whole vocabulary
+    "embedding_mixup": (
+        "(Tensor logits, Tensor embedding, int window, int first) -> Tensor",
+        "(Tensor logits, Tensor embedding, Tensor? g, int window, int first, int wanted) -> (Tensor, Tensor)",
+    ),
+    "windowed_value": (
+        "(Tensor logits, Tensor values, int window) -> Tensor",
+        "(Tensor logits, Tensor values, Tensor? g, int window, int wanted) -> (Tensor, Tensor)",
+    ),
     # weights: as reference/value_decode.py lists them; capacity: [B], or the number `cap`, infinite for none
     "value_decode": (
         "(Tensor memory, Tensor values, Tensor[] weights, Tensor? position, Tensor? capacity, Tensor? row_ids, Tensor? draw_ids, int heads,"
