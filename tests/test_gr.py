@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -10,6 +11,7 @@ from ordkernels import ops
 from ordkernels.models import GenerativeRegression, fit
 from ordkernels.models.gr import EOS, FIRST, PAD, SOS, sampling_rate
 from ordkernels.samplers import ValueSampler
+from ordkernels.samplers.value import _weighted_quantiles
 from ordkernels.vocabulary import ValueVocabulary
 
 SMALL = {"dense_width": 3, "hidden": 16, "heads": 2, "ffn": 32, "layers": 1, "dropout": 0.0, "unit": 1.0}
@@ -194,7 +196,7 @@ def test_what_ablations_change():
     m = GenerativeRegression(**{**SMALL, "vocabulary": given})
     assert len(m.decoder.tok_emb.weight) == given.size  # before any data was seen
     m.prepare(table())
-    assert torch.equal(m.token_values[FIRST:], torch.as_tensor(given.values, dtype=torch.float32))
+    assert torch.equal(m.token_values[FIRST:], torch.from_numpy(given.values.astype(np.float32)))
 
 
 # ------------------------------------------------------------------------------------------------- vocabulary and checkpoints
@@ -283,12 +285,55 @@ def test_draws_follow_the_decoder():
     assert torch.allclose(cold, m.predict(x, statistic="greedy")[:, None].expand(2, 3))
 
 
-def test_predict_and_interval_are_statistics_of_the_draws():
-    m, x = model(), table(40)
-    draws = m.sample(x, 33, seed=1)
-    assert torch.allclose(m.predict(x, 33, seed=1), draws.median(dim=1).values)
-    assert torch.allclose(m.predict(x, 33, seed=1, statistic="mean"), draws.mean(dim=1))
-    assert torch.allclose(m.interval(x, 0.5, 33, seed=1), draws.quantile(torch.tensor([0.25, 0.75]), dim=1).T, atol=1e-3)
+def test_predict_and_interval_weigh_draws_by_their_first_token():
+    m, x = model(), table(12)
+    draws = m.sample(x, 9, seed=1)
+    first = torch.stack([ops.value_decode(
+        m.encoder(x), m.decoder, m.token_values, max_tokens=m.steps, temperature=1.0, monotone=True, seed=1, row_ids=torch.arange(12),
+        draw_ids=torch.full((12,), j),
+    ).tokens[:, 0] for j in range(9)], dim=1)  # fmt: skip
+    with torch.no_grad():
+        share = m.decoder(torch.full((12, 1), SOS), m.encoder(x))[:, 0]
+    share[:, :EOS] = -torch.inf
+    share = share.softmax(1)
+    g = m.token_values.tolist()
+    for r in range(12):
+        seen = first[r].tolist()
+        points = [(v, float(share[r, token]) / seen.count(token)) for v, token in zip(draws[r].tolist(), seen, strict=True)]
+        for token in range(EOS, len(g)):
+            if token not in seen:
+                points.append(((g[token] + g[max(token - 1, FIRST)]) / 2 if token > EOS else 0.0, float(share[r, token])))
+        assert float(m.predict(x, 9, seed=1, statistic="mean")[r]) == pytest.approx(sum(v * w for v, w in points), rel=1e-4)
+        values, weights = (torch.tensor(p, dtype=torch.float64) for p in zip(*sorted(points, key=lambda p: p[0]), strict=True))
+        at = weights.cumsum(0) - weights / 2
+        for level, got in ((0.5, m.predict(x, 9, seed=1)[r]), (0.25, m.interval(x, 0.5, 9, seed=1)[r, 0])):
+            want = np.interp(float(at[0] + level * (at[-1] - at[0])), at.numpy(), values.numpy())
+            assert float(got) == pytest.approx(want, rel=1e-3, abs=1e-3)
+
+
+def test_statistics_agree_with_those_of_many_plain_draws():
+    m, x = model(), {"dense": table(3)["dense"]}
+    m.steps = 4
+    draws = m.sample(x, 4000, seed=5)
+    assert torch.allclose(m.predict(x, 600, statistic="mean"), draws.mean(1), rtol=0.1)
+    for level, got in ((0.5, m.predict(x, 600)), (0.8, m.interval(x, 0.6, 600)[:, 1])):
+        share = (draws <= got[:, None]).float().mean(1), (draws < got[:, None]).float().mean(1)
+        assert bool((share[0] > level - 0.06).all() and (share[1] < level + 0.06).all())
+
+
+def test_weighted_quantiles():
+    x = torch.randn(5, 31)
+    levels = [0.0, 0.1, 0.5, 0.9, 1.0]
+    want = x.quantile(torch.tensor(levels), dim=1).T
+    assert torch.allclose(_weighted_quantiles(x, torch.full((5, 31), 1 / 31), levels), want, atol=1e-5)
+    padded = torch.cat((x, torch.full((5, 4), 77.0)), dim=1)  # points of no weight do not count
+    weights = torch.cat((torch.full((5, 31), 1 / 31), torch.zeros(5, 4)), dim=1)
+    assert torch.allclose(_weighted_quantiles(padded, weights, levels), want, atol=1e-5)
+    assert _weighted_quantiles(torch.tensor([[3.0, 9.0]]), torch.tensor([[1.0, 0.0]]), [0.2, 0.8]).tolist() == [[3.0, 3.0]]
+    weights[2] = torch.nan
+    out = _weighted_quantiles(padded, weights, levels)
+    assert out[2].isnan().all()
+    assert torch.allclose(out[[0, 1, 3, 4]], want[[0, 1, 3, 4]], atol=1e-5)
 
 
 @pytest.mark.parametrize("readout", ["windowed", "tokens"])
@@ -367,6 +412,7 @@ def test_sampler_and_batch_errors():
         (lambda: m.sample({"y": x["y"]}, 1), "batch: expected the key 'dense', got y"),
         (lambda: m.loss({"dense": x["dense"]}), "batch: expected the key 'y', got dense"),
         (lambda: m.loss({**x, "y": torch.tensor([0.0, 1.0, float("nan"), 2.0])}), "y: expected finite values of at least 0, got nan"),
+        (lambda: model(max_tokens=3), r"labels: expected sequences of at most 1 values and EOS \(max_tokens=3\)"),
         (lambda: m.prepare({"y": x["y"][:0]}), "y: expected at least one training row, got none"),
     ):
         with pytest.raises(ValueError, match=text):

@@ -220,7 +220,7 @@ class GenerativeRegression(TargetModel):
             make = ValueVocabulary.manual if self.vocabulary_kind == "manual" else ValueVocabulary.binary
             self._use(make(y, unit=unit))
         lengths = self.vocabulary.encode(y, self.max_tokens, self.tolerance)[1]
-        self.longest.fill_(min(int(lengths.max()) + 2, self.max_tokens))
+        self.longest.fill_(int(lengths.max()) + 2)
         self.iteration.zero_()
         self._restore()
 
@@ -264,8 +264,8 @@ class GenerativeRegression(TargetModel):
 
     def _tokens(self, y: Tensor) -> Tensor:
         """Labels ``[B]`` as tokens ``[B, T]``, EOS and PAD behind them, T no longer than this batch needs."""
-        tokens, lengths, _ = self._vocabulary.encode(y.detach().double().cpu().numpy(), self.max_tokens - 1, self.tolerance)
-        T = min(int(lengths.max(initial=0)) + 1, self.max_tokens - 1)
+        tokens, lengths, _ = self._vocabulary.encode(y.detach().double().cpu().numpy(), self.max_tokens, self.tolerance)
+        T = int(lengths.max(initial=0)) + 1
         return torch.from_numpy(tokens[:, :T].astype(np.int64)).to(y.device)
 
     def _logits(self, tokens: Tensor, memory: Tensor, p: Tensor) -> Tensor:

@@ -156,7 +156,7 @@ class ValueSampler(FlowSampler):
 
 def _weighted_quantiles(points: Tensor, weights: Tensor, levels: list[float]) -> Tensor:
     """``[b, N] -> [b, len(levels)]``, linear between the middles of the points' weights; of equal weights as ``torch.quantile``."""
-    points, order = points.masked_fill(weights == 0, torch.inf).sort(dim=1)
+    points, order = points.masked_fill(weights == 0, torch.inf).sort(dim=1, stable=True)
     weights = weights.gather(1, order)
     at = weights.cumsum(dim=1) - weights / 2
     last = (weights != 0).sum(dim=1, keepdim=True) - 1  # [b, 1]; behind it the points of no weight
