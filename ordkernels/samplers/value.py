@@ -77,7 +77,8 @@ class ValueSampler(FlowSampler):
         return max(1, self.max_rows // n)
 
     def _draws(self, x: dict[str, Tensor], n: int, seed: int, ids: Tensor) -> Tensor:
-        return self._decode(*self.model.condition(x), n, seed, ids)[0]
+        memory, capacity = self.model.condition(x)
+        return self._decode(memory, capacity, n, seed, ids)[0]
 
     def _decode(self, memory: Tensor, capacity: Tensor | None, n: int, seed: int, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Draws ``[b, n]`` and their first tokens."""
@@ -127,7 +128,8 @@ class ValueSampler(FlowSampler):
             raise ValueError(f"n: expected at least 1, got {n}")
 
         def of(rows: dict[str, Tensor], ids: Tensor) -> Tensor:
-            points, weights = self._weighted(*self.model.condition(rows), n, seed, ids)
+            memory, capacity = self.model.condition(rows)
+            points, weights = self._weighted(memory, capacity, n, seed, ids)
             if levels is None:
                 return (points * weights).sum(dim=1, keepdim=True)
             return _weighted_quantiles(points, weights, levels)
