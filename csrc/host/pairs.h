@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstdint>
+#include <limits>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -28,6 +29,12 @@ inline constexpr BelowTable kBelow = [] {  // lane l of row d: l < d
     for (int l = 0; l < 16; ++l) t.row[d][l] = l < d;
   return t;
 }();
+template <class K>
+struct LaneTable {
+  alignas(32) K number[8];
+};
+template <class K>
+inline constexpr LaneTable<K> kLane{{0, 1, 2, 3, 4, 5, 6, 7}};
 inline uint32_t unsigned_of(int32_t);
 inline uint64_t unsigned_of(int64_t);
 
@@ -81,16 +88,30 @@ unsigned digit(K k, K low, int shift) {
 template <class R, bool Both>
 class RowSort {
   using K = decltype(R::p);
-  static constexpr int64_t kFew = 24, kBlock = 1 << 16;
+  static constexpr int64_t kFew = sizeof(K) == 4 ? 64 : 32, kBlock = 1 << 16;
 
   static bool before(const R& a, const R& b) { return a.p < b.p || (Both && a.p == b.p && a.y < b.y); }
 
-  static void insert(const R* from, R* to, int64_t n) {
-    for (int64_t i = 0; i < n; ++i) {
-      const R x = from[i];
-      int64_t j = i;
-      for (; j > 0 && before(x, to[j - 1]); --j) to[j] = to[j - 1];
-      to[j] = x;
+  // A few rows by their ranks, without a branch that depends on them; only ties are put right one by one.
+  static void few(const R* from, R* to, int64_t n) {
+    if (n < 2) {
+      if (n) *to = *from;
+      return;
+    }
+    alignas(32) K keys[kFew], rank[kFew];
+    R rows[kFew];
+    for (int64_t i = 0; i < n; ++i) keys[i] = from[i].p, rows[i] = from[i];
+    for (int64_t i = n; i % (32 / sizeof(K)); ++i) keys[i] = std::numeric_limits<K>::max();
+    ORD_DISPATCH(rank_few(keys, n, rank));
+    for (int64_t i = 0; i < n; ++i) to[rank[i]] = rows[i];
+    if constexpr (Both) {
+      for (int64_t i = 1; i < n; ++i) {
+        if (to[i].p != to[i - 1].p || to[i].y >= to[i - 1].y) continue;
+        const R x = to[i];
+        int64_t j = i;
+        for (; j > 0 && before(x, to[j - 1]); --j) to[j] = to[j - 1];
+        to[j] = x;
+      }
     }
   }
 
@@ -112,7 +133,7 @@ class RowSort {
   // The rows of `a`, sorted, into `b` (to_b) or back into `a`.
   template <bool ByY>
   static void sort(R* a, R* b, int64_t n, bool to_b, int threads) {
-    if (n <= kFew) return insert(a, to_b ? b : a, n);
+    if (n <= kFew) return few(a, to_b ? b : a, n);
     if (n >= kShared) return sort_shared<ByY>(a, b, n, to_b, threads);
     const auto [low, high] = range<ByY>(a, n);
     if (low == high) {
@@ -120,12 +141,14 @@ class RowSort {
       if (to_b) std::copy_n(a, n, b);
       return;
     }
-    const int bits = std::clamp<int>(std::bit_width(static_cast<uint64_t>(n)) - 3, 4, 8), shift = digit_shift(low, high, bits);
-    uint32_t next[kDigits + 1] = {};
-    for (int64_t i = 0; i < n; ++i) ++next[digit(key<ByY>(a[i]), low, shift) + 1];
-    for (int d = 1; d <= kDigits; ++d) next[d] += next[d - 1];
+    const int bits = std::clamp<int>(std::bit_width(static_cast<uint64_t>(n)) - 5, 3, 8), shift = digit_shift(low, high, bits);
+    uint32_t next[kDigits];  // as far as there are digits
+    const int64_t digits = int64_t(1) << bits;
+    std::fill_n(next, digits, 0);
+    for (int64_t i = 0; i < n; ++i) ++next[digit(key<ByY>(a[i]), low, shift)];
+    for (uint32_t d = 0, sum = 0; d < digits; ++d) sum += std::exchange(next[d], sum);
     for (int64_t i = 0; i < n; ++i) b[next[digit(key<ByY>(a[i]), low, shift)]++] = a[i];
-    for (int64_t d = 0, begin = 0; d < kDigits && begin < n; begin = next[d++]) {  // next: now the ends
+    for (int64_t d = 0, begin = 0; d < digits && begin < n; begin = next[d++]) {  // next: now the ends
       if (next[d] > begin) sort<ByY>(b + begin, a + begin, next[d] - begin, !to_b, 1);
     }
   }
@@ -198,7 +221,7 @@ Count<W> pairs_of(int64_t n, double sum, double squares) {
 // Keys and, W, their weights (else null). What it counts it also sorts, to and fro between the two arrays.
 template <class K, bool W>
 class InversionCount {
-  static constexpr int64_t kFew = sizeof(K) == 4 ? 128 : 64, kBlock = W ? 4096 : 1 << 15;
+  static constexpr int64_t kFew = sizeof(K) == 4 ? 64 : 32, kSome = 16 * kFew, kBlock = W ? 4096 : 1 << 15;
 
   struct Arrays {
     K* key;
@@ -211,7 +234,10 @@ class InversionCount {
     if constexpr (W) {
       ORD_DISPATCH(weigh_each(a.key, a.w, n, &t.above, &t.equal));
     } else {
-      ORD_DISPATCH(count_each(a.key, n, &t.above, &t.equal));
+      alignas(32) K keys[kFew];
+      for (int64_t i = 0; i < n; ++i) keys[i] = a.key[i];
+      for (int64_t i = n; i % (32 / sizeof(K)); ++i) keys[i] = std::numeric_limits<K>::max();
+      ORD_DISPATCH(count_few(keys, n, &t.above, &t.equal));
     }
     return t;
   }
@@ -258,13 +284,20 @@ class InversionCount {
     K low, high;
     ORD_DISPATCH(key_range(a.key, n, &low, &high));
     if (low == high) return all_equal(a, n);
-    const int shift = digit_shift(low, high);
+    const bool some = !W && n <= kSome;
+    const int shift = digit_shift(low, high, some ? 4 : 8);
+    const int64_t digits = some ? 16 : kDigits;
     uint32_t next[kDigits];
     double weight[W ? kDigits : 1];
-    Inversions<W> total{block(a, n, low, shift, next, weight), 0};
-    for (uint32_t d = 0, sum = 0; d < kDigits; ++d) sum += std::exchange(next[d], sum);
+    Inversions<W> total;
+    if (some) {
+      total.above = static_cast<Count<W>>(ORD_DISPATCH(count_nibbles(a.key, n, low, shift, next)));
+    } else {
+      total.above = block(a, n, low, shift, next, weight);
+    }
+    for (uint32_t d = 0, sum = 0; d < digits; ++d) sum += std::exchange(next[d], sum);
     scatter(a, b, n, low, shift, next);
-    for (int64_t d = 0, begin = 0; d < kDigits && begin < n; begin = next[d++]) {
+    for (int64_t d = 0, begin = 0; d < digits && begin < n; begin = next[d++]) {
       if (next[d] > begin + 1) total += count(b.at(begin), a.at(begin), next[d] - begin, 1);
     }
     return total;
