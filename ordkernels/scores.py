@@ -240,9 +240,7 @@ def relaimpr(measured: float, base: float) -> float:
     return (measured - 0.5) / (base - 0.5) - 1
 
 
-def histogram_jsd(
-    y: Any, prediction: Any, group: Any, *, edges: Any, base: float = math.e, num_threads: int | None = None
-) -> float:
+def histogram_jsd(y: Any, prediction: Any, group: Any, *, edges: Any, base: float = math.e, num_threads: int | None = None) -> float:
     """Mean over groups of the Jensen-Shannon divergence between the histograms of y and of prediction (PDF-U, PDF-I).
 
     ``JSD(p, q) = KL(p | m) / 2 + KL(q | m) / 2`` with ``m = (p + q) / 2``, between 0 and ``log(2) / log(base)``.

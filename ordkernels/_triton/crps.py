@@ -84,8 +84,8 @@ def pinball_backward_kernel(
         at = r[:, None] * L + l[None, :]
         d = t[:, None] - tl.load(q + at, mask=m, other=0.0)
         level = tl.load(levels + r[:, None] * step + l[None, :], mask=m, other=0.0)
-        half = 0.5 * ((d > 0).to(total.dtype) - (d < 0).to(total.dtype))
-        slope = (level - 0.5 + tl.where(d != d, d, half)) * tl.load(g + at, mask=m, other=0.0)
+        below = tl.where(d < 0, level - 1, tl.where(d == 0, level - 0.5, d))  # NaN stays
+        slope = tl.where(d > 0, level, below) * tl.load(g + at, mask=m, other=0.0)
         if WANTED & 1:
             tl.store(gq + at, -slope, mask=m)
         total += tl.sum(tl.where(m, slope, 0.0), 1)

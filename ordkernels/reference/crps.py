@@ -32,12 +32,16 @@ def crps_backward(slopes: Tensor, g: Tensor, fair: bool, needs: int = 3) -> tupl
 def pinball(q: Tensor, y: Tensor, levels: Tensor) -> Tensor:
     """q [B, L], y [B], levels [B, L] -> [B, L]: level (y - q) above the quantile, (1 - level) (q - y) below."""
     d = y[:, None] - q
-    return torch.maximum(levels * d, (levels - 1) * d)
+    return d * _slope(d, levels)
 
 
 def pinball_backward(q: Tensor, y: Tensor, levels: Tensor, g: Tensor | None, wanted: int) -> tuple[Tensor, Tensor]:
     """Gradients of q [B, L] and y [B]; on the quantile, half of each side's, as torch.maximum's."""
-    d = y[:, None] - q
-    slope = levels - 0.5 + d.sign() / 2
-    by_y = slope * (torch.zeros_like(q) if g is None else g)
+    by_y = _slope(y[:, None] - q, levels) * (torch.zeros_like(q) if g is None else g)
     return -by_y if wanted & 1 else q.new_empty(0), by_y.sum(1) if wanted & 2 else q.new_empty(0)
+
+
+def _slope(d: Tensor, levels: Tensor) -> Tensor:
+    d = d.detach()
+    below = torch.where(d < 0, levels - 1, torch.where(d == 0, levels - 0.5, d))  # NaN stays
+    return torch.where(d > 0, levels, below)

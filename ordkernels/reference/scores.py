@@ -5,7 +5,10 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["coverage", "cumulative_score", "group_means", "histogram_jsd", "inversions", "lcc", "mae", "reference_pairs", "rmse", "srcc", "xauc_counts"]
+__all__ = [
+    "coverage", "cumulative_score", "group_means", "histogram_jsd", "inversions", "lcc", "mae", "reference_pairs", "rmse", "srcc",
+    "xauc_counts",
+]  # fmt: skip
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -63,9 +66,7 @@ def xauc_counts(
     return discordant, _pairs_in_runs(label, weight) - both, within - _pairs_in_runs(at, weight)
 
 
-def group_means(
-    y: NDArray[np.generic], prediction: NDArray[np.generic], weight: Floats | None, group: Ints
-) -> tuple[int, float, float]:
+def group_means(y: NDArray[np.generic], prediction: NDArray[np.generic], weight: Floats | None, group: Ints) -> tuple[int, float, float]:
     """Of the groups with a pair: how many, and the sums of their concordant and tied shares of pairs."""
     count, concordant, tied = 0, 0.0, 0.0
     order = np.argsort(group, kind="stable")

@@ -148,7 +148,8 @@ static void pinball_backward(const F* __restrict q, const F* __restrict y, const
 #pragma omp simd reduction(+ : sum)
     for (int64_t l = 0; l < L; ++l) {
       const F d = t - q[r * L + l];
-      const F slope = (level[l] - (F)0.5 + (d == d ? sign(d) * (F)0.5 : d)) * (g ? g[r * L + l] : (F)0);
+      const F below = d < 0 ? level[l] - 1 : d == 0 ? level[l] - (F)0.5 : d;  // NaN stays
+      const F slope = (d > 0 ? level[l] : below) * (g ? g[r * L + l] : (F)0);
       if (gq) gq[r * L + l] = -slope;
       sum += slope;
     }
