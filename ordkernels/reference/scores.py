@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
-    "coverage", "cumulative_score", "group_means", "histogram_jsd", "inversions", "lcc", "mae", "reference_pairs", "rmse", "srcc",
-    "xauc_counts",
+    "coverage", "cumulative_score", "divergences", "group_means", "histogram_jsd", "inversions", "lcc", "mae", "reference_pairs",
+    "rmse", "srcc", "xauc_counts",
 ]  # fmt: skip
 
 Floats = NDArray[np.float64]
@@ -145,8 +145,13 @@ def histogram_jsd(y: NDArray[np.generic], prediction: NDArray[np.generic], group
         np.bincount(g * M + np.searchsorted(edges[1:-1], x, side="right"), minlength=G * M).reshape(G, M).astype(np.float64)
         for x in (y, prediction)
     )  # [G, M] counts
+    return float(divergences(p, q).mean() / math.log(base))
+
+
+def divergences(p: Floats, q: Floats) -> Floats:
+    """Counts [G, M], as many of each in a group -> [G] Jensen-Shannon divergences in nats."""
     n = p.sum(1, keepdims=True)
     p, q = p / n, q / n
     middle = np.where(p + q > 0, (p + q) / 2, 1)
     terms = (x * np.log(np.where(x > 0, x, 1) / np.where(x > 0, middle, 1)) for x in (p, q))
-    return float(sum(t.sum(1) for t in terms).mean() / 2 / math.log(base))
+    return sum(t.sum(1) for t in terms) / 2  # type: ignore[return-value]

@@ -2,6 +2,8 @@
 #pragma once
 #include <cstdint>
 
+#include "cpu/kernels/gemm_tile_size.h"
+
 // Everything in the compute type (float, or double), contiguous unless a stride is given.
 struct ChainArgs {
   bool wide;                 // double
@@ -21,16 +23,14 @@ struct ChainArgs {
   void* shared;              // chain_shared elements, filled once per call
 };
 
-constexpr int64_t kChainTile = 64;  // weights lie in tiles of 64 inputs x 64 outputs
 constexpr int64_t kChainRows = 48;  // most rows that go through the steps together
-constexpr int64_t chain_tiles(int64_t n) { return (n + kChainTile - 1) / kChainTile; }
 
 // Elements: the weights in tiles, the table of steps, the output's bias; and per thread.
 constexpr int64_t chain_shared(const ChainArgs& a) {
-  const int64_t Db = chain_tiles(a.D), Hb = chain_tiles(a.H);
-  return kChainTile * (kChainTile * Hb * (2 * Db + chain_tiles(a.C) + chain_tiles(a.E)) + a.S * Hb + Db + Hb);
+  const int64_t Db = tiles_of(a.D), Hb = tiles_of(a.H);
+  return kT * (kT * Hb * (2 * Db + tiles_of(a.C) + tiles_of(a.E)) + a.S * Hb + Db + Hb);
 }
 constexpr int64_t chain_scratch(const ChainArgs& a) {
-  const int64_t widest = chain_tiles(a.C) > chain_tiles(a.E) ? chain_tiles(a.C) : chain_tiles(a.E);
-  return kChainRows * (kChainTile * (2 * chain_tiles(a.D) + chain_tiles(a.H) + 1 + widest) + a.D) + kChainTile;
+  const int64_t widest = tiles_of(a.C) > tiles_of(a.E) ? tiles_of(a.C) : tiles_of(a.E);
+  return kChainRows * (kT * (2 * tiles_of(a.D) + tiles_of(a.H) + 1 + widest) + a.D) + kT;
 }
