@@ -1,5 +1,6 @@
 """Accumulators: a whole from its chunks and merged parts, against the scores of all rows at once; properties of the scores."""
 
+import itertools
 import math
 
 import numpy as np
@@ -10,8 +11,6 @@ from ordkernels import scores_stream as stream
 from ordkernels.reference import scores as reference
 
 hypothesis = pytest.importorskip("hypothesis", reason="hypothesis is not installed")
-import itertools
-
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
