@@ -22,9 +22,9 @@ Args sample_args(const Tensor& x0, const Tensor& noise, const Maybe& t, double n
 }
 
 Tensor q_sample(const Tensor& x0_, const Tensor& noise_, const Maybe& t, double number, int64_t kind) {
-  const Tensor x0 = torch::stable::contiguous(x0_), noise = torch::stable::contiguous(noise_);
+  const Tensor x0 = compact(x0_), noise = compact(noise_);
   Args a = sample_args(x0, noise, t, number, kind);
-  auto o = torch::stable::empty_like(noise);
+  auto o = fresh_like(noise);
   a.x_s = o.mutable_data_ptr();
   run(a, ORD_DISPATCH(sample));
   return o;
@@ -32,9 +32,9 @@ Tensor q_sample(const Tensor& x0_, const Tensor& noise_, const Maybe& t, double 
 
 std::tuple<Tensor, Tensor, Tensor> q_sample_backward(const Tensor& x0_, const Tensor& noise_, const Maybe& t, const Maybe& g_, double number,
                                                      int64_t kind, int64_t wanted) {
-  const Tensor x0 = torch::stable::contiguous(x0_), noise = torch::stable::contiguous(noise_);
+  const Tensor x0 = compact(x0_), noise = compact(noise_);
   Args a = sample_args(x0, noise, t, number, kind);
-  auto zeros = torch::stable::new_empty(noise, g_ ? std::vector<int64_t>{0} : sizes(noise));
+  auto zeros = fresh(noise, g_ ? std::vector<int64_t>{0} : sizes(noise));
   const Tensor g = g_ ? *dense("g", g_, noise) : torch::stable::fill_(zeros, 0);
   auto gx = empty_like_if(wanted & 1, x0), gn = empty_like_if(wanted & 2, noise), dots = dots_for(wanted & 4, noise, 2);
   a.g_xs = g.const_data_ptr();
@@ -55,9 +55,9 @@ Args step_args(const Tensor& x, const Tensor& output, const Maybe& t, double t_n
 }
 
 Tensor predict_x0(const Tensor& x_, const Tensor& output_, const Maybe& t, double number, int64_t kind, double clip) {
-  const Tensor x = torch::stable::contiguous(x_), output = torch::stable::contiguous(output_);
+  const Tensor x = compact(x_), output = compact(output_);
   Args a = step_args(x, output, t, number, {}, 1, kind, clip);
-  auto x0 = torch::stable::empty_like(x);
+  auto x0 = fresh_like(x);
   a.x0 = x0.mutable_data_ptr();
   run(a, ORD_DISPATCH(reverse_step));
   return x0;
@@ -65,7 +65,7 @@ Tensor predict_x0(const Tensor& x_, const Tensor& output_, const Maybe& t, doubl
 
 std::tuple<Tensor, Tensor, Tensor> predict_x0_backward(const Tensor& x_, const Tensor& output_, const Maybe& t, const Maybe& g_, double number,
                                                        int64_t kind, double clip, int64_t wanted) {
-  const Tensor x = torch::stable::contiguous(x_), output = torch::stable::contiguous(output_);
+  const Tensor x = compact(x_), output = compact(output_);
   const Maybe g = dense("g", g_, x);
   Args a = step_args(x, output, t, number, {}, 1, kind, clip);
   auto gx = empty_like_if(wanted & 1, x), go = empty_like_if(wanted & 2, x), dots = dots_for(wanted & 4, x, 2);
@@ -80,12 +80,12 @@ std::tuple<Tensor, Tensor, Tensor> predict_x0_backward(const Tensor& x_, const T
 std::tuple<Tensor, Tensor> reverse_step(const Tensor& x_, const Tensor& output_, const Maybe& t, const Maybe& s, const Maybe& noise_,
                                         const Maybe& row_ids_, double t_number, double s_number, double eta, int64_t kind, double clip,
                                         bool reclip, bool random, int64_t seed, int64_t step) {
-  const Tensor x = torch::stable::contiguous(x_), output = torch::stable::contiguous(output_);
-  const Maybe noise = dense("noise", noise_, x), row_ids = row_ids_ ? Maybe(torch::stable::contiguous(*row_ids_)) : Maybe();
+  const Tensor x = compact(x_), output = compact(output_);
+  const Maybe noise = dense("noise", noise_, x), row_ids = row_ids_ ? Maybe(compact(*row_ids_)) : Maybe();
   Args a = step_args(x, output, t, t_number, s, s_number, kind, clip);
   a.whole = true, a.eta = eta, a.reclip = reclip;
   set_noise(a, noise, row_ids, random, seed, step);
-  auto xs = torch::stable::empty_like(x), x0 = torch::stable::empty_like(x);
+  auto xs = fresh_like(x), x0 = fresh_like(x);
   a.x_s = xs.mutable_data_ptr(), a.x0 = x0.mutable_data_ptr();
   run(a, ORD_DISPATCH(reverse_step));
   return {xs, x0};
@@ -95,8 +95,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> reverse_step_backward(const Tensor& x
                                                                  const Maybe& noise_, const Maybe& row_ids_, const Maybe& gs_, const Maybe& g0_,
                                                                  double t_number, double s_number, double eta, int64_t kind, double clip,
                                                                  bool reclip, bool random, int64_t seed, int64_t step, int64_t wanted) {
-  const Tensor x = torch::stable::contiguous(x_), output = torch::stable::contiguous(output_);
-  const Maybe noise = dense("noise", noise_, x), row_ids = row_ids_ ? Maybe(torch::stable::contiguous(*row_ids_)) : Maybe();
+  const Tensor x = compact(x_), output = compact(output_);
+  const Maybe noise = dense("noise", noise_, x), row_ids = row_ids_ ? Maybe(compact(*row_ids_)) : Maybe();
   const Maybe gs = dense("g_xs", gs_, x), g0 = dense("g_x0", g0_, x);
   const bool want_dots = wanted & 12;
   Args a = step_args(x, output, t, t_number, s, s_number, kind, clip);

@@ -244,6 +244,9 @@ def _per_row(name: str, t: Any, rows: Tensor, time: bool) -> tuple[Tensor | None
     if not isinstance(t, Tensor):
         _check_range(name, t, t, time)
         return None, float(t)
+    if t.numel() and _checks.may_look(t):
+        low, high = torch.aminmax(t.detach() if t.requires_grad else t)
+        _check_range(name, low.item(), high.item(), time)
     if t.dtype not in (torch.float32, torch.float64):
         t = t.float()
     if t.device != rows.device:
@@ -256,9 +259,6 @@ def _per_row(name: str, t: Any, rows: Tensor, time: bool) -> tuple[Tensor | None
             form = "[B]" if len(lead) == 1 else "[B, K]"
             raise ValueError(f"{name}: expected a number or a shape that broadcasts to {form} = {list(lead)}, got {list(t.shape)}")
         t = t.expand(lead)
-    if t.numel() and _checks.may_look(t):
-        low, high = torch.aminmax(t.detach())
-        _check_range(name, low.item(), high.item(), time)
     return t, 0.0
 
 
