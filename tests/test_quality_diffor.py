@@ -34,6 +34,14 @@ def test_results_are_kept_and_become_a_table(bench, monkeypatch, tmp_path):
     quality(program, monkeypatch, "--json", str(file), "--models", "median of the training targets")
     models = json.loads(file.read_text())["ESL"]["models"]
     assert list(models) == ["value regression", "DiffoR", "median of the training targets"]
+    assert models["DiffoR"]["how"]["epochs"] == 2
+    monkeypatch.setattr(program, "run", lambda *a: pytest.fail("what is there is run again"))
+    quality(program, monkeypatch, "--json", str(file), "--models", "value regression", "DiffoR")
+    assert json.loads(file.read_text())["ESL"]["models"] == models
+    monkeypatch.setattr(program, "run", lambda name, seed, *a: {**models["DiffoR"]["runs"][0], "seed": seed, "mae": 9.0})
+    quality(program, monkeypatch, "--json", str(file), "--models", "DiffoR", "--train-every", "2")
+    assert json.loads(file.read_text())["ESL"]["models"]["DiffoR"]["mean"]["mae"] == 9.0  # other settings, another run
+    file.write_text(json.dumps({"ESL": {"models": models, "about": json.loads(file.read_text())["ESL"]["about"]}}))
     assert 0 <= models["DiffoR"]["mean"]["interval80_holds"] <= 1
     text = table.rendered(json.loads(file.read_text()))
     lines = text.splitlines()
