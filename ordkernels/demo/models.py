@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..models import DiffoR, FlowTime, HistoricalMedian, TableClassifier, TableRegression, ValueRegression, fit
+from ..models import DiffoR, FlowTime, GenerativeRegression, HistoricalMedian, TableClassifier, TableRegression, ValueRegression, fit
 from .evaluation import Split
 from .tasks import Task
 
@@ -35,8 +35,8 @@ class Entry:
     """One line of the comparison.
 
     ``train(task, budget)`` returns the trained model: with ``draws=True`` one with ``sample(x, n, seed, row_ids) -> [B, n]``
-    (its prediction is the draws' median), else one with ``predict(x) -> [B]``. With ``loss(batch)`` too, a model that draws
-    enters the table of speeds.
+    (its prediction is the draws' median, or ``point(model, x) -> [B]``), else one with ``predict(x) -> [B]``. With
+    ``loss(batch)`` too, a model that draws enters the table of speeds.
     """
 
     key: str  # on the command line and in file names
@@ -45,6 +45,7 @@ class Entry:
     full: Budget = _ONCE
     quick: Budget = _ONCE
     draws: bool = False
+    point: Callable[[Any, Split], Tensor] | None = None  # the prediction of a model that draws, if not their median
     needs: str | None = None  # an optional package; without it the entry is skipped, with the reason
 
 
@@ -67,6 +68,11 @@ def fitted(make: Callable[[Task], Any], **how: Any) -> Callable[[Task, Budget], 
         return model
 
     return train
+
+
+def _greedy(model: GenerativeRegression, x: Split) -> Tensor:
+    """GR's own prediction; independent draws, each of a long-tailed distribution, would have to be many for their median."""
+    return model.predict(x, statistic="greedy")
 
 
 class _Constant:
@@ -105,10 +111,12 @@ WATCH_TIMES = [
     Entry(
         "diffor", "DiffoR, MLP denoiser", fitted(lambda task: DiffoR(*task.sizes, denoiser="mlp")), Budget(4), Budget(2, 512, 2), draws=True
     ),
+    Entry("gr", "GR, greedy prediction", fitted(lambda task: GenerativeRegression(*task.sizes)), Budget(3, 512), Budget(2, 256, 4),
+          draws=True, point=_greedy),
     Entry("regression", "value regression", fitted(lambda task: ValueRegression(*task.sizes)), Budget(4), Budget(2, 512, 2)),
     Entry("median", "user's historical median", lambda task, _: HistoricalMedian("user")),
     Entry("boosting", "gradient boosting, |error|", _Boosting, Budget(300), Budget(100), needs="sklearn"),
-]
+]  # fmt: skip
 
 
 def tables(full: Budget, quick: Budget, classes: bool) -> list[Entry]:
@@ -118,8 +126,11 @@ def tables(full: Budget, quick: Budget, classes: bool) -> list[Entry]:
         return Entry(key, name, fitted(make), full, quick, draws)
 
     likeliest = network("classes", "cross-entropy, likeliest", lambda task: TableClassifier(task.sizes[2], task.train["y"]))
+    gr = Entry("gr", "GR, greedy prediction", fitted(lambda task: GenerativeRegression(*task.sizes, unit=0.01)),
+               Budget(8, 256), Budget(2, 256), draws=True, point=_greedy)  # fmt: skip
     return [
         network("diffor", "DiffoR, MLP denoiser", lambda task: DiffoR(*task.sizes, denoiser="mlp", discrete=task.discrete), draws=True),
+        *([] if classes else [gr]),
         network("regression", "value regression", lambda task: TableRegression(task.sizes[2])),
         network("absolute", "absolute-error regression", lambda task: TableRegression(task.sizes[2], objective="absolute")),
         *([likeliest] if classes else []),
