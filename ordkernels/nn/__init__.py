@@ -1,8 +1,10 @@
 """Modules with stable ``state_dict`` keys, built on ``ordkernels.ops``."""
 
+from .decoder import ValueDecoder
 from .denoisers import MLPDenoiser, TransformerDenoiser
 from .encoders import QuantileEncoder
 from .flows import ConditionalPlanarFlow, PlanarFlow, PlanarTransform
+from .fusion import SessionDenoiser, SessionFilters
 from .increments import IncrementHeads
 
 __all__ = [
@@ -12,5 +14,8 @@ __all__ = [
     "PlanarFlow",
     "PlanarTransform",
     "QuantileEncoder",
+    "SessionDenoiser",
+    "SessionFilters",
     "TransformerDenoiser",
+    "ValueDecoder",
 ]

@@ -7,208 +7,18 @@
 #pragma once
 #include "common/vmath.h"
 #include "cpu/kernels/denoise_chain_args.h"
+#include "cpu/kernels/mlp_tiles.h"
 
 namespace ORD_ISA {
-void random_normal(const int64_t* rows, const int64_t* draws, int64_t draw, int64_t seed, int64_t step, int64_t width, float* out,
-                   int64_t begin, int64_t end);  // kernels/rng.h
 namespace {
 
-constexpr int64_t kT = kChainTile;
-
-// x / (1 + exp(-x)), absolute error below 1e-7 max(1, |x|); -inf and NaN give NaN.
-ORD_INLINE vf silu(vf x) {
-  vf z = x * -1.44269504f;
-  z = z > 128.0f ? (vf){} + 128.0f : z;  // there exp is infinite, and the quotient -0
-  z = z < -126.0f ? (vf){} - 126.0f : z;
-  const vf t = z + 12582912.0f;  // rounds to the nearest integer: + 1.5 * 2^23
-  const vf f = z - (t - 12582912.0f);
-  vf p = f * 1.3264817e-3f + 9.6715130e-3f;  // 2^f, relative error 9e-8
-  p = p * f + 5.5507336e-2f;
-  p = p * f + 2.4022242e-1f;
-  p = p * f + 6.9314700e-1f;
-  p = p * f + 1.0f;
-  const vf s = (vf)((vi)((vu)t << 23) + 0x3F800000);
-  return x / (s * p + 1.0f);
-}
-ORD_INLINE vd silu(vd x) {
-  vd e, em1;
-  exp_neg(x, e, em1);
-  return (x < 0.0 ? x * e : x) / (e + 1.0);
-}
-
 template <class T>
-__attribute__((noinline)) static void silu_all(T* __restrict h, int64_t n) {
-  constexpr int W = kLanes<T>;
-  for (int64_t i = 0; i < n; i += 2 * W) {
-    const auto a = silu(load(h + i)), b = silu(load(h + i + W));
-    store(h + i, a);
-    store(h + i + W, b);
-  }
-}
-
-// c [M, NV vectors] = p (+ q) + a [M, k] b [k, NV vectors]; rows of a, c are 64 apart, rows of p are `p_row` apart.
-template <class T, int M, int NV>
-ORD_INLINE void product(const T* a, const T* b, int64_t k, const T* p, int64_t p_row, const T* q, T* c) {
+struct Chain : Mlp<T, ChainArgs> {
+  using Base = Mlp<T, ChainArgs>;
   using V = typename Traits<T>::V;
-  constexpr int W = kLanes<T>;
-  V acc[M][NV];
-#pragma GCC unroll 8
-  for (int m = 0; m < M; ++m)
-#pragma GCC unroll 8
-    for (int v = 0; v < NV; ++v) acc[m][v] = load(p + m * p_row + v * W);
-  if (q) {
-#pragma GCC unroll 8
-    for (int v = 0; v < NV; ++v) {
-      const V qv = load(q + v * W);
-#pragma GCC unroll 8
-      for (int m = 0; m < M; ++m) acc[m][v] += qv;
-    }
-  }
-  for (int64_t i = 0; i < k; ++i) {
-    V bv[NV];
-#pragma GCC unroll 8
-    for (int v = 0; v < NV; ++v) bv[v] = load(b + i * kT + v * W);
-#pragma GCC unroll 8
-    for (int m = 0; m < M; ++m) {
-      const T am = a[m * kT + i];
-#pragma GCC unroll 8
-      for (int v = 0; v < NV; ++v) acc[m][v] += am * bv[v];
-    }
-  }
-#pragma GCC unroll 8
-  for (int m = 0; m < M; ++m)
-#pragma GCC unroll 8
-    for (int v = 0; v < NV; ++v) store(c + m * kT + v * W, acc[m][v]);
-}
+  static constexpr int64_t R = kMlpRows;
 
-// The widest panel for M rows that stays in registers: 12 sums of 16 registers, 24 of the 32 that AVX-512 has.
-template <class T, int M>
-constexpr int kPanel = ORD_BYTES == 64 ? (sizeof(T) == 4 ? 4 : M > 3 ? 4 : 8) : M == 1 ? 8 : M < 4 ? 4 : 2;
-
-// `n` strips of M rows by one tile, columns [0, columns).
-template <class T, int M>
-__attribute__((noinline)) static void strips(int64_t n, const T* a, const T* b, int64_t k, const T* p, int64_t p_row, const T* q, T* c, int64_t columns) {
-  constexpr int NV = kPanel<T, M>, N = NV * kLanes<T>;
-  for (int64_t j = 0; j < columns; j += N)
-    for (int64_t s = 0; s < n; ++s)
-      product<T, M, NV>(a + s * M * kT, b + j, k, p + s * M * p_row + j, p_row, q ? q + j : nullptr, c + s * M * kT + j);
-}
-
-template <class T>
-static void strips_of(int64_t m, int64_t n, const T* a, const T* b, int64_t k, const T* p, int64_t p_row, const T* q, T* c, int64_t columns) {
-  switch (m) {
-    case 1: return strips<T, 1>(n, a, b, k, p, p_row, q, c, columns);
-    case 2: return strips<T, 2>(n, a, b, k, p, p_row, q, c, columns);
-    case 3: return strips<T, 3>(n, a, b, k, p, p_row, q, c, columns);
-    case 4: return strips<T, 4>(n, a, b, k, p, p_row, q, c, columns);
-    case 5: return strips<T, 5>(n, a, b, k, p, p_row, q, c, columns);
-    case 6: return strips<T, 6>(n, a, b, k, p, p_row, q, c, columns);
-  }
-}
-
-// c [rows, 64] = p (+ q) + a [rows, k] tile [k, 64], in strips of up to six rows, as even as can be.
-template <class T>
-static void multiply_tile(int64_t rows, const T* a, const T* tile, int64_t k, const T* p, int64_t p_row, const T* q, T* c, int64_t columns) {
-  const int64_t n = (rows + 5) / 6, low = rows / n, big = rows % n, r = big * (low + 1);
-  if (big) strips_of<T>(low + 1, big, a, tile, k, p, p_row, q, c, columns);
-  strips_of<T>(low, n - big, a + r * kT, tile, k, p + r * p_row, p_row, q, c + r * kT, columns);
-}
-
-// w [n, k], rows `stride` apart -> tiles [tiles of n][tiles of k][64 k][64 n]; columns past n are zero.
-template <class T>
-static void pack(const T* w, int64_t stride, int64_t n, int64_t k, T* to) {
-  constexpr int64_t P = 8;
-  for (int64_t j = 0; j < n; j += kT)
-    for (int64_t i = 0; i < k; i += kT, to += kT * kT) {
-      const int64_t N = n - j < kT ? n - j : kT, k_here = k - i < kT ? k - i : kT;
-      if (N < kT) __builtin_memset(to, 0, kT * kT * sizeof(T));
-      int64_t jj = 0;
-      for (; jj + P <= N; jj += P) {
-        int64_t ii = 0;
-        for (; ii + P <= k_here; ii += P) {
-          typedef T V8 __attribute__((vector_size(P * sizeof(T)), aligned(sizeof(T))));
-          V8 r[P], s[P];
-          const T* from = w + (j + jj) * stride + i + ii;
-#pragma GCC unroll 8
-          for (int l = 0; l < P; ++l) r[l] = *(const V8*)(from + l * stride);
-#pragma GCC unroll 8
-          for (int l = 0; l < P; l += 2) {
-            s[l] = __builtin_shufflevector(r[l], r[l + 1], 0, 8, 2, 10, 4, 12, 6, 14);
-            s[l + 1] = __builtin_shufflevector(r[l], r[l + 1], 1, 9, 3, 11, 5, 13, 7, 15);
-          }
-#pragma GCC unroll 8
-          for (int l = 0; l < P; ++l)
-            if (!(l & 2)) {
-              r[l] = __builtin_shufflevector(s[l], s[l + 2], 0, 1, 8, 9, 4, 5, 12, 13);
-              r[l + 2] = __builtin_shufflevector(s[l], s[l + 2], 2, 3, 10, 11, 6, 7, 14, 15);
-            }
-          T* const out = to + ii * kT + jj;
-#pragma GCC unroll 4
-          for (int l = 0; l < 4; ++l) {
-            *(V8*)(out + l * kT) = __builtin_shufflevector(r[l], r[l + 4], 0, 1, 2, 3, 8, 9, 10, 11);
-            *(V8*)(out + (l + 4) * kT) = __builtin_shufflevector(r[l], r[l + 4], 4, 5, 6, 7, 12, 13, 14, 15);
-          }
-        }
-        for (; ii < k_here; ++ii)
-          for (int64_t l = 0; l < P; ++l) to[ii * kT + jj + l] = w[(j + jj + l) * stride + i + ii];
-      }
-      for (; jj < N; ++jj)
-        for (int64_t ii = 0; ii < k_here; ++ii) to[ii * kT + jj] = w[(j + jj) * stride + i + ii];
-    }
-}
-
-template <class T>
-struct Chain {
-  using V = typename Traits<T>::V;
-  static constexpr int W = kLanes<T>;
-  static constexpr int64_t R = kChainRows;
-
-  const ChainArgs& a;
-  const int64_t Db = chain_tiles(a.D), Hb = chain_tiles(a.H), Cb = chain_tiles(a.C), Eb = chain_tiles(a.E);
-  T* const w_in = (T*)a.shared;                     // [Hb][Db] tiles
-  T* const w_out = w_in + Hb * Db * kT * kT;        // [Hb][Db]: of one block of hidden units side by side
-  T* const w_cond = w_out + Hb * Db * kT * kT;      // [Hb][Cb]
-  T* const w_time = w_cond + Hb * Cb * kT * kT;     // [Hb][Eb]
-  T* const times = w_time + Hb * Eb * kT * kT;      // [S][Hb 64]
-  T* const bias = times + a.S * Hb * kT;            // [Db 64], zeros behind
-  T* const first_bias = bias + Db * kT;             // [Hb 64], zeros behind
-
-  static int64_t part(int64_t n, int64_t tile) { return n - tile * kT < kT ? n - tile * kT : kT; }
-
-  // rows [n, width], `width` apart -> [tiles][n][64], zeros behind
-  static void to_tiles(const T* from, int64_t n, int64_t width, T* to) {
-    for (int64_t i = 0; i < chain_tiles(width); ++i)
-      for (int64_t r = 0; r < n; ++r, to += kT) {
-        const int64_t w = part(width, i);
-        if (w < kT) __builtin_memset(to, 0, kT * sizeof(T));
-        __builtin_memcpy(to, from + r * width + i * kT, w * sizeof(T));
-      }
-  }
-
-  // Once per call: the weights in tiles, and what every timestep adds to the hidden layer, W_t e(t) + b.
-  void prepare(T* scratch) const {
-    const int64_t H = a.H, D = a.D, E = a.E;
-    pack((const T*)a.w_in, D + E, H, D, w_in);
-    for (int64_t j = 0; j < Hb; ++j)  // tiles of W_o: [Hb][Db]
-      for (int64_t i = 0; i < Db; ++i) pack((const T*)a.w_out + i * kT * H + j * kT, H, part(D, i), part(H, j), w_out + (j * Db + i) * kT * kT);
-    pack((const T*)a.w_cond, a.C, H, a.C, w_cond);
-    pack((const T*)a.w_in + D, D + E, H, E, w_time);
-    __builtin_memset(bias, 0, Db * kT * sizeof(T));
-    __builtin_memcpy(bias, a.b_out, D * sizeof(T));
-    __builtin_memset(first_bias, 0, Hb * kT * sizeof(T));
-    __builtin_memcpy(first_bias, a.b_in, H * sizeof(T));
-    T* const made = scratch + R * Eb * kT;
-    for (int64_t s = 0; s < a.S; s += R) {
-      const int64_t n = a.S - s < R ? a.S - s : R;
-      to_tiles((const T*)a.embedding + s * E, n, E, scratch);
-      for (int64_t j = 0; j < Hb; ++j) {
-        for (int64_t i = 0; i < Eb; ++i)
-          multiply_tile<T>(n, scratch + i * n * kT, w_time + (j * Eb + i) * kT * kT, part(E, i), i ? made : first_bias + j * kT, i ? kT : 0, nullptr,
-                           made, kT);
-        for (int64_t r = 0; r < n; ++r) __builtin_memcpy(times + ((s + r) * Hb + j) * kT, made + r * kT, kT * sizeof(T));
-      }
-    }
-  }
+  using Base::a, Base::Db, Base::Hb, Base::Cb, Base::w_in, Base::w_out, Base::w_cond, Base::times, Base::bias;
 
   // out [Db][n][64] = the denoiser at (x, step s); x and out in tiles, cond [Hb][n][64] projected.
   void denoise(int64_t n, int64_t s, const T* x, const T* cond, T* h, T* out) const {
@@ -245,19 +55,13 @@ struct Chain {
   }
 
   // The noise of step s, [n, D] and room to read behind. True where there is any.
-  bool noise_of(int64_t s, int64_t r0, int64_t n, float* made, T* to) const {
+  bool noise_of(int64_t s, int64_t r0, int64_t n, T* to) const {
     if (a.noise) {
       __builtin_memcpy(to, (const T*)a.noise + (s * a.B + r0) * a.D, n * a.D * sizeof(T));
       return true;
     }
     if (!a.made) return false;
-    random_normal(a.row_ids + r0, a.draw_ids ? a.draw_ids + r0 : nullptr, 0, (int64_t)a.seed, (int64_t)a.numbers[8 * s + 6], a.D, made, 0, n);
-    if constexpr (sizeof(T) == 8)
-      for (int64_t i = n * a.D; i-- > 0;) {  // in place, from the end
-        float v;
-        __builtin_memcpy(&v, made + i, sizeof v);
-        to[i] = v;
-      }
+    made_noise(a.row_ids + r0, a.draw_ids ? a.draw_ids + r0 : nullptr, a.seed, a.numbers[8 * s + 6], a.D, n, to);
     return true;
   }
 
@@ -277,7 +81,7 @@ struct Chain {
       const double* c = a.numbers + 8 * s;
       denoise(n, s, x, cond, h, out);
       T* const keep = c[7] < 0 ? nullptr : (T*)a.states + (r0 * a.K + (int64_t)c[7]) * a.D;
-      if (c[5] != 0 && noise_of(s, r0, n, (float*)noise, noise))
+      if (c[5] != 0 && noise_of(s, r0, n, noise))
         update<true>(n, c, x, out, noise, keep, a.K * a.D);
       else
         update<false>(n, c, x, out, noise, keep, a.K * a.D);
@@ -299,10 +103,10 @@ struct Chain {
 }  // namespace
 
 void denoise_chain_prepare(const ChainArgs& a, void* scratch) {
-  a.wide ? Chain<double>{a}.prepare((double*)scratch) : Chain<float>{a}.prepare((float*)scratch);
+  a.wide ? Chain<double>{{a}}.prepare((double*)scratch) : Chain<float>{{a}}.prepare((float*)scratch);
 }
 void denoise_chain(const ChainArgs& a, int64_t begin, int64_t end, void* scratch) {
-  a.wide ? Chain<double>{a}.run(begin, end, (double*)scratch) : Chain<float>{a}.run(begin, end, (float*)scratch);
+  a.wide ? Chain<double>{{a}}.run(begin, end, (double*)scratch) : Chain<float>{{a}}.run(begin, end, (float*)scratch);
 }
 
 }  // namespace ORD_ISA

@@ -1,0 +1,116 @@
+"""Decoding a number token by token, without a cache: the definition of ``value_decode``. Every step runs the whole prefix again.
+
+The weights are a flat list: E ``[V, d]``, the head's W ``[V, d]`` and b ``[V]``; of each layer qkv, attention_out, cross_value,
+cross_out, linear1, linear2, norm1, norm3, and norm2 where norms come after (weight and bias of each); the projection of the
+memory, if there is one; the last norm where norms come first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from . import rng
+
+PAD, SOS, EOS, FIRST = 0, 1, 2, 3  # FIRST: the first value token
+NONE, WINDOW, FULL = 0, 1, 2  # mixup
+
+
+def layer_size(pre: bool) -> int:
+    return 16 if pre else 18
+
+
+def next_logits(x: Tensor, memory: Tensor, weights: Sequence[Tensor], heads: int, pre: bool, gelu: bool, eps: float) -> Tensor:
+    """Inputs x [B, T, d], memory [B, M] -> logits after the last input, [B, V]."""
+    B, T, d = x.shape
+    size = layer_size(pre)
+    count = (len(weights) - 3) // size
+    rest = weights[3 + count * size :]
+    m = F.linear(memory, rest[0], rest[1]) if len(rest) == 4 or (rest and not pre) else memory
+    mask = torch.ones(T, T, dtype=torch.bool, device=x.device).tril()
+    for i in range(count):
+        w = weights[3 + i * size : 3 + (i + 1) * size]
+
+        def norm(x: Tensor, at: int, w: Sequence[Tensor] = w) -> Tensor:
+            return F.layer_norm(x, (d,), w[at], w[at + 1], eps)
+
+        q, k, v = F.linear(norm(x, 12) if pre else x, w[0], w[1]).view(B, T, 3, heads, d // heads).permute(2, 0, 3, 1, 4)
+        scores = q @ k.transpose(-1, -2) * (d // heads) ** -0.5  # [B, heads, T, T]
+        a = (scores.masked_fill(~mask, -torch.inf).softmax(-1) @ v).transpose(1, 2).reshape(B, T, d)
+        x = x + F.linear(a, w[2], w[3])
+        x = x if pre else norm(x, 12)
+        x = x + F.linear(F.linear(m, w[4], w[5]), w[6], w[7])[:, None]
+        x = x if pre else norm(x, 16)
+        h = F.linear(norm(x, 14) if pre else x, w[8], w[9])
+        x = x + F.linear(F.gelu(h) if gelu else F.relu(h), w[10], w[11])
+        x = x if pre else norm(x, 14)
+    x = x[:, -1]
+    return F.linear(F.layer_norm(x, (d,), *rest[-2:], eps) if pre else x, weights[1], weights[2])
+
+
+def gumbel(u: Tensor) -> Tensor:
+    """From uniforms in (0, 1]; 1, which stands for 1 - 2^-25, does not become infinite."""
+    return -torch.log(torch.clamp(-torch.log(u), min=2**-25))
+
+
+def value_decode(
+    memory: Tensor, values: Tensor, weights: Sequence[Tensor], position: Tensor | None, capacity: Tensor | None,
+    row_ids: Tensor | None, draw_ids: Tensor | None, heads: int, pre: bool, gelu: bool, eps: float, steps: int, window: int, mixup: int,
+    windowed: bool, temperature: float, monotone: bool, cap: float, seed: int,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """memory [B, M], values [V] -> (value [B], tokens [B, steps], lengths [B]).
+
+    A row ends at EOS, or where its logits hold a NaN (then its value is NaN); behind that its tokens are PAD. The window lies
+    around the step's token. capacity: [B], or the number ``cap``.
+    """
+    B, E, V = memory.shape[0], weights[0], weights[0].shape[0]
+    j = torch.arange(V, device=memory.device)
+    room = torch.full_like(memory[:, 0], cap) if capacity is None else capacity  # [B], what the capacity leaves
+    constrained = monotone or capacity is not None or cap < torch.inf
+    limit = room
+    inputs = E[SOS].expand(B, 1, -1)  # [B, T, d]
+    live = torch.ones(B, dtype=torch.bool, device=memory.device)
+    total, read = torch.zeros_like(room), torch.zeros_like(room)  # of the tokens' values; of the windows
+    tokens = torch.full((B, steps), PAD, device=memory.device)
+    lengths = torch.zeros(B, dtype=torch.int64, device=memory.device)
+    for i in range(steps):
+        x = inputs if position is None else inputs + position[: i + 1]
+        logits = next_logits(x, memory, weights, heads, pre, gelu, eps)  # [B, V]
+        broken = logits.isnan().any(-1)
+        if constrained:
+            allowed = ((j >= FIRST) & (values <= limit[:, None])) | (j == EOS)
+            logits = logits.masked_fill(~allowed, -torch.inf)
+        score = logits
+        if temperature > 0:
+            assert row_ids is not None
+            score = logits / temperature + gumbel(rng.random_uniform(row_ids, draw_ids, 0, seed, i + 1, V).to(logits.dtype))
+        token = score.argmax(-1)  # [B], the first of equals
+        near = (j - token[:, None]).abs() <= window // 2  # [B, V]
+        if windowed:
+            step = torch.where(near, logits.softmax(-1) * values, 0.0).sum(-1)
+            read = torch.where(live, read + step, read)
+        total = torch.where(live, total + values[token], total)
+        total = torch.where(live & broken, torch.nan, total)
+        read = torch.where(live & broken, torch.nan, read)
+        limit = torch.minimum(room - total, values[token]) if monotone else room - total
+        tokens[:, i] = torch.where(live & ~broken, token, PAD)
+        live = live & ~broken & (token != EOS)
+        lengths += live
+        if i + 1 == steps or (memory.device.type == "cpu" and not live.any()):
+            break
+        if mixup == NONE:
+            fed = E[token]
+        else:
+            if mixup == WINDOW:
+                special = token[:, None] < FIRST
+                near = torch.where(special, j == token[:, None], near & (j >= FIRST))
+                logits = logits.masked_fill(~near, -torch.inf)
+            fed = logits.softmax(-1) @ E
+        inputs = torch.cat((inputs, fed[:, None]), 1)
+    if constrained:
+        total = torch.where(room.isnan(), torch.nan, total)
+        read = torch.minimum(read, room)
+    return read if windowed else total, tokens, lengths
