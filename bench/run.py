@@ -21,7 +21,9 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-PEERS = ("normflows", "pyro-ppl", "pandas", "polars", "scipy")
+PEERS = ("diffusers", "normflows", "pyro-ppl", "pandas", "polars", "scipy")
+
+OPS = ("denoise", "denoise_chain", "increments", "planar_flow", "quantiles", "rng")  # what runs when none is named
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -46,7 +48,7 @@ OURS = "ordkernels"  # as in cases, which is imported after the threads are set
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("bench/run.py", description="Measure the kernels against their peers.")
-    parser.add_argument("ops", nargs="*", metavar="op", help="planar_flow, quantiles, rng (default: all)")
+    parser.add_argument("ops", nargs="*", metavar="op", help=f"default: {', '.join(OPS)}")
     parser.add_argument("--json", type=Path, metavar="F", help="write all numbers there")
     parser.add_argument("--threads", type=int, nargs="+", default=[1], metavar="N", help="default 1")
     parser.add_argument("--quick", action="store_true", help="the small cases alone")
@@ -54,7 +56,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--seconds", type=float, default=2.0, metavar="S", help="timing budget of a case (default 2)")
     args = parser.parse_args(argv)
-    args.ops = args.ops or ["planar_flow", "quantiles", "rng"]
+    args.ops = args.ops or list(OPS)
     args.argv = list(sys.argv[1:] if argv is None else argv)
     if min(args.threads) < 1:
         parser.error(f"--threads: expected numbers from 1 up, got {args.threads}")

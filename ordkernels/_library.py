@@ -58,11 +58,27 @@ SCHEMAS: dict[str, tuple[str, str | None]] = {
         " float a_t, float a_s, float eta, int kind, float clip, bool reclip, bool random, int seed, int step, int wanted)"
         " -> (Tensor, Tensor, Tensor, Tensor)",
     ),
+    "guided_posterior_step": (
+        "(Tensor x_t, Tensor f_un, Tensor f_cp, Tensor f_tf, Tensor? alpha_bar_t, Tensor? alpha_bar_s, Tensor? noise, Tensor? row_ids,"
+        " float a_t, float a_s, float gamma_cp, float gamma_tf, bool beta, bool random, int seed, int step) -> (Tensor x_s, Tensor f_hat)",
+        "(Tensor x_t, Tensor f_un, Tensor f_cp, Tensor f_tf, Tensor? alpha_bar_t, Tensor? alpha_bar_s, Tensor? noise, Tensor? row_ids,"
+        " Tensor? g_xs, Tensor? g_f, float a_t, float a_s, float gamma_cp, float gamma_tf, bool beta, bool random, int seed, int step,"
+        " int wanted) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    ),
     # numbers [S, 8] in fp64: c0, c1, d0, d1, d2, sigma, timestep, place among the K aligned ones or -1
     "denoise_chain": (
         "(Tensor x, Tensor cond, Tensor w_in, Tensor b_in, Tensor w_cond, Tensor w_out, Tensor b_out, Tensor embedding, Tensor numbers,"
         " Tensor? noise, Tensor? row_ids, Tensor? draw_ids, int K, float clip, int seed) -> (Tensor x_0, Tensor states)",
         None,
+    ),
+    # window: -1 for the whole vocabulary
+    "embedding_mixup": (
+        "(Tensor logits, Tensor embedding, int window, int first) -> Tensor",
+        "(Tensor logits, Tensor embedding, Tensor? g, int window, int first, int wanted) -> (Tensor, Tensor)",
+    ),
+    "windowed_value": (
+        "(Tensor logits, Tensor values, int window) -> Tensor",
+        "(Tensor logits, Tensor values, Tensor? g, int window, int wanted) -> (Tensor, Tensor)",
     ),
     # weights: as reference/value_decode.py lists them; capacity: [B], or the number `cap`, infinite for none
     "value_decode": (

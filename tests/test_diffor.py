@@ -172,11 +172,38 @@ def test_noise_loss_of_the_right_answer_is_zero():
     assert float(m._noise_loss(z0, z0)) < 1e-6
 
 
+@pytest.mark.parametrize("space", ["mapped", "linear", "both"])
+def test_crps_loss_restated(space):
+    m, t = model(denoiser="mlp", crps_space=space, crps_draws=3), table(7)
+    context = m.encoder(t)
+    torch.manual_seed(5)
+    got = m._crps_loss(t, context)
+    torch.manual_seed(5)
+    noise, u = torch.randn(7, 3, 16), []
+    for j in range(3):
+        states = denoise_chain(noise[:, j], context, m.denoiser, m.alpha_bar, m.aligned, m.aligned)[1]
+        u.append(m.heads(states).sum(dim=1) / 4)
+    u = torch.stack(u, dim=1)
+    total = 0.0
+    for draws, y, used in ((u, m.target(t["y"]), space != "linear"), (m.target.inverse(u) / m.scale, t["y"] / m.scale, space != "mapped")):
+        pairs = (draws[:, :, None] - draws[:, None]).abs().sum(dim=(1, 2)) / (3 * 2)
+        total = total + used * ((draws - y[:, None]).abs().mean(dim=1) - pairs / 2).mean()
+    assert float(got.detach()) == pytest.approx(float(total.detach()), rel=1e-4)
+    got.backward()
+    assert all(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in m.denoiser.parameters())
+
+
+def test_the_papers_loss_has_no_crps():
+    parts = model(**DiffoR.paper_loss()).loss(table(7))
+    assert set(parts) == {"loss", "noise", "increment"}
+    assert parts["loss"].item() == pytest.approx(float(parts["noise"] + 10 * parts["increment"]), rel=1e-5)
+
+
 @pytest.mark.parametrize("name", ABLATIONS)
 def test_every_ablation_trains_and_samples(name):
     m, t = model(**ABLATIONS[name]).train(), table()
     parts = m.loss(t)
-    assert parts["loss"].item() == pytest.approx(float(parts["noise"] + 10 * parts["increment"]), rel=1e-5)
+    assert parts["loss"].item() == pytest.approx(float(parts["noise"] + 10 * parts["increment"] + 10 * parts["crps"]), rel=1e-5)
     parts["loss"].backward()
     assert all(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in m.parameters())
     draws = m.sample(t, 3)
@@ -305,6 +332,9 @@ def test_the_loop_can_be_captured_in_a_cuda_graph():
         ({"process": "ode"}, "process: expected one of 'diffusion', 'flow_matching', got 'ode'"),
         ({"prediction": "velocity"}, "prediction: expected one of"),
         ({"widths": "log"}, "widths: expected one of"),
+        ({"crps_space": "log"}, "crps_space: expected one of 'both', 'linear', 'mapped', got 'log'"),
+        ({"crps_weight": -1.0}, "crps_weight: expected at least 0, got -1"),
+        ({"crps_draws": 1}, "crps_draws: expected at least 2"),
         ({"denoiser": "unet"}, "denoiser: expected 'transformer', 'mlp' or a module, got 'unet'"),
         ({"schedule": "quadratic"}, "schedule: expected 'linear', 'cosine' or a NoiseSchedule"),
         ({"rho": 1.5}, r"rho: expected a share in \[0, 1\], got 1.5"),

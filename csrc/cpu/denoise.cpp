@@ -1,9 +1,5 @@
 // q_sample, predict_x0 and reverse_step, forward and backward: check, allocate, share out the rows.
-#include "cpu/denoise.h"
-
-#include <optional>
-
-#include "cpu/torch.h"
+#include "cpu/denoise_checks.h"
 
 ORD_DECLARE_DENOISE(base)
 ORD_DECLARE_DENOISE(avx2)
@@ -11,96 +7,7 @@ ORD_DECLARE_DENOISE(avx512)
 
 namespace {
 
-using denoise::Args;
-using denoise::PerRow;
-using Maybe = std::optional<Tensor>;
-
-int type_code(const Tensor& t) {
-  switch (t.scalar_type()) {
-    case ScalarType::Float: return 0;
-    case ScalarType::Double: return 1;
-    case ScalarType::BFloat16: return 2;
-    case ScalarType::Half: return 3;
-    default: STD_TORCH_CHECK(false, "expected float32, float64, bfloat16 or float16");
-  }
-}
-
-ScalarType compute_type(const Tensor& t) { return t.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float; }
-
-bool same_shape(const Tensor& a, const Tensor& b) {
-  if (a.dim() != b.dim()) return false;
-  for (int64_t i = 0; i < a.dim(); ++i)
-    if (a.size(i) != b.size(i)) return false;
-  return true;
-}
-
-void check_like(const char* name, const Tensor& t, const Tensor& like) {
-  STD_TORCH_CHECK(t.scalar_type() == like.scalar_type(), name, ": expected the dtype of the first argument");
-  STD_TORCH_CHECK(same_shape(t, like), name, ": expected the shape of the rows");
-}
-
-Maybe dense(const char* name, const Maybe& t, const Tensor& like) {
-  if (!t) return {};
-  check_like(name, *t, like);
-  return torch::stable::contiguous(*t);
-}
-const void* data(const Maybe& t) { return t ? t->const_data_ptr() : nullptr; }
-
-// B, K, D of rows [B, D] or [B, K, D].
-Args rows_of(const char* name, const Tensor& rows, int64_t kind, int64_t last_kind) {
-  STD_TORCH_CHECK(rows.dim() == 2 || rows.dim() == 3, name, ": expected [B, D] or [B, K, D], got ", rows.dim(), " dimensions");
-  STD_TORCH_CHECK(kind >= 0 && kind <= last_kind, "kind: expected 0 to ", last_kind, ", got ", kind);
-  Args a{};
-  a.type = type_code(rows), a.kind = static_cast<int>(kind);
-  a.B = rows.size(0), a.K = rows.dim() == 3 ? rows.size(1) : 1, a.D = rows.size(-1);
-  return a;
-}
-
-PerRow per_row(const char* name, const Maybe& t, double number, const Tensor& rows) {
-  if (!t) return {nullptr, false, 0, 0, number};
-  const bool wide = t->scalar_type() == ScalarType::Double;
-  STD_TORCH_CHECK(wide || t->scalar_type() == ScalarType::Float, name, ": expected float32 or float64");
-  STD_TORCH_CHECK(t->dim() == rows.dim() - 1, name, ": expected one number per row");
-  for (int64_t i = 0; i < t->dim(); ++i) STD_TORCH_CHECK(t->size(i) == rows.size(i), name, ": expected one number per row");
-  return {t->const_data_ptr(), wide, t->stride(0), t->dim() == 2 ? t->stride(1) : 0, 0};
-}
-
-int64_t grain(const Args& a) { return 1 + 16384 / (a.K * a.D + 1); }
-
-std::vector<int64_t> sizes(const Tensor& t) {
-  std::vector<int64_t> s;
-  for (int64_t i = 0; i < t.dim(); ++i) s.push_back(t.size(i));
-  return s;
-}
-
-Tensor empty_like_if(bool wanted, const Tensor& t) {
-  return torch::stable::new_empty(t, wanted ? sizes(t) : std::vector<int64_t>{0});
-}
-
-Tensor dots_for(bool wanted, const Tensor& rows, int64_t n) {
-  std::vector<int64_t> s{0};
-  if (wanted) {
-    s = sizes(rows);
-    s.back() = n;
-  }
-  return torch::stable::new_empty(rows, s, compute_type(rows));
-}
-
-void set_noise(Args& a, const Maybe& noise, const Maybe& row_ids, bool random, int64_t seed, int64_t step) {
-  a.noise_from = noise ? denoise::kGiven : random ? denoise::kMade : denoise::kNone;
-  a.noise = data(noise);
-  STD_TORCH_CHECK(step >= 0 && step < (INT64_C(1) << 32), "step: expected 0 to 2^32 - 1, got ", step);
-  if (row_ids) {
-    STD_TORCH_CHECK(row_ids->scalar_type() == ScalarType::Long && row_ids->dim() == 1 && row_ids->size(0) == a.B, "row_ids: expected int64 [B]");
-    a.row_ids = static_cast<const int64_t*>(row_ids->const_data_ptr());
-  }
-  a.seed = static_cast<uint64_t>(seed), a.step = static_cast<uint64_t>(step);
-}
-
-template <class F>
-void run(const Args& a, F f) {
-  if (a.K * a.D > 0) torch::stable::parallel_for(0, a.B, grain(a), [&](int64_t s, int64_t e) { f(a, s, e); });
-}
+using namespace denoise;
 
 // Samples: alpha_bar or time; x0 is [B, D] under noise [B, K, D], or like noise.
 Args sample_args(const Tensor& x0, const Tensor& noise, const Maybe& t, double number, int64_t kind) {
@@ -115,9 +22,9 @@ Args sample_args(const Tensor& x0, const Tensor& noise, const Maybe& t, double n
 }
 
 Tensor q_sample(const Tensor& x0_, const Tensor& noise_, const Maybe& t, double number, int64_t kind) {
-  const Tensor x0 = torch::stable::contiguous(x0_), noise = torch::stable::contiguous(noise_);
+  const Tensor x0 = compact(x0_), noise = compact(noise_);
   Args a = sample_args(x0, noise, t, number, kind);
-  auto o = torch::stable::empty_like(noise);
+  auto o = fresh_like(noise);
   a.x_s = o.mutable_data_ptr();
   run(a, ORD_DISPATCH(sample));
   return o;
@@ -125,9 +32,9 @@ Tensor q_sample(const Tensor& x0_, const Tensor& noise_, const Maybe& t, double 
 
 std::tuple<Tensor, Tensor, Tensor> q_sample_backward(const Tensor& x0_, const Tensor& noise_, const Maybe& t, const Maybe& g_, double number,
                                                      int64_t kind, int64_t wanted) {
-  const Tensor x0 = torch::stable::contiguous(x0_), noise = torch::stable::contiguous(noise_);
+  const Tensor x0 = compact(x0_), noise = compact(noise_);
   Args a = sample_args(x0, noise, t, number, kind);
-  auto zeros = torch::stable::new_empty(noise, g_ ? std::vector<int64_t>{0} : sizes(noise));
+  auto zeros = fresh(noise, g_ ? std::vector<int64_t>{0} : sizes(noise));
   const Tensor g = g_ ? *dense("g", g_, noise) : torch::stable::fill_(zeros, 0);
   auto gx = empty_like_if(wanted & 1, x0), gn = empty_like_if(wanted & 2, noise), dots = dots_for(wanted & 4, noise, 2);
   a.g_xs = g.const_data_ptr();
@@ -148,9 +55,9 @@ Args step_args(const Tensor& x, const Tensor& output, const Maybe& t, double t_n
 }
 
 Tensor predict_x0(const Tensor& x_, const Tensor& output_, const Maybe& t, double number, int64_t kind, double clip) {
-  const Tensor x = torch::stable::contiguous(x_), output = torch::stable::contiguous(output_);
+  const Tensor x = compact(x_), output = compact(output_);
   Args a = step_args(x, output, t, number, {}, 1, kind, clip);
-  auto x0 = torch::stable::empty_like(x);
+  auto x0 = fresh_like(x);
   a.x0 = x0.mutable_data_ptr();
   run(a, ORD_DISPATCH(reverse_step));
   return x0;
@@ -158,7 +65,7 @@ Tensor predict_x0(const Tensor& x_, const Tensor& output_, const Maybe& t, doubl
 
 std::tuple<Tensor, Tensor, Tensor> predict_x0_backward(const Tensor& x_, const Tensor& output_, const Maybe& t, const Maybe& g_, double number,
                                                        int64_t kind, double clip, int64_t wanted) {
-  const Tensor x = torch::stable::contiguous(x_), output = torch::stable::contiguous(output_);
+  const Tensor x = compact(x_), output = compact(output_);
   const Maybe g = dense("g", g_, x);
   Args a = step_args(x, output, t, number, {}, 1, kind, clip);
   auto gx = empty_like_if(wanted & 1, x), go = empty_like_if(wanted & 2, x), dots = dots_for(wanted & 4, x, 2);
@@ -173,12 +80,12 @@ std::tuple<Tensor, Tensor, Tensor> predict_x0_backward(const Tensor& x_, const T
 std::tuple<Tensor, Tensor> reverse_step(const Tensor& x_, const Tensor& output_, const Maybe& t, const Maybe& s, const Maybe& noise_,
                                         const Maybe& row_ids_, double t_number, double s_number, double eta, int64_t kind, double clip,
                                         bool reclip, bool random, int64_t seed, int64_t step) {
-  const Tensor x = torch::stable::contiguous(x_), output = torch::stable::contiguous(output_);
-  const Maybe noise = dense("noise", noise_, x), row_ids = row_ids_ ? Maybe(torch::stable::contiguous(*row_ids_)) : Maybe();
+  const Tensor x = compact(x_), output = compact(output_);
+  const Maybe noise = dense("noise", noise_, x), row_ids = row_ids_ ? Maybe(compact(*row_ids_)) : Maybe();
   Args a = step_args(x, output, t, t_number, s, s_number, kind, clip);
   a.whole = true, a.eta = eta, a.reclip = reclip;
   set_noise(a, noise, row_ids, random, seed, step);
-  auto xs = torch::stable::empty_like(x), x0 = torch::stable::empty_like(x);
+  auto xs = fresh_like(x), x0 = fresh_like(x);
   a.x_s = xs.mutable_data_ptr(), a.x0 = x0.mutable_data_ptr();
   run(a, ORD_DISPATCH(reverse_step));
   return {xs, x0};
@@ -188,8 +95,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> reverse_step_backward(const Tensor& x
                                                                  const Maybe& noise_, const Maybe& row_ids_, const Maybe& gs_, const Maybe& g0_,
                                                                  double t_number, double s_number, double eta, int64_t kind, double clip,
                                                                  bool reclip, bool random, int64_t seed, int64_t step, int64_t wanted) {
-  const Tensor x = torch::stable::contiguous(x_), output = torch::stable::contiguous(output_);
-  const Maybe noise = dense("noise", noise_, x), row_ids = row_ids_ ? Maybe(torch::stable::contiguous(*row_ids_)) : Maybe();
+  const Tensor x = compact(x_), output = compact(output_);
+  const Maybe noise = dense("noise", noise_, x), row_ids = row_ids_ ? Maybe(compact(*row_ids_)) : Maybe();
   const Maybe gs = dense("g_xs", gs_, x), g0 = dense("g_x0", g0_, x);
   const bool want_dots = wanted & 12;
   Args a = step_args(x, output, t, t_number, s, s_number, kind, clip);

@@ -34,12 +34,22 @@ struct Args {
   bool x_per_b;  // sample: x is [B, D], for every k the same
 };
 
+// A guided posterior step: `output` is the branch without guidance, x0 the combination of the three.
+struct Guided : Args {
+  const void *f_cp, *f_tf;
+  double gamma_cp, gamma_tf;
+  bool beta;  // the variance is beta, not the posterior's
+  void *g_cp, *g_tf;
+};
+
 #define ORD_DECLARE_DENOISE(isa)                                                \
   namespace isa {                                                               \
   void reverse_step(const denoise::Args&, int64_t begin, int64_t end);          \
   void reverse_step_backward(const denoise::Args&, int64_t begin, int64_t end); \
   void sample(const denoise::Args&, int64_t begin, int64_t end);                \
   void sample_backward(const denoise::Args&, int64_t begin, int64_t end);       \
+  void guided_step(const denoise::Guided&, int64_t begin, int64_t end);         \
+  void guided_step_backward(const denoise::Guided&, int64_t begin, int64_t end); \
   }
 
 }  // namespace denoise

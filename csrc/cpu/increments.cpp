@@ -31,7 +31,7 @@ void check(const char* name, const Tensor& t, const Tensor& like, int64_t B, int
   STD_TORCH_CHECK(t.dim() == (K < 0 ? 1 : 2) && t.size(0) == B && (K < 0 || t.size(1) == K), name, ": expected [B = ", B, K < 0 ? "]" : ", K]");
 }
 
-Maybe dense(const Maybe& t) { return t ? Maybe(torch::stable::contiguous(*t)) : Maybe(); }
+Maybe dense(const Maybe& t) { return t ? Maybe(compact(*t)) : Maybe(); }
 const void* data(const Maybe& t) { return t ? t->const_data_ptr() : nullptr; }
 
 // [B, K] and its widths.
@@ -51,6 +51,13 @@ void set_capacity(Args& a, const Tensor& v, const Maybe& capacity, double cap) {
   if (capacity) check("capacity", *capacity, v, a.B, -1);
   a.capacity = data(capacity), a.cap = cap;
   a.capped = capacity || cap != INFINITY;
+}
+
+// A [B, K] output that would push everything else out of the caches, each line read before it is written, is written past them.
+bool stream(const Args& a, const void* to) {
+  const int64_t size = a.type == 0 ? 4 : a.type == 1 ? 8 : 2;
+  // Rows of whole vectors. Rows of 32 bytes are half a vector in AVX-512, and are tiles there.
+  return size > 2 && (a.K * size % 64 == 0 || a.K * size == 32) && a.B * a.K * size >= (16 << 20) && reinterpret_cast<uintptr_t>(to) % 64 == 0;
 }
 
 int64_t padded(int64_t K) { return (K + 15) / 16 * 16; }  // whole vectors of any instruction set
@@ -75,16 +82,20 @@ std::vector<double> in_blocks(const Args& a, int64_t sums, int64_t scratch, F f)
 
 // [K] doubles into a tensor of any type.
 void write(const double* from, Tensor& to, int64_t K) {
-  auto wide = torch::stable::new_empty(to, {K}, ScalarType::Double);
+  if (to.scalar_type() == ScalarType::Float) {
+    std::transform(from, from + K, out<float>(to), [](double x) { return static_cast<float>(x); });
+    return;
+  }
+  auto wide = fresh(to, {K}, ScalarType::Double);
   std::copy(from, from + K, out<double>(wide));
   torch::stable::copy_(to, wide);
 }
 
 Tensor encode_increments(const Tensor& y_, const Tensor& w_) {
   STD_TORCH_CHECK(y_.dim() == 1 && w_.dim() >= 1, "y: expected [B], widths [K] or [B, K]");
-  const Tensor y = torch::stable::contiguous(y_), w = torch::stable::contiguous(w_);
+  const Tensor y = compact(y_), w = compact(w_);
   Args a = arguments(y, w, w.size(-1));
-  auto v = torch::stable::new_empty(y, {a.B, a.K});
+  auto v = fresh(y, {a.B, a.K});
   a.out = v.mutable_data_ptr();
   auto* f = ORD_DISPATCH(encode_increments);
   in_blocks(a, 0, 1, [&](int64_t s, int64_t e, double*, double* scratch) { f(a, s, e, scratch); });
@@ -93,12 +104,12 @@ Tensor encode_increments(const Tensor& y_, const Tensor& w_) {
 
 std::tuple<Tensor, Tensor> encode_increments_backward(const Tensor& y_, const Tensor& w_, const Maybe& g_, int64_t wanted) {
   STD_TORCH_CHECK(y_.dim() == 1 && w_.dim() >= 1, "y: expected [B], widths [K] or [B, K]");
-  const Tensor y = torch::stable::contiguous(y_), w = torch::stable::contiguous(w_);
+  const Tensor y = compact(y_), w = compact(w_);
   Args a = arguments(y, w, w.size(-1));
-  auto gy = torch::stable::empty_like(y), gw = torch::stable::empty_like(w);
+  auto gy = fresh_like(y), gw = fresh_like(w);
   if (!g_) return {torch::stable::fill_(gy, 0), torch::stable::fill_(gw, 0)};
   check("g", *g_, y, a.B, a.K);
-  const Tensor g = torch::stable::contiguous(*g_);
+  const Tensor g = compact(*g_);
   a.g_out = g.const_data_ptr(), a.gv = gy.mutable_data_ptr();
   if (!a.shared) a.gw = gw.mutable_data_ptr();
   auto* f = ORD_DISPATCH(encode_increments_backward);
@@ -117,12 +128,13 @@ std::tuple<Tensor, Tensor> encode_increments_backward(const Tensor& y_, const Te
 
 std::tuple<Tensor, Tensor> nested_min(const Tensor& v_, const Tensor& w_, const Maybe& capacity_, double cap) {
   STD_TORCH_CHECK(v_.dim() == 2 && w_.dim() >= 1, "increments: expected [B, K], widths [K] or [B, K]");
-  const Tensor v = torch::stable::contiguous(v_), w = torch::stable::contiguous(w_);
+  const Tensor v = compact(v_), w = compact(w_);
   const Maybe capacity = dense(capacity_);
   Args a = arguments(v, w, v.size(1));
   set_capacity(a, v, capacity, cap);
-  auto value = torch::stable::new_empty(v, {a.B}), clipped = torch::stable::new_empty(v, {a.B, a.K});
+  auto value = fresh(v, {a.B}), clipped = fresh(v, {a.B, a.K});
   a.value = value.mutable_data_ptr(), a.out = clipped.mutable_data_ptr();
+  a.stream = stream(a, a.out);
   auto* f = ORD_DISPATCH(nested_min);
   torch::stable::parallel_for(0, a.B, grain(a.K), [&](int64_t s, int64_t e) { f(a, s, e); });
   return {value, clipped};
@@ -131,20 +143,21 @@ std::tuple<Tensor, Tensor> nested_min(const Tensor& v_, const Tensor& w_, const 
 std::tuple<Tensor, Tensor, Tensor> nested_min_backward(const Tensor& v_, const Tensor& w_, const Maybe& capacity_, const Maybe& gy_,
                                                        const Maybe& go_, double cap, int64_t wanted) {
   STD_TORCH_CHECK(v_.dim() == 2 && w_.dim() >= 1, "increments: expected [B, K], widths [K] or [B, K]");
-  const Tensor v = torch::stable::contiguous(v_), w = torch::stable::contiguous(w_);
+  const Tensor v = compact(v_), w = compact(w_);
   const Maybe capacity = dense(capacity_), gy = dense(gy_), go = dense(go_);
   Args a = arguments(v, w, v.size(1));
   set_capacity(a, v, capacity, cap);
   if (gy) check("g_value", *gy, v, a.B, -1);
   if (go) check("g_clipped", *go, v, a.B, a.K);
   const bool want_w = wanted & 2;
-  auto gv = torch::stable::new_empty(v, {a.B, a.K});
-  auto gw = want_w ? torch::stable::empty_like(w) : torch::stable::new_empty(w, {0});
-  auto gc = torch::stable::new_empty(v, {capacity ? a.B : 0});
+  auto gv = fresh(v, {a.B, a.K});
+  auto gw = want_w ? fresh_like(w) : fresh(w, {0});
+  auto gc = fresh(v, {capacity ? a.B : 0});
   a.g_value = data(gy), a.g_out = data(go);
   a.gv = gv.mutable_data_ptr();
   if (!a.shared && want_w) a.gw = gw.mutable_data_ptr();
   if (capacity) a.gc = gc.mutable_data_ptr();
+  a.stream = stream(a, a.gv) && (!a.gw || stream(a, a.gw));
   auto* f = ORD_DISPATCH(nested_min_backward);
   if (a.shared && want_w) {
     const auto sums = in_blocks(a, 1, 1, [&](int64_t s, int64_t e, double* to, double* scratch) { f(a, s, e, to, scratch); });

@@ -19,6 +19,7 @@ struct Args {
   void* gv;             // [B, K], or of y [B]
   void* gw;             // [B, K] or null
   void* gc;             // [B] or null
+  bool stream;          // write [B, K] past the caches
   int64_t B, K;
 };
 

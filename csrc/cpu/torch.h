@@ -4,6 +4,7 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <optional>
 #include <tuple>
 #include <vector>
 
@@ -20,3 +21,23 @@ template <class T>
 T* out(Tensor& t) {
   return static_cast<T*>(t.mutable_data_ptr());
 }
+
+// new_empty and contiguous for small calls: torch's own look the op up by its name, a microsecond each.
+inline Tensor fresh(const Tensor& like, torch::headeronly::IntHeaderOnlyArrayRef sizes, std::optional<ScalarType> type = {}) {
+  const int64_t n = static_cast<int64_t>(sizes.size());
+  std::vector<int64_t> strides(n);
+  for (int64_t i = n, step = 1; i-- > 0; step *= sizes[i] > 0 ? sizes[i] : 1) strides[i] = step;
+  int32_t dtype, device, index;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &index));
+  if (type) {
+    dtype = torch::stable::detail::to<int32_t>(torch::stable::detail::from(*type));
+  } else {
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
+  }
+  AtenTensorHandle made;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(n, sizes.data(), strides.data(), dtype, device, index, &made));
+  return Tensor(made);
+}
+inline Tensor fresh_like(const Tensor& t) { return fresh(t, t.sizes()); }
+inline Tensor compact(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }

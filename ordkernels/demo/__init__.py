@@ -1,73 +1,76 @@
-"""The demo: FlowTime and two baselines, trained and scored on real watch times, and the kernels' share in the time it takes."""
+"""The demo: every model trained and scored on the same real data, and the kernels' share in the time it takes."""
 
 import json
-import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from .. import _info
-from ..data import kuairand, n_ids
-from ..models import FlowTime, HistoricalMedian, ValueRegression, fit
 from . import plots
-from .evaluation import Scores, Split, evaluate, inputs
-from .speed import Speed, measure
+from .models import Entry, entries
+from .report import speed_table, table
+from .results import Result, fingerprint, make, settings
+from .tasks import Task, load
 
 __all__ = ["run"]
 
-Result = dict[str, Any]
 
+def run(
+    data: str | Path | None = None,
+    out: Path | None = None,
+    seed: int = 0,
+    quick: bool = False,
+    models: Sequence[str] | None = None,
+    fresh: bool = False,
+) -> dict[str, Any]:
+    """Trains, scores, times, prints; writes ``report.json``, a file per model and the plots to ``out``. The same seed gives
+    the same scores.
 
-def run(data: Path | None = None, out: Path = Path("demo_report"), seed: int = 0, quick: bool = False) -> Result:
-    """Trains, scores, times, prints; writes ``report.json`` and the plots to ``out``. The same seed gives the same scores.
+    A model that fails is reported in the table and costs the others nothing. A finished one is saved at once, filed under all
+    that its numbers depend on (seed, budget, data, this package's code, threads), and taken from there by the next run.
+
+    Args:
+        data: ``"kuairand"`` (None), ``"cdnow"``, a name of ``data.ordinal``, or a folder with KuaiRand-Pure.
+        out: None: ``demo_report``, or ``demo_report/NAME`` for a data set other than KuaiRand.
+        models: keys of some of the models; None: all.
+        fresh: train again what is saved.
 
     Raises:
-        FileNotFoundError: no data at ``data`` (default: the checkout's ``bench/data/kuairand_pure``).
+        FileNotFoundError: no such data.
+        ValueError: a model that the data does not have.
     """
     began = time.perf_counter()
-    epochs, draws, every = (2, 32, 4) if quick else (4, 64, 1)
-    train, test = kuairand(data)
-    sizes = (*n_ids(train, test), train["dense"].shape[1])
-    test = {name: v[::every] for name, v in test.items()}
-    say(f"KuaiRand-Pure: {len(train['y']):,} training rows, {len(test['y']):,} test rows{' (every fourth)' if quick else ''}, "
-        f"{sizes[0]:,} users, {sizes[1]:,} videos. Median watch time {float(test['y'].median()):.1f} s.")  # fmt: skip
+    task = load(data, seed, quick)
+    chosen = _chosen(entries(task), models)
+    out = out or (Path("demo_report") if task.grouped else Path("demo_report") / task.name)
+    data_hash, code_hash = fingerprint(task)
+    say(_about(task))
+    say(f"\nTraining and scoring, {torch.get_num_threads()} threads; what is finished is kept in {out / 'models'}/")
+    results: dict[str, Result] = {}
+    for entry in chosen:
+        filed_under = settings(entry, task, data_hash, code_hash)
+        results[entry.key] = make(entry, task, out / "models", filed_under, fresh)
+        say(f"  [{len(results)}/{len(chosen)}] {entry.name:<28}{_outcome(results[entry.key])}")
 
-    say(f"\nTraining: {epochs} epochs each, {torch.get_num_threads()} threads")
-    torch.manual_seed(seed)
-    flowtime, took = FlowTime(*sizes), {}
-    took["FlowTime"] = _train(flowtime, train, epochs, seed, "FlowTime")
-    torch.manual_seed(seed)
-    regression = ValueRegression(*sizes)
-    took["value regression"] = _train(regression, train, epochs, seed, "value regression")
-    median = HistoricalMedian("user")
-
-    say("\nScoring the test split")
-    scores = {
-        "FlowTime": evaluate(train, test, draw=lambda rows: flowtime.sample(inputs(rows), draws, seed, row_ids=rows["row"])),
-        "value regression": evaluate(train, test, predict=regression.predict),
-        "user's historical median": evaluate(train, test, predict=median.predict),
-    }
-    say(table(scores))
-
+    rows = list(results.values())
+    say("\n" + table(rows, task))
     say("\nSpeed: milliseconds per 1,000 rows, plain torch (the reference backend) against this package's kernels, in turns")
-    speed = measure(flowtime, train, test, seconds=3.0 if quick else 8.0)
-    say(speed_table(speed))
-
+    say(speed_table(rows))
     report = {
+        "data": task.name,
         "seed": seed,
         "quick": quick,
-        "epochs": epochs,
-        "draws": draws,
-        "rows": {"train": len(train["y"]), "test": len(test["y"])},
-        "scores": {name: s.numbers for name, s in scores.items()},
-        "speed_ms_per_1000_rows": {s.name: {"reference": s.reference_ms, "ordkernels": s.ours_ms, "ratio": s.ratio} for s in speed},
-        "train_seconds": took,
+        "rows": {"train": len(task.train["y"]), "test": len(task.test["y"])},
+        "models": results,
         "about": {"cpu": _info.cpu_name(), "isa": _info.isa_in_use(), "threads": torch.get_num_threads(), "versions": _info.versions()},
     }
-    _write(out, report, scores["FlowTime"], test, speed)
-    say(f"\nWritten to {out}/: {', '.join(sorted(p.name for p in out.iterdir()))}. {time.perf_counter() - began:.0f} s in all.")
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+    drawn = _plots(out, rows)
+    say(f"\nWritten to {out}/: {', '.join(['report.json', *drawn])}. {time.perf_counter() - began:.0f} s in all.")
     return report
 
 
@@ -75,46 +78,42 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-def _train(model: Any, train: Split, epochs: int, seed: int, name: str) -> float:
-    began = time.perf_counter()
-    history = fit(model, train, epochs=epochs, seed=seed, progress=sys.stderr.isatty())
-    took = time.perf_counter() - began
-    say(f"  {name:<26}loss {history[0]['loss']:.4f} -> {history[-1]['loss']:.4f}   {took:6.1f} s")
-    return round(took, 2)
+def _chosen(known: list[Entry], keys: Sequence[str] | None) -> list[Entry]:
+    if keys is None:
+        return known
+    for key in keys:
+        if key not in (names := [entry.key for entry in known]):
+            raise ValueError(f"models: expected some of {', '.join(names)}, got {key!r}")
+    return [entry for entry in known if entry.key in keys]
 
 
-COLUMNS = (
-    ("mae", "MAE, s", "{:.2f}"), ("xauc", "XAUC", "{:.4f}"), ("pdf_user", "PDF-U", "{:.3f}"), ("pdf_item", "PDF-I", "{:.3f}"),
-    ("pdf_user_draw", "PDF-U, draw", "{:.3f}"), ("pdf_item_draw", "PDF-I, draw", "{:.3f}"), ("crps", "CRPS, s", "{:.2f}"),
-    ("interval80", "80 % interval", "{:.1%}"),
-)  # fmt: skip
+def _about(task: Task) -> str:
+    text = f"{task.title}: {len(task.train['y']):,} training rows, {len(task.test['y']):,} test rows"
+    if task.grouped:
+        text += f"{' (every eighth)' if task.quick else ''}, {task.n_users:,} users, {task.n_items:,} videos"
+    return f"{text}. Median {float(task.test['y'].median()):.1f}{' ' * bool(task.unit)}{task.unit}."
 
 
-def table(scores: dict[str, Scores]) -> str:
-    """One line per model; lower is better, except XAUC (higher) and the 80 % interval (nearer to 80 %)."""
-    lines = ["  " + f"{'':<26}" + "".join(f"{head:>15}" for _, head, _ in COLUMNS)]
-    for name, s in scores.items():
-        cells = (form.format(s.numbers[key]) if s.numbers.get(key) is not None else "-" for key, _, form in COLUMNS)
-        lines.append(f"  {name:<26}" + "".join(f"{cell:>15}" for cell in cells))
-    lines.append("  PDF: of the point prediction, and of one draw per row. The interval: share of rows inside; a point has none.")
-    return "\n".join(lines)
+def _outcome(result: Result) -> str:
+    if result["status"] != "done":
+        return f"{result['status']}: {result['reason']}"
+    text = f"MAE {result['scores']['mae']:.4g}, trained in {result['train_s']:.1f} s"
+    return text + (" by an earlier run" if result.get("found") else "")
 
 
-def speed_table(speed: list[Speed]) -> str:
-    lines = [f"  {'':<44}{'reference':>12}{'ordkernels':>12}{'ratio':>9}"]
-    lines += [f"  {s.name:<44}{s.reference_ms:>12.2f}{s.ours_ms:>12.2f}{s.ratio:>8.2f}x" for s in speed]
-    return "\n".join(lines)
-
-
-def _write(out: Path, report: Result, scores: Scores, test: Split, speed: list[Speed]) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+def _plots(out: Path, results: list[Result]) -> list[str]:
+    done = [r for r in results if r["status"] == "done"]
+    drawn = {
+        "distributions": (plots.distributions, [r for r in done if "users" in r]),
+        "calibration": (plots.calibration, [r for r in done if "calibration" in r]),
+        "speed": (plots.speed_bars, [r for r in done if r.get("speed") and not isinstance(r["speed"], str)]),
+    }
     try:
         import matplotlib  # noqa: F401
     except ImportError:
         say("matplotlib is not installed: no plots (pip install matplotlib)")
-        return
-    assert scores.draws is not None
-    plots.distributions(out / "distributions.png", test, scores.draws)
-    plots.calibration(out / "calibration.png", test["y"], scores.draws)
-    plots.speed_bars(out / "speed.png", speed)
+        return []
+    for name, (plot, rows) in drawn.items():
+        if rows:
+            plot(out / f"{name}.png", rows)
+    return [f"{name}.png" for name, (_, rows) in drawn.items() if rows]

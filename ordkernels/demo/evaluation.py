@@ -1,8 +1,10 @@
-"""Every score of one model on the test split."""
+"""Every score of one model on the test split, and what its plots need, in numbers that fit a file."""
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,16 +12,20 @@ from torch import Tensor
 
 from .. import ops
 
-__all__ = ["Scores", "Split", "evaluate", "inputs"]
+__all__ = ["EDGES", "LEVELS", "Scores", "Split", "calibration", "evaluate", "inputs", "shares_of_users", "three_users"]
 
 Split = dict[str, Tensor]
 ROWS = 8192  # scored at once
+EDGES = (0, 1, 3, 6, 10, 20, 40, 80, 160)  # seconds; the last bin is open
+LEVELS = tuple(i / 10 for i in range(1, 10))  # of central intervals
+PIT_EDGES = np.linspace(0, 1, 21)
 
 
 @dataclass
 class Scores:
     numbers: dict[str, float | None]
-    draws: Tensor | None  # [N, n], sorted in each row, seconds
+    draws: Tensor | None  # [N, n], sorted in each row
+    seconds: float  # of predicting or drawing
 
 
 def inputs(rows: Split) -> Split:
@@ -29,27 +35,46 @@ def inputs(rows: Split) -> Split:
 def evaluate(
     train: Split, test: Split, *, predict: Callable[[Split], Tensor] | None = None, draw: Callable[[Split], Tensor] | None = None
 ) -> Scores:
-    """Of a model that predicts a number ``[B]``, or of one that draws ``[B, n]``: then its prediction is the draws' median."""
-    y, edges = test["y"], bins(train["y"])
+    """Of a model that predicts a number ``[B]``, or of one that draws ``[B, n]``: then its prediction is the draws' median.
+
+    Raises:
+        ValueError: for predictions of the wrong shape or that are not finite, with the first such row.
+    """
+    y = test["y"]
+    began = time.perf_counter()
     if draw is None:
         assert predict is not None
-        point = torch.cat([predict(inputs(rows)) for rows in _batches(test)])
-        one = free = None
+        point = torch.cat([_checked(predict(inputs(rows)), rows, "prediction") for rows in _batches(test)])
+        one = free = draws = None
     else:
-        draws = torch.cat([draw(rows) for rows in _batches(test)])  # [N, n]
+        draws = torch.cat([_checked(draw(rows), rows, "draws") for rows in _batches(test)])  # [N, n]
         one, free = draws[:, 0], draws[:, ::2]  # one of each mirrored pair: independent, as a fair CRPS needs them
         draws = draws.sort(dim=1).values
         n = draws.shape[1]
         point = (draws[:, (n - 1) // 2] + draws[:, n // 2]) / 2
+    seconds = time.perf_counter() - began
     numbers: dict[str, float | None] = {"mae": ops.mae(y, point), "xauc": ops.xauc(y, point).value}
-    for side in ("user", "item"):
-        numbers[f"pdf_{side}"] = ops.histogram_jsd(y, point, test[side], edges=edges, base=2)
-        numbers[f"pdf_{side}_draw"] = None if one is None else ops.histogram_jsd(y, one, test[side], edges=edges, base=2)
-    if free is None:
-        return Scores(numbers | {"crps": numbers["mae"], "interval80": None}, None)  # a point's CRPS is its absolute error
+    if "user" in test:
+        edges = bins(train["y"])
+        for side in ("user", "item"):
+            numbers[f"pdf_{side}"] = ops.histogram_jsd(y, point, test[side], edges=edges, base=2)
+            numbers[f"pdf_{side}_draw"] = None if one is None else ops.histogram_jsd(y, one, test[side], edges=edges, base=2)
+    if draws is None or free is None:
+        return Scores(numbers | {"crps": numbers["mae"], "interval80": None}, None, seconds)  # a point's CRPS is its absolute error
     crps = torch.cat([ops.crps(free[i : i + ROWS], y[i : i + ROWS], fair=True) for i in range(0, len(y), ROWS)])
     low, high = quantile_of_sorted(draws, 0.1), quantile_of_sorted(draws, 0.9)
-    return Scores(numbers | {"crps": float(crps.double().mean()), "interval80": ops.coverage(low, high, y)[0]}, draws)
+    return Scores(numbers | {"crps": float(crps.double().mean()), "interval80": ops.coverage(low, high, y)[0]}, draws, seconds)
+
+
+def _checked(out: Tensor, rows: Split, what: str) -> Tensor:
+    if len(out) != len(rows["y"]) or out.dim() != (2 if what == "draws" else 1):
+        raise ValueError(f"{what}: expected [B{', n' * (what == 'draws')}] with B = {len(rows['y'])}, got {list(out.shape)}")
+    bad = torch.nonzero(~out.isfinite().reshape(len(out), -1).all(dim=1)).flatten()
+    if len(bad):
+        raise ValueError(
+            f"{what}: expected finite values, got others in {len(bad)} of {len(out)} rows, first in row {int(rows['row'][bad[0]])}"
+        )
+    return out
 
 
 def bins(y: Tensor) -> np.ndarray:
@@ -61,6 +86,43 @@ def quantile_of_sorted(draws: Tensor, level: float) -> Tensor:
     at = level * (draws.shape[1] - 1)
     low = int(at)
     return torch.lerp(draws[:, low], draws[:, min(low + 1, draws.shape[1] - 1)], at - low)
+
+
+def calibration(y: Tensor, draws: Tensor) -> dict[str, list[float]]:
+    """``held``: the share of rows inside the central interval of each of ``LEVELS``; ``place``: the density, in 20 equal bins,
+    of where the truth falls among the sorted draws (1 everywhere if calibrated)."""
+    held = [float(((quantile_of_sorted(draws, 0.5 - p / 2) <= y) & (y <= quantile_of_sorted(draws, 0.5 + p / 2))).float().mean())
+            for p in LEVELS]  # fmt: skip
+    return {"held": held, "place": (np.diff(mass_below(PIT_EDGES, y, draws)) * (len(PIT_EDGES) - 1)).tolist()}
+
+
+def mass_below(edges: np.ndarray, y: Tensor, draws: Tensor) -> np.ndarray:
+    """Share of rows below each edge of the probability scale; the truth lies anywhere between the draws around it."""
+    n = draws.shape[1]
+    low = ((draws < y[:, None]).sum(1) / (n + 1)).numpy()
+    high = (((draws <= y[:, None]).sum(1) + 1) / (n + 1)).numpy()
+    return np.array([np.clip((e - low) / (high - low), 0, 1).mean() for e in edges])
+
+
+def three_users(test: Split) -> list[int]:
+    """Of the users with many plays, those of low, middle and high watch time: the same for the same test split."""
+    users, counts = np.unique(test["user"].numpy(), return_counts=True)
+    many = users[counts >= max(1, np.sort(counts)[-min(60, len(counts))])]
+    order = sorted(many.tolist(), key=lambda u: (float(test["y"][test["user"] == u].median()), u))
+    return [order[(len(order) - 1) * part // 10] for part in (1, 5, 9)]
+
+
+def shares_of_users(test: Split, draws: Tensor) -> list[dict[str, Any]]:
+    """Of three users: the share of their plays in each range of ``EDGES``, and the share that the draws put there."""
+    out = []
+    for user in three_users(test):
+        rows = test["user"] == user
+        y = test["y"][rows].numpy()
+        true, drawn = ((np.bincount(np.searchsorted(EDGES[1:], v, side="right"), minlength=len(EDGES)) / v.size).tolist()
+                       for v in (y, draws[rows].numpy().ravel()))  # fmt: skip
+        name = int(test["user_id"][rows][0]) if "user_id" in test else user
+        out.append({"user": name, "plays": len(y), "median": float(np.median(y)), "true": true, "drawn": drawn})
+    return out
 
 
 def _batches(rows: Split) -> Iterator[Split]:

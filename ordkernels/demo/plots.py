@@ -1,19 +1,18 @@
-"""The demo's plots. matplotlib is imported here alone, and only when they are drawn."""
+"""The demo's plots, from the saved results. matplotlib is imported here alone, and only when they are drawn."""
 
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
-from .evaluation import Split, quantile_of_sorted
-from .speed import Speed
+from .evaluation import EDGES, LEVELS, PIT_EDGES
+from .results import Result
 
 __all__ = ["calibration", "distributions", "speed_bars"]
 
-TRUE, OURS, PLAIN = "#8a8f98", "#1f6fb4", "#c9cdd3"
-EDGES = (0, 1, 3, 6, 10, 20, 40, 80, 160)  # seconds; the last bin is open
+TRUE, PLAIN = "#8a8f98", "#c9cdd3"
+COLOURS = ("#1f6fb4", "#d9722b", "#3a8f5c", "#8b5fb0", "#b8456a", "#5b6b1f")  # of the models, in the table's order
 
 
 def _figure(columns: int, title: str, width: float = 4.2, height: float = 3.6) -> Any:
@@ -36,73 +35,60 @@ def _save(figure: Any, path: Path) -> None:
     pyplot.close(figure)
 
 
-def three_users(test: Split) -> list[int]:
-    """Of the users with many plays, those of low, middle and high watch time: the same for the same test split."""
-    users, counts = np.unique(test["user"].numpy(), return_counts=True)
-    many = users[counts >= max(1, np.sort(counts)[-min(60, len(counts))])]
-    order = sorted(many.tolist(), key=lambda u: (float(test["y"][test["user"] == u].median()), u))
-    return [order[(len(order) - 1) * part // 10] for part in (1, 5, 9)]
-
-
-def distributions(path: Path, test: Split, draws: Tensor) -> None:
-    """For three users: the share of their plays in each range of watch time, and the share that the draws put there."""
-    figure, axes = _figure(3, "Watch time of three users in the test week: what happened, and what FlowTime predicted")
+def distributions(path: Path, models: list[Result]) -> None:
+    """For three users: the share of their plays in each range of watch time, and the share that each model's draws put there."""
+    figure, axes = _figure(3, "Watch time of three users in the test week: what happened, and what was predicted")
     labels = [f"{a}-{b}" for a, b in pairwise(EDGES)] + [f"{EDGES[-1]}+"]
     x = np.arange(len(EDGES))
     tallest = 0.0
-    for axis, user in zip(axes, three_users(test), strict=True):
-        rows = test["user"] == user
-        y = test["y"][rows].numpy()
-        true, predicted = (np.bincount(np.searchsorted(EDGES[1:], v, side="right"), minlength=len(EDGES)) / v.size
-                           for v in (y, draws[rows].numpy().ravel()))  # fmt: skip
-        axis.bar(x - 0.2, true, 0.4, color=TRUE, label="true")
-        axis.bar(x + 0.2, predicted, 0.4, color=OURS, label="predicted")
-        axis.set_title(f"user {int(test['user_id'][rows][0])}: {len(y)} plays, median {np.median(y):.1f} s", fontsize=10)
+    for i, axis in enumerate(axes):
+        user = models[0]["users"][i]
+        axis.bar(x, user["true"], 0.8, color=PLAIN, label="true")
+        for model, colour in zip(models, COLOURS, strict=False):
+            axis.plot(x, model["users"][i]["drawn"], color=colour, marker="o", markersize=4, linewidth=1.2, label=model["name"])
+            tallest = max(tallest, *model["users"][i]["drawn"])
+        axis.set_title(f"user {user['user']}: {user['plays']} plays, median {user['median']:.1f} s", fontsize=10)
         axis.set_xticks(x, labels, rotation=45, fontsize=8)
         axis.set_xlabel("watch time, seconds")
-        tallest = max(tallest, true.max(), predicted.max())
+        tallest = max(tallest, *user["true"])
     for axis in axes:
         axis.set_ylim(0, tallest * 1.08)
     axes[0].set_ylabel("share of plays")
-    axes[0].legend(frameon=False)
+    axes[0].legend(frameon=False, fontsize=8)
     _save(figure, path)
 
 
-def calibration(path: Path, y: Tensor, draws: Tensor) -> None:
+def calibration(path: Path, models: list[Result]) -> None:
     """How often the central intervals hold the truth, and where the truth falls among the draws."""
-    figure, (left, right) = _figure(2, "Calibration of FlowTime's predictive distribution on the test week", width=4.6)
-    levels = np.linspace(0.1, 0.9, 9)
-    held = [float(((quantile_of_sorted(draws, 0.5 - p / 2) <= y) & (y <= quantile_of_sorted(draws, 0.5 + p / 2))).float().mean())
-            for p in levels]  # fmt: skip
+    figure, (left, right) = _figure(2, "Calibration of the predictive distributions on the test rows", width=4.6)
     left.plot([0, 1], [0, 1], color=PLAIN, linewidth=1.5, label="perfectly calibrated")
-    left.plot(levels, held, color=OURS, marker="o", markersize=4, label="FlowTime")
-    left.set(xlabel="central interval of the prediction", ylabel="share of plays inside", xlim=(0, 1), ylim=(0, 1), aspect="equal")
-    left.legend(frameon=False, loc="upper left")
-
-    edges = np.linspace(0, 1, 21)
-    right.bar(edges[:-1], np.diff(_mass_below(edges, y, draws)) * 20, 0.05, align="edge", color=OURS, edgecolor="white", linewidth=0.5)
-    right.axhline(1, color=TRUE, linewidth=1.5, label="perfectly calibrated")
-    right.set(xlabel="where the true watch time falls in the prediction", ylabel="density", xlim=(0, 1))
-    right.set_ylim(0, right.get_ylim()[1] * 1.15)
-    right.legend(frameon=False, loc="upper left")
+    right.axhline(1, color=PLAIN, linewidth=1.5)
+    for model, colour in zip(models, COLOURS, strict=False):
+        left.plot(LEVELS, model["calibration"]["held"], color=colour, marker="o", markersize=4, label=model["name"])
+        right.stairs(model["calibration"]["place"], PIT_EDGES, color=colour, linewidth=1.5)
+    left.set(xlabel="central interval of the prediction", ylabel="share of rows inside", xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    left.legend(frameon=False, loc="upper left", fontsize=8)
+    right.set(xlabel="where the truth falls in the prediction", ylabel="density", xlim=(0, 1))
+    right.set_ylim(0, right.get_ylim()[1] * 1.05)
     _save(figure, path)
 
 
-def _mass_below(edges: np.ndarray, y: Tensor, draws: Tensor) -> np.ndarray:
-    """Share of rows below each edge of the probability scale; the truth lies anywhere between the draws around it."""
-    n = draws.shape[1]
-    low = ((draws < y[:, None]).sum(1) / (n + 1)).numpy()
-    high = (((draws <= y[:, None]).sum(1) + 1) / (n + 1)).numpy()
-    return np.array([np.clip((e - low) / (high - low), 0, 1).mean() for e in edges])
-
-
-def speed_bars(path: Path, speed: list[Speed]) -> None:
-    """Milliseconds per 1,000 rows."""
-    figure, axes = _figure(len(speed), "Time per 1,000 rows: plain torch (reference backend) and ordkernels", height=2.6)
-    for axis, s in zip(axes, speed, strict=True):
-        bars = axis.barh(["ordkernels", "reference"], [s.ours_ms, s.reference_ms], color=[OURS, PLAIN], height=0.6)
-        axis.bar_label(bars, [f" {v:,.0f} ms" if v >= 100 else f" {v:.3g} ms" for v in (s.ours_ms, s.reference_ms)], fontsize=9)
-        axis.set_title(f"{s.name}\n{s.ratio:.2f}x", fontsize=9)
-        axis.set_xlim(0, max(s.ours_ms, s.reference_ms) * 1.3)
+def speed_bars(path: Path, models: list[Result]) -> None:
+    """Milliseconds per 1,000 rows, a panel for each thing that was timed."""
+    kinds = [s["what"] for s in models[0]["speed"]]
+    figure, axes = _figure(
+        len(kinds), "Time per 1,000 rows: plain torch (reference backend) and ordkernels", width=5, height=1.6 + 0.7 * len(models)
+    )
+    for axis, kind in zip(axes, kinds, strict=True):
+        for place, (model, colour) in enumerate(zip(models, COLOURS, strict=False)):
+            s = next(s for s in model["speed"] if s["what"] == kind)
+            bars = axis.barh([place - 0.2, place + 0.2], [s["reference_ms"], s["ours_ms"]], 0.36, color=[PLAIN, colour])
+            axis.bar_label(bars, [f" {v:,.0f} ms" if v >= 100 else f" {v:.3g} ms" for v in (s["reference_ms"], s["ours_ms"])], fontsize=8)
+        axis.set_yticks(
+            range(len(models)), [f"{m['name']}\n{next(s for s in m['speed'] if s['what'] == kind)['ratio']:.2f}x" for m in models]
+        )
+        axis.invert_yaxis()
+        axis.set_title(f"{kind}: grey reference, coloured ordkernels", fontsize=9)
+        axis.set_xlim(0, axis.get_xlim()[1] * 1.25)
         axis.set_xlabel("milliseconds")
     _save(figure, path)

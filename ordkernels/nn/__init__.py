@@ -4,6 +4,7 @@ from .decoder import ValueDecoder
 from .denoisers import MLPDenoiser, TransformerDenoiser
 from .encoders import QuantileEncoder
 from .flows import ConditionalPlanarFlow, PlanarFlow, PlanarTransform
+from .fusion import SessionDenoiser, SessionFilters
 from .increments import IncrementHeads
 
 __all__ = [
@@ -13,6 +14,8 @@ __all__ = [
     "PlanarFlow",
     "PlanarTransform",
     "QuantileEncoder",
+    "SessionDenoiser",
+    "SessionFilters",
     "TransformerDenoiser",
     "ValueDecoder",
 ]

@@ -2,15 +2,17 @@
 
 from .denoise import flow_sample, flow_step, predict_x0, q_sample, reverse_step
 from .denoise_chain import denoise_chain
+from .denoise_guided import guided_posterior_step
 from .increments import encode_increments, nested_min
 from .planar_flow import conditional_planar_flow, planar_flow, planar_flow_inverse
 from .scores import XAUCResult, auc, coverage, crps, cumulative_score, histogram_jsd, lcc, mae, pinball, relaimpr, rmse, srcc, xauc
 from .value_decode import DecodeResult, value_decode
+from .value_tokens import embedding_mixup, windowed_value
 from .wasserstein import wasserstein_quantile_loss
 
 __all__ = [
     "DecodeResult", "XAUCResult", "auc", "conditional_planar_flow", "coverage", "crps", "cumulative_score", "denoise_chain",
-    "encode_increments", "flow_sample", "flow_step", "histogram_jsd", "lcc", "mae", "nested_min", "pinball", "planar_flow",
-    "planar_flow_inverse", "predict_x0", "q_sample", "relaimpr", "reverse_step", "rmse", "srcc", "value_decode",
-    "wasserstein_quantile_loss", "xauc",
+    "embedding_mixup", "encode_increments", "flow_sample", "flow_step", "guided_posterior_step", "histogram_jsd", "lcc", "mae",
+    "nested_min", "pinball", "planar_flow", "planar_flow_inverse", "predict_x0", "q_sample", "relaimpr", "reverse_step", "rmse", "srcc",
+    "value_decode", "wasserstein_quantile_loss", "windowed_value", "xauc",
 ]  # fmt: skip

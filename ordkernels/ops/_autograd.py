@@ -113,8 +113,10 @@ class DifferentiableOp:
         if compiling or has_torch_function(args[: self.tensors]):
             return self.op(*args)
         pair = (self.raw, self.raw_backward) if forced != "triton" else self.triton_kernels()
-        if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in args[: self.tensors]):
-            return self.eager.apply(pair, *args)
+        if torch.is_grad_enabled():
+            for t in args[: self.tensors]:
+                if t is not None and t.requires_grad:
+                    return self.eager.apply(pair, *args)
         return pair[0](*args)
 
     def _check_device(self, forced: str, tensor: Tensor) -> None:
@@ -146,8 +148,9 @@ class DifferentiableOp:
         ahead, saved, consts = (None,) * first, ctx.saved_tensors, ctx.consts
         if not self.lazy:
             return (*ahead, *kernel(*saved, *grads, *consts), *(None for _ in consts))
-        wanted = ctx.needs_input_grad[first : first + self.tensors]
-        mask = sum(1 << i for i, want in enumerate(wanted) if want)
+        wanted, mask = ctx.needs_input_grad[first : first + self.tensors], 0
+        for i, want in enumerate(wanted):
+            mask |= want << i
         out = kernel(*saved, *grads, *consts, mask)
         if self.finish is not None:
             out = self.finish(saved, out, consts, mask)

@@ -46,5 +46,5 @@ def may_look(t: Tensor) -> bool:
 
 
 def at_least_zero(name: str, t: Tensor) -> None:
-    if t.numel() and may_look(t) and (least := t.detach().amin().item()) < 0:
+    if t.numel() and may_look(t) and (least := (t.detach() if t.requires_grad else t).amin().item()) < 0:
         raise ValueError(f"{name}: expected 0 or more, got {least}")

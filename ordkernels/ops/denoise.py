@@ -244,6 +244,9 @@ def _per_row(name: str, t: Any, rows: Tensor, time: bool) -> tuple[Tensor | None
     if not isinstance(t, Tensor):
         _check_range(name, t, t, time)
         return None, float(t)
+    if t.numel() and _checks.may_look(t):
+        low, high = torch.aminmax(t.detach() if t.requires_grad else t)
+        _check_range(name, low.item(), high.item(), time)
     if t.dtype not in (torch.float32, torch.float64):
         t = t.float()
     if t.device != rows.device:
@@ -256,9 +259,6 @@ def _per_row(name: str, t: Any, rows: Tensor, time: bool) -> tuple[Tensor | None
             form = "[B]" if len(lead) == 1 else "[B, K]"
             raise ValueError(f"{name}: expected a number or a shape that broadcasts to {form} = {list(lead)}, got {list(t.shape)}")
         t = t.expand(lead)
-    if t.numel() and _checks.may_look(t):
-        low, high = torch.aminmax(t.detach())
-        _check_range(name, low.item(), high.item(), time)
     return t, 0.0
 
 
@@ -351,17 +351,26 @@ def _finish_step(saved: Any, out: Any, consts: Any, wanted: int) -> tuple[Any, .
     return gx, go, gt, gs, gn
 
 
+# op -> the places of the arguments `random` and row_ids
+RANDOM = {
+    "reverse_step": (12, 5),
+    "reverse_step_backward": (14, 5),
+    "guided_posterior_step": (13, 7),
+    "guided_posterior_step_backward": (15, 7),
+}
+
+
 def _vmap(kernel: Kernel) -> Kernel:
     """vmap rule: V batches of B rows are V * B rows; row-keyed noise without ids is that of rows 0, ..., B - 1 in every batch."""
     name = kernel._schema.name.split("::")[1].lstrip("_")  # type: ignore[attr-defined]
-    random = {"reverse_step": 12, "reverse_step_backward": 14}.get(name)  # the argument's position
+    random, ids = RANDOM.get(name, (None, 0))
 
     def rule(info: Any, dims: Any, *args: Any) -> Any:
         V = info.batch_size
         ts = [_front(a, d, V) if isinstance(a, Tensor) else a for a, d in zip(args, dims, strict=True)]
         B = ts[0].shape[1]
-        if random is not None and args[random] and ts[5] is None:
-            ts[5] = torch.arange(B, device=ts[0].device).expand(V, B)
+        if random is not None and args[random] and ts[ids] is None:
+            ts[ids] = torch.arange(B, device=ts[0].device).expand(V, B)
         out = kernel(*(t.flatten(0, 1) if isinstance(t, Tensor) else t for t in ts))
         single = isinstance(out, Tensor)
         parts = [t.unflatten(0, (V, B)) if t.dim() > 1 else t.expand(V, 0) for t in ((out,) if single else out)]

@@ -108,6 +108,11 @@ class DiffoRSampler(FlowSampler):
                 draw_ids=torch.arange(n, device=x_T.device).repeat(B),
             )[1]  # fmt: skip
             return states.unflatten(0, (B, n))
+        return self.walk(x_T, cond, seed=seed, row_ids=row_ids)
+
+    def walk(self, x_T: Tensor, cond: Tensor, *, seed: int = 0, row_ids: Tensor | None = None) -> Tensor:
+        """``chain`` step by step, for any denoiser, and differentiable: ``[B, n, K, D]``."""
+        m = self.model
         x, kept = x_T, []
         T, alpha_bar = m.schedule.T, m.schedule.exact  # numbers on the host: no step waits for the device
         for t, s in zip(self.steps, [*self.steps[1:], 0], strict=True):

@@ -3,68 +3,12 @@
 // nested_min is sequential in k, so its scan runs with one row per lane, on tiles that are transposed in registers. All that a
 // row needs from it is where the cap is reached and what is left there; the parts and the gradients are then written row by row.
 #pragma once
-#include "common/vmath.h"
-#include "cpu/increments.h"
+#include "cpu/kernels/increments_tiles.h"
 
 #define ORD_MEMBER inline __attribute__((always_inline))
 
 namespace ORD_ISA {
 namespace {
-
-using increments::Args;
-
-// Swaps the off-diagonal blocks of size s, 2 s, ...
-template <int s, class V, class I, int W>
-ORD_INLINE void transpose_from(V (&t)[W]) {
-  if constexpr (s < W) {
-    I lo, hi;
-    for (int p = 0; p < W; ++p) {
-      lo[p] = p & s ? W + p - s : p;
-      hi[p] = p & s ? W + p : p + s;
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < W; ++i) {
-      if (i & s) continue;
-      const V a = t[i], b = t[i + s];
-      t[i] = __builtin_shuffle(a, b, lo);
-      t[i + s] = __builtin_shuffle(a, b, hi);
-    }
-    transpose_from<2 * s, V, I, W>(t);
-  }
-}
-
-// torch.clamp(v, 0, w): NaN of either goes through
-template <class V>
-ORD_INLINE V clip_width(V v, V w) {
-  const V a = v < 0.0f ? (V){} : v;
-  return a <= w ? a : (a == a ? w : a);
-}
-
-template <class T>
-ORD_INLINE auto splat(T x) {  // not V{} + x: an addition of 0 is not nothing, because of -0
-  typename Traits<T>::V v;
-  for (int i = 0; i < kLanes<T>; ++i) v[i] = x;
-  return v;
-}
-
-ORD_INLINE vi counting_from(int64_t k, vf) {
-  vi lane;
-  for (int i = 0; i < kLanes<float>; ++i) lane[i] = i;
-  return lane + (int32_t)k;
-}
-ORD_INLINE vl counting_from(int64_t k, vd) {
-  vl lane;
-  for (int i = 0; i < kLanes<double>; ++i) lane[i] = i;
-  return lane + k;
-}
-template <class I>
-struct Lane {  // the type of one lane of a vector of integers
-  typedef int32_t L;
-};
-template <>
-struct Lane<vl> {
-  typedef int64_t L;
-};
 
 template <class S>
 struct Rows {
@@ -107,10 +51,8 @@ struct Rows {
         left = live & ~below ? (ak == ak ? rest : ak) : left;
         live &= below;
         first -= live;
-        sum += (V)((I)ak & live);
-      } else {
-        sum += ak;
       }
+      sum += ak;  // what follows the cap does not count
     };
     for (int64_t k0 = 0; k0 < a.K; k0 += W) {
       const int m = a.K - k0 < W ? (int)(a.K - k0) : W;
@@ -123,6 +65,7 @@ struct Rows {
       } else {
         for (int k = 0; k < m; ++k) step(t[k], SHARED ? splat(number(w[k0 + k])) : u[k]);
       }
+      if (CAPPED && !any(live)) break;
     }
     to_sum = live ? sum : (left == left ? cap : left);
     to_first = CAPPED ? first : I{} + (L)a.K;
@@ -136,7 +79,7 @@ struct Rows {
 };
 
 template <class S, bool CAPPED, bool SHARED>
-ORD_INLINE void nested_rows(const Args& args, int64_t begin, int64_t end) {
+static void nested_rows(const Args& args, int64_t begin, int64_t end) {
   using R = Rows<S>;
   using V = typename R::V;
   using I = typename R::I;
@@ -161,10 +104,11 @@ ORD_INLINE void nested_rows(const Args& args, int64_t begin, int64_t end) {
           const I cap = I{} + first[i];
           part = at < cap ? part : (at == cap ? splat(left[i]) : splat(after[i]));
         }
-        store(out + r * K + k, part, m);
+        put(out + r * K + k, part, m, args.stream);
       });
     }
   }
+  if (args.stream) __builtin_ia32_sfence();
 }
 
 // sums += scratch, scratch = 0
@@ -175,10 +119,8 @@ ORD_INLINE void flush(T* __restrict scratch, double* __restrict sums, int64_t n)
     scratch[i] = 0;
   }
 }
-constexpr int64_t kFlush = 256;  // rows that are summed in the compute type
-
 template <class S, bool CAPPED, bool SHARED>
-ORD_INLINE void nested_rows_backward(const Args& args, int64_t begin, int64_t end, double* sums, double* scratch) {
+static void nested_rows_backward(const Args& args, int64_t begin, int64_t end, double* sums, double* scratch) {
   using R = Rows<S>;
   using T = typename R::T;
   using V = typename R::V;
@@ -213,20 +155,21 @@ ORD_INLINE void nested_rows_backward(const Args& args, int64_t begin, int64_t en
         const V x = load(rows.v + r * K + k, m, rows.v_end), w = rows.template widths<SHARED>(r, k, m);
         V g = go ? load(go + r * K + k, m, go_end) + b : b;
         if (CAPPED) g = counting_from(k, V{}) < I{} + first[i] ? g : V{};
-        store(gv + r * K + k, (I)(x >= 0.0f) & (I)(x <= w) ? g : V{}, m);
+        put(gv + r * K + k, (V)((I)g & (I)(x >= 0.0f) & (I)(x <= w)), m, args.stream);
         if (SHARED) {
           if (!acc) return;
           V s = load(acc + k);  // scratch is padded to whole vectors
           s += (I)(x > w) & (m == W ? ~I{} : first_lanes(m, V{})) ? g : V{};
           store(acc + k, s);
         } else if (gw) {
-          store(gw + r * K + k, x > w ? g : V{}, m);
+          put(gw + r * K + k, x > w ? g : V{}, m, args.stream);
         }
       });
     }
     if (SHARED && acc && (r0 - begin) % kFlush == kFlush - W) flush(acc, sums, K);
   }
   if (SHARED && acc) flush(acc, sums, K);
+  if (args.stream) __builtin_ia32_sfence();
 }
 
 // Lower edges of one row of widths, in the compute type.
@@ -306,6 +249,22 @@ ORD_INLINE void encode_rows_backward(const Args& args, int64_t begin, int64_t en
   }
 }
 
+
+template <class S, bool CAPPED, bool SHARED>
+static void nested(const Args& a, int64_t begin, int64_t end) {
+  constexpr int W = Rows<S>::W;
+  if (a.K == W) return nested_tiles<S, CAPPED, SHARED, W>(a, begin, end);
+  if (a.K == W / 2) return nested_tiles<S, CAPPED, SHARED, W / 2>(a, begin, end);
+  nested_rows<S, CAPPED, SHARED>(a, begin, end);
+}
+template <class S, bool CAPPED, bool SHARED>
+static void nested_backward(const Args& a, int64_t begin, int64_t end, double* sums, double* scratch) {
+  constexpr int W = Rows<S>::W;
+  if (a.K == W) return nested_tiles_backward<S, CAPPED, SHARED, W>(a, begin, end, sums, scratch);
+  if (a.K == W / 2) return nested_tiles_backward<S, CAPPED, SHARED, W / 2>(a, begin, end, sums, scratch);
+  nested_rows_backward<S, CAPPED, SHARED>(a, begin, end, sums, scratch);
+}
+
 }  // namespace
 
 #define ORD_BY_TYPE(CALL)      \
@@ -318,18 +277,18 @@ ORD_INLINE void encode_rows_backward(const Args& args, int64_t begin, int64_t en
 
 void nested_min(const Args& a, int64_t begin, int64_t end) {
 #define ORD_CALL(S)                                                                                                \
-  a.capped ? (a.shared ? nested_rows<S, true, true>(a, begin, end) : nested_rows<S, true, false>(a, begin, end)) \
-           : (a.shared ? nested_rows<S, false, true>(a, begin, end) : nested_rows<S, false, false>(a, begin, end))
+  a.capped ? (a.shared ? nested<S, true, true>(a, begin, end) : nested<S, true, false>(a, begin, end)) \
+           : (a.shared ? nested<S, false, true>(a, begin, end) : nested<S, false, false>(a, begin, end))
   ORD_BY_TYPE(ORD_CALL)
 #undef ORD_CALL
 }
 
 void nested_min_backward(const Args& a, int64_t begin, int64_t end, double* sums, double* scratch) {
 #define ORD_CALL(S)                                                                    \
-  a.capped ? (a.shared ? nested_rows_backward<S, true, true>(a, begin, end, sums, scratch)    \
-                       : nested_rows_backward<S, true, false>(a, begin, end, sums, scratch))  \
-           : (a.shared ? nested_rows_backward<S, false, true>(a, begin, end, sums, scratch)   \
-                       : nested_rows_backward<S, false, false>(a, begin, end, sums, scratch))
+  a.capped ? (a.shared ? nested_backward<S, true, true>(a, begin, end, sums, scratch)    \
+                       : nested_backward<S, true, false>(a, begin, end, sums, scratch))  \
+           : (a.shared ? nested_backward<S, false, true>(a, begin, end, sums, scratch)   \
+                       : nested_backward<S, false, false>(a, begin, end, sums, scratch))
   ORD_BY_TYPE(ORD_CALL)
 #undef ORD_CALL
 }

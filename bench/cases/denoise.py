@@ -1,0 +1,145 @@
+"""One reverse step and the noising of training batches against eager torch, torch.compile and diffusers' schedulers."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ordkernels import ops
+from ordkernels.reference import denoise as reference
+from ordkernels.schedules import NoiseSchedule
+
+from . import OURS, Case, Run, Scaling, Size, Target, compiled, optional, randn, without_grad
+
+SHAPES: dict[tuple[str, Size], tuple[tuple[int, int], ...]] = {  # B, D
+    ("cpu", "tiny"): ((5, 3),),
+    ("cpu", "quick"): ((1024, 64),),
+    ("cpu", "full"): ((1024, 64), (65536, 64)),
+    ("cuda", "tiny"): ((5, 3),),
+    ("cuda", "quick"): ((65536, 64),),
+    ("cuda", "full"): ((1024, 64), (1 << 20, 64)),
+}
+T, STEP = 1000, 500  # from t = 500 to t = 499
+K = 8
+SEED = 7
+
+
+class Setup:
+    """A step of eps prediction; what depends on the timestep alone is a number before the clock starts, for every rival."""
+
+    def __init__(self, B: int, D: int, eta: float, device: str) -> None:
+        self.x, self.output = randn(B, D, device=device, seed=1), randn(B, D, device=device, seed=2)
+        ab = NoiseSchedule.linear(T, rescale=False).exact
+        self.t, self.s, self.eta, self.ids = ab[STEP], ab[STEP - 1], eta, torch.arange(B, device=device)
+        one = [torch.tensor(a, dtype=torch.float64) for a in (self.t, self.s)]
+        self.c0, self.c1 = (float(n) for n in reference.x0_numbers(reference.EPS, one[0]))
+        self.d0, self.d1, self.d2, self.sigma = (float(n) for n in reference.step_numbers(reference.EPS, *one, eta, False))
+
+    def ours(self, x: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
+        if not self.eta:
+            return ops.reverse_step(x, output, self.t, self.s)
+        return ops.reverse_step(x, output, self.t, self.s, eta=self.eta, seed=SEED, row_ids=self.ids, step=STEP)
+
+    def eager(self, x: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
+        x0 = torch.add(self.c0 * x, output, alpha=self.c1)
+        x_s = torch.add(self.d0 * x0, output, alpha=self.d2)
+        return (torch.add(x_s, torch.randn_like(x), alpha=self.sigma) if self.eta else x_s), x0
+
+    def truth(self) -> tuple[Tensor, Tensor]:
+        x, output = self.x.double(), self.output.double()
+        seed = SEED if self.eta else 0
+        return reference.reverse_step(
+            x, output, None, None, None, self.ids, self.t, self.s, self.eta, reference.EPS, float("inf"), False, bool(self.eta), seed, STEP
+        )
+
+    def same_law(self, out: Any) -> tuple[Any, ...]:
+        """The truth, if out is it but for noise of its own: x0 alike, what is left standard normal in mean and variance; else nothing."""
+        x_s, x0 = out
+        truth = self.truth()
+        mean = self.d0 * truth[1] + self.d1 * self.x.double() + self.d2 * self.output.double()
+        xi, n = (x_s.double() - mean) / self.sigma, x_s.numel()
+        right = float((x0.double() - truth[1]).abs().max()) < 1e-4 * float(truth[1].abs().max())
+        return truth if right and abs(float(xi.mean())) < 6 * n**-0.5 and abs(float(xi.square().mean()) - 1) < 6 * (2 / n) ** 0.5 else ()
+
+
+def cases(device: str, size: Size) -> Iterator[Case]:
+    for B, D in SHAPES[device, size]:
+        for eta in (0.0, 1.0):
+            yield _step(B, D, eta, device)
+        yield _noising(B // K or 1, D, device)
+
+
+def _step(B: int, D: int, eta: float, device: str) -> Case:
+    setup = Setup(B, D, eta, device)
+    args = [setup.x, setup.output]
+    missing: dict[str, str] = {}
+    runs: dict[str, Run] = {
+        OURS: without_grad(setup.ours, args),
+        "eager": without_grad(setup.eager, args),
+        "compile": without_grad(compiled(setup.eager), args),
+    }
+    diffusers = optional("diffusers", missing, "diffusers")
+    if diffusers is not None:
+        for name, step in _schedulers(diffusers, eta, device).items():
+            runs[name] = without_grad(step, args)
+    made = [name for name in runs if eta and name != OURS]
+    targets = [Target("at least 5x a step of diffusers", name, 5.0) for name in runs if name.startswith("diffusers")]
+    if device == "cuda":
+        targets = [Target("at least 85 % of the copy bandwidth", "limit", 0.85)] if B >= 1 << 20 else []
+    elif B > 4096:
+        targets = []
+    return Case(
+        "denoise", f"reverse_step eta={eta:g} B={B} D={D}", runs, setup.truth, 1e-4, bytes=16 * B * D, flops=6.0 * B * D,
+        outputs=dict.fromkeys(made, setup.same_law), missing=missing, device=device, targets=targets,
+    )  # fmt: skip
+
+
+def _schedulers(diffusers: Any, eta: float, device: str) -> dict[str, Callable[..., Any]]:
+    """Their timestep t is our step t + 1; of one step each."""
+    config = dict(num_train_timesteps=T, clip_sample=False, beta_start=1e-4, beta_end=0.02)
+    ddim, ddpm = diffusers.DDIMScheduler(**config), diffusers.DDPMScheduler(**config)
+    ddim.set_timesteps(T, device=device)
+
+    def ddim_step(x: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
+        out = ddim.step(output, STEP - 1, x, eta=eta)
+        return out.prev_sample, out.pred_original_sample
+
+    def ddpm_step(x: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
+        out = ddpm.step(output, STEP - 1, x)
+        return out.prev_sample, out.pred_original_sample
+
+    return {"diffusers DDIM": ddim_step} | ({"diffusers DDPM": ddpm_step} if eta == 1 else {})
+
+
+def _noising(B: int, D: int, device: str) -> Case:
+    """K noised copies of every row, as in aligned training."""
+    x0, noise, level = randn(B, D, device=device, seed=1), randn(B, K, D, device=device, seed=2), torch.linspace(0.1, 0.9, K).to(device)
+
+    def eager(x0: Tensor, noise: Tensor, level: Tensor) -> Tensor:
+        return level.sqrt()[:, None] * x0[:, None] + (1 - level).sqrt()[:, None] * noise
+
+    args = [x0, noise, level]
+    runs = {
+        OURS: without_grad(ops.q_sample, args),
+        "eager": without_grad(eager, args),
+        "compile": without_grad(compiled(eager), args),
+    }
+    return Case(
+        "denoise", f"q_sample B={B} K={K} D={D}", runs, lambda: (eager(*(t.double() for t in args)),), 1e-5,
+        bytes=4 * B * D * (2 * K + 1), flops=3.0 * B * K * D, device=device,
+    )  # fmt: skip
+
+
+def scalings(device: str, size: Size) -> Iterator[Scaling]:
+    top = {"tiny": 2, "quick": 5, "full": 6}[size]
+    rows = tuple(10**e for e in range(1 if size == "tiny" else 3, top + 1))
+    B = {"tiny": 4, "quick": 4096, "full": 65536}[size]
+
+    def step(B: int, D: int, eta: float) -> Run:
+        setup = Setup(B, D, eta, device)
+        return without_grad(setup.ours, [setup.x, setup.output])
+
+    for eta in (0.0, 1.0):
+        yield Scaling("denoise", f"reverse_step eta={eta:g}, D=64", "B", rows, lambda n, eta=eta: step(n, 64, eta), float)
+    yield Scaling("denoise", f"reverse_step eta=1, B={B}", "D", (16, 32, 64, 128), lambda n: step(B, n, 1.0), lambda n: float(B * n))

@@ -1,0 +1,34 @@
+// What the torch side and the kernels of value_tokens share.
+#pragma once
+#include <cstdint>
+
+namespace value_tokens {
+
+struct Args {
+  int type;            // of the logits: 0 float, 1 double, 2 bfloat16, 3 half
+  bool wide;           // 16-bit logits, the rest in fp32
+  const void* logits;  // [R, V]
+  const void* table;   // in the compute type: the embedding [V, P], or values [P]; zeros behind
+  const void* g;       // [R, E] or [R]
+  void* out;           // [R, E] or [R]
+  void* g_logits;      // [R, V] or null
+  int64_t R, V, E;
+  int64_t P;      // E, or V for values, in whole vectors of any instruction set
+  int64_t half;   // window // 2, or -1: the whole vocabulary
+  int64_t first;  // first value token
+};
+
+// scratch: of the compute type, `scratch_size` elements. sums [V, P] or [P] (or null): a block of rows leaves its part of the table's
+// gradient there; it is zero before. `part` is as large, of the compute type, zero before and after.
+#define ORD_DECLARE_VALUE_TOKENS(isa)                                                                                            \
+  namespace isa {                                                                                                                \
+  void embedding_mixup(const value_tokens::Args&, int64_t begin, int64_t end, void* scratch);                                    \
+  void embedding_mixup_backward(const value_tokens::Args&, int64_t begin, int64_t end, void* scratch, void* part, double* sums); \
+  void windowed_value(const value_tokens::Args&, int64_t begin, int64_t end, void* scratch);                                     \
+  void windowed_value_backward(const value_tokens::Args&, int64_t begin, int64_t end, void* scratch, double* sums);              \
+  }
+
+inline int64_t padded(int64_t n) { return (n + 15) / 16 * 16; }
+inline int64_t scratch_size(const Args& a) { return 2 * padded(a.V + 16) + padded(a.E); }
+
+}  // namespace value_tokens

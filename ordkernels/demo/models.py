@@ -1,0 +1,134 @@
+"""The demo's models: one entry each. To add one, append an entry; nothing else needs to know of it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..models import DiffoR, FlowTime, HistoricalMedian, TableClassifier, TableRegression, ValueRegression, fit
+from .evaluation import Split
+from .tasks import Task
+
+__all__ = ["TABLES", "WATCH_TIMES", "Budget", "Entry", "entries"]
+
+
+class Budget(NamedTuple):
+    """How much a model is trained: part of what a saved result is filed under."""
+
+    epochs: int = 1
+    batch_size: int = 1024
+    every: int = 1  # every n-th training row
+    lr: float = 2e-3
+
+
+_ONCE = Budget()
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the comparison.
+
+    ``train(task, budget)`` returns the trained model: with ``draws=True`` one with ``sample(x, n, seed, row_ids) -> [B, n]``
+    (its prediction is the draws' median), else one with ``predict(x) -> [B]``. With ``loss(batch)`` too, a model that draws
+    enters the table of speeds.
+    """
+
+    key: str  # on the command line and in file names
+    name: str  # in tables and plots
+    train: Callable[[Task, Budget], Any]
+    full: Budget = _ONCE
+    quick: Budget = _ONCE
+    draws: bool = False
+    needs: str | None = None  # an optional package; without it the entry is skipped, with the reason
+
+
+def entries(task: Task) -> list[Entry]:
+    """Those that suit the task."""
+    if task.grouped:
+        return WATCH_TIMES
+    return TABLES if task.discrete else [entry for entry in TABLES if entry.key != "classes"]
+
+
+def fitted(make: Callable[[Task], Any], **how: Any) -> Callable[[Task, Budget], Any]:
+    """Trains ``make(task)`` with ``models.fit``."""
+
+    def train(task: Task, budget: Budget) -> Any:
+        model = make(task)
+        fit(model, task.train, epochs=budget.epochs, batch_size=budget.batch_size, lr=budget.lr, seed=task.seed,
+            progress=sys.stderr.isatty(), **how)  # fmt: skip
+        return model
+
+    return train
+
+
+class _Constant:
+    """The median of the training targets, whatever the row."""
+
+    def __init__(self, task: Task, _: Budget) -> None:
+        self.value = float(task.train["y"].quantile(0.5))
+
+    def predict(self, x: Split) -> Tensor:
+        return torch.full((len(x["dense"]),), self.value)
+
+
+class _Median:
+    """A classifier's median class: what absolute error asks of it."""
+
+    def __init__(self, model: TableClassifier) -> None:
+        self.model = model
+
+    def predict(self, x: Split) -> Tensor:
+        return self.model.predict(x, "median")
+
+
+class _Boosting:
+    """scikit-learn's histogram boosting with absolute error, on the features and, where there are, the history quantiles."""
+
+    def __init__(self, task: Task, budget: Budget) -> None:
+        from sklearn.ensemble import HistGradientBoostingRegressor
+
+        # log1p keeps medians and order; the trees' steps are then in proportion to the target
+        self.model = HistGradientBoostingRegressor(loss="absolute_error", max_iter=budget.epochs, random_state=task.seed)
+        self.model.fit(self._table(task.train), np.log1p(task.train["y"].numpy()))
+
+    def _table(self, x: Split) -> np.ndarray:
+        parts = [x["dense"]]
+        if "q_user" in x:
+            parts += [x["q_user"], x["q_item"], x["has_user"][:, None], x["has_item"][:, None]]
+        return torch.cat(parts, dim=1).numpy()
+
+    def predict(self, x: Split) -> Tensor:
+        return torch.from_numpy(np.expm1(self.model.predict(self._table(x)))).float().clamp_min(0)
+
+
+def _table(make: Callable[[Task], Any]) -> dict[str, Any]:
+    """``train``, ``full`` and ``quick`` of a network on a table."""
+    return {"train": fitted(make), "full": Budget(40, 256, lr=3e-3), "quick": Budget(8, 256, lr=3e-3)}
+
+
+# KuaiRand: all of it in under 15 minutes on two cores, quick in under 4, whichever models join.
+WATCH_TIMES = [
+    Entry("flowtime", "FlowTime", fitted(lambda task: FlowTime(*task.sizes)), Budget(4), Budget(1, 512, 2), draws=True),
+    Entry(
+        "diffor", "DiffoR, MLP denoiser", fitted(lambda task: DiffoR(*task.sizes, denoiser="mlp")), Budget(4), Budget(2, 512, 2), draws=True
+    ),
+    Entry("regression", "value regression", fitted(lambda task: ValueRegression(*task.sizes)), Budget(4), Budget(2, 512, 2)),
+    Entry("median", "user's historical median", lambda task, _: HistoricalMedian("user")),
+    Entry("boosting", "gradient boosting, |error|", _Boosting, Budget(300), Budget(100), needs="sklearn"),
+]
+
+TABLES = [
+    Entry("diffor", "DiffoR, MLP denoiser", draws=True,
+          **_table(lambda task: DiffoR(*task.sizes, denoiser="mlp", discrete=task.discrete))),
+    Entry("regression", "value regression", **_table(lambda task: TableRegression(task.sizes[2]))),
+    Entry("absolute", "absolute-error regression", **_table(lambda task: TableRegression(task.sizes[2], objective="absolute"))),
+    Entry("classes", "cross-entropy, likeliest", **_table(lambda task: TableClassifier(task.sizes[2], task.train["y"]))),
+    Entry("median", "median of the training rows", _Constant),
+    Entry("boosting", "gradient boosting, |error|", _Boosting, Budget(100), Budget(100), needs="sklearn"),
+]  # fmt: skip

@@ -1,0 +1,133 @@
+"""One model's result: made, filed under all that it depends on, and found again by a later run."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import re
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import __version__, _info
+from .evaluation import calibration, evaluate, inputs, shares_of_users
+from .models import Entry
+from .speed import measure
+from .tasks import Task
+
+__all__ = ["Result", "file_of", "fingerprint", "make", "settings"]
+
+Result = dict[str, Any]  # status: "done", "skipped" or "failed", the last two with a reason
+_PIP = {"sklearn": "scikit-learn"}
+
+
+def settings(entry: Entry, task: Task, data: str, code: str) -> dict[str, Any]:
+    """All that the numbers depend on."""
+    budget = entry.quick if task.quick else entry.full
+    return {
+        "model": entry.key, "data": task.name, "data_sha256": data, "code_sha256": code, "seed": task.seed, "quick": task.quick,
+        **budget._asdict(), "draws": task.draws, "threads": torch.get_num_threads(), "isa": _info.isa_in_use(), "torch": torch.__version__,
+    }  # fmt: skip
+
+
+def fingerprint(task: Task) -> tuple[str, str]:
+    """Of the data, and of this package's code, compiled parts included."""
+    data, code = hashlib.sha256(), hashlib.sha256(__version__.encode())
+    for split in (task.train, task.test):
+        for name in sorted(split):
+            data.update(f"{name} {tuple(split[name].shape)} {split[name].dtype}".encode())
+            data.update(split[name].contiguous().numpy())
+    root = Path(__file__).resolve().parents[1]
+    for path in sorted(p for pattern in ("*.py", "*.so") for p in root.rglob(pattern)):
+        code.update(str(path.relative_to(root)).encode() + b"\0")
+        code.update(path.read_bytes())
+    return data.hexdigest()[:16], code.hexdigest()[:16]
+
+
+def file_of(folder: Path, filed_under: dict[str, Any]) -> Path:
+    key = hashlib.sha256(json.dumps(filed_under, sort_keys=True).encode()).hexdigest()[:12]
+    return folder / f"{filed_under['model']}-{key}.json"
+
+
+def make(entry: Entry, task: Task, folder: Path, filed_under: dict[str, Any], fresh: bool) -> Result:
+    """The saved result of these settings, or a new one, saved at once. Never raises for what the model does: a failure is a
+    result, with its traceback in a file of its own, and is tried again by the next run."""
+    file = file_of(folder, filed_under)
+    base: Result = {"name": entry.name, "settings": filed_under}
+    if not fresh:
+        try:
+            return {**json.loads(file.read_text()), "found": True}
+        except (OSError, ValueError):  # none, or one cut short
+            pass
+    if entry.needs and importlib.util.find_spec(entry.needs) is None:
+        package = _PIP.get(entry.needs, entry.needs)
+        return {**base, "status": "skipped", "reason": f"{package} is not installed (pip install {package})"}
+    log = folder / f"{entry.key}-failed.txt"
+    try:
+        result = {**base, **_train_and_score(entry, task)}
+        model = result.pop("model")
+        _save(file, result)  # before the kernels are timed: what is scored is not lost
+        result["speed"] = _speed(entry, task, model)
+    except Exception as error:
+        folder.mkdir(parents=True, exist_ok=True)
+        log.write_text(traceback.format_exc())
+        return {**base, "status": "failed", "reason": f"{type(error).__name__}: {_first_line(error)} ({log})"}
+    _save(file, result)
+    log.unlink(missing_ok=True)
+    return result
+
+
+def _train_and_score(entry: Entry, task: Task) -> Result:
+    budget = entry.quick if task.quick else entry.full
+    seen = task.every(budget.every)
+    with torch.random.fork_rng(devices=[]):  # no model's numbers depend on which others ran
+        torch.manual_seed(task.seed)
+        began = time.perf_counter()
+        model = entry.train(seen, budget)
+        trained = time.perf_counter()
+        if entry.draws:
+            scores = evaluate(
+                task.train, task.test, draw=lambda rows: model.sample(inputs(rows), task.draws, task.seed, row_ids=rows["row"])
+            )
+        else:
+            scores = evaluate(task.train, task.test, predict=model.predict)
+    result: Result = {
+        "status": "done",
+        "scores": scores.numbers,
+        "train_s": round(trained - began, 3),
+        "train_ms_per_1000_rows": round((trained - began) * 1e6 / len(task.train["y"]), 3),
+        "score_ms_per_1000_rows": round(scores.seconds * 1e6 / len(task.test["y"]), 3),
+        "model": model,
+    }
+    if scores.draws is not None:
+        result["calibration"] = calibration(task.test["y"], scores.draws)
+        if task.grouped:
+            result["users"] = shares_of_users(task.test, scores.draws)
+    return result
+
+
+def _speed(entry: Entry, task: Task, model: Any) -> list[dict[str, Any]] | str:
+    """Of a generative model; text where it could not be measured."""
+    if not entry.draws or not hasattr(model, "loss"):
+        return []
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(task.seed)
+            return measure(model, task.train, task.test, seconds=1.0 if task.quick else 4.0)
+    except Exception as error:
+        return f"{type(error).__name__}: {_first_line(error)}"
+
+
+def _save(file: Path, result: Result) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_suffix(".part")
+    part.write_text(json.dumps(result, indent=1) + "\n")
+    part.replace(file)  # whole or not at all
+
+
+def _first_line(error: Exception) -> str:
+    return re.sub(r"\s+", " ", str(error)).strip()[:200]

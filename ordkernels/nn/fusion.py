@@ -1,0 +1,293 @@
+"""Fusion of a long-term interest with sessions: a denoiser that takes them in turn, and the filters that make its guidance."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..ops import _checks
+from .denoisers import MLPDenoiser
+from .flows import _positive
+
+__all__ = ["SessionDenoiser", "SessionFilters", "pad_sessions"]
+
+
+class SessionDenoiser(nn.Module):
+    r"""Estimates of x0 under the guidance of K sessions, taken in turn: each pass starts from what the one before it made.
+
+    .. math:: x^{(0)} = x_t, \quad x^{(k)} = \mathrm{net}(x^{(k-1)}, t, g_k), \quad f(x_t, t, g) = x^{(K)}
+
+    ``net`` is one ``MLPDenoiser``, the same for every pass and branch. A masked session is skipped, whatever it holds, NaN included,
+    so f is x_t where a row has no session. The empty guidance is a learned vector in place of every g; all K passes are made.
+    ``parallel=True`` (an ablation) gives every session x_t itself and averages their outputs.
+
+    Parameters and ``state_dict`` keys: ``empty`` ``[C]``, then those of ``network``, an ``MLPDenoiser``.
+
+    Args:
+        width: D of x; cond_width: C of the guidance, D by default; hidden, time_width, dropout: the network's.
+
+    Shapes: ``x [B, D]``, ``t`` a number, ``[]`` or ``[B]``; ``g [B, K, C]`` and ``mask [B, K]`` bool (None: all are there), or ragged,
+    ``g [N, C]`` with ``offsets [B + 1]`` int64: row b has the sessions ``offsets[b] .. offsets[b + 1]``; ``empty [B]`` bool: these rows
+    take the empty guidance -> ``[B, D]``.
+    Errors: ``TypeError`` and ``ValueError`` that name the argument.
+
+    Source: iFusion, multi-session autoregressive reverse network.
+
+    Example::
+
+        >>> import torch
+        >>> model = SessionDenoiser(64)
+        >>> model(torch.randn(5, 64), 50, torch.randn(5, 4, 64), torch.rand(5, 4) < 0.7).shape
+        torch.Size([5, 64])
+        >>> un, cp, tf = model.branches(torch.randn(5, 64), 50, torch.randn(5, 4, 64), torch.randn(5, 4, 64))
+    """
+
+    def __init__(
+        self,
+        width: int,
+        cond_width: int | None = None,
+        hidden: int = 256,
+        time_width: int = 64,
+        *,
+        dropout: float = 0.0,
+        parallel: bool = False,
+    ) -> None:
+        super().__init__()
+        cond_width = width if cond_width is None else cond_width
+        self.width, self.cond_width, self.parallel = width, cond_width, parallel
+        self.network = MLPDenoiser(width, cond_width, hidden, time_width, dropout=dropout)
+        self.empty = nn.Parameter(torch.zeros(cond_width))
+
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor | float,
+        g: Tensor,
+        mask: Tensor | None = None,
+        *,
+        offsets: Tensor | None = None,
+        empty: Tensor | None = None,
+    ) -> Tensor:
+        t = self._check(x, t)
+        g, mask = self._sessions("g", g, mask, offsets, x)
+        return self._run(x[None], t, [self._project("empty", g, empty)], mask)[0]
+
+    def branches(
+        self,
+        x: Tensor,
+        t: Tensor | float,
+        g_cp: Tensor,
+        g_tf: Tensor,
+        mask: Tensor | None = None,
+        *,
+        offsets: Tensor | None = None,
+        empty_cp: Tensor | None = None,
+        empty_tf: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """f without guidance, under g_cp and under g_tf, each ``[B, D]``: one call of the network per pass, on 3 B rows.
+
+        ``empty_cp`` and ``empty_tf`` ``[B]`` bool: rows whose guidance is dropped from that branch.
+        """
+        t = self._check(x, t)
+        g_cp, there = self._sessions("g_cp", g_cp, mask, offsets, x)
+        g_tf, _ = self._sessions("g_tf", g_tf, mask, offsets, x)
+        if g_tf.shape != g_cp.shape:
+            raise ValueError(f"g_tf: expected the shape of g_cp, {list(g_cp.shape)}, got {list(g_tf.shape)}")
+        un = self.network.condition(self.empty).expand(*g_cp.shape[:2], -1)  # [B, K, H]
+        shifts = [un, self._project("empty_cp", g_cp, empty_cp), self._project("empty_tf", g_tf, empty_tf)]
+        f_un, f_cp, f_tf = self._run(x.expand(3, *x.shape), t, shifts, there).unbind()
+        return f_un, f_cp, f_tf
+
+    def _run(self, x: Tensor, t: Tensor, shifts: list[Tensor], mask: Tensor | None) -> Tensor:
+        """x [R, B, D], shifts R times [B, K, H]: what each session adds to the hidden layer -> [R, B, D]."""
+        net, K = self.network, shifts[0].shape[1]
+        w, time = net.input.weight[:, : self.width], net.time_bias(t)  # [H, D], [H] or [B, H]
+        if self.parallel:
+            return self._at_once(x, F.linear(x, w) + time, torch.stack(shifts), mask)
+        for k in range(K):
+            h = F.silu(F.linear(x, w) + (torch.stack([s[:, k] for s in shifts]) + time))
+            y = net.output(F.dropout(h, net.dropout, net.training))
+            x = y if mask is None else torch.where(mask[:, k, None], y, x)
+        return x
+
+    def _at_once(self, x: Tensor, start: Tensor, shift: Tensor, mask: Tensor | None) -> Tensor:
+        """start [R, B, H], shift [R, B, K, H]; the output layer is linear, so the hidden units are averaged."""
+        net = self.network
+        h = F.dropout(F.silu(start[:, :, None] + shift), net.dropout, net.training)
+        if mask is None:
+            return net.output(h.mean(2)) if h.shape[2] else x
+        h = torch.where(mask[..., None], h, 0.0).sum(2) / mask.sum(1).clamp(min=1)[:, None]
+        return torch.where(mask.any(1)[:, None], net.output(h), x)
+
+    def _project(self, name: str, g: Tensor, empty: Tensor | None) -> Tensor:
+        """What the guidance adds to the hidden layer, [B, K, H]."""
+        if empty is not None:
+            _bool(name, empty, (g.shape[0],), "[B]")
+            g = torch.where(empty[:, None, None], self.empty, g)
+        return self.network.condition(g)
+
+    def _check(self, x: Tensor, t: Tensor | float) -> Tensor:
+        if x.dim() != 2 or x.shape[1] != self.width:
+            raise ValueError(f"x: expected [B, D] with D = {self.width}, got {list(x.shape)}")
+        if not isinstance(t, Tensor):
+            return torch.full((), t, device=x.device)
+        if t.dim() and t.shape != x.shape[:1]:
+            raise ValueError(f"t: expected [] or [B] = [{x.shape[0]}], got {list(t.shape)}")
+        return t
+
+    def _sessions(self, name: str, g: Tensor, mask: Tensor | None, offsets: Tensor | None, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """[B, K, C] with zeros in place of what is masked (a zero times NaN would reach the weights' gradients), and the mask."""
+        B, C = x.shape[0], self.cond_width
+        if offsets is not None:
+            if mask is not None:
+                raise ValueError("mask: expected None with offsets, got both")
+            g, mask = pad_sessions(g, offsets)
+            if g.shape[0] != B or g.shape[2] != C:
+                raise ValueError(
+                    f"{name}: expected [N, C] with C = {C} and offsets [B + 1] = [{B + 1}], got C = {g.shape[2]} and {g.shape[0] + 1}"
+                )
+            return g, mask
+        if g.dim() != 3 or g.shape[0] != B or g.shape[2] != C:
+            raise ValueError(f"{name}: expected [B, K, C] with B, C = {B}, {C}, got {list(g.shape)}")
+        if mask is None:
+            return g, None
+        _bool("mask", mask, g.shape[:2], "[B, K]")
+        return torch.where(mask[..., None], g, 0.0), mask
+
+    def extra_repr(self) -> str:
+        return f"width={self.width}, cond_width={self.cond_width}" + (", parallel=True" if self.parallel else "")
+
+
+class SessionFilters(nn.Module):
+    r"""Two readings of every session's encoded items: its core preference and its transient fluctuation.
+
+    .. math:: g_{cp} = \mathrm{MLP}\Big(\frac1n \sum_i e_i\Big), \qquad g_{tf} = \mathrm{MLP}'\Big(\sum_i a_i e_i\Big), \quad
+              a = \mathrm{softmax}_i\, v^\top \tanh(W e_i + b)
+
+    The core one is strongly regularised (dropout). A session without items is pooled to zeros; items that are masked count for nothing,
+    whatever they hold. ``state_dict`` keys: ``core.{0,3}``, ``transient.{0,3}``, ``score.{0,2}``.
+
+    Args:
+        width: D of an item; out_width: of the guidance, D by default; hidden: of both MLPs, 2 D by default.
+        core_dropout, transient_dropout: on the hidden units, in training alone.
+
+    Shapes: ragged, ``items [N, D]`` with ``offsets [M + 1]`` int64 for M sessions -> two of ``[M, out_width]``; or padded,
+    ``items [B, K, S, D]`` with ``mask [B, K, S]`` bool (None: all are there) -> two of ``[B, K, out_width]``.
+    Errors: ``TypeError`` and ``ValueError`` that name the argument.
+
+    Source: iFusion, eq. 9 and 10; the form of the attention is ours.
+
+    Example::
+
+        >>> import torch
+        >>> core, transient = SessionFilters(64)(torch.randn(9, 64), offsets=torch.tensor([0, 4, 4, 9]))
+        >>> core.shape, transient.shape
+        (torch.Size([3, 64]), torch.Size([3, 64]))
+    """
+
+    def __init__(
+        self,
+        width: int,
+        out_width: int | None = None,
+        hidden: int | None = None,
+        *,
+        core_dropout: float = 0.3,
+        transient_dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        out, hidden = (given if given is not None else n for given, n in ((out_width, width), (hidden, 2 * width)))
+        _positive(width=width, out_width=out, hidden=hidden)
+        self.width = width
+        self.core, self.transient = (
+            nn.Sequential(nn.Linear(width, hidden), nn.SiLU(), nn.Dropout(p), nn.Linear(hidden, out))
+            for p in (core_dropout, transient_dropout)
+        )
+        self.score = nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 1, bias=False))
+
+    def forward(self, items: Tensor, mask: Tensor | None = None, *, offsets: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        if offsets is not None:
+            if mask is not None:
+                raise ValueError("mask: expected None with offsets, got both")
+            if items.dim() != 2 or items.shape[1] != self.width:
+                raise ValueError(f"items: expected [N, D] with D = {self.width}, got {list(items.shape)}")
+            _offsets(offsets, items.shape[0])
+            mean, focus = self._pool_ragged(items, offsets)
+        else:
+            if items.dim() != 4 or items.shape[3] != self.width:
+                raise ValueError(f"items: expected [B, K, S, D] with D = {self.width}, or [N, D] with offsets, got {list(items.shape)}")
+            if mask is not None:
+                _bool("mask", mask, items.shape[:3], "[B, K, S]")
+            mean, focus = self._pool_padded(items, mask)
+        return self.core(mean), self.transient(focus)
+
+    def _pool_ragged(self, items: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
+        """Both pools from one sum over each session's items: [N, D] -> two of [M, D]."""
+        M, counts = offsets.shape[0] - 1, offsets.diff()
+        session = torch.repeat_interleave(torch.arange(M, device=items.device), counts, output_size=items.shape[0])
+        score = self.score(items)  # [N, 1]
+        with torch.no_grad():  # any constant of the session will do; with the largest, exp cannot overflow
+            top = score.new_full((M, 1), -torch.inf).scatter_reduce_(0, session[:, None], score, "amax")
+        weight = torch.exp(score - top[session])
+        rows = torch.cat((items, weight * items, weight), dim=1)
+        total = rows.new_zeros(M, rows.shape[1]).index_add(0, session, rows)
+        mean, focus, norm = total.split((self.width, self.width, 1), dim=1)
+        return mean / counts.clamp(min=1)[:, None], focus / norm.clamp(min=torch.finfo(norm.dtype).tiny)
+
+    def _pool_padded(self, items: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """[B, K, S, D] -> two of [B, K, D]."""
+        if items.shape[2] == 0:
+            return (items.sum(2),) * 2
+        if mask is None:
+            return items.mean(2), (torch.softmax(self.score(items), dim=2) * items).sum(2)
+        there = mask[..., None]
+        items = torch.where(there, items, 0.0)
+        counts = there.sum(2)  # [B, K, 1]
+        score = self.score(items).masked_fill(~there & (counts > 0)[:, :, None], -torch.inf)
+        return items.sum(2) / counts.clamp(min=1), (torch.softmax(score, dim=2) * items).sum(2)
+
+    def extra_repr(self) -> str:
+        return f"width={self.width}"
+
+
+def pad_sessions(sessions: Tensor, offsets: Tensor, K: int | None = None) -> tuple[Tensor, Tensor]:
+    """Ragged sessions ``[N, C]`` with ``offsets [B + 1]`` -> ``[B, K, C]``, zeros behind, and the mask ``[B, K]``.
+
+    K is the largest number of sessions by default (which waits for the device). Errors: ``ValueError``, on a CPU, for a row with more
+    than K; on a GPU its first K are kept.
+
+    Example::
+
+        >>> import torch
+        >>> pad_sessions(torch.ones(3, 1), torch.tensor([0, 1, 1, 3]))[1].tolist()
+        [[True, False], [False, False], [True, True]]
+    """
+    if sessions.dim() != 2:
+        raise ValueError(f"sessions: expected [N, C], got {list(sessions.shape)}")
+    N = sessions.shape[0]
+    _offsets(offsets, N)
+    counts = offsets.diff()
+    most = K if K is not None else int(counts.max()) if counts.numel() else 0
+    if K is not None and counts.numel() and _checks.may_look(counts) and int(counts.max()) > K:
+        raise ValueError(f"K: expected at least the largest number of sessions, {int(counts.max())}, got {K}")
+    place = torch.arange(most, device=offsets.device)
+    mask = place < counts[:, None]
+    if N == 0:
+        return sessions.new_zeros(*mask.shape, sessions.shape[1]), mask
+    index = torch.where(mask, offsets[:-1, None] + place, 0)
+    return torch.where(mask[..., None], sessions[index], 0.0), mask
+
+
+def _bool(name: str, t: Tensor, shape: tuple[int, ...], form: str) -> None:
+    if not isinstance(t, Tensor) or t.dtype != torch.bool:
+        raise TypeError(f"{name}: expected a bool tensor, got {getattr(t, 'dtype', type(t).__name__)}")
+    _checks.shape(name, t, shape, form)
+
+
+def _offsets(offsets: Tensor, N: int) -> None:
+    if not isinstance(offsets, Tensor) or offsets.dtype != torch.int64:
+        raise TypeError(f"offsets: expected an int64 tensor, got {getattr(offsets, 'dtype', type(offsets).__name__)}")
+    if offsets.dim() != 1 or not offsets.numel():
+        raise ValueError(f"offsets: expected [B + 1], got {list(offsets.shape)}")
+    if _checks.may_look(offsets) and (int(offsets[0]) != 0 or int(offsets[-1]) != N or bool((offsets.diff() < 0).any())):
+        raise ValueError(f"offsets: expected to go from 0 up to {N}, never down, got {offsets.tolist()[:8]}")
