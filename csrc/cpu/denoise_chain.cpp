@@ -64,7 +64,7 @@ std::tuple<Tensor, Tensor> chain(const Tensor& x_, const Tensor& cond_, const Te
   a.x_0 = x_0.mutable_data_ptr(), a.states = states.mutable_data_ptr();
 
   // The calling thread keeps the packed weights behind its own scratch: memory that is warm at the next call.
-  const int64_t size = a.wide ? 8 : 4, bytes = (chain_scratch(a) * size + 63) / 64 * 64, all = bytes + chain_shared(a) * size;
+  const int64_t size = a.wide ? 8 : 4, bytes = (chain_scratch(a) * size + 63) / 64 * 64, all = bytes + mlp_shared(a) * size;
   void* const scratch = thread_scratch(all);
   STD_TORCH_CHECK(scratch, "no memory for ", all, " bytes of scratch");
   a.shared = static_cast<char*>(scratch) + bytes;
