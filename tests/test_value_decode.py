@@ -1,7 +1,6 @@
 """value_decode against its uncached definition, the authors' inference loop written out, and its own promises."""
 
 import copy
-import importlib.util
 import os
 
 import numpy as np
