@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..models import DiffoR, FlowTime, HistoricalMedian, TableClassifier, TableRegression, ValueRegression, fit
+from ..models import DiffoR, FlowTime, GenerativeRegression, HistoricalMedian, TableClassifier, TableRegression, ValueRegression, fit
 from .evaluation import Split
 from .tasks import Task
 
@@ -35,8 +35,8 @@ class Entry:
     """One line of the comparison.
 
     ``train(task, budget)`` returns the trained model: with ``draws=True`` one with ``sample(x, n, seed, row_ids) -> [B, n]``
-    (its prediction is the draws' median), else one with ``predict(x) -> [B]``. With ``loss(batch)`` too, a model that draws
-    enters the table of speeds.
+    (its prediction is the draws' median, or ``point(model, x) -> [B]``), else one with ``predict(x) -> [B]``. With
+    ``loss(batch)`` too, a model that draws enters the table of speeds.
     """
 
     key: str  # on the command line and in file names
@@ -45,6 +45,7 @@ class Entry:
     full: Budget = _ONCE
     quick: Budget = _ONCE
     draws: bool = False
+    point: Callable[[Any, Split], Tensor] | None = None  # the prediction of a model that draws, if not their median
     needs: str | None = None  # an optional package; without it the entry is skipped, with the reason
 
 
@@ -52,7 +53,7 @@ def entries(task: Task) -> list[Entry]:
     """Those that suit the task."""
     if task.grouped:
         return WATCH_TIMES
-    return TABLES if task.discrete else [entry for entry in TABLES if entry.key != "classes"]
+    return [entry for entry in TABLES if entry.key != ("gr" if task.discrete else "classes")]
 
 
 def fitted(make: Callable[[Task], Any], **how: Any) -> Callable[[Task, Budget], Any]:
@@ -65,6 +66,11 @@ def fitted(make: Callable[[Task], Any], **how: Any) -> Callable[[Task, Budget], 
         return model
 
     return train
+
+
+def _greedy(model: GenerativeRegression, x: Split) -> Tensor:
+    """GR's own prediction; independent draws, each of a long-tailed distribution, would have to be many for their median."""
+    return model.predict(x, statistic="greedy")
 
 
 class _Constant:
@@ -118,14 +124,18 @@ WATCH_TIMES = [
     Entry(
         "diffor", "DiffoR, MLP denoiser", fitted(lambda task: DiffoR(*task.sizes, denoiser="mlp")), Budget(4), Budget(2, 512, 2), draws=True
     ),
+    Entry("gr", "GR, greedy prediction", fitted(lambda task: GenerativeRegression(*task.sizes)), Budget(3, 512), Budget(2, 256, 4),
+          draws=True, point=_greedy),
     Entry("regression", "value regression", fitted(lambda task: ValueRegression(*task.sizes)), Budget(4), Budget(2, 512, 2)),
     Entry("median", "user's historical median", lambda task, _: HistoricalMedian("user")),
     Entry("boosting", "gradient boosting, |error|", _Boosting, Budget(300), Budget(100), needs="sklearn"),
-]
+]  # fmt: skip
 
 TABLES = [
     Entry("diffor", "DiffoR, MLP denoiser", draws=True,
           **_table(lambda task: DiffoR(*task.sizes, denoiser="mlp", discrete=task.discrete))),
+    Entry("gr", "GR, greedy prediction", fitted(lambda task: GenerativeRegression(*task.sizes, unit=0.01)),
+          Budget(8, 256), Budget(2, 256), draws=True, point=_greedy),
     Entry("regression", "value regression", **_table(lambda task: TableRegression(task.sizes[2]))),
     Entry("absolute", "absolute-error regression", **_table(lambda task: TableRegression(task.sizes[2], objective="absolute"))),
     Entry("classes", "cross-entropy, likeliest", **_table(lambda task: TableClassifier(task.sizes[2], task.train["y"]))),

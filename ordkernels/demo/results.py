@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 import json
@@ -91,7 +92,10 @@ def _train_and_score(entry: Entry, task: Task) -> Result:
         trained = time.perf_counter()
         if entry.draws:
             scores = evaluate(
-                task.train, task.test, draw=lambda rows: model.sample(inputs(rows), task.draws, task.seed, row_ids=rows["row"])
+                task.train,
+                task.test,
+                predict=None if entry.point is None else functools.partial(entry.point, model),
+                draw=lambda rows: model.sample(inputs(rows), task.draws, task.seed, row_ids=rows["row"]),
             )
         else:
             scores = evaluate(task.train, task.test, predict=model.predict)
