@@ -15,7 +15,7 @@ from ..models import DiffoR, FlowTime, GenerativeRegression, HistoricalMedian, T
 from .evaluation import Split
 from .tasks import Task
 
-__all__ = ["TABLES", "WATCH_TIMES", "Budget", "Entry", "entries"]
+__all__ = ["WATCH_TIMES", "Budget", "Entry", "entries", "fitted", "tables"]
 
 
 class Budget(NamedTuple):
@@ -53,7 +53,9 @@ def entries(task: Task) -> list[Entry]:
     """Those that suit the task."""
     if task.grouped:
         return WATCH_TIMES
-    return [entry for entry in TABLES if entry.key != ("gr" if task.discrete else "classes")]
+    if task.discrete:
+        return tables(Budget(40, 256, lr=3e-3), Budget(8, 256, lr=3e-3), classes=True)
+    return tables(Budget(8, 512), Budget(2, 512), classes=False)
 
 
 def fitted(make: Callable[[Task], Any], **how: Any) -> Callable[[Task, Budget], Any]:
@@ -83,16 +85,6 @@ class _Constant:
         return torch.full((len(x["dense"]),), self.value)
 
 
-class _Median:
-    """A classifier's median class: what absolute error asks of it."""
-
-    def __init__(self, model: TableClassifier) -> None:
-        self.model = model
-
-    def predict(self, x: Split) -> Tensor:
-        return self.model.predict(x, "median")
-
-
 class _Boosting:
     """scikit-learn's histogram boosting with absolute error, on the features and, where there are, the history quantiles."""
 
@@ -113,11 +105,6 @@ class _Boosting:
         return torch.from_numpy(np.expm1(self.model.predict(self._table(x)))).float().clamp_min(0)
 
 
-def _table(make: Callable[[Task], Any]) -> dict[str, Any]:
-    """``train``, ``full`` and ``quick`` of a network on a table."""
-    return {"train": fitted(make), "full": Budget(40, 256, lr=3e-3), "quick": Budget(8, 256, lr=3e-3)}
-
-
 # KuaiRand: all of it in under 15 minutes on two cores, quick in under 4, whichever models join.
 WATCH_TIMES = [
     Entry("flowtime", "FlowTime", fitted(lambda task: FlowTime(*task.sizes)), Budget(4), Budget(1, 512, 2), draws=True),
@@ -131,14 +118,22 @@ WATCH_TIMES = [
     Entry("boosting", "gradient boosting, |error|", _Boosting, Budget(300), Budget(100), needs="sklearn"),
 ]  # fmt: skip
 
-TABLES = [
-    Entry("diffor", "DiffoR, MLP denoiser", draws=True,
-          **_table(lambda task: DiffoR(*task.sizes, denoiser="mlp", discrete=task.discrete))),
-    Entry("gr", "GR, greedy prediction", fitted(lambda task: GenerativeRegression(*task.sizes, unit=0.01)),
-          Budget(8, 256), Budget(2, 256), draws=True, point=_greedy),
-    Entry("regression", "value regression", **_table(lambda task: TableRegression(task.sizes[2]))),
-    Entry("absolute", "absolute-error regression", **_table(lambda task: TableRegression(task.sizes[2], objective="absolute"))),
-    Entry("classes", "cross-entropy, likeliest", **_table(lambda task: TableClassifier(task.sizes[2], task.train["y"]))),
-    Entry("median", "median of the training rows", _Constant),
-    Entry("boosting", "gradient boosting, |error|", _Boosting, Budget(100), Budget(100), needs="sklearn"),
-]  # fmt: skip
+
+def tables(full: Budget, quick: Budget, classes: bool) -> list[Entry]:
+    """Of a plain table; ``classes``: its labels are few."""
+
+    def network(key: str, name: str, make: Callable[[Task], Any], draws: bool = False) -> Entry:
+        return Entry(key, name, fitted(make), full, quick, draws)
+
+    likeliest = network("classes", "cross-entropy, likeliest", lambda task: TableClassifier(task.sizes[2], task.train["y"]))
+    gr = Entry("gr", "GR, greedy prediction", fitted(lambda task: GenerativeRegression(*task.sizes, unit=0.01)),
+               Budget(8, 256), Budget(2, 256), draws=True, point=_greedy)  # fmt: skip
+    return [
+        network("diffor", "DiffoR, MLP denoiser", lambda task: DiffoR(*task.sizes, denoiser="mlp", discrete=task.discrete), draws=True),
+        *([] if classes else [gr]),
+        network("regression", "value regression", lambda task: TableRegression(task.sizes[2])),
+        network("absolute", "absolute-error regression", lambda task: TableRegression(task.sizes[2], objective="absolute")),
+        *([likeliest] if classes else []),
+        Entry("median", "median of the training rows", _Constant),
+        Entry("boosting", "gradient boosting, |error|", _Boosting, Budget(100), Budget(100), needs="sklearn"),
+    ]

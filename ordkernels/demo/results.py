@@ -41,7 +41,7 @@ def fingerprint(task: Task) -> tuple[str, str]:
     for split in (task.train, task.test):
         for name in sorted(split):
             data.update(f"{name} {tuple(split[name].shape)} {split[name].dtype}".encode())
-            data.update(split[name].contiguous().numpy())
+            data.update(split[name].contiguous().numpy().data)
     root = Path(__file__).resolve().parents[1]
     for path in sorted(p for pattern in ("*.py", "*.so") for p in root.rglob(pattern)):
         code.update(str(path.relative_to(root)).encode() + b"\0")
