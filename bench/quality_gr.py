@@ -133,16 +133,19 @@ def trained(model: Any, train: Split, seed: int, name: str, label: str, args: ar
 
 
 def readouts(label: str, model: Any, args: argparse.Namespace) -> dict[str, Predictor]:
-    """Of GR both: the paper's, greedy, and the median, as ``predict`` has it by default, with the draws themselves."""
+    """Of GR all: the paper's, greedy; the median, as ``predict`` has it by default, with the draws themselves; the mean."""
     if not isinstance(model, GenerativeRegression):
         return {label: point(model.predict)}
 
-    def median(rows: Split) -> tuple[Tensor, Tensor | None]:
+    def statistic(rows: Split, which: Literal["median", "mean"]) -> tuple[Tensor, Tensor | None]:
         x, n, ids = inputs(rows), args.draws, rows["row"]
-        return model.predict(x, n, row_ids=ids), model.sample(x, n, row_ids=ids)
+        return model.predict(x, n, row_ids=ids, statistic=which), model.sample(x, n, row_ids=ids) if which == "median" else None
 
-    greedy = point(lambda x: model.predict(x, statistic="greedy"))
-    return {f"{label}, greedy": greedy, **({f"{label}, median": median} if args.draws else {})}
+    out: dict[str, Predictor] = {f"{label}, greedy": point(lambda x: model.predict(x, statistic="greedy"))}
+    if args.draws:
+        out[f"{label}, median"] = lambda rows: statistic(rows, "median")
+        out[f"{label}, mean"] = lambda rows: statistic(rows, "mean")
+    return out
 
 
 def training(name: str, args: argparse.Namespace) -> dict[str, Any]:
