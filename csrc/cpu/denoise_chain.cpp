@@ -24,7 +24,7 @@ Tensor dense(const char* name, const Tensor& t, ScalarType type, const std::vect
   bool same = t.dim() == static_cast<int64_t>(shape.size());
   for (int64_t i = 0; same && i < t.dim(); ++i) same = t.size(i) == shape[i];
   STD_TORCH_CHECK(same, name, ": its shape does not fit the other arguments");
-  return torch::stable::contiguous(t);
+  return compact(t);
 }
 
 std::tuple<Tensor, Tensor> chain(const Tensor& x_, const Tensor& cond_, const Tensor& w_in_, const Tensor& b_in_, const Tensor& w_cond_,
@@ -53,7 +53,7 @@ std::tuple<Tensor, Tensor> chain(const Tensor& x_, const Tensor& cond_, const Te
     STD_TORCH_CHECK(n[6] >= 0 && n[6] < 4294967296.0 && n[7] >= -1 && n[7] < K, "numbers: expected a timestep and a place below K");
     STD_TORCH_CHECK(n[5] == 0 || noise || row_ids, "noise: expected noise or row_ids, as a step has noise");
   }
-  auto x_0 = torch::stable::new_empty(x, {a.B, a.D}), states = torch::stable::new_empty(x, {a.B, K, a.D});
+  auto x_0 = fresh(x, {a.B, a.D}), states = fresh(x, {a.B, K, a.D});
   if (a.B == 0) return {x_0, states};
   a.x = x.const_data_ptr(), a.cond = cond.const_data_ptr();
   a.w_in = w_in.const_data_ptr(), a.b_in = b_in.const_data_ptr(), a.w_cond = w_cond.const_data_ptr();

@@ -15,8 +15,8 @@ struct Inputs {
 };
 
 Inputs dense_inputs(const Tensor& x, const Tensor& un, const Tensor& cp, const Tensor& tf, const Maybe& noise, const Maybe& row_ids) {
-  return {torch::stable::contiguous(x), *dense("f_un", un, x), *dense("f_cp", cp, x), *dense("f_tf", tf, x), dense("noise", noise, x),
-          row_ids ? Maybe(torch::stable::contiguous(*row_ids)) : Maybe()};
+  return {compact(x), *dense("f_un", un, x), *dense("f_cp", cp, x), *dense("f_tf", tf, x), dense("noise", noise, x),
+          row_ids ? Maybe(compact(*row_ids)) : Maybe()};
 }
 
 Guided guided_args(const Inputs& in, const Maybe& t, const Maybe& s, double t_number, double s_number, double gamma_cp, double gamma_tf,
@@ -40,7 +40,7 @@ std::tuple<Tensor, Tensor> step(const Tensor& x, const Tensor& un, const Tensor&
                                 bool beta, bool random, int64_t seed, int64_t step) {
   const Inputs in = dense_inputs(x, un, cp, tf, noise, row_ids);
   Guided a = guided_args(in, t, s, t_number, s_number, gamma_cp, gamma_tf, beta, random, seed, step);
-  auto xs = torch::stable::empty_like(in.x), f_hat = torch::stable::empty_like(in.x);
+  auto xs = fresh_like(in.x), f_hat = fresh_like(in.x);
   a.x_s = xs.mutable_data_ptr(), a.x0 = f_hat.mutable_data_ptr();
   run_guided(a, ORD_DISPATCH(guided_step));
   return {xs, f_hat};
