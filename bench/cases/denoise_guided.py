@@ -31,8 +31,8 @@ class Setup:
         self.args = [randn(B, D, device=device, seed=i) for i in range(4)]  # x_t, f_un, f_cp, f_tf
         ab = NoiseSchedule.cosine(T).exact
         self.t, self.s, self.ids = ab[STEP], ab[STEP - 1], torch.arange(B, device=device)
-        one = (torch.tensor(a, dtype=torch.float64) for a in (self.t, self.s))
-        self.d0, self.d1, self.sigma = (float(n) for n in reference.posterior_numbers(*one, False))
+        t, s = (torch.tensor(a, dtype=torch.float64) for a in (self.t, self.s))
+        self.d0, self.d1, self.sigma = (float(n) for n in reference.posterior_numbers(t, s, False))
 
     def ours(self, *args: Tensor) -> tuple[Tensor, Tensor]:
         return ops.guided_posterior_step(*args, self.t, self.s, gamma_cp=GAMMA_CP, gamma_tf=GAMMA_TF)
