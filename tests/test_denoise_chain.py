@@ -189,6 +189,31 @@ def test_new_weights_and_frequencies_count_at_once():
     assert error(got, truth(x, cond, denoiser, schedule, 4, aligned, dtype=torch.float32)) < 2e-5
 
 
+@pytest.mark.parametrize("marks", [pytest.param(None, marks=native)])
+def test_what_is_kept_between_calls_is_never_stale(marks):
+    x, cond, denoiser, schedule, aligned = setup()
+    other = setup(seed=1)[2]
+
+    def run(steps=4, of=denoiser):
+        return denoise_chain(x, cond, of, schedule, steps=steps, aligned=aligned)
+
+    def fresh(steps=4):
+        denoise_chain(x, cond, other, schedule, steps=5, aligned=aligned)  # of another shape: nothing of it serves
+        return run(steps)
+
+    before = run()
+    for p in denoiser.parameters():
+        p.data.view(-1)[-1] += 0.5  # which no version counter sees
+        got = run()
+        assert all(map(torch.equal, got, fresh()))
+        assert not torch.equal(got[0], before[0])
+        before = got
+    run(of=other)
+    assert all(map(torch.equal, run(), before))
+    assert all(map(torch.equal, run([12, 9, 8, 4]), fresh([12, 9, 8, 4])))
+    assert error(run(), truth(x, cond, denoiser, schedule, 4, aligned, dtype=torch.float32)) < 2e-5
+
+
 @pytest.mark.parametrize(
     ("change", "kind", "text"),
     [

@@ -44,8 +44,8 @@ def denoise_chain(
 
     for each t of the chain and its successor s (0 after the last), as :func:`reverse_step` has it. What a timestep adds to the hidden
     layer is computed once per call, the condition is projected once per row, and a block of rows goes through all timesteps before
-    the next one. Nothing is cached between calls. Inference only: no gradients. A row's result does not depend on the batch around
-    it, bit for bit on a CPU.
+    the next one. On a CPU what a thread made of the weights is kept for its next call, and used where the weights are still the same
+    bit for bit. Inference only: no gradients. A row's result does not depend on the batch around it, bit for bit on a CPU.
 
     Args:
         x_T: ``[B, D]``.
@@ -64,7 +64,8 @@ def denoise_chain(
 
     Returns:
         x_0 ``[B, D]`` and x0_at_aligned ``[B, K, D]``, like x_T. fp16 and bf16 are computed in fp32 and rounded once, fp64 in fp64. Next
-        to them a call takes the packed weights, S times the hidden width, and on a CPU up to 0.2 MB per thread at D = 64.
+        to them a call takes the packed weights, S times the hidden width, and on a CPU up to 0.2 MB per thread at D = 64; up to 1 MB
+        stays with the calling thread.
 
     Raises:
         TypeError, ValueError: naming the argument, what was expected and what came. RuntimeError: ``use_backend("triton")`` with fp64
