@@ -65,6 +65,13 @@ SCHEMAS: dict[str, tuple[str, str | None]] = {
         " Tensor? g_xs, Tensor? g_f, float a_t, float a_s, float gamma_cp, float gamma_tf, bool beta, bool random, int seed, int step,"
         " int wanted) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     ),
+    # numbers [S, 4] in fp64: d0, d1, sigma, timestep
+    "fusion_chain": (
+        "(Tensor h_long, Tensor g_cp, Tensor g_tf, Tensor mask, Tensor w_in, Tensor b_in, Tensor w_cond, Tensor w_out, Tensor b_out,"
+        " Tensor empty, Tensor embedding, Tensor numbers, Tensor? noise, Tensor? row_ids, Tensor? draw_ids, float gamma_cp, float gamma_tf,"
+        " int seed) -> Tensor",
+        None,
+    ),
     # numbers [S, 8] in fp64: c0, c1, d0, d1, d2, sigma, timestep, place among the K aligned ones or -1
     "denoise_chain": (
         "(Tensor x, Tensor cond, Tensor w_in, Tensor b_in, Tensor w_cond, Tensor w_out, Tensor b_out, Tensor embedding, Tensor numbers,"

@@ -101,7 +101,7 @@ std::tuple<Tensor, Tensor> chain(const Tensor& x_, const Tensor& cond_, const Te
   a.seed = static_cast<uint64_t>(seed), a.clip = clip;
   a.x_0 = x_0.mutable_data_ptr(), a.states = states.mutable_data_ptr();
 
-  const int64_t size = a.wide ? 8 : 4, bytes = (chain_scratch(a) * size + 63) / 64 * 64, packed = chain_shared(a) * size;
+  const int64_t size = a.wide ? 8 : 4, bytes = (chain_scratch(a) * size + 63) / 64 * 64, packed = mlp_shared(a) * size;
   Kept* const kept = keep(a, packed, size);
   const int64_t all = kept ? bytes : bytes + packed;
   void* const scratch = thread_scratch(all);

@@ -3,9 +3,11 @@
 
 namespace ordkernels::host {
 void bind_quantiles(pybind11::module_& m);
+void bind_vocabulary(pybind11::module_& m);
 }
 
 PYBIND11_MODULE(_host, m) {
   m.doc() = "Data-side kernels of ordkernels on NumPy arrays. Use ordkernels.quantiles; these functions check less.";
   ordkernels::host::bind_quantiles(m);
+  ordkernels::host::bind_vocabulary(m);
 }

@@ -18,9 +18,10 @@ class IncrementHeads(nn.Module):
 
     .. math:: \hat v_k = w_k\, \sigma(g_k(\hat x_0^{(k)})), \quad g_k(x) = a_k \cdot \mathrm{SiLU}(W_k x + b_k) + d_k
 
-    All K run as one batched product, not K calls: against K separate MLPs (D = hidden = 64, K = 8, one thread of an AVX2 EPYC under
-    load, best of many turns) 4.1 times as fast for one row, 1.9 for 128, 1.1 for 1024, where the products take all the time. Parameters and ``state_dict`` keys: ``weight`` ``[K, D, hidden]``,
-    ``bias`` ``[K, hidden]``, ``out_weight`` ``[K, hidden]``, ``out_bias`` ``[K]``, and the buffer ``widths`` ``[K]``.
+    All K run as one batched product, not K calls: against K separate MLPs (D = hidden = 64, K = 8, one thread of a busy AVX2 EPYC,
+    best of many turns) 4.1 times as fast for one row, 1.9 for 128, 1.1 for 1024, where the product itself takes the time.
+    Parameters and ``state_dict`` keys: ``weight`` ``[K, D, hidden]``, ``bias`` ``[K, hidden]``, ``out_weight`` ``[K, hidden]``,
+    ``out_bias`` ``[K]``, and the buffer ``widths`` ``[K]``.
 
     Args:
         width: D of the latent; heads: K.

@@ -1,0 +1,423 @@
+"""Numbers as short sequences of value tokens: the vocabulary, and encoding with it.
+
+NumPy in, NumPy out; torch CPU tensors come back as tensors. No torch unless a tensor comes in.
+"""
+
+import json
+import math
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ._backend import OpInfo, host_choice, host_module, register
+from .quantiles import _array, _dtype, _is_empty_list, _is_tensor, _threads
+from .reference import vocabulary as reference
+
+__all__ = ["EOS", "FIRST_VALUE", "PAD", "SOS", "ValueVocabulary", "VocabularyReport"]
+
+PAD, SOS, EOS, FIRST_VALUE = 0, 1, 2, 3
+MOST = 2**53  # the largest label, in units: doubles hold it
+_OPS = {name: register(OpInfo(name, host=True)) for name in ("vocabulary_encode", "vocabulary_fit", "vocabulary_usage")}
+
+
+def _impl(op: str) -> Any:
+    """The module that computes `op`: compiled, or the reference."""
+    return reference if host_choice(_OPS[op]) == "reference" else host_module()
+
+
+class ValueVocabulary:
+    r"""Values that labels are written as sums of, and the tokens that stand for them.
+
+    Tokens 0, 1 and 2 are PAD, SOS and EOS; token ``3 + i`` is the i-th largest value. A label is written greedily: the largest
+    value that is not above the rest, again and again, until the rest is at most ``tolerance`` of the label; then EOS.
+
+    Args:
+        values: whole numbers from 1 up, in units; any order, repeats are dropped.
+        unit: the size of a unit in the labels' unit (0.001: labels in seconds, values in milliseconds). None: labels are whole
+            numbers of units themselves.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was expected and what came.
+
+    Source: GR; `fit` is its authors' loop.
+
+    Example:
+        >>> v = ValueVocabulary([1, 5, 20])
+        >>> tokens, lengths, residual = v.encode([47, 0, 5], max_tokens=8)
+        >>> tokens.tolist()
+        [[3, 3, 4, 5, 5, 2, 0], [2, 0, 0, 0, 0, 0, 0], [4, 2, 0, 0, 0, 0, 0]]
+        >>> v.decode(tokens).tolist()
+        [47, 0, 5]
+    """
+
+    def __init__(self, values: ArrayLike, *, unit: float | None = None) -> None:
+        self.unit = _unit(unit)
+        a = _array("values", values, "V")
+        if a.dtype.kind not in "iu":
+            raise TypeError(f"values: expected integers, got {_dtype(values, a)}")
+        if a.size == 0 or a.min() < 1 or a.max() > MOST:
+            raise ValueError(f"values: expected at least one, from 1 to 2^53, got {f'{a.min()} to {a.max()}' if a.size else 'none'}")
+        self._values = np.unique(a.astype(np.int64))[::-1].copy()
+        self._values.flags.writeable = False
+
+    @classmethod
+    def fit(
+        cls,
+        labels: ArrayLike,
+        *,
+        q_start: float = 0.9999,
+        q_end: float = 0.9,
+        alpha: float = 0.99,
+        epsilon: float = 1e-6,
+        unit: float | None = None,
+        num_threads: int | None = None,
+    ) -> "ValueVocabulary":
+        r"""Take quantiles of what is left of the labels as values, one after another.
+
+        Repeat: :math:`o` = percentile :math:`100 q` of the residuals; stop if its whole part is 0; its whole part is a value; subtract
+        :math:`o` from every residual that is not below it; :math:`q \leftarrow \max(q_{end}, \alpha q)`; until no residual is above
+        ``epsilon`` of its label. The unit itself is added, so that every label can be written. `values` has each value once.
+
+        Args:
+            labels: ``[N]``, 0 and more, N from 1 to 2^32 - 1.
+            q_start, q_end: 0 < q_end <= q_start <= 1. With 1 the loop takes a round for every distinct label.
+            alpha: in (0, 1].
+            epsilon: at least 0.
+            unit: see the class; labels are rounded to the nearest unit.
+            num_threads: by default ``ORDKERNELS_NUM_THREADS``, or every core this process may use. It changes no result.
+
+        Raises:
+            TypeError, ValueError: naming the argument, what was expected and what came, with the index for labels.
+
+        Source: GR's authors' code, token for token; unique, sorted, and the unit are ours.
+
+        Example:
+            >>> ValueVocabulary.fit([0, 10, 20, 30, 100]).values.tolist()
+            [99, 29, 19, 8, 1]
+        """
+        numbers = {"q_start": q_start, "q_end": q_end, "alpha": alpha, "epsilon": epsilon}
+        for name, x in numbers.items():
+            if isinstance(x, bool) or not isinstance(x, int | float | np.floating):
+                raise TypeError(f"{name}: expected a number, got {type(x).__name__}")
+        if not 0 < q_end <= q_start <= 1:
+            raise ValueError(f"q_start, q_end: expected 0 < q_end <= q_start <= 1, got {q_start} and {q_end}")
+        if not 0 < alpha <= 1:
+            raise ValueError(f"alpha: expected a number in (0, 1], got {alpha}")
+        if not epsilon >= 0:
+            raise ValueError(f"epsilon: expected 0 or more, got {epsilon}")
+        threads = _threads(num_threads)
+        module = _impl("vocabulary_fit")
+        y = _labels(labels, _unit(unit), threads, module)
+        if not 0 < y.size < 2**32:
+            raise ValueError(f"labels: expected from 1 to 2^32 - 1 of them, got {y.size}")
+        found = module.vocabulary_fit(y, float(q_start), float(q_end), float(alpha), float(epsilon), threads)
+        return cls(np.append(found, 1), unit=unit)
+
+    @classmethod
+    def manual(cls, largest: Any, *, digits: Iterable[int] = (1, 3, 5), unit: float | None = None) -> "ValueVocabulary":
+        """1, 3, 5, 10, 30, 50, ...: every digit times every power of ten, up to the largest label.
+
+        Args:
+            largest: a number in the labels' unit, or labels ``[N]`` whose largest is meant.
+            digits: whole numbers from 1 up, 1 among them.
+            unit: see the class.
+
+        Source: GR, the manual vocabulary of its table 3.
+
+        Example:
+            >>> ValueVocabulary.manual(60).values.tolist()
+            [50, 30, 10, 5, 3, 1]
+        """
+        digits = tuple(digits)
+        if any(isinstance(d, bool) or not isinstance(d, int | np.integer) for d in digits):
+            raise TypeError(f"digits: expected integers, got {digits!r}")
+        if 1 not in digits or min(digits) < 1:
+            raise ValueError(f"digits: expected whole numbers from 1 up with 1 among them, got {digits!r}")
+        top = _largest(largest, unit)
+        return cls([d * 10**n for n in range(len(str(top))) for d in map(int, digits) if d * 10**n <= top], unit=unit)
+
+    @classmethod
+    def binary(cls, largest: Any, *, unit: float | None = None) -> "ValueVocabulary":
+        """1, 2, 4, 8, ...: the powers of two up to the largest label, so that no value is used twice.
+
+        Args:
+            largest, unit: as for `manual`.
+
+        Source: GR, the binary vocabulary of its table 3.
+
+        Example:
+            >>> ValueVocabulary.binary([3, 20, 7]).values.tolist()
+            [16, 8, 4, 2, 1]
+        """
+        return cls([1 << n for n in range(_largest(largest, unit).bit_length())], unit=unit)
+
+    @property
+    def values(self) -> NDArray[np.int64]:
+        """Falling, without specials, in units."""
+        return self._values
+
+    @property
+    def token_values(self) -> NDArray[np.float64]:
+        """``[V]``: what each token adds to a label, in the labels' unit; 0 for the three specials."""
+        return np.concatenate((np.zeros(FIRST_VALUE), self._from_units(self._values)))
+
+    @property
+    def size(self) -> int:
+        """V, specials included."""
+        return FIRST_VALUE + len(self._values)
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ValueVocabulary) and self.unit == other.unit and np.array_equal(self._values, other._values)
+
+    def __hash__(self) -> int:
+        return hash((self.unit, self._values.tobytes()))
+
+    def __repr__(self) -> str:
+        return f"ValueVocabulary({len(self._values)} values from {self._values[-1]} to {self._values[0]}, unit={self.unit})"
+
+    def encode(self, labels: ArrayLike, max_tokens: int = 20, tolerance: float = 0.001, *, num_threads: int | None = None) -> Any:
+        """Write labels as tokens, greedily.
+
+        Args:
+            labels: ``[N]``, 0 and more; with a unit they are rounded to the nearest one.
+            max_tokens: as for `ops.value_decode` it counts SOS, which is not in the result: ``T = max_tokens - 1``, EOS included.
+            tolerance: in [0, 1): a rest of at most this share of the label is left. 0: nothing is, as in the authors' code.
+            num_threads: see `fit`.
+
+        Returns:
+            ``(tokens [N, T], lengths [N], residual [N])``: tokens int16 (int32 for more than 2^15 - 1), values falling, EOS, then PAD;
+            lengths int32, without EOS; residual the rest, in the labels' unit (int64, or float64 with a unit). 0 is EOS alone.
+
+        Raises:
+            TypeError, ValueError: naming the argument, what was expected and what came; for labels that are NaN, negative, not
+                whole, too large, or that cannot be written, or not in T tokens, the index of the first and how many.
+
+        Example:
+            >>> ValueVocabulary([1, 1000]).encode([3002], max_tokens=6)[0].tolist()
+            [[3, 3, 3, 2, 0]]
+        """
+        if isinstance(max_tokens, bool) or not isinstance(max_tokens, int | np.integer):
+            raise TypeError(f"max_tokens: expected an integer, got {type(max_tokens).__name__}")
+        if not 2 <= max_tokens < 2**31:
+            raise ValueError(f"max_tokens: expected at least 2, SOS and EOS, got {max_tokens}")
+        T, tolerance, threads = int(max_tokens) - 1, _tolerance(tolerance), _threads(num_threads)
+        module = _impl("vocabulary_encode")
+        y = _labels(labels, self.unit, threads, module)
+        tokens, lengths, rest, fits = module.vocabulary_encode(y, self._values, tolerance, T, threads)
+        if not fits:
+            self._refuse(y, lengths, T)
+        return _like(labels, tokens, lengths, self._from_units(rest))
+
+    def _refuse(self, y: NDArray[np.int64], lengths: NDArray[np.integer], T: int | None) -> None:
+        never = lengths < 0
+        if never.any():
+            i = int(never.argmax())
+            what = f"sums of the values to the tolerance; the smallest is {self._values[-1]}"
+            raise ValueError(f"labels: expected {what}, got {y[i]} units at index {i} ({never.sum()} such of {y.size})")
+        if T is not None and (long := lengths >= T).any():
+            i = int(long.argmax())
+            what = f"sequences of at most {T - 1} values and EOS (max_tokens={T + 1})"
+            raise ValueError(
+                f"labels: expected {what}, got {y[i]} units, {lengths[i]} values, at index {i} ({long.sum()} such of {y.size})"
+            )
+
+    def decode(self, tokens: Any) -> Any:
+        """Sum the values of tokens.
+
+        Args:
+            tokens: integers ``[..., T]``; what stands behind an EOS is not read, specials count 0.
+
+        Returns:
+            ``[...]`` in the labels' unit: int64, or float64 with a unit.
+
+        Raises:
+            TypeError, ValueError: not integers, or none of the vocabulary's tokens, with the first.
+
+        Example:
+            >>> ValueVocabulary([1, 5, 20]).decode([[3, 4, 2, 4], [2, 0, 0, 0]]).tolist()
+            [25, 0]
+        """
+        a = tokens.detach().cpu().numpy() if _is_tensor(tokens) else np.asarray(tokens)
+        if a.dtype.kind not in "iu":
+            raise TypeError(f"tokens: expected integers, got {_dtype(tokens, a)}")
+        if a.ndim == 0:
+            raise ValueError("tokens: expected shape [..., T], got []")
+        outside = (a < 0) | (a >= self.size)
+        if outside.any():
+            i = tuple(map(int, np.unravel_index(outside.argmax(), a.shape)))
+            raise ValueError(f"tokens: expected 0 to {self.size - 1}, got {a[i]} at index {list(i)}")
+        live = np.cumsum(a == EOS, axis=-1) == 0
+        worth = np.concatenate((np.zeros(FIRST_VALUE, np.int64), self._values))
+        return _like(tokens, self._from_units(np.where(live, worth[a], 0).sum(-1)))[0]
+
+    def report(self, labels: ArrayLike, tolerance: float = 0.001, *, num_threads: int | None = None) -> "VocabularyReport":
+        """How the vocabulary writes these labels: how often each value is used, how long sequences get, what is left.
+
+        Args:
+            labels, tolerance, num_threads: as for `encode`; sequences may have any length.
+
+        Example:
+            >>> r = ValueVocabulary([1, 5, 20]).report([47, 0, 5])
+            >>> r.longest, r.counts.tolist(), r.largest_error
+            (5, [2, 2, 2], 0.0)
+        """
+        tolerance, threads = _tolerance(tolerance), _threads(num_threads)
+        module = _impl("vocabulary_usage")
+        y = _labels(labels, self.unit, threads, module)
+        counts, lengths, rest = module.vocabulary_usage(y, self._values, tolerance, threads)
+        self._refuse(y, lengths, None)
+        error = rest / np.maximum(y, 1)
+        used = np.bincount(lengths[lengths < 1024]) if y.size else np.zeros(1, np.int64)
+        return VocabularyReport(
+            labels=y.size, values=self._from_units(self._values), counts=counts, lengths=used, longest=int(lengths.max(initial=0)),
+            mean_length=float(lengths.mean()) if y.size else 0.0, largest_error=float(error.max(initial=0.0)),
+            mean_error=float(error.mean()) if y.size else 0.0,
+        )  # fmt: skip
+
+    def save(self, path: str | Path) -> None:
+        """Write JSON, for `load`."""
+        Path(path).write_text(json.dumps({"format": 1, "values": self._values.tolist(), "unit": self.unit}) + "\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> "ValueVocabulary":
+        """What `save` wrote.
+
+        Raises:
+            ValueError: the file holds something else.
+        """
+        try:
+            content = json.loads(Path(path).read_text())
+            if content["format"] != 1:
+                raise ValueError(f"format {content['format']}")
+            return cls(np.array(content["values"]), unit=content["unit"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"path: expected a vocabulary saved by this class, got {path} ({type(error).__name__}: {error})") from None
+
+    def _from_units(self, n: NDArray[np.int64]) -> NDArray[Any]:
+        if self.unit is None:
+            return n
+        scale = _scale(self.unit)
+        return n / scale if scale.is_integer() else n * self.unit
+
+
+@dataclass(frozen=True)
+class VocabularyReport:
+    """What `ValueVocabulary.report` found; values and counts from the largest value down."""
+
+    labels: int
+    values: NDArray[Any]  # [V - 3], in the labels' unit
+    counts: NDArray[np.int64]  # [V - 3]: how often each is used
+    lengths: NDArray[np.int64]  # labels of 0, 1, 2, ... values; those of 1024 and more are left out
+    longest: int  # without EOS
+    mean_length: float
+    largest_error: float  # rest over label; for a label of 0 it is 0
+    mean_error: float
+
+    def __str__(self) -> str:
+        width = max(len(f"{v:g}") for v in self.values)
+        share = self.counts / max(1, self.counts.sum())
+        rows = [f"{v:>{width}g} {n:>12} {s:7.2%}" for v, n, s in zip(self.values, self.counts, share, strict=True)]
+        head = f"{self.labels} labels, {len(self.values)} values; sequences of {self.mean_length:.2f} values, at most {self.longest}"
+        return "\n".join([head, f"left of a label: {self.mean_error:.3g} on average, at most {self.largest_error:.3g}", *rows])
+
+    def plot(self, path: str | Path | None = None) -> Any:
+        """Bars of the values' frequencies and of the lengths: a matplotlib figure, saved if there is a path.
+
+        Raises:
+            ImportError: matplotlib is not installed.
+        """
+        try:
+            from matplotlib.figure import Figure
+        except ImportError as error:
+            raise ImportError("plot needs matplotlib: pip install matplotlib") from error
+        figure = Figure(figsize=(9, 3), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        left.bar(np.arange(len(self.counts)), self.counts)
+        left.set_xlabel("value, largest first")
+        left.set_ylabel("times used")
+        right.bar(np.arange(len(self.lengths)), self.lengths)
+        right.set_xlabel("values a label")
+        right.set_ylabel("labels")
+        if path is not None:
+            figure.savefig(path)
+        return figure
+
+
+# Checks: public input to what the kernels take.
+
+
+def _unit(unit: Any) -> float | None:
+    if unit is None:
+        return None
+    if isinstance(unit, bool) or not isinstance(unit, int | float | np.integer | np.floating):
+        raise TypeError(f"unit: expected a number or None, got {type(unit).__name__}")
+    if not 0 < unit < math.inf:
+        raise ValueError(f"unit: expected a finite number above 0, got {unit}")
+    return float(unit)
+
+
+def _scale(unit: float) -> float:
+    """Units in 1: 1000 for 0.001, which as a float is not quite a thousandth."""
+    scale = 1 / unit
+    return float(round(scale)) if scale >= 1 and abs(scale - round(scale)) <= 1e-12 * scale else scale
+
+
+def _tolerance(tolerance: Any) -> float:
+    if isinstance(tolerance, bool) or not isinstance(tolerance, int | float | np.floating):
+        raise TypeError(f"tolerance: expected a number, got {type(tolerance).__name__}")
+    if not 0 <= tolerance < 1:
+        raise ValueError(f"tolerance: expected a number in [0, 1), got {tolerance}")
+    return float(tolerance)
+
+
+def _labels(labels: Any, unit: float | None, threads: int, module: Any) -> NDArray[np.int64]:
+    """Labels [N] as whole numbers of units; module: what `_impl` gave."""
+    a = _array("labels", labels, "N")
+    if not (a.dtype.kind in "iu" or a.dtype in (np.float16, np.float32, np.float64)) and not _is_empty_list(labels, a):
+        raise TypeError(f"labels: expected float16, float32, float64 or integers, got {_dtype(labels, a)}")
+    if a.dtype.kind in "iu" and unit is None:
+        if a.size and (a.min() < 0 or a.max() > MOST):
+            _refuse_label(a, (a < 0) | (a > MOST), "0 to 2^53")
+        return np.ascontiguousarray(a, np.int64)
+    x = np.ascontiguousarray(a, np.float32 if a.dtype in (np.float16, np.float32) else np.float64)
+    scale = 1.0 if unit is None else _scale(unit)
+    y, bad = module.to_units(x, scale, 0.0 if unit is None else 0.5, threads)
+    if bad >= 0:
+        with np.errstate(invalid="ignore", over="ignore"):
+            n = x.astype(np.float64) * scale
+            _refuse_label(a, np.isnan(n), "no NaN")
+            _refuse_label(a, n < 0, "0 or more")
+            _refuse_label(a, n > MOST, "at most 2^53 units")
+            _refuse_label(a, n != np.rint(n), "whole numbers; with unit= labels are rounded to it")
+    return np.asarray(y)
+
+
+def _refuse_label(a: NDArray[Any], bad: NDArray[np.bool_], expected: str) -> None:
+    if bad.any():
+        i = int(bad.argmax())
+        raise ValueError(f"labels: expected {expected}, got {a[i]} at index {i} ({bad.sum()} such of {a.size})")
+
+
+def _largest(largest: Any, unit: float | None) -> int:
+    """In units, at least 1."""
+    one = not _is_tensor(largest) and np.ndim(largest) == 0
+    y = _labels([largest] if one else largest, _unit(unit), 1, _impl("vocabulary_fit"))
+    if not y.size:
+        raise ValueError("largest: expected a number, or at least one label, got none")
+    return max(1, int(y.max()))
+
+
+def _like(given: Any, *arrays: NDArray[Any]) -> tuple[Any, ...]:
+    """As tensors where a tensor was given."""
+    if not _is_tensor(given):
+        return arrays
+    torch = sys.modules["torch"]
+    return tuple(torch.as_tensor(np.asarray(a)) for a in arrays)
