@@ -235,6 +235,52 @@ def test_a_checkpoint_holds_the_vocabulary():
     assert torch.equal(binary.token_values, m.token_values)
 
 
+def test_a_model_that_has_seen_no_labels_works():
+    m, x = GenerativeRegression(**SMALL).eval(), table(5)
+    assert m.sample(x, 2).shape == (5, 2)
+    assert m.loss(x)["loss"].isfinite()
+    with pytest.raises(ValueError, match="at index 1"):
+        m.loss({"dense": x["dense"][:2], "y": torch.tensor([1.0, 1e30])})
+
+
+def test_a_vocabulary_larger_than_the_places_there_were():
+    t = table(80)
+    t["y"] = torch.arange(80.0)
+    given = ValueVocabulary(list(range(1, 71)))
+    before = torch.get_rng_state()
+    m = GenerativeRegression(**{**SMALL, "vocabulary": given})
+    state = torch.get_rng_state()
+    m.prepare(t)
+    assert torch.equal(state, torch.get_rng_state())  # the caller's random numbers stay as they were
+    assert not torch.equal(before, state)
+    assert m.decoder.tok_emb.weight.shape == (73, 16)
+    assert len(m.decoder.tok_emb.weight.detach().unique(dim=0)) == 73
+    m.loss(t)["loss"].backward()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_dtypes(dtype):
+    m, x = model(unit=0.25), table(40)
+    want = m.predict(x, 8), m.token_values
+    m = m.to(dtype)
+    x = {"dense": x["dense"].to(dtype), "y": x["y"]}
+    assert m.vocabulary.unit == 0.25
+    assert torch.equal(m.token_values.float(), want[1])
+    m.train().loss(x)["loss"].backward()
+    got = m.eval().predict(x, 8).float()
+    assert got.isfinite().all()
+    if dtype == torch.float64:
+        assert (got - want[0]).abs().median() < 1e-4  # but where a token was a near-tie
+
+
+def test_a_skeleton_takes_a_checkpoint():
+    m, x = model(), table(20)
+    with torch.device("meta"):
+        other = GenerativeRegression(**SMALL)
+    other.to_empty(device="cpu").load_state_dict(m.state_dict())
+    assert torch.equal(other.eval().sample(x, 2), m.sample(x, 2))
+
+
 def test_an_optimizer_made_first_trains_what_is_fitted_later():
     torch.manual_seed(0)
     m, t = GenerativeRegression(**SMALL), table()
