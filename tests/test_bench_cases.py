@@ -34,7 +34,7 @@ def run(monkeypatch, cases):
     return run
 
 
-@pytest.mark.parametrize("op", ["denoise", "denoise_chain", "increments", "planar_flow", "quantiles", "rng", "value_decode"])
+@pytest.mark.parametrize("op", ["denoise", "denoise_chain", "increments", "planar_flow", "quantiles", "rng", "scores", "value_decode"])
 def test_every_run_of_every_case_is_right(op, cases, run):
     assert op in cases.NAMES
     found = list(cases.cases(op, "cpu", "tiny"))
@@ -120,7 +120,7 @@ def test_tables_go_between_the_readmes_markers(monkeypatch, tmp_path, cases, run
     assert "not yet measured" in text
 
 
-@pytest.mark.parametrize("op", ["denoise", "denoise_chain", "increments", "planar_flow", "quantiles", "rng", "value_decode"])
+@pytest.mark.parametrize("op", ["denoise", "denoise_chain", "increments", "planar_flow", "quantiles", "rng", "scores", "value_decode"])
 def test_scalings_run_at_every_tiny_size(op, cases):
     found = list(cases.scalings(op, "cpu", "tiny"))
     assert found
