@@ -11,6 +11,9 @@ import torch
 from ordkernels.testing import timing
 
 BENCH = Path(__file__).parents[1] / "bench"
+OPS = (
+    "denoise", "denoise_chain", "denoise_guided", "fusion_chain", "increments", "planar_flow", "quantiles", "rng", "scores", "value_decode",
+)  # fmt: skip
 pytestmark = pytest.mark.skipif(not BENCH.is_dir(), reason="bench/ is not part of this package")
 
 
@@ -34,9 +37,7 @@ def run(monkeypatch, cases):
     return run
 
 
-@pytest.mark.parametrize(
-    "op", ["denoise", "denoise_chain", "denoise_guided", "fusion_chain", "increments", "planar_flow", "quantiles", "rng"]
-)
+@pytest.mark.parametrize("op", OPS)
 def test_every_run_of_every_case_is_right(op, cases, run):
     assert op in cases.NAMES
     found = list(cases.cases(op, "cpu", "tiny"))
@@ -122,9 +123,7 @@ def test_tables_go_between_the_readmes_markers(monkeypatch, tmp_path, cases, run
     assert "not yet measured" in text
 
 
-@pytest.mark.parametrize(
-    "op", ["denoise", "denoise_chain", "denoise_guided", "fusion_chain", "increments", "planar_flow", "quantiles", "rng"]
-)
+@pytest.mark.parametrize("op", OPS)
 def test_scalings_run_at_every_tiny_size(op, cases):
     found = list(cases.scalings(op, "cpu", "tiny"))
     assert found
@@ -143,5 +142,5 @@ def test_the_quantiles_that_are_the_truth_are_numpys(cases):
 
 
 def test_unknown_ops_are_named(cases):
-    with pytest.raises(SystemExit, match=r"op: expected one of denoise, .*, rng, got 'flow'"):
+    with pytest.raises(SystemExit, match=f"op: expected one of {', '.join(cases.NAMES)}, got 'flow'"):
         cases.load("flow")

@@ -14,7 +14,9 @@ import torch
 
 Size = Literal["tiny", "quick", "full"]
 Run = Callable[[], Any]
-NAMES = ("denoise", "denoise_chain", "denoise_guided", "fusion_chain", "increments", "planar_flow", "quantiles", "rng")
+NAMES = (
+    "denoise", "denoise_chain", "denoise_guided", "fusion_chain", "increments", "planar_flow", "quantiles", "rng", "scores", "value_decode",
+)  # fmt: skip
 OURS = "ordkernels"
 COMPILER = "inductor"  # tests of the cases take "eager", which traces and does not compile
 
