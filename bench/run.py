@@ -23,7 +23,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 PEERS = ("diffusers", "normflows", "pyro-ppl", "pandas", "polars", "scipy")
 
-OPS = ("denoise", "denoise_chain", "increments", "planar_flow", "quantiles", "rng")  # what runs when none is named
+OPS = ("denoise", "denoise_chain", "increments", "planar_flow", "quantiles", "rng", "value_tokens")  # what runs when none is named
 
 
 def main(argv: list[str] | None = None) -> int:
