@@ -139,5 +139,5 @@ def test_the_quantiles_that_are_the_truth_are_numpys(cases):
 
 
 def test_unknown_ops_are_named(cases):
-    with pytest.raises(SystemExit, match="op: expected one of denoise, denoise_chain, .*, rng, value_tokens, got 'flow'"):
+    with pytest.raises(SystemExit, match=r"op: expected one of denoise, denoise_chain, .*, rng, value_tokens, got 'flow'"):
         cases.load("flow")
