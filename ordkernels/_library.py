@@ -36,6 +36,15 @@ SCHEMAS: dict[str, tuple[str, str | None]] = {
         "(Tensor y, Tensor widths) -> Tensor",
         "(Tensor y, Tensor widths, Tensor? g, int wanted) -> (Tensor, Tensor)",
     ),
+    "crps": (
+        "(Tensor samples, Tensor y, bool fair, int needs) -> (Tensor value, Tensor slopes)",
+        "(Tensor slopes, Tensor g, bool fair, int needs) -> (Tensor, Tensor)",
+    ),
+    # levels: [B, L], all rows one where their stride is 0
+    "pinball": (
+        "(Tensor q, Tensor y, Tensor levels) -> Tensor",
+        "(Tensor q, Tensor y, Tensor levels, Tensor? g, int wanted) -> (Tensor, Tensor)",
+    ),
     # capacity: [B], or the number `cap`, infinite for none
     "nested_min": (
         "(Tensor increments, Tensor widths, Tensor? capacity, float cap) -> (Tensor value, Tensor clipped)",
@@ -64,6 +73,13 @@ SCHEMAS: dict[str, tuple[str, str | None]] = {
         "(Tensor x_t, Tensor f_un, Tensor f_cp, Tensor f_tf, Tensor? alpha_bar_t, Tensor? alpha_bar_s, Tensor? noise, Tensor? row_ids,"
         " Tensor? g_xs, Tensor? g_f, float a_t, float a_s, float gamma_cp, float gamma_tf, bool beta, bool random, int seed, int step,"
         " int wanted) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    ),
+    # numbers [S, 4] in fp64: d0, d1, sigma, timestep
+    "fusion_chain": (
+        "(Tensor h_long, Tensor g_cp, Tensor g_tf, Tensor mask, Tensor w_in, Tensor b_in, Tensor w_cond, Tensor w_out, Tensor b_out,"
+        " Tensor empty, Tensor embedding, Tensor numbers, Tensor? noise, Tensor? row_ids, Tensor? draw_ids, float gamma_cp, float gamma_tf,"
+        " int seed) -> Tensor",
+        None,
     ),
     # numbers [S, 8] in fp64: c0, c1, d0, d1, d2, sigma, timestep, place among the K aligned ones or -1
     "denoise_chain": (

@@ -34,7 +34,9 @@ def run(monkeypatch, cases):
     return run
 
 
-@pytest.mark.parametrize("op", ["denoise", "denoise_chain", "increments", "planar_flow", "quantiles", "rng", "value_tokens"])
+@pytest.mark.parametrize(
+    "op", ["denoise", "denoise_chain", "increments", "planar_flow", "quantiles", "rng", "value_decode", "value_tokens"]
+)
 def test_every_run_of_every_case_is_right(op, cases, run):
     assert op in cases.NAMES
     found = list(cases.cases(op, "cpu", "tiny"))
@@ -120,7 +122,9 @@ def test_tables_go_between_the_readmes_markers(monkeypatch, tmp_path, cases, run
     assert "not yet measured" in text
 
 
-@pytest.mark.parametrize("op", ["denoise", "denoise_chain", "increments", "planar_flow", "quantiles", "rng", "value_tokens"])
+@pytest.mark.parametrize(
+    "op", ["denoise", "denoise_chain", "increments", "planar_flow", "quantiles", "rng", "value_decode", "value_tokens"]
+)
 def test_scalings_run_at_every_tiny_size(op, cases):
     found = list(cases.scalings(op, "cpu", "tiny"))
     assert found
@@ -139,5 +143,5 @@ def test_the_quantiles_that_are_the_truth_are_numpys(cases):
 
 
 def test_unknown_ops_are_named(cases):
-    with pytest.raises(SystemExit, match=r"op: expected one of denoise, denoise_chain, .*, rng, value_tokens, got 'flow'"):
+    with pytest.raises(SystemExit, match=f"op: expected one of {', '.join(cases.NAMES)}, got 'flow'"):
         cases.load("flow")

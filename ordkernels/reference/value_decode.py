@@ -63,7 +63,7 @@ def value_decode(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """memory [B, M], values [V] -> (value [B], tokens [B, steps], lengths [B]).
 
-    A row ends at EOS, or where its logits hold a NaN (then its value is NaN); behind that its tokens are PAD. The window lies
+    A row ends at EOS, or where its logits or its noise hold a NaN (then its value is NaN); behind that its tokens are PAD. The window lies
     around the step's token. capacity: [B], or the number ``cap``.
     """
     B, E, V = memory.shape[0], weights[0], weights[0].shape[0]
@@ -87,6 +87,7 @@ def value_decode(
         if temperature > 0:
             assert row_ids is not None
             score = logits / temperature + gumbel(rng.random_uniform(row_ids, draw_ids, 0, seed, i + 1, V).to(logits.dtype))
+            broken = broken | score.isnan().any(-1)  # a draw out of range
         token = score.argmax(-1)  # [B], the first of equals
         near = (j - token[:, None]).abs() <= window // 2  # [B, V]
         if windowed:

@@ -7,54 +7,18 @@
 #pragma once
 #include "common/vmath.h"
 #include "cpu/kernels/denoise_chain_args.h"
-#include "cpu/kernels/gemm_tile.h"
-#include "cpu/kernels/silu.h"
+#include "cpu/kernels/mlp_tiles.h"
 
 namespace ORD_ISA {
-void random_normal(const int64_t* rows, const int64_t* draws, int64_t draw, int64_t seed, int64_t step, int64_t width, float* out,
-                   int64_t begin, int64_t end);  // kernels/rng.h
 namespace {
 
 template <class T>
-struct Chain {
+struct Chain : Mlp<T, ChainArgs> {
+  using Base = Mlp<T, ChainArgs>;
   using V = typename Traits<T>::V;
-  static constexpr int W = kLanes<T>;
-  static constexpr int64_t R = kChainRows;
+  static constexpr int64_t R = kMlpRows;
 
-  const ChainArgs& a;
-  const int64_t Db = tiles_of(a.D), Hb = tiles_of(a.H), Cb = tiles_of(a.C), Eb = tiles_of(a.E);
-  T* const w_in = (T*)a.shared;                     // [Hb][Db] tiles
-  T* const w_out = w_in + Hb * Db * kT * kT;        // [Hb][Db]: of one block of hidden units side by side
-  T* const w_cond = w_out + Hb * Db * kT * kT;      // [Hb][Cb]
-  T* const w_time = w_cond + Hb * Cb * kT * kT;     // [Hb][Eb]
-  T* const times = w_time + Hb * Eb * kT * kT;      // [S][Hb 64]
-  T* const bias = times + a.S * Hb * kT;            // [Db 64], zeros behind
-  T* const first_bias = bias + Db * kT;             // [Hb 64], zeros behind
-
-  // Once per call: the weights in tiles, and what every timestep adds to the hidden layer, W_t e(t) + b.
-  void prepare(T* scratch) const {
-    const int64_t H = a.H, D = a.D, E = a.E;
-    pack((const T*)a.w_in, D + E, H, D, w_in);
-    for (int64_t j = 0; j < Hb; ++j)  // tiles of W_o: [Hb][Db]
-      for (int64_t i = 0; i < Db; ++i) pack((const T*)a.w_out + i * kT * H + j * kT, H, part(D, i), part(H, j), w_out + (j * Db + i) * kT * kT);
-    pack((const T*)a.w_cond, a.C, H, a.C, w_cond);
-    pack((const T*)a.w_in + D, D + E, H, E, w_time);
-    __builtin_memset(bias, 0, Db * kT * sizeof(T));
-    __builtin_memcpy(bias, a.b_out, D * sizeof(T));
-    __builtin_memset(first_bias, 0, Hb * kT * sizeof(T));
-    __builtin_memcpy(first_bias, a.b_in, H * sizeof(T));
-    T* const made = scratch + R * Eb * kT;
-    for (int64_t s = 0; s < a.S; s += R) {
-      const int64_t n = a.S - s < R ? a.S - s : R;
-      to_tiles((const T*)a.embedding + s * E, n, E, scratch);
-      for (int64_t j = 0; j < Hb; ++j) {
-        for (int64_t i = 0; i < Eb; ++i)
-          multiply_tile<T>(n, scratch + i * n * kT, w_time + (j * Eb + i) * kT * kT, part(E, i), i ? made : first_bias + j * kT, i ? kT : 0, nullptr,
-                           made, kT);
-        for (int64_t r = 0; r < n; ++r) __builtin_memcpy(times + ((s + r) * Hb + j) * kT, made + r * kT, kT * sizeof(T));
-      }
-    }
-  }
+  using Base::a, Base::Db, Base::Hb, Base::Cb, Base::w_in, Base::w_out, Base::w_cond, Base::times, Base::bias;
 
   // out [Db][n][64] = the denoiser at (x, step s); x and out in tiles, cond [Hb][n][64] projected.
   void denoise(int64_t n, int64_t s, const T* x, const T* cond, T* h, T* out) const {
@@ -91,19 +55,13 @@ struct Chain {
   }
 
   // The noise of step s, [n, D] and room to read behind. True where there is any.
-  bool noise_of(int64_t s, int64_t r0, int64_t n, float* made, T* to) const {
+  bool noise_of(int64_t s, int64_t r0, int64_t n, T* to) const {
     if (a.noise) {
       __builtin_memcpy(to, (const T*)a.noise + (s * a.B + r0) * a.D, n * a.D * sizeof(T));
       return true;
     }
     if (!a.made) return false;
-    random_normal(a.row_ids + r0, a.draw_ids ? a.draw_ids + r0 : nullptr, 0, (int64_t)a.seed, (int64_t)a.numbers[8 * s + 6], a.D, made, 0, n);
-    if constexpr (sizeof(T) == 8)
-      for (int64_t i = n * a.D; i-- > 0;) {  // in place, from the end
-        float v;
-        __builtin_memcpy(&v, made + i, sizeof v);
-        to[i] = v;
-      }
+    made_noise(a.row_ids + r0, a.draw_ids ? a.draw_ids + r0 : nullptr, a.seed, a.numbers[8 * s + 6], a.D, n, to);
     return true;
   }
 
@@ -123,7 +81,7 @@ struct Chain {
       const double* c = a.numbers + 8 * s;
       denoise(n, s, x, cond, h, out);
       T* const keep = c[7] < 0 ? nullptr : (T*)a.states + (r0 * a.K + (int64_t)c[7]) * a.D;
-      if (c[5] != 0 && noise_of(s, r0, n, (float*)noise, noise))
+      if (c[5] != 0 && noise_of(s, r0, n, noise))
         update<true>(n, c, x, out, noise, keep, a.K * a.D);
       else
         update<false>(n, c, x, out, noise, keep, a.K * a.D);
@@ -145,10 +103,10 @@ struct Chain {
 }  // namespace
 
 void denoise_chain_prepare(const ChainArgs& a, void* scratch) {
-  a.wide ? Chain<double>{a}.prepare((double*)scratch) : Chain<float>{a}.prepare((float*)scratch);
+  a.wide ? Chain<double>{{a}}.prepare((double*)scratch) : Chain<float>{{a}}.prepare((float*)scratch);
 }
 void denoise_chain(const ChainArgs& a, int64_t begin, int64_t end, void* scratch) {
-  a.wide ? Chain<double>{a}.run(begin, end, (double*)scratch) : Chain<float>{a}.run(begin, end, (float*)scratch);
+  a.wide ? Chain<double>{{a}}.run(begin, end, (double*)scratch) : Chain<float>{{a}}.run(begin, end, (float*)scratch);
 }
 
 }  // namespace ORD_ISA

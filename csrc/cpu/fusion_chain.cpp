@@ -1,0 +1,85 @@
+// fusion_chain, a whole guided chain in one call: check, prepare the weights once, share out the rows.
+#include <optional>
+
+#include "cpu/kernels/fusion_chain_args.h"
+#include "cpu/scratch.h"
+#include "cpu/torch.h"
+
+#define DECLARE(isa)                                                        \
+  namespace isa {                                                           \
+  void fusion_chain_prepare(const FusionArgs&, void*);                      \
+  void fusion_chain(const FusionArgs&, int64_t begin, int64_t end, void*);  \
+  }
+DECLARE(base)
+DECLARE(avx2)
+DECLARE(avx512)
+
+namespace {
+
+using Maybe = std::optional<Tensor>;
+
+// Contiguous, of this dtype and shape.
+Tensor dense(const char* name, const Tensor& t, ScalarType type, const std::vector<int64_t>& shape) {
+  STD_TORCH_CHECK(t.scalar_type() == type, name, ": its dtype does not fit");
+  bool same = t.dim() == static_cast<int64_t>(shape.size());
+  for (int64_t i = 0; same && i < t.dim(); ++i) same = t.size(i) == shape[i];
+  STD_TORCH_CHECK(same, name, ": its shape does not fit the other arguments");
+  return torch::stable::contiguous(t);
+}
+
+Tensor chain(const Tensor& x_, const Tensor& g_cp_, const Tensor& g_tf_, const Tensor& mask_, const Tensor& w_in_, const Tensor& b_in_,
+             const Tensor& w_cond_, const Tensor& w_out_, const Tensor& b_out_, const Tensor& empty_, const Tensor& embedding_,
+             const Tensor& numbers_, const Maybe& noise_, const Maybe& row_ids_, const Maybe& draw_ids_, double gamma_cp, double gamma_tf,
+             int64_t seed) {
+  const ScalarType type = x_.scalar_type();
+  STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::Double, "h_long: expected float32 or float64");
+  STD_TORCH_CHECK(x_.dim() == 2 && g_cp_.dim() == 3 && w_in_.dim() == 2 && embedding_.dim() == 2, "h_long, g_cp, w_in, embedding: wrong dimensions");
+  FusionArgs a{};
+  a.wide = type == ScalarType::Double;
+  a.B = x_.size(0), a.D = x_.size(1), a.K = g_cp_.size(1), a.C = g_cp_.size(2), a.H = w_in_.size(0);
+  a.S = embedding_.size(0), a.E = embedding_.size(1);
+  STD_TORCH_CHECK(a.D > 0 && a.C > 0 && a.H > 0 && a.E > 0 && a.S > 0, "widths, steps: expected at least 1");
+  const Tensor x = dense("h_long", x_, type, {a.B, a.D}), g_cp = dense("g_cp", g_cp_, type, {a.B, a.K, a.C});
+  const Tensor g_tf = dense("g_tf", g_tf_, type, {a.B, a.K, a.C}), mask = dense("mask", mask_, ScalarType::Bool, {a.B, a.K});
+  const Tensor w_in = dense("w_in", w_in_, type, {a.H, a.D + a.E}), b_in = dense("b_in", b_in_, type, {a.H});
+  const Tensor w_cond = dense("w_cond", w_cond_, type, {a.H, a.C}), w_out = dense("w_out", w_out_, type, {a.D, a.H});
+  const Tensor b_out = dense("b_out", b_out_, type, {a.D}), empty = dense("empty", empty_, type, {a.C});
+  const Tensor embedding = dense("embedding", embedding_, type, {a.S, a.E}), numbers = dense("numbers", numbers_, ScalarType::Double, {a.S, 4});
+  Maybe noise, row_ids, draw_ids;
+  if (noise_) noise = dense("noise", *noise_, type, {a.S, a.B, a.D});
+  if (row_ids_) row_ids = dense("row_ids", *row_ids_, ScalarType::Long, {a.B});
+  if (draw_ids_) draw_ids = dense("draw_ids", *draw_ids_, ScalarType::Long, {a.B});
+
+  a.numbers = in<double>(numbers);
+  for (int64_t s = 0; s < a.S; ++s) {
+    const double* n = a.numbers + 4 * s;
+    STD_TORCH_CHECK(n[3] >= 0 && n[3] < 4294967296.0, "numbers: expected a timestep");
+    STD_TORCH_CHECK(n[2] == 0 || noise || row_ids, "noise: expected noise or row_ids, as a step has noise");
+  }
+  auto x_0 = torch::stable::new_empty(x, {a.B, a.D});
+  if (a.B == 0) return x_0;
+  a.x = x.const_data_ptr(), a.mask = in<uint8_t>(mask);
+  if (gamma_cp != 0) a.g[a.guided] = g_cp.const_data_ptr(), a.gamma[a.guided++] = gamma_cp;
+  if (gamma_tf != 0) a.g[a.guided] = g_tf.const_data_ptr(), a.gamma[a.guided++] = gamma_tf;
+  a.w_in = w_in.const_data_ptr(), a.b_in = b_in.const_data_ptr(), a.w_cond = w_cond.const_data_ptr();
+  a.w_out = w_out.const_data_ptr(), a.b_out = b_out.const_data_ptr(), a.empty = empty.const_data_ptr(), a.embedding = embedding.const_data_ptr();
+  a.noise = noise ? noise->const_data_ptr() : nullptr;
+  a.made = !noise && row_ids, a.row_ids = a.made ? in<int64_t>(*row_ids) : nullptr, a.draw_ids = a.made && draw_ids ? in<int64_t>(*draw_ids) : nullptr;
+  a.seed = static_cast<uint64_t>(seed);
+  a.x_0 = x_0.mutable_data_ptr();
+
+  // The calling thread keeps the packed weights behind its own scratch: memory that is warm at the next call.
+  const int64_t size = a.wide ? 8 : 4, bytes = (fusion_scratch(a) * size + 63) / 64 * 64, all = bytes + fusion_shared(a) * size;
+  void* const scratch = thread_scratch(all);
+  STD_TORCH_CHECK(scratch, "no memory for ", all, " bytes of scratch");
+  a.shared = static_cast<char*>(scratch) + bytes;
+  ORD_DISPATCH(fusion_chain_prepare)(a, scratch);
+  auto* const run = ORD_DISPATCH(fusion_chain);
+  const bool ok = parallel_with_scratch(a.B, 4, bytes, [&](int64_t begin, int64_t end, void* s) { run(a, begin, end, s); });
+  STD_TORCH_CHECK(ok, "no memory for ", bytes, " bytes of scratch per thread");
+  return x_0;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(ordkernels, CPU, m) { m.impl("fusion_chain", TORCH_BOX(&chain)); }
