@@ -35,7 +35,7 @@ def run(monkeypatch, cases):
 
 
 @pytest.mark.parametrize(
-    "op", ["denoise", "denoise_chain", "increments", "planar_flow", "quantiles", "rng", "value_decode", "value_tokens"]
+    "op", ["denoise", "denoise_chain", "increments", "planar_flow", "quantiles", "rng", "scores", "value_decode", "value_tokens"]
 )
 def test_every_run_of_every_case_is_right(op, cases, run):
     assert op in cases.NAMES
@@ -123,7 +123,7 @@ def test_tables_go_between_the_readmes_markers(monkeypatch, tmp_path, cases, run
 
 
 @pytest.mark.parametrize(
-    "op", ["denoise", "denoise_chain", "increments", "planar_flow", "quantiles", "rng", "value_decode", "value_tokens"]
+    "op", ["denoise", "denoise_chain", "increments", "planar_flow", "quantiles", "rng", "scores", "value_decode", "value_tokens"]
 )
 def test_scalings_run_at_every_tiny_size(op, cases):
     found = list(cases.scalings(op, "cpu", "tiny"))
