@@ -147,8 +147,8 @@ def by_partition(y: Array) -> Array:
 def by_distinct(y: Array) -> Array:
     """Distinct labels and their counts, kept sorted: a round is a merge of two runs, which NumPy's stable sort of floats is good at."""
     counts = np.bincount(y)
-    label = np.flatnonzero(counts)
-    count, rest, label = counts[label], label.astype(np.float64), label.astype(np.float64) + 1e-10
+    there = np.flatnonzero(counts)
+    count, rest, label = counts[there], there.astype(np.float64), there.astype(np.float64) + 1e-10
     q, found = 0.9999, []
     while True:
         at = (len(y) - 1) * (100 * q / 100)
