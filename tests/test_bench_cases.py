@@ -13,6 +13,7 @@ from ordkernels.testing import timing
 BENCH = Path(__file__).parents[1] / "bench"
 OPS = (
     "denoise", "denoise_chain", "denoise_guided", "fusion_chain", "increments", "planar_flow", "quantiles", "rng", "scores", "value_decode",
+    "value_tokens",
 )  # fmt: skip
 pytestmark = pytest.mark.skipif(not BENCH.is_dir(), reason="bench/ is not part of this package")
 
