@@ -46,8 +46,8 @@ else
   FAILED+=("sanitizer (not there)")
 fi
 
-TAIL=60 stage bench 190 "$PYTHON" bench/run.py planar_flow quantiles rng --device cuda --seconds 0.5 --json "$OUT/bench_cuda.json"
-TAIL=10 stage scaling 40 "$PYTHON" bench/run.py planar_flow rng --device cuda --scaling --seconds 0.3 --json "$OUT/scaling_cuda.json"
+TAIL=60 stage bench 190 "$PYTHON" bench/run.py --device cuda --seconds 0.5 --json "$OUT/bench_cuda.json"
+TAIL=10 stage scaling 40 "$PYTHON" bench/run.py --device cuda --scaling --seconds 0.3 --json "$OUT/scaling_cuda.json"
 [[ -s $OUT/bench_cuda.json ]] && "$PYTHON" bench/table.py "$OUT/bench_cuda.json" >"$OUT/bench_cuda.md"
 
 echo

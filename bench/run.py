@@ -23,7 +23,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 PEERS = ("diffusers", "normflows", "pyro-ppl", "pandas", "polars", "scipy")
 
-OPS = ("denoise", "denoise_chain", "increments", "planar_flow", "quantiles", "rng")  # what runs when none is named
+OPS = tuple(sorted(path.stem for path in HERE.glob("cases/[a-z]*.py")))  # every op that has cases
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -119,6 +119,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         if args.scaling:
             for scaling in cases.scalings(op, args.device, size):
                 report["scaling"].append(_scale(scaling, args))
+                _save(args, report)
         else:
             for case in cases.cases(op, args.device, size):
                 row = run_case(case, args.seconds, rates["float32"]) | {"threads": torch.get_num_threads()}

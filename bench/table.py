@@ -4,6 +4,7 @@ python bench/table.py bench/results/*.json --readme README.md       the same, pu
 
 import argparse
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--readme", type=Path, metavar="F", help="rewrite the section between its bench markers")
     args = parser.parse_args(argv)
     reports = [json.loads(path.read_text()) for path in args.results]
-    text = "\n\n".join(quality(r) if "models" in r else table(r) for r in reports if r.get("results") or r.get("models"))
+    text = "\n\n".join(filter(None, map(rendered, reports)))
     if not args.readme:
         print(text)
         return 0
@@ -30,6 +31,37 @@ def main(argv: list[str] | None = None) -> int:
         text += "\n\nOn a GPU: not yet measured (`bash bench/gpu.sh OUTDIR` measures it)."
     args.readme.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}")
     return 0
+
+
+def rendered(report: dict[str, Any]) -> str:
+    """One report as Markdown, whichever program wrote it; "" where there is nothing in it to show."""
+    if report.get("models"):
+        return quality(report)
+    if report.get("results"):
+        return table(report)
+    data = {name: entry for name, entry in report.items() if isinstance(entry, dict) and entry.get("models")}
+    return "\n\n".join(data_set(name, entry) for name, entry in data.items())
+
+
+def data_set(name: str, entry: dict[str, Any]) -> str:
+    """One data set of bench/quality_diffor.py's reports: a line per model, means over the seeds."""
+    about = entry["about"]
+    lines = [
+        f"{name}: {about['scores']}; {about['draws']} draws; {about['device']}.",
+        f"`{about['command']}`",
+        "",
+        "| model | seeds | MAE | XAUC | SRCC | CRPS | 80 % interval holds | training, s |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for model, result in entry["models"].items():
+        m, s = result["mean"], result["spread"]
+        srcc = f"{m['srcc']:.3f}" if math.isfinite(m.get("srcc", math.nan)) else ""
+        held = f"{m['interval80_holds']:.1%}" if "interval80_holds" in m else ""
+        scores = (f"{m[key]:.4g} ± {s[key] / 2:.2g}" for key in ("mae", "xauc"))
+        crps = f"{m['crps']:.4g} ± {s['crps'] / 2:.2g}"
+        cells = (model, len(result["runs"]), *scores, srcc, crps, held, f"{m['train_s']:.0f}")
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines)
 
 
 def table(report: dict[str, Any]) -> str:

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 from ._backend import available_backends, use_backend
 
 if TYPE_CHECKING:
-    from . import data, diagnostics, models, nn, ops, quantiles, rng, samplers, schedules, testing, vocabulary
+    from . import data, diagnostics, models, nn, ops, quantiles, rng, samplers, schedules, scores, scores_stream, testing, vocabulary
 
 __version__ = "0.1.0"
 __all__ = [
     "__version__", "available_backends", "data", "diagnostics", "models", "nn", "ops", "quantiles", "rng", "samplers",
-    "schedules", "testing", "use_backend", "vocabulary",
+    "schedules", "scores", "scores_stream", "testing", "use_backend", "vocabulary",
 ]  # fmt: skip
 
 

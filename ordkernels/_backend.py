@@ -95,7 +95,7 @@ def available_backends(op: str) -> dict[str, list[str]]:
 
 def load_all() -> None:
     """Import every module that registers an op; without torch only the data side."""
-    for module in ("quantiles", "vocabulary", *(("ops", "rng") if importlib.util.find_spec("torch") else ())):
+    for module in ("quantiles", "scores", "vocabulary", *(("ops", "rng") if importlib.util.find_spec("torch") else ())):
         importlib.import_module(f"ordkernels.{module}")
 
 

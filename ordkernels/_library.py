@@ -36,6 +36,15 @@ SCHEMAS: dict[str, tuple[str, str | None]] = {
         "(Tensor y, Tensor widths) -> Tensor",
         "(Tensor y, Tensor widths, Tensor? g, int wanted) -> (Tensor, Tensor)",
     ),
+    "crps": (
+        "(Tensor samples, Tensor y, bool fair, int needs) -> (Tensor value, Tensor slopes)",
+        "(Tensor slopes, Tensor g, bool fair, int needs) -> (Tensor, Tensor)",
+    ),
+    # levels: [B, L], all rows one where their stride is 0
+    "pinball": (
+        "(Tensor q, Tensor y, Tensor levels) -> Tensor",
+        "(Tensor q, Tensor y, Tensor levels, Tensor? g, int wanted) -> (Tensor, Tensor)",
+    ),
     # capacity: [B], or the number `cap`, infinite for none
     "nested_min": (
         "(Tensor increments, Tensor widths, Tensor? capacity, float cap) -> (Tensor value, Tensor clipped)",

@@ -208,6 +208,9 @@ def test_scores_of_draws_and_of_points():
     assert point.draws is None
     assert point.numbers["crps"] == point.numbers["mae"] == ops.mae(test["y"], test["q_user"][:, 3])
     assert point.numbers["interval80"] is None
+    both = evaluation.evaluate(train, test, predict=lambda x: x["q_user"][:, 3], draw=lambda rows: draws[rows["row"] - 2000]).numbers
+    assert (both["mae"], both["xauc"]) == (point.numbers["mae"], point.numbers["xauc"])
+    assert (both["crps"], both["interval80"]) == (found["crps"], found["interval80"])
     with pytest.raises(ValueError, match=r"draws: expected \[B, n\] with B = 40, got \[40\]"):
         evaluation.evaluate(train, test, draw=lambda rows: rows["y"])
 

@@ -286,6 +286,13 @@ def test_capacity_bounds_every_draw():
     assert bool((draws <= x["capacity"][:, None]).all())
     assert bool((free > x["capacity"][:, None]).any())
     assert bool((draws[1::2] > 0).any())
+    m.train()
+    parts = m.loss({**x, "y": x["y"].minimum(x["capacity"])})
+    assert parts["crps"].isfinite()
+    loose = m.loss({**x, "y": x["y"].minimum(x["capacity"]), "capacity": torch.full((400,), float(x["y"].max()))})
+    assert float(loose["crps"]) > float(parts["crps"])  # its draws know no bound
+    with pytest.raises(ValueError, match=r"capacity: expected shape \[400\], got \[3\]"):
+        m.loss({**x, "capacity": torch.ones(3)})
     with pytest.raises(ValueError, match="batch: expected the key 'capacity'"):
         m.sample({"dense": x["dense"]}, 1)
 

@@ -7,6 +7,7 @@ import torch
 from torch.distributions import Independent, Normal, TransformedDistribution, constraints
 
 from ordkernels.nn import ConditionalPlanarFlow, PlanarFlow, PlanarTransform, QuantileEncoder
+from ordkernels.nn.priors import DiffusionPrior
 
 
 def base(*shape: int) -> Independent:
@@ -140,3 +141,25 @@ def test_quantile_encoder_sees_order_and_flag_and_is_row_wise(kind) -> None:
     assert not torch.allclose(h, encoder(q, 1 - has), atol=1e-3)  # so does the flag
     h.square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in encoder.parameters())
+
+
+@pytest.mark.parametrize("kind", ["ddpm", "flow_matching"])
+def test_diffusion_prior_steps_are_those_of_the_formulas(kind: str) -> None:
+    """DDIM with eta = 0 under the cosine schedule, and Euler steps, written out."""
+    prior = DiffusionPrior(3, 2, 4, kind=kind, steps=5).double()
+    noise, h = torch.randn(6, 7, 3, dtype=torch.float64), torch.randn(6, 2, dtype=torch.float64)
+
+    def signal(t: float) -> float:
+        return max(math.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2, 1e-3) / math.cos(0.008 / 1.008 * math.pi / 2) ** 2
+
+    x = noise
+    with torch.no_grad():
+        for i in range(5, 0, -1):
+            out = prior._net(x, torch.full((1, 1), i / 5, dtype=torch.float64), h)
+            if kind == "flow_matching":
+                x = x - out / 5
+                continue
+            a, s = signal(i / 5), signal((i - 1) / 5)
+            x = s**0.5 * (x - (1 - a) ** 0.5 * out) / a**0.5 + (1 - min(s, 1.0)) ** 0.5 * out
+    torch.testing.assert_close(prior(noise, h), x)
+    assert prior.loss(noise[:, 0], h).requires_grad

@@ -1,5 +1,6 @@
-"""Scores against brute force, hand-made cases, and scipy and scikit-learn where they say the same thing."""
+"""Scores against brute force, hand-made cases, and scipy and scikit-learn where they say the same thing; on both backends."""
 
+import functools
 import itertools
 import math
 
@@ -9,6 +10,8 @@ import torch
 
 import ordkernels
 from ordkernels import ops
+
+BACKENDS = [pytest.param("cpu", marks=pytest.mark.native), "reference"]
 
 
 def brute_xauc(y, p, weight=None, group=None):
@@ -58,14 +61,127 @@ def rng():
     return np.random.default_rng(5)
 
 
-def test_weights_and_groups(rng):
-    for _ in range(30):
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_weights_and_groups(backend, rng):
+    for trial in range(30):
         n = int(rng.integers(1, 40))
         y, p = rng.integers(0, 6, n), rng.integers(0, 5, n) / 4
-        w, g = rng.random(n) * (rng.random(n) > 0.2), rng.integers(-2, 2, n)
-        np.testing.assert_allclose(ops.xauc(y, p, weight=w, group=g)[1:], brute_xauc(y, p, w, g), atol=1e-12)
-        assert ops.xauc(y, p, group=g)[1:] == brute_xauc(y, p, group=g)
-        np.testing.assert_allclose(ops.xauc(y, p, weight=w)[1:], brute_xauc(y, p, w), atol=1e-12)
+        w, g = rng.random(n) * (rng.random(n) > 0.2), rng.integers(-2, 2, n) * (1 if trial % 2 else 10**17)
+        with ordkernels.use_backend(backend):
+            np.testing.assert_allclose(ops.xauc(y, p, weight=w, group=g)[1:], brute_xauc(y, p, w, g), atol=1e-12)
+            assert ops.xauc(y, p, group=g)[1:] == brute_xauc(y, p, group=g)
+            np.testing.assert_allclose(ops.xauc(y, p, weight=w)[1:], brute_xauc(y, p, w), atol=1e-12)
+            of_groups = [ops.xauc(y[g == k], p[g == k], weight=w[g == k]).value for k in np.unique(g)]
+            values = [v for v in of_groups if not math.isnan(v)]
+            got = ops.xauc(y, p, weight=w, group=g).value
+            assert got == pytest.approx(np.mean(values), abs=1e-12) if values else math.isnan(got)
+            c, _, n_pairs = brute_xauc(y, p, w, g)
+            if n_pairs:
+                strict = ops.xauc(y, p, weight=w, group=g, ties="strict", average="pair")
+                assert strict.value == pytest.approx(c / n_pairs, abs=1e-12)
+
+
+def hostile(kind, n, rng):
+    """(y, prediction): shapes of data that a radix sort can trip over."""
+    y = rng.lognormal(2, 1, n)
+    p = y * rng.lognormal(0, 0.7, n)
+    if kind == "continuous":
+        return y, p
+    if kind == "float32":
+        return y.astype(np.float32), p.astype(np.float32)
+    if kind == "ties":
+        return np.floor(y), np.floor(p / 4).astype(np.float32)
+    if kind == "constant y":
+        return np.full(n, 3.0), p
+    if kind == "constant prediction":
+        return y.astype(np.float32), np.full(n, -0.1, np.float32)
+    if kind == "two values":
+        return rng.integers(0, 2, n), rng.integers(0, 2, n).astype(np.float64) * 1e300
+    if kind == "in order":
+        return np.arange(n), np.arange(n) * 0.5
+    if kind == "reversed":
+        return np.arange(n, dtype=np.int32), -np.arange(n, dtype=np.float32)
+    if kind == "zeros of both signs":
+        return rng.integers(-1, 2, n), np.where(rng.random(n) < 0.5, 0.0, -0.0)
+    if kind == "infinities":
+        return rng.choice([-np.inf, -1e308, 5e-324, 0.0, np.inf], n), rng.choice([-np.inf, -1.0, np.inf], n).astype(np.float32)
+    if kind == "wide integers":
+        return rng.choice([2**53, 2**53 + 1, -(2**63), 2**63 - 1], n), rng.choice(np.array([0, 2**63, 2**64 - 1], np.uint64), n)
+    if kind == "outlier":
+        y[n // 2] = 1e300
+        return y, np.where(np.arange(n) % 7 == 0, p, 1.0)
+    raise ValueError(kind)
+
+
+HOSTILE = (
+    "continuous", "float32", "ties", "constant y", "constant prediction", "two values", "in order", "reversed", "zeros of both signs",
+    "infinities", "wide integers", "outlier",
+)  # fmt: skip
+
+
+@pytest.mark.native
+@pytest.mark.parametrize("kind", HOSTILE)
+@pytest.mark.parametrize("n", [1, 2, 24, 33, 64, 65, 127, 128, 129, 1025, 40_000])
+def test_xauc_of_hostile_rows_is_the_reference(kind, n, rng):
+    y, p = hostile(kind, n, rng)
+    w, g = rng.random(n), rng.integers(0, max(1, n // 40), n)
+    for ties in ("half", "reference"):
+        with ordkernels.use_backend("reference"):
+            want = ops.xauc(y, p, ties=ties)
+        assert all(same(ops.xauc(y, p, ties=ties, num_threads=t), want) for t in (1, 2))
+    with ordkernels.use_backend("reference"):
+        weighed, grouped, ranks = ops.xauc(y, p, weight=w), ops.xauc(y, p, group=g), ops.srcc(y, p)
+    one, two = (ops.xauc(y, p, weight=w, num_threads=t) for t in (1, 2))
+    assert same(one, two)
+    np.testing.assert_allclose(one, weighed, rtol=1e-11, atol=1e-11 * w.sum() ** 2)
+    got = ops.xauc(y, p, group=g, num_threads=2)
+    assert got[1:] == grouped[1:]
+    assert got.value == pytest.approx(grouped.value, abs=1e-12, nan_ok=True)
+    assert ops.srcc(y, p) == pytest.approx(ranks, abs=1e-12, nan_ok=True)
+
+
+def same(a, b):
+    return a[1:] == b[1:] and (a.value == b.value or (math.isnan(a.value) and math.isnan(b.value)))
+
+
+@pytest.mark.native
+def test_large_ranges_are_shared_by_threads(rng):
+    """Above 2^20 rows all threads work on one range; the counts are a permutation's, known from its construction."""
+    n = (1 << 20) + 12_345
+    y = rng.permutation(n).astype(np.float32)
+    for p, inversions in ((y, 0), (-y, n * (n - 1) // 2), (y + (y % 2 == 0) * np.float32(1.5), n // 2)):
+        for threads in (1, 2):
+            got = ops.xauc(y, p, num_threads=threads)
+            assert (got.concordant, got.tied_prediction, got.pairs) == (n * (n - 1) // 2 - inversions, 0, n * (n - 1) // 2)
+    w = np.full(n, 0.5)
+    one, two = (ops.xauc(y, -(y // 2), weight=w, num_threads=t) for t in (1, 2))
+    assert one == two
+    assert one[1:] == pytest.approx((0, (n // 2) / 4, n * (n - 1) / 8), rel=1e-12)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 6, 7, 8])
+def test_torch_path_counts_the_same(n, rng):
+    """What CUDA tensors take, on CPU tensors; for every pattern of ties up to 4 rows, then random ones."""
+    from ordkernels.ops._pairs import count
+
+    orders = weak_orders(n) if n <= 4 else [list(rng.integers(0, n, n)) for _ in range(60)]
+    for p in orders:
+        y = orders[rng.integers(len(orders))]
+        a, b = torch.tensor(np.array(y)), torch.tensor(np.array(p))
+        concordant, tied, pairs = brute_xauc(y, p)
+        assert count(a, b, None, None, False)[0] == (pairs - tied - concordant, tied, pairs)
+    for _ in range(5):
+        m = 30 * n
+        y, p, g = torch.randint(0, 9, (m,)), torch.rand(m).mul(20).floor(), torch.randint(-3, 3, (m,)) * 10**15
+        w = torch.rand(m, dtype=torch.float64)
+        from ordkernels.scores import _xauc_result
+
+        forms = (("half", None, None), ("reference", None, None), ("strict", None, g), ("half", w, g), ("half", w, None))
+        for ties, weight, group in forms:
+            got = _xauc_result(*count(y, p, weight, group, ties == "reference"), ties)
+            want = ops.xauc(y, p, ties=ties, weight=weight, group=group)
+            assert all(isinstance(x, type(v)) for x, v in zip(got, want, strict=True))
+            np.testing.assert_allclose(got, want, rtol=1e-12)
 
 
 def test_reference_ties_follow_the_script(rng):
@@ -128,47 +244,48 @@ def test_takes_lists_arrays_and_tensors(like):
 # ----------------------------------------------------------------------------------------------- distributions
 
 
-@pytest.mark.parametrize("fair", [False, True])
-@pytest.mark.parametrize("L", [2, 3, 20, 129])
-def test_crps_by_definition(L, fair):
-    torch.manual_seed(L)
-    s, y = torch.randn(7, L, dtype=torch.float64).round(decimals=1) + 1e6, torch.randn(7, dtype=torch.float64) + 1e6
-    spread = (s[:, :, None] - s[:, None, :]).abs().sum((1, 2)) / (L * (L - fair))
-    expected = (s - y[:, None]).abs().mean(1) - spread / 2
-    torch.testing.assert_close(ops.crps(s, y, fair=fair), expected, rtol=0, atol=1e-9)
-    numpy_out = ops.crps(s.numpy(), y.numpy(), fair=fair)
-    assert isinstance(numpy_out, np.ndarray)
-    assert numpy_out.tolist() == ops.crps(s, y, fair=fair).tolist()
-
-
-def test_crps_of_one_draw_is_the_absolute_error():
-    assert ops.crps(torch.tensor([[3.0], [1.0]]), torch.tensor([1.0, 1.5])).tolist() == [2.0, 0.5]
-
-
-def test_crps_and_pinball_have_gradients():
-    torch.manual_seed(0)
-    s, y = torch.randn(4, 6, dtype=torch.float64, requires_grad=True), torch.randn(4, dtype=torch.float64, requires_grad=True)
-    levels = torch.linspace(0.1, 0.9, 6, dtype=torch.float64)
-    for fair in (False, True):
-        assert torch.autograd.gradcheck(lambda s, y, fair=fair: ops.crps(s, y, fair=fair), (s, y))
-    assert torch.autograd.gradcheck(lambda s, y: ops.pinball(s, y, levels), (s, y))
-
-
-def test_crps_keeps_a_nan_in_its_row_in_training():
-    s = torch.tensor([[1.0, math.nan], [1.0, 2.0]], requires_grad=True)
-    out = ops.crps(s, torch.tensor([1.0, 1.0]))
-    assert out.isnan().tolist() == [True, False]
-
-
-def test_fair_crps_is_unbiased():
-    # of two draws from Bernoulli(1/2), y = 0: the expectation over all draws is the CRPS of the distribution, 1/4
-    draws = torch.tensor(list(itertools.product([0.0, 1.0], repeat=2)))
-    assert ops.crps(draws, torch.zeros(4), fair=True).mean() == 0.25
-
-
-def test_pinball_and_coverage_by_hand():
-    assert ops.pinball([[1.0, 4.0]], [3.0], [0.25, 0.25]).tolist() == [[0.5, 0.75]]
+def test_coverage_by_hand():
     assert ops.coverage([0, 1, 2], [2, 2, 2], [2, 3, 2]) == (2 / 3, 1.0)
+
+
+@pytest.mark.native
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64])
+def test_compiled_sums_are_the_references(dtype, rng):
+    for n in (1, 7, 8, 9, 1023, 1025, 70_000):
+        y, p = (rng.normal(3, 5, n).astype(dtype) for _ in range(2))
+        g = rng.integers(-5, max(1, n // 30), n) * (1 if n % 2 else 10**15)
+        edges = np.sort(rng.normal(3, 4, int(rng.integers(2, 90))))
+        calls = [
+            (ops.mae, y, p), (ops.rmse, y, p), (ops.lcc, y, p), (ops.cumulative_score, y, p, 2.0),
+            (functools.partial(ops.histogram_jsd, edges=edges), y, p, g), (ops.coverage, np.minimum(y, p), np.maximum(y, p), y + p),
+        ]  # fmt: skip
+        for f, *args in calls:
+            with ordkernels.use_backend("reference"):
+                want = f(*args)
+            one, two = f(*args, num_threads=1), f(*args, num_threads=2)
+            np.testing.assert_array_equal(one, two)
+            np.testing.assert_allclose(one, want, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.native
+def test_constant_columns_have_no_correlation(rng):
+    assert math.isnan(ops.lcc(np.full(5000, 0.1), rng.random(5000)))
+    assert math.isnan(ops.srcc(rng.random(70), np.full(70, 0.1)))
+    y = 1e9 + rng.random(10_000)
+    assert ops.lcc(y, 3 * (y - 1e9) - 5) == pytest.approx(1, abs=1e-12)
+
+
+AWKWARD = [[0, 1], [-1e308, 0, 1e308], [0, 1, np.inf], [-np.inf, 0, 1], [0, 1e-300, 2e-300, 1], [1, 1 + 2**-52, 1 + 2**-51, 9]]
+
+
+@pytest.mark.native
+@pytest.mark.parametrize("edges", AWKWARD, ids=str)
+def test_bins_of_awkward_edges(edges, rng):
+    x = np.concatenate((np.array(edges), np.nextafter(edges, -np.inf), np.nextafter(edges, np.inf), rng.normal(size=50), [np.inf, -np.inf]))
+    y, p, g = rng.permutation(x), rng.permutation(x), rng.integers(0, 3, len(x))
+    with ordkernels.use_backend("reference"):
+        want = ops.histogram_jsd(y, p, g, edges=edges)
+    assert ops.histogram_jsd(y, p, g, edges=edges) == pytest.approx(want, abs=1e-14)
 
 
 def test_jsd_by_hand():
@@ -211,6 +328,13 @@ NAN = float("nan")
         (lambda: ops.xauc([1, 2], [1, 2], weight=[1, -2]), ValueError, "weight: expected numbers of at least 0, got -2.0 at index 1"),
         (lambda: ops.xauc([1, 2], [1, 2], group=[0.5, 1]), TypeError, "group: expected integers, got float64"),
         (lambda: ops.xauc([1, 2], [1, 2], group=[0, 1], ties="reference"), ValueError, "group: expected None with ties='reference'"),
+        (lambda: ops.xauc([1, 2], [1, 2], weight=[1, float("inf")]), ValueError, "weight: expected finite numbers, got inf at index 1"),
+        (lambda: ops.xauc([1, 2], [1, 2], average="user"), ValueError, "average: expected 'group' or 'pair', got 'user'"),
+        (lambda: ops.mae([1.0, float("inf")], [1.0, 2.0]), ValueError, "y: expected finite numbers, got inf at index 1, and 1 of 2"),
+        (lambda: ops.lcc([1.0, 2.0], [1.0, -float("inf")]), ValueError, "prediction: expected finite numbers, got -inf at index 1"),
+        (lambda: ops.coverage([0, float("-inf")], [1, 1], [0, 0]), ValueError, "lower: expected finite numbers, got -inf at index 1"),
+        (lambda: ops.coverage([0], [1], [0, 0]), ValueError, r"y: expected shape \[N\] = \[1\], as lower, got \[2\]"),
+        (lambda: ops.mae([1.0], [1.0], num_threads=0), ValueError, "num_threads: expected at least 1, got 0"),
         (lambda: ops.auc([0, 2], [0.1, 0.2]), ValueError, "y: expected labels 0 and 1, got 2.0 at index 1"),
         (lambda: ops.auc([1, 1], [0.1, 0.2]), ValueError, "y: expected both labels 0 and 1, got only 1"),
         (lambda: ops.relaimpr(0.6, 0.5), ValueError, "base: expected an AUC other than 0.5"),
@@ -218,12 +342,6 @@ NAN = float("nan")
         (lambda: ops.histogram_jsd([1], [1], [0], edges=[0, 1, 1]), ValueError, "edges: expected rising numbers, got 1.0 at index 2 after"),
         (lambda: ops.histogram_jsd([1], [1], [0], edges=[0]), ValueError, "edges: expected at least 2, got 1"),
         (lambda: ops.histogram_jsd([1], [1], [0], edges=[0, 1], base=1), ValueError, "base: expected a number above 1, got 1"),
-        (lambda: ops.crps([[1.0]], [1.0], fair=True), ValueError, r"samples: expected \[B, L\] with L at least 2, got \[1, 1\]"),
-        (lambda: ops.crps([[1.0]], [1.0, 2.0]), ValueError, r"y: expected \[B\] = \[1\], got \[2\]"),
-        (lambda: ops.crps([[1.0], [NAN]], [1.0, 2.0]), ValueError, "samples: expected no NaN, got it in 1 of 2 rows, the first at index 1"),
-        (lambda: ops.crps([[1.0], [2.0]], [1.0, NAN]), ValueError, "y: expected no NaN, got it in 1 of 2 rows, the first at index 1"),
-        (lambda: ops.pinball([[1.0]], [1.0], [2]), ValueError, r"levels: expected numbers in \[0, 1\], got 2.0 at index 0"),
-        (lambda: ops.pinball([[1.0]], [1.0], [0.1, 0.2]), ValueError, r"q: expected \[B, L\] with L = 2, as levels, got \[1, 1\]"),
         (lambda: ops.coverage([0, 3], [1, 1], [0, 0]), ValueError, "lower: expected at most upper, got 3.0 above 1.0 at index 1"),
     ],
 )
@@ -232,11 +350,13 @@ def test_error_texts(call, error, text):
         call()
 
 
+@pytest.mark.native
 def test_backends_say_what_there_is():
     found = ordkernels.available_backends("xauc")
     assert found["reference"] == []
-    assert "no native CPU kernel" in found["cpu"][0]
-    with ordkernels.use_backend("cpu"), pytest.raises(RuntimeError, match="xauc cannot run on the backend 'cpu': xauc has no native"):
+    assert "works on NumPy arrays" in found["triton"][0]
+    with ordkernels.use_backend("triton"), pytest.raises(RuntimeError, match="xauc cannot run on the backend 'triton': xauc works on"):
         ops.xauc([1, 2], [1, 2])
-    with ordkernels.use_backend("reference"):
-        assert ops.xauc([1, 2], [1, 2]).value == 1
+    for backend in ("cpu", "reference"):
+        with ordkernels.use_backend(backend):
+            assert ops.xauc([1, 2], [1, 2]).value == 1

@@ -3,11 +3,17 @@
 
 namespace ordkernels::host {
 void bind_quantiles(pybind11::module_& m);
+void bind_scores(pybind11::module_& m);
+void bind_scores_histogram(pybind11::module_& m);
+void bind_scores_pairs(pybind11::module_& m);
 void bind_vocabulary(pybind11::module_& m);
 }
 
 PYBIND11_MODULE(_host, m) {
-  m.doc() = "Data-side kernels of ordkernels on NumPy arrays. Use ordkernels.quantiles; these functions check less.";
+  m.doc() = "Data-side kernels of ordkernels on NumPy arrays. Use ordkernels.quantiles, .scores and .vocabulary; these functions check less.";
   ordkernels::host::bind_quantiles(m);
+  ordkernels::host::bind_scores(m);
+  ordkernels::host::bind_scores_histogram(m);
+  ordkernels::host::bind_scores_pairs(m);
   ordkernels::host::bind_vocabulary(m);
 }

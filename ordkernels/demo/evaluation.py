@@ -35,23 +35,24 @@ def inputs(rows: Split) -> Split:
 def evaluate(
     train: Split, test: Split, *, predict: Callable[[Split], Tensor] | None = None, draw: Callable[[Split], Tensor] | None = None
 ) -> Scores:
-    """Of a model that predicts a number ``[B]``, or of one that draws ``[B, n]``: then its prediction is the draws' median.
+    """Of a model that predicts a number ``[B]``, or of one that draws ``[B, n]``; where it does not predict too, its prediction
+    is the draws' median.
 
     Raises:
         ValueError: for predictions of the wrong shape or that are not finite, with the first such row.
     """
     y = test["y"]
     began = time.perf_counter()
-    if draw is None:
-        assert predict is not None
+    point = one = free = draws = None
+    if predict is not None:
         point = torch.cat([_checked(predict(inputs(rows)), rows, "prediction") for rows in _batches(test)])
-        one = free = draws = None
-    else:
+    if draw is not None:
         draws = torch.cat([_checked(draw(rows), rows, "draws") for rows in _batches(test)])  # [N, n]
         one, free = draws[:, 0], draws[:, ::2]  # one of each mirrored pair: independent, as a fair CRPS needs them
         draws = draws.sort(dim=1).values
         n = draws.shape[1]
-        point = (draws[:, (n - 1) // 2] + draws[:, n // 2]) / 2
+        point = (draws[:, (n - 1) // 2] + draws[:, n // 2]) / 2 if point is None else point
+    assert point is not None
     seconds = time.perf_counter() - began
     numbers: dict[str, float | None] = {"mae": ops.mae(y, point), "xauc": ops.xauc(y, point).value}
     if "user" in test:

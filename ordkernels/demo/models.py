@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..models import DiffoR, FlowTime, HistoricalMedian, TableClassifier, TableRegression, ValueRegression, fit
+from ..models import DiffoR, FlowTime, GenerativeRegression, HistoricalMedian, TableClassifier, TableRegression, ValueRegression, fit
 from .evaluation import Split
 from .tasks import Task
 
-__all__ = ["TABLES", "WATCH_TIMES", "Budget", "Entry", "entries"]
+__all__ = ["WATCH_TIMES", "Budget", "Entry", "entries", "fitted", "tables"]
 
 
 class Budget(NamedTuple):
@@ -35,8 +35,8 @@ class Entry:
     """One line of the comparison.
 
     ``train(task, budget)`` returns the trained model: with ``draws=True`` one with ``sample(x, n, seed, row_ids) -> [B, n]``
-    (its prediction is the draws' median), else one with ``predict(x) -> [B]``. With ``loss(batch)`` too, a model that draws
-    enters the table of speeds.
+    (its prediction is the draws' median, or ``point(model, x) -> [B]``), else one with ``predict(x) -> [B]``. With
+    ``loss(batch)`` too, a model that draws enters the table of speeds.
     """
 
     key: str  # on the command line and in file names
@@ -45,6 +45,7 @@ class Entry:
     full: Budget = _ONCE
     quick: Budget = _ONCE
     draws: bool = False
+    point: Callable[[Any, Split], Tensor] | None = None  # the prediction of a model that draws, if not their median
     needs: str | None = None  # an optional package; without it the entry is skipped, with the reason
 
 
@@ -52,7 +53,9 @@ def entries(task: Task) -> list[Entry]:
     """Those that suit the task."""
     if task.grouped:
         return WATCH_TIMES
-    return TABLES if task.discrete else [entry for entry in TABLES if entry.key != "classes"]
+    if task.discrete:
+        return tables(Budget(40, 256, lr=3e-3), Budget(8, 256, lr=3e-3), classes=True)
+    return tables(Budget(8, 512), Budget(2, 512), classes=False)
 
 
 def fitted(make: Callable[[Task], Any], **how: Any) -> Callable[[Task, Budget], Any]:
@@ -67,6 +70,11 @@ def fitted(make: Callable[[Task], Any], **how: Any) -> Callable[[Task, Budget], 
     return train
 
 
+def _greedy(model: GenerativeRegression, x: Split) -> Tensor:
+    """GR's own prediction; independent draws, each of a long-tailed distribution, would have to be many for their median."""
+    return model.predict(x, statistic="greedy")
+
+
 class _Constant:
     """The median of the training targets, whatever the row."""
 
@@ -75,16 +83,6 @@ class _Constant:
 
     def predict(self, x: Split) -> Tensor:
         return torch.full((len(x["dense"]),), self.value)
-
-
-class _Median:
-    """A classifier's median class: what absolute error asks of it."""
-
-    def __init__(self, model: TableClassifier) -> None:
-        self.model = model
-
-    def predict(self, x: Split) -> Tensor:
-        return self.model.predict(x, "median")
 
 
 class _Boosting:
@@ -107,28 +105,35 @@ class _Boosting:
         return torch.from_numpy(np.expm1(self.model.predict(self._table(x)))).float().clamp_min(0)
 
 
-def _table(make: Callable[[Task], Any]) -> dict[str, Any]:
-    """``train``, ``full`` and ``quick`` of a network on a table."""
-    return {"train": fitted(make), "full": Budget(40, 256, lr=3e-3), "quick": Budget(8, 256, lr=3e-3)}
-
-
 # KuaiRand: all of it in under 15 minutes on two cores, quick in under 4, whichever models join.
 WATCH_TIMES = [
     Entry("flowtime", "FlowTime", fitted(lambda task: FlowTime(*task.sizes)), Budget(4), Budget(1, 512, 2), draws=True),
     Entry(
         "diffor", "DiffoR, MLP denoiser", fitted(lambda task: DiffoR(*task.sizes, denoiser="mlp")), Budget(4), Budget(2, 512, 2), draws=True
     ),
+    Entry("gr", "GR, greedy prediction", fitted(lambda task: GenerativeRegression(*task.sizes)), Budget(3, 512), Budget(2, 256, 4),
+          draws=True, point=_greedy),
     Entry("regression", "value regression", fitted(lambda task: ValueRegression(*task.sizes)), Budget(4), Budget(2, 512, 2)),
     Entry("median", "user's historical median", lambda task, _: HistoricalMedian("user")),
     Entry("boosting", "gradient boosting, |error|", _Boosting, Budget(300), Budget(100), needs="sklearn"),
-]
-
-TABLES = [
-    Entry("diffor", "DiffoR, MLP denoiser", draws=True,
-          **_table(lambda task: DiffoR(*task.sizes, denoiser="mlp", discrete=task.discrete))),
-    Entry("regression", "value regression", **_table(lambda task: TableRegression(task.sizes[2]))),
-    Entry("absolute", "absolute-error regression", **_table(lambda task: TableRegression(task.sizes[2], objective="absolute"))),
-    Entry("classes", "cross-entropy, likeliest", **_table(lambda task: TableClassifier(task.sizes[2], task.train["y"]))),
-    Entry("median", "median of the training rows", _Constant),
-    Entry("boosting", "gradient boosting, |error|", _Boosting, Budget(100), Budget(100), needs="sklearn"),
 ]  # fmt: skip
+
+
+def tables(full: Budget, quick: Budget, classes: bool) -> list[Entry]:
+    """Of a plain table; ``classes``: its labels are few."""
+
+    def network(key: str, name: str, make: Callable[[Task], Any], draws: bool = False) -> Entry:
+        return Entry(key, name, fitted(make), full, quick, draws)
+
+    likeliest = network("classes", "cross-entropy, likeliest", lambda task: TableClassifier(task.sizes[2], task.train["y"]))
+    gr = Entry("gr", "GR, greedy prediction", fitted(lambda task: GenerativeRegression(*task.sizes, unit=0.01)),
+               Budget(8, 256), Budget(2, 256), draws=True, point=_greedy)  # fmt: skip
+    return [
+        network("diffor", "DiffoR, MLP denoiser", lambda task: DiffoR(*task.sizes, denoiser="mlp", discrete=task.discrete), draws=True),
+        *([] if classes else [gr]),
+        network("regression", "value regression", lambda task: TableRegression(task.sizes[2])),
+        network("absolute", "absolute-error regression", lambda task: TableRegression(task.sizes[2], objective="absolute")),
+        *([likeliest] if classes else []),
+        Entry("median", "median of the training rows", _Constant),
+        Entry("boosting", "gradient boosting, |error|", _Boosting, Budget(100), Budget(100), needs="sklearn"),
+    ]

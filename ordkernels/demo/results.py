@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 import json
@@ -40,7 +41,7 @@ def fingerprint(task: Task) -> tuple[str, str]:
     for split in (task.train, task.test):
         for name in sorted(split):
             data.update(f"{name} {tuple(split[name].shape)} {split[name].dtype}".encode())
-            data.update(split[name].contiguous().numpy())
+            data.update(split[name].contiguous().numpy().data)
     root = Path(__file__).resolve().parents[1]
     for path in sorted(p for pattern in ("*.py", "*.so") for p in root.rglob(pattern)):
         code.update(str(path.relative_to(root)).encode() + b"\0")
@@ -91,7 +92,10 @@ def _train_and_score(entry: Entry, task: Task) -> Result:
         trained = time.perf_counter()
         if entry.draws:
             scores = evaluate(
-                task.train, task.test, draw=lambda rows: model.sample(inputs(rows), task.draws, task.seed, row_ids=rows["row"])
+                task.train,
+                task.test,
+                predict=None if entry.point is None else functools.partial(entry.point, model),
+                draw=lambda rows: model.sample(inputs(rows), task.draws, task.seed, row_ids=rows["row"]),
             )
         else:
             scores = evaluate(task.train, task.test, predict=model.predict)

@@ -3,6 +3,7 @@
 from .baselines import HistoricalMedian, ValueRegression
 from .diffor import DiffoR
 from .flowtime import FlowTime
+from .gr import GenerativeRegression
 from .tabular import ContextEncoder, TableClassifier, TableRegression
 from .targets import TargetMap
 from .training import fit
@@ -11,6 +12,7 @@ __all__ = [
     "ContextEncoder",
     "DiffoR",
     "FlowTime",
+    "GenerativeRegression",
     "HistoricalMedian",
     "TableClassifier",
     "TableRegression",

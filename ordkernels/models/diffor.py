@@ -210,6 +210,7 @@ class DiffoR(TargetModel):
     def loss(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The training loss on one batch, and its parts: ``loss`` (the total), ``noise``, ``increment``, ``crps``."""
         self.encoder.check(batch, target=True)
+        self._check_capacity(batch)
         self._prepare_if_new(batch)
         context = self.encoder(batch)
         v = ops.encode_increments(self.target(batch["y"]) * self.heads.heads, self.heads.widths)  # [B, H]
@@ -267,7 +268,8 @@ class DiffoR(TargetModel):
         self.denoiser.eval()
         states = DiffoRSampler(self).walk(noise, context, **keyed).flatten(0, 1)
         self.denoiser.train(training)
-        u = ops.nested_min(self._increments(states), self.heads.widths)[0].view(-1, m) / H
+        cap = (self.target(batch["capacity"]) * H).repeat_interleave(m) if self.capacity else None
+        u = ops.nested_min(self._increments(states), self.heads.widths, cap)[0].view(-1, m) / H
         mapped, linear = self.crps_space != "linear", self.crps_space != "mapped"
         loss = ops.crps(u, self.target(y), fair=True).mean() if mapped else u.new_zeros(())
         if linear:
@@ -286,11 +288,16 @@ class DiffoR(TargetModel):
     def condition(self, x: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
         """The context ``[B, C]`` of the rows' chains, and their capacities ``[B]``, if there are any."""
         self.encoder.check(x, target=False)
+        self._check_capacity(x)
+        return self.encoder(x), x["capacity"] if self.capacity else None
+
+    def _check_capacity(self, x: dict[str, Tensor]) -> None:
         if not self.capacity:
-            return self.encoder(x), None
+            return
         if "capacity" not in x:
             raise ValueError(f"batch: expected the key 'capacity', got {', '.join(sorted(x))}")
-        return self.encoder(x), x["capacity"]
+        if list(x["capacity"].shape) != [len(x["dense"])]:
+            raise ValueError(f"capacity: expected shape [{len(x['dense'])}], got {list(x['capacity'].shape)}")
 
     def read_out(self, states: Tensor, capacity: Tensor | None = None) -> Tensor:
         """Values ``[N]``, in the target's unit, of signal estimates ``[N, K, D]`` at the aligned timesteps."""

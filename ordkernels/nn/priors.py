@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from .. import ops
 from .flows import ConditionalPlanarFlow, Constrained, _positive
 
 __all__ = ["DiffusionPrior", "FlowPrior", "StandardPrior"]
@@ -79,15 +81,13 @@ class DiffusionPrior(nn.Module):
     def forward(self, noise: Tensor, h: Tensor) -> Tensor:
         x = noise
         with torch.no_grad():
-            for s in range(self.steps, 0, -1):
-                t, earlier = (x.new_full((1, 1), i / self.steps) for i in (s, s - 1))
+            for i in range(self.steps, 0, -1):
+                t, earlier = i / self.steps, (i - 1) / self.steps
+                out = self._net(x, x.new_full((1, 1), t), h)
                 if self.kind == "flow_matching":
-                    x = x - self._net(x, t, h) / self.steps
-                    continue
-                keep, keep_earlier = _signal(t), _signal(earlier)
-                eps = self._net(x, t, h)
-                clean = (x - (1 - keep).sqrt() * eps) / keep.sqrt()
-                x = keep_earlier.sqrt() * clean + (1 - keep_earlier).sqrt() * eps
+                    x, _ = ops.flow_step(x, out, t, earlier)
+                else:
+                    x, _ = ops.reverse_step(x, out, _signal(t), _signal(earlier))
         return x
 
     def loss(self, z: Tensor, h: Tensor) -> Tensor:
@@ -95,10 +95,9 @@ class DiffusionPrior(nn.Module):
         z = z.detach()[:, None]  # [B, 1, D]
         noise, t = torch.randn_like(z), torch.rand(len(z), 1, device=z.device, dtype=z.dtype)
         if self.kind == "flow_matching":
-            noisy, target = torch.lerp(z, noise, t[..., None]), noise - z
+            noisy, target = ops.flow_sample(z, noise, t), noise - z
         else:
-            keep = _signal(t)[..., None]
-            noisy, target = keep.sqrt() * z + (1 - keep).sqrt() * noise, noise
+            noisy, target = ops.q_sample(z, noise, _signal(t)), noise
         return nn.functional.mse_loss(self._net(noisy, t, h), target)
 
     def _net(self, x: Tensor, t: Tensor, h: Tensor) -> Tensor:
@@ -108,8 +107,13 @@ class DiffusionPrior(nn.Module):
         return self.out(self.from_latent(x) + shift[:, None])
 
 
-def _signal(t: Tensor) -> Tensor:
+T = TypeVar("T", float, Tensor)
+
+
+def _signal(t: T) -> T:
     """alphabar of the cosine schedule at t in [0, 1], kept away from 0 at the noisy end."""
-    return torch.cos((t + 0.008) / 1.008 * torch.pi / 2).square().clamp(min=1e-3) / torch.cos(
-        torch.tensor(0.008 / 1.008 * torch.pi / 2)
-    ).square().to(t)
+    angle = (t + 0.008) / 1.008 * math.pi / 2
+    whole = math.cos(0.008 / 1.008 * math.pi / 2) ** 2
+    if isinstance(angle, Tensor):
+        return angle.cos().square().clamp(min=1e-3).div(whole).clamp(max=1)
+    return min(max(math.cos(angle) ** 2, 1e-3) / whole, 1.0)

@@ -1,16 +1,14 @@
-"""The definitions of the scores. Arguments are already checked: NumPy arrays of one length, without NaN.
-
-The scores of a sample or of quantiles (crps, pinball) are plain torch: they are losses too.
-"""
+"""The definitions of the scores, in plain NumPy. Arguments are already checked: arrays of one length, without NaN."""
 
 import math
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-__all__ = ["crps", "histogram_jsd", "lcc", "mae", "pinball", "rmse", "srcc", "xauc_counts"]
+__all__ = [
+    "coverage", "cumulative_score", "divergences", "group_means", "histogram_jsd", "inversions", "lcc", "mae", "reference_pairs",
+    "rmse", "srcc", "xauc_counts",
+]  # fmt: skip
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -24,9 +22,18 @@ def rmse(y: Floats, prediction: Floats) -> float:
     return float(np.sqrt(np.square(y - prediction).mean()))
 
 
+def cumulative_score(y: Floats, prediction: Floats, theta: float) -> float:
+    return float((np.abs(y - prediction) <= theta).mean())
+
+
+def coverage(lower: Floats, upper: Floats, y: Floats) -> tuple[float, float]:
+    return float(((lower <= y) & (y <= upper)).mean()), float((upper - lower).mean())
+
+
 def lcc(y: Floats, prediction: Floats) -> float:
     """Pearson's correlation; NaN where either side is constant."""
-    a, b = y - y.mean(), prediction - prediction.mean()
+    a, b = y - y[0], prediction - prediction[0]  # a constant column is exactly 0
+    a, b = a - a.mean(), b - b.mean()
     scale = float(np.sqrt((a * a).sum()) * np.sqrt((b * b).sum()))
     return float((a * b).sum() / scale) if scale > 0 else math.nan
 
@@ -57,6 +64,23 @@ def xauc_counts(
     within = _pairs_in_runs(np.zeros_like(at) if group is None else np.unique(group, return_inverse=True)[1], weight)
     both = _pairs_in_runs(np.unique(at * (int(label.max()) + 1) + label, return_inverse=True)[1], weight)
     return discordant, _pairs_in_runs(label, weight) - both, within - _pairs_in_runs(at, weight)
+
+
+def group_means(y: NDArray[np.generic], prediction: NDArray[np.generic], weight: Floats | None, group: Ints) -> tuple[int, float, float]:
+    """Of the groups with a pair: how many, and the sums of their concordant and tied shares of pairs."""
+    count, concordant, tied = 0, 0.0, 0.0
+    order = np.argsort(group, kind="stable")
+    for rows in np.split(order, np.flatnonzero(np.diff(group[order])) + 1):
+        d, t, n = xauc_counts(y[rows], prediction[rows], None if weight is None else weight[rows], None)
+        if n > 0:
+            count, concordant, tied = count + 1, concordant + (n - t - d) / n, tied + t / n
+    return count, concordant, tied
+
+
+def reference_pairs(y: NDArray[np.generic], prediction: NDArray[np.generic]) -> int:
+    """Stable sort by prediction, descending: pairs whose earlier label is strictly greater."""
+    label, at = (np.unique(x, return_inverse=True)[1].astype(np.int64) for x in (y, prediction))
+    return int(inversions(label[np.argsort(-at, kind="stable")]))
 
 
 def _codes(group: Ints | None, x: NDArray[np.generic]) -> Ints:
@@ -121,22 +145,13 @@ def histogram_jsd(y: NDArray[np.generic], prediction: NDArray[np.generic], group
         np.bincount(g * M + np.searchsorted(edges[1:-1], x, side="right"), minlength=G * M).reshape(G, M).astype(np.float64)
         for x in (y, prediction)
     )  # [G, M] counts
+    return float(divergences(p, q).mean() / math.log(base))
+
+
+def divergences(p: Floats, q: Floats) -> Floats:
+    """Counts [G, M], as many of each in a group -> [G] Jensen-Shannon divergences in nats."""
     n = p.sum(1, keepdims=True)
     p, q = p / n, q / n
     middle = np.where(p + q > 0, (p + q) / 2, 1)
     terms = (x * np.log(np.where(x > 0, x, 1) / np.where(x > 0, middle, 1)) for x in (p, q))
-    return float(sum(t.sum(1) for t in terms).mean() / 2 / math.log(base))
-
-
-def crps(samples: Tensor, y: Tensor, fair: bool) -> Tensor:
-    """samples [B, L], y [B] -> [B]: mean |s - y| - mean |s - s'| / 2, the second from the sorted sample in O(L log L)."""
-    L = samples.shape[1]
-    d = (samples - y[:, None]).sort(dim=1).values  # shifting by y changes no difference, and keeps them exact for large y
-    lift = 2 * torch.arange(L, device=d.device, dtype=d.dtype) - (L - 1)  # sum_i<j (d_j - d_i) = sum_i lift_i d_(i)
-    return d.abs().mean(1) - (d * (lift / (L * (L - 1 if fair else L)))).sum(1)
-
-
-def pinball(q: Tensor, y: Tensor, levels: Tensor) -> Tensor:
-    """q [B, L], y [B], levels [L] -> [B, L]: level (y - q) above the quantile, (1 - level) (q - y) below."""
-    d = y[:, None] - q
-    return torch.maximum(levels * d, (levels - 1) * d)
+    return sum(t.sum(1) for t in terms) / 2  # type: ignore[return-value]

@@ -2,5 +2,6 @@
 
 from .diffor import DiffoRSampler
 from .flow import FlowSampler
+from .value import ValueSampler
 
-__all__ = ["DiffoRSampler", "FlowSampler"]
+__all__ = ["DiffoRSampler", "FlowSampler", "ValueSampler"]

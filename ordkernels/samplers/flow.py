@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
 import torch
@@ -60,21 +61,30 @@ class FlowSampler:
         """``n`` draws for each row, ``[B, n]``."""
         if n < 1:
             raise ValueError(f"n: expected at least 1, got {n}")
+        return self._in_batches(x, row_ids, n, lambda rows, ids: self._draws(rows, n, seed, ids))
+
+    def _in_batches(
+        self, x: dict[str, Tensor], row_ids: Tensor | None, n: int, draws: Callable[[dict[str, Tensor], Tensor], Tensor]
+    ) -> Tensor:
+        """``draws(rows, ids) -> [b, n]`` on one micro-batch after the other, in inference and eval mode: ``[B, n]``."""
         B, device = _rows(x)
         ids = torch.arange(B, device=device) if row_ids is None else row_ids
         if ids.shape != (B,):
             raise ValueError(f"row_ids: expected shape [B] = [{B}], got {list(ids.shape)}")
-        step, training = max(1, self.max_elements // (n * self.model.noise_width)), self.model.training
+        step, training = self._rows_at_once(n), self.model.training
         parts = []
         self.model.train(False)
         try:
             with torch.inference_mode():
                 for i in range(0, B, step):
                     rows = slice(i, i + step)
-                    parts.append(self._draws({k: v[rows] for k, v in x.items()}, n, seed, ids[rows]))
+                    parts.append(draws({k: v[rows] for k, v in x.items()}, ids[rows]))
                 return torch.cat(parts) if parts else torch.empty(0, n, device=device)
         finally:
             self.model.train(training)
+
+    def _rows_at_once(self, n: int) -> int:
+        return max(1, self.max_elements // (n * self.model.noise_width))
 
     def _draws(self, x: dict[str, Tensor], n: int, seed: int, ids: Tensor) -> Tensor:
         """``[b, n]`` for one micro-batch."""

@@ -1,4 +1,5 @@
-"""Timing: candidates taken in turns in one process, medians; memory warm or cold on purpose; limits of the machine by measurement.
+"""Timing: candidates taken in turns in one process, medians; caches and memory warm, or cold on purpose; limits of the machine
+by measurement.
 
 On a CPU, absolute times drift with the machine's load while ratios of interleaved medians hardly do. On a GPU, what is timed is
 device time with a cold L2: events around a CUDA graph's replay, after a kernel that overwrites the cache.
@@ -47,11 +48,20 @@ class Timing:
 
 
 def interleaved(
-    runs: Mapping[str, Run], *, seconds: float = 2.0, rounds: tuple[int, int] = (3, 60), warm: int = 2, sample: float = 2e-4
+    runs: Mapping[str, Run],
+    *,
+    seconds: float = 2.0,
+    rounds: tuple[int, int] = (3, 60),
+    warm: int = 2,
+    sample: float = 1e-3,
+    settle: float = 0.05,
 ) -> dict[str, Timing]:
     """Round robin until `seconds` are over (at least rounds[0] rounds, at most rounds[1]).
 
-    A short call is repeated within a sample; what is far faster than the slowest gives several samples a round.
+    A short call is repeated within a sample; what is far faster than the slowest gives several samples a round. In its turn a
+    candidate first runs for the length of a sample untimed: the one before it left the caches with its own data, and what is
+    measured is a call in a program that makes it again and again. That holds for all alike; a call longer than `settle` is
+    spared it, since a cache's worth of loads is lost in its time.
     """
     once = {}
     for name, run in runs.items():
@@ -64,6 +74,8 @@ def interleaved(
     begun, done = time.perf_counter(), 0
     while done < rounds[0] or (done < rounds[1] and time.perf_counter() - begun < seconds):
         for name, run in runs.items():
+            if once[name] <= settle:
+                _timed(run, repeats[name])
             samples[name] += [_timed(run, repeats[name]) for _ in range(share[name])]
         done += 1
     return {name: Timing.of(s) for name, s in samples.items()}

@@ -116,67 +116,106 @@ struct Flow : Width<kD> {
   }
 
   // Rows [r0, r0 + n), n <= R. `p`: the parameters they share, or none and each row has its own.
+  //
+  // A layer's scalars are a long chain of dependent operations. So a block goes in parts: while one part's chain is under
+  // way, the processor has the sums of the next part to look ahead to.
   template <bool kInverse>
   void block(int64_t r0, int n, T* z, const GroupParams<T>* p) const {
-    alignas(64) T log_det[R] = {}, pre[R] = {}, bias[R] = {}, t[R], h[R], c[R], s[R], x[R], sp[R];
-    V wz[R] = {}, wu[R] = {}, ww[R] = {};  // products, to be summed over their lanes
+    alignas(64) T log_det[R] = {}, t[R] = {}, c[R] = {};
     for (int i = 0; i < n; ++i) load_row((const S*)a.z + (r0 + i) * a.z_row, z_end, z + i * Dp);
     for (int64_t layer = 0; layer < K; ++layer) {
-      const int64_t k = kInverse ? K - 1 - layer : layer;
-      if (p) {
-        const T* const wk = p->w + k * Dp;
-        for (int i = 0; i < n; ++i) {
-          const T* const zi = z + i * Dp;
-          V q[2] = {};
-          vectors_by_two<T>(Dp, [&](int64_t d, int, int j) __attribute__((always_inline)) { q[j] += load(wk + d) * load(zi + d); });
-          wz[i] = q[0] + q[1], bias[i] = p->b[k];
-        }
-      } else {
-        dot_products(r0, n, k, z, wz, wu, ww);
-        const int64_t next_k = kInverse ? (k ? k - 1 : K - 1) : (k + 1 < K ? k + 1 : 0), next_row = layer + 1 < K ? r0 : r0 + R;
-        for (int i = 0; i < n; ++i) {
-          prefetch(next_row + i, next_k);
-          bias[i] = b(r0 + i, k);
-        }
+      const int64_t k = kInverse ? K - 1 - layer : layer, before = kInverse ? k + 1 : k - 1;
+      constexpr int kPart = kInverse ? R : W;
+      for (int i = 0; i < n; i += kPart) {
+        const int m = n - i < kPart ? n - i : kPart;
+        part<kInverse, kPart>(r0 + i, m, k, layer ? before : -1, z + i * Dp, t + i, c + i, log_det + i, p);
       }
-      // One short loop after another: each is a long chain of dependent operations, and those of several vectors overlap
-      // only as far as the processor looks ahead.
-      for (int i = 0; i < n; i += W) {
-        const auto l = p ? p->terms(k) : layer_terms(sum_each(wu + i), sum_each(ww + i), a.mode);
-        store(pre + i, sum_each(wz + i) + load(bias + i));
-        store(c + i, l.c), store(s + i, l.s), store(x + i, l.x), store(sp + i, l.sp);
-      }
-      if constexpr (kInverse) solve_layers(pre, s, sp, n);
-      for (int i = 0; i < n; i += W) {
-        V tv, hv;
-        tanh_sech2(load(pre + i), tv, hv);
-        store(t + i, tv), store(h + i, hv);
-      }
-      for (int i = 0; i < n; i += W) {
-        const V tv = load(t + i);
-        const LayerTerms<V> l = {V{}, load(s + i), load(x + i), load(sp + i), V{}, V{}};
-        store(log_det + i, load(log_det + i) + log_abs_det(tv, load(h + i), l, a.mode));
-        if constexpr (kInverse) store(t + i, -tv);
-      }
-      T* to = (T*)a.act + r0 * K + k;
-      const int64_t step = K;
-      for (int i = 0; i < n; ++i, to += step) *to = pre[i];
-      move(z, t, c, r0, n, k, p);
     }
+    const int64_t last = kInverse ? 0 : K - 1;
+    const P *ui = u(r0, last), *wi = w(r0, last);
     for (int i = 0; i < n; ++i) {
-      store_row(z + i * Dp, (S*)a.z_out + (r0 + i) * D);
+      const T ti = t[i], ci = c[i], *const zi = z + i * Dp, *const uh = p ? p->uhat + last * Dp : nullptr;
+      S* const to = (S*)a.z_out + (r0 + i) * D;
+      if (p) {
+        vectors<T>(D, [&](int64_t d, int m) __attribute__((always_inline)) { store(to + d, load(zi + d) + ti * load(uh + d), m); });
+      } else {
+        vectors<T>(D, [&](int64_t d, int m) __attribute__((always_inline)) {
+          store(to + d, load(zi + d) + ti * (load(ui + d, m, u_end) + ci * load(wi + d, m, w_end)), m);
+        });
+        ui += a.u_group, wi += a.w_group;
+      }
       ((T*)a.log_det)[r0 + i] = log_det[i];
     }
   }
 
-  void dot_products(int64_t r0, int n, int64_t k, const T* z, V* wz, V* wu, V* ww) const {
-    const P *ui = u(r0, k), *wi = w(r0, k);
+  // Layer k of rows [r0, r0 + n), n <= kRows, after the move by layer `before` (if not -1), whose tanh and c are in t and c:
+  // z, log_det, and then t and c of this layer.
+  template <bool kInverse, int kRows>
+  void part(int64_t r0, int n, int64_t k, int64_t before, T* z, T* t, T* c, T* log_det, const GroupParams<T>* p) const {
+    alignas(64) T pre[kRows], s[kRows], sp[kRows], x[kRows], h[kRows];
+    V wz[kRows], wu[kRows], ww[kRows];  // products, to be summed over their lanes
+    for (int i = n; i < kRows; ++i) wz[i] = wu[i] = ww[i] = V{};
+    // Written one by one long before they are read as a vector: no such load is served from stores that are under way.
+    for (int i = 0; i < kRows; ++i) pre[i] = i >= n ? 0 : p ? p->b[k] : b(r0 + i, k);
+    if (p) {
+      const T *const wk = p->w + k * Dp, *const uh = p->uhat + before * Dp;
+      for (int i = 0; i < n; ++i) {
+        T* const zi = z + i * Dp;
+        const T ti = t[i];
+        V q[2] = {};
+        if (before >= 0) {
+          vectors_by_two<T>(Dp, [&](int64_t d, int, int j) __attribute__((always_inline)) {
+            const V zv = load(zi + d) + ti * load(uh + d);
+            store(zi + d, zv);
+            q[j] += load(wk + d) * zv;
+          });
+        } else {
+          vectors_by_two<T>(Dp, [&](int64_t d, int, int j) __attribute__((always_inline)) { q[j] += load(wk + d) * load(zi + d); });
+        }
+        wz[i] = q[0] + q[1];
+      }
+    } else {
+      before >= 0 ? dot_products<true>(r0, n, k, before, z, t, c, wz, wu, ww) : dot_products<false>(r0, n, k, k, z, t, c, wz, wu, ww);
+      const int64_t next_k = kInverse ? (k ? k - 1 : K - 1) : (k + 1 < K ? k + 1 : 0), next_row = next_k == (kInverse ? K - 1 : 0) ? r0 + R : r0;
+      for (int i = 0; i < n; ++i) {
+        prefetch(next_row + i, next_k);
+      }
+    }
+    for (int i = 0; i < kRows; i += W) {
+      const auto l = p ? p->terms(k) : layer_terms(sum_each(wu + i), sum_each(ww + i), a.mode);
+      store(pre + i, sum_each(wz + i) + load(pre + i));
+      store(c + i, l.c), store(s + i, l.s), store(x + i, l.x), store(sp + i, l.sp);
+    }
+    if constexpr (kInverse) solve_layers(pre, s, sp, n);
+    for (int i = 0; i < kRows; i += W) {
+      V tv, hv;
+      tanh_sech2(load(pre + i), tv, hv);
+      store(t + i, kInverse ? -tv : tv), store(h + i, hv);
+    }
+    for (int i = 0; i < kRows; i += W) {
+      const LayerTerms<V> l = {V{}, load(s + i), load(x + i), load(sp + i), V{}, V{}};
+      store(log_det + i, load(log_det + i) + log_abs_det(load(t + i), load(h + i), l, a.mode));
+    }
+    T* to = (T*)a.act + r0 * K + k;
+    for (int i = 0; i < n; ++i, to += K) *to = pre[i];
+  }
+
+  // z += t uhat of layer `before` if kMove, then products of w.z, w.u and w.w of layer k.
+  template <bool kMove>
+  void dot_products(int64_t r0, int n, int64_t k, int64_t before, T* z, const T* t, const T* c, V* wz, V* wu, V* ww) const {
+    const P *ui = u(r0, k), *wi = w(r0, k), *uh = u(r0, before), *wh = w(r0, before);
     const int64_t u_step = a.u_group, w_step = a.w_group;
-    for (int i = 0; i < n; ++i, z += Dp, ui += u_step, wi += w_step) {
+    for (int i = 0; i < n; ++i, z += Dp, ui += u_step, wi += w_step, uh += u_step, wh += w_step) {
+      const T ti = t[i], ci = c[i];
       V q[2] = {}, y[2] = {}, v[2] = {};
       vectors_by_two<T>(D, [&](int64_t d, int m, int j) __attribute__((always_inline)) {
         const V wv = load(wi + d, m, w_end);
-        q[j] += wv * load(z + d);
+        V zv = load(z + d);
+        if constexpr (kMove) {
+          zv += ti * (load(uh + d, m, u_end) + ci * load(wh + d, m, w_end));
+          store(z + d, zv);
+        }
+        q[j] += wv * zv;
         y[j] += wv * load(ui + d, m, u_end);
         v[j] += wv * wv;
       });

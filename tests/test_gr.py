@@ -1,0 +1,465 @@
+"""GR: curricula by their formulas, the loss restated, every ablation's effect, row-keyed draws, what a checkpoint holds, errors."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from ordkernels import ops
+from ordkernels.models import GenerativeRegression, fit
+from ordkernels.models.gr import EOS, FIRST, PAD, SOS, sampling_rate
+from ordkernels.samplers import ValueSampler
+from ordkernels.samplers.value import _weighted_quantiles
+from ordkernels.vocabulary import ValueVocabulary
+
+SMALL = {"dense_width": 3, "hidden": 16, "heads": 2, "ffn": 32, "layers": 1, "dropout": 0.0, "unit": 1.0}
+ABLATIONS = {
+    "GR": {},
+    "manual": {"vocabulary": "manual"},
+    "binary": {"vocabulary": "binary"},
+    "full mixup": {"mixup": "full"},
+    "without CLEM": {"clem": False},
+    "mixup with teacher forcing": {"curriculum": 1.0},
+    "curriculum without mixup": {"mixup": None},
+    "linear": {"curriculum": "linear"},
+    "exponential": {"curriculum": "exponential"},
+    "p = 0.5": {"curriculum": 0.5},
+    "p = 0": {"curriculum": 0.0},
+}
+
+
+def table(N: int = 120) -> dict[str, torch.Tensor]:
+    """A long-tailed, zero-inflated target of whole numbers."""
+    g = torch.Generator().manual_seed(1)
+    x = torch.randn(N, 3, generator=g)
+    y = torch.expm1(1.5 * x[:, 0] + 3 + 0.3 * torch.randn(N, generator=g)).clamp(min=0).round()
+    y[::9] = 0.0
+    return {"dense": x, "y": y}
+
+
+def model(**options) -> GenerativeRegression:
+    torch.manual_seed(0)
+    m = GenerativeRegression(**{**SMALL, **options})
+    m.prepare(table())
+    return m.eval()
+
+
+class Counter:
+    """Records what a decoder was called with."""
+
+    def __init__(self, m: GenerativeRegression) -> None:
+        self.inputs: list[torch.Tensor] = []
+        m.decoder.register_forward_pre_hook(lambda _, args: self.inputs.append(args[0]))
+
+
+# ------------------------------------------------------------------------------------------------- curriculum
+
+
+def test_sampling_rates():
+    i = torch.arange(0, 1500, 50)
+    direct = 0.9 * 100 / (100 + torch.exp(i.double() / 100))
+    assert torch.allclose(sampling_rate("inverse_sigmoid", i, 0.9, 100.0).double(), direct, rtol=1e-5)
+    half = torch.tensor(100 * math.log(100))
+    for kind in ("inverse_sigmoid", "linear", "exponential"):
+        assert float(sampling_rate(kind, half, 0.8, 100.0)) == pytest.approx(0.4, abs=1e-5)
+        p = sampling_rate(kind, torch.arange(0, 5000, 10), 1.0, 100.0)
+        assert bool((p.diff() <= 0).all())
+        assert float(p[0]) > 0.98
+        assert 0 <= float(sampling_rate(kind, torch.tensor(10**9))) < 1e-6  # no overflow
+    assert torch.allclose(sampling_rate("linear", half / 2), torch.tensor(0.75))
+    assert torch.allclose(sampling_rate("exponential", 3 * half), torch.tensor(0.125))
+    assert sampling_rate(0.3, i).unique().tolist() == [pytest.approx(0.3)]
+    with pytest.raises(ValueError, match="curriculum: expected 'inverse_sigmoid', 'linear', 'exponential' or a probability"):
+        sampling_rate("cosine", i)  # type: ignore[arg-type]
+
+
+def test_the_iteration_is_counted_in_training_alone_and_moves_p():
+    m = model(omega=2.0)
+    first = float(m.loss(table())["p"])
+    assert int(m.iteration) == 0
+    m.train()
+    seen = [float(m.loss(table())["p"]) for _ in range(6)]
+    assert int(m.state_dict()["iteration"]) == 6
+    assert seen[0] == first == pytest.approx(2 / 3)
+    assert seen == sorted(seen, reverse=True)
+    assert seen[-1] == pytest.approx(2 / (2 + math.exp(5 / 2)), rel=1e-5)
+    m.prepare(table())  # a new training starts from the beginning
+    assert int(m.iteration) == 0
+
+
+# ------------------------------------------------------------------------------------------------- the loss
+
+
+@torch.no_grad()
+def restated(m: GenerativeRegression, t: dict[str, torch.Tensor], p: float) -> tuple[float, float]:
+    """CE and Huber row by row, position by position; p is 0 or 1."""
+    memory, g, E = m.encoder(t), m.token_values.tolist(), m.decoder.tok_emb.weight.detach()
+    V, b = len(g), m.window // 2
+    ce, huber, count = 0.0, 0.0, 0
+    for r in range(len(t["y"])):
+        left, target = float(t["y"][r]), []
+        while left > m.tolerance * float(t["y"][r]):
+            token = next(j for j in range(FIRST, V) if g[j] <= left)
+            target.append(token)
+            left -= g[token]
+        target.append(EOS)
+        row = memory[r : r + 1]
+        x = E[torch.tensor([SOS, *target[:-1]])]
+        if p == 0:
+            first = m.decoder(x[None], row)[0]
+            fed = [x[0]]
+            for t_ in range(len(target) - 1):
+                top = int(first[t_].argmax())
+                if m.mixup is None:
+                    fed.append(E[top])
+                    continue
+                near = [j for j in range(FIRST, V) if abs(j - top) <= b] if top >= FIRST else [top]
+                near = list(range(V)) if m.mixup == "full" else near
+                fed.append(first[t_, near].softmax(0) @ E[near])
+            x = torch.stack(fed)
+        logits = m.decoder(x[None], row)[0]
+        value = 0.0
+        for t_, token in enumerate(target):
+            q = logits[t_].softmax(0)
+            ce -= float(q[token].log())
+            count += 1
+            top = int(q.argmax())
+            value += sum(float(q[j]) * g[j] for j in range(max(0, top - b), min(V, top + b + 1)))
+        error = abs(value - float(t["y"][r]))
+        huber += 0.5 * error**2 if error <= 1 else error - 0.5
+    return ce / count, huber / len(t["y"])
+
+
+@pytest.mark.parametrize("options", [{}, {"mixup": "full"}, {"mixup": None}, {"window": 4}], ids=str)
+@pytest.mark.parametrize("p", [0.0, 1.0])
+def test_loss_restated(options, p):
+    m, t = model(curriculum=p, token_weight=7.0, huber_weight=0.5, **options), {k: v[:9] for k, v in table().items()}
+    parts = m.loss(t)
+    ce, huber = restated(m, t, p)
+    assert float(parts["tokens"]) == pytest.approx(ce, rel=1e-4)
+    assert float(parts["huber"]) == pytest.approx(huber, rel=1e-4)
+    assert float(parts["loss"].detach()) == pytest.approx(7 * ce + 0.5 * huber, rel=1e-4)
+
+
+def test_inputs_of_the_second_pass():
+    m, t = model(curriculum=0.5), table()
+    seen = Counter(m)
+    m.loss(t)
+    first, second = seen.inputs
+    tokens = m._tokens(t["y"])
+    E = m.decoder.tok_emb.weight
+    true = E[F.pad(tokens[:, :-1], (1, 0), value=SOS)]
+    assert torch.equal(second[:, 0], E[SOS].expand(len(tokens), -1))
+    same = (second == true).all(-1)[:, 1:]  # positions that kept the true token
+    written = tokens[:, :-1] > EOS
+    assert 0.4 < float(same[written].float().mean()) < 0.6
+    assert same.any(1).logical_and(~same.all(1)).any()  # decided per position, not per row
+    logits = m.decoder(first, m.encoder(t))[:, :-1]
+    fed = ops.embedding_mixup(logits, E, window=m.window)
+    assert torch.allclose(second[:, 1:][~same], fed[~same], atol=1e-5)
+
+
+def test_gradients_go_back_through_the_mixture():
+    """With p = 0 only the mixture tells the second pass about later tokens, and pass 1 is trained through it."""
+    for mixup, flows in (("window", True), ("full", True), (None, False)):
+        m = model(curriculum=0.0, mixup=mixup)
+        kept = []
+        m.decoder.register_forward_hook(lambda *a, kept=kept: kept.append(a[2]) or a[2].retain_grad())
+        m.loss(table())["loss"].backward()
+        assert (kept[0].grad is not None and bool(kept[0].grad.abs().sum() > 0)) == flows, mixup
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_every_ablation_trains_and_predicts(name):
+    m, t = model(**ABLATIONS[name]).train(), table()
+    seen = Counter(m)
+    m.loss(t)["loss"].backward()
+    assert len(seen.inputs) == (1 if name in ("without CLEM", "mixup with teacher forcing") else 2)
+    assert all(p.grad is not None for p in m.parameters())
+    draws = m.sample(t, 3)
+    assert draws.shape == (120, 3)
+    assert bool((draws >= 0).all())
+    assert bool(draws[:, 0].ne(draws[:, 1]).any())
+    assert m.predict(t, statistic="greedy").isfinite().all()
+
+
+def test_what_ablations_change():
+    assert (model(clem=False).mixup, model(clem=False).curriculum) == (None, 1.0)
+    assert (model(curriculum=1.0).mixup, model(curriculum=1.0).curriculum) == ("window", 1.0)  # mixup at decoding alone
+    powers = model(vocabulary="binary").token_values[FIRST:]
+    assert torch.equal(powers, torch.exp2(torch.arange(len(powers)).flip(0).float()))
+    manual = model(vocabulary="manual").token_values[FIRST:]
+    assert {float(v) / 10 ** math.floor(math.log10(float(v))) for v in manual} == {1.0, 3.0, 5.0}
+    given = ValueVocabulary.manual(table()["y"].numpy())
+    m = GenerativeRegression(**{**SMALL, "vocabulary": given})
+    assert len(m.decoder.tok_emb.weight) == given.size  # before any data was seen
+    m.prepare(table())
+    assert torch.equal(m.token_values[FIRST:], torch.from_numpy(given.values.astype(np.float32)))
+
+
+# ------------------------------------------------------------------------------------------------- vocabulary and checkpoints
+
+
+def test_labels_are_written_exactly_in_the_unit():
+    t = table()
+    m = GenerativeRegression(**{**SMALL, "unit": 0.001, "tolerance": 0.0})
+    t["y"] = t["y"] / 8 + 0.037
+    m.prepare(t)
+    tokens = m._tokens(t["y"])
+    assert torch.allclose(m.token_values[tokens].sum(1), t["y"], atol=6e-4)
+    assert bool(((tokens == EOS).sum(1) == 1).all())
+    after = (tokens == EOS).cumsum(1) - (tokens == EOS).long()
+    assert bool((tokens[after > 0] == PAD).all())
+    assert bool((tokens[:, :-1] <= tokens[:, 1:])[tokens[:, 1:] >= FIRST].all())  # values do not increase
+    assert int(m.longest) == m.steps == int((tokens >= FIRST).sum(1).max()) + 2
+    few = m._tokens(torch.tensor([0.0, 0.0]))
+    assert few.tolist() == [[EOS], [EOS]]  # no longer than the batch needs
+
+
+def test_a_checkpoint_holds_the_vocabulary():
+    m, t = model(), table()
+    m.iteration.fill_(17)
+    other = GenerativeRegression(**SMALL)
+    assert other.decoder.tok_emb.weight.shape != m.decoder.tok_emb.weight.shape
+    other.load_state_dict(m.state_dict())
+    assert torch.equal(other.sample(t, 3), m.sample(t, 3))
+    assert torch.equal(other.predict(t, statistic="greedy"), m.predict(t, statistic="greedy"))
+    assert (other.steps, int(other.iteration)) == (m.steps, 17)
+    assert other.vocabulary.size == m.vocabulary.size
+    other.train().loss({k: v[:8] for k, v in t.items()})  # a loaded model is prepared: one small batch must not refit it
+    assert torch.equal(other.token_values, m.token_values)
+    binary = model(vocabulary="binary")
+    binary.load_state_dict(m.state_dict())  # the checkpoint's vocabulary counts
+    assert torch.equal(binary.token_values, m.token_values)
+
+
+def test_a_model_that_has_seen_no_labels_works():
+    m, x = GenerativeRegression(**SMALL).eval(), table(5)
+    assert m.sample(x, 2).shape == (5, 2)
+    assert m.loss(x)["loss"].isfinite()
+    with pytest.raises(ValueError, match="at index 1"):
+        m.loss({"dense": x["dense"][:2], "y": torch.tensor([1.0, 1e30])})
+
+
+def test_a_vocabulary_larger_than_the_places_there_were():
+    t = table(80)
+    t["y"] = torch.arange(80.0)
+    given = ValueVocabulary(list(range(1, 71)))
+    before = torch.get_rng_state()
+    m = GenerativeRegression(**{**SMALL, "vocabulary": given})
+    state = torch.get_rng_state()
+    m.prepare(t)
+    assert torch.equal(state, torch.get_rng_state())  # the caller's random numbers stay as they were
+    assert not torch.equal(before, state)
+    assert m.decoder.tok_emb.weight.shape == (73, 16)
+    assert len(m.decoder.tok_emb.weight.detach().unique(dim=0)) == 73
+    m.loss(t)["loss"].backward()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_dtypes(dtype):
+    m, x = model(unit=0.25), table(40)
+    want = m.predict(x, 8), m.token_values
+    m = m.to(dtype)
+    x = {"dense": x["dense"].to(dtype), "y": x["y"]}
+    assert m.vocabulary.unit == 0.25
+    assert torch.equal(m.token_values.float(), want[1])
+    m.train().loss(x)["loss"].backward()
+    got = m.eval().predict(x, 8).float()
+    assert got.isfinite().all()
+    if dtype == torch.float64:
+        assert (got - want[0]).abs().median() < 1e-4  # but where a token was a near-tie
+
+
+def test_a_skeleton_takes_a_checkpoint():
+    m, x = model(), table(20)
+    with torch.device("meta"):
+        other = GenerativeRegression(**SMALL)
+    other.to_empty(device="cpu").load_state_dict(m.state_dict())
+    assert torch.equal(other.eval().sample(x, 2), m.sample(x, 2))
+
+
+def test_an_optimizer_made_first_trains_what_is_fitted_later():
+    torch.manual_seed(0)
+    m, t = GenerativeRegression(**SMALL), table()
+    optimizer = torch.optim.Adam(m.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(20):
+        parts = m.loss(t)  # the first batch fits the vocabulary
+        optimizer.zero_grad()
+        parts["loss"].backward()
+        optimizer.step()
+        losses.append(float(parts["tokens"]))
+    assert losses[-1] < 0.9 * losses[0]
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    assert {id(p) for p in m.parameters()} == held
+    assert optimizer.state[m.decoder.linear.weight]["exp_avg"].shape == m.decoder.linear.weight.shape == (len(m.token_values), 16)
+
+
+# ------------------------------------------------------------------------------------------------- sampling
+
+
+def test_draws_belong_to_the_row():
+    m, x = model(), {"dense": table(30)["dense"]}
+    ids = torch.randperm(1000)[:30]
+    whole = m.sample(x, 5, seed=2, row_ids=ids)
+    parts = [m.sample({k: v[i : i + 7] for k, v in x.items()}, 5, seed=2, row_ids=ids[i : i + 7]) for i in range(0, 30, 7)]
+    # a rounding of the memory may flip a token whose choice was a near-tie: not one in these 150 draws
+    assert torch.equal(torch.cat(parts), whole)
+    assert torch.equal(ValueSampler(m, max_rows=1).sample(x, 5, seed=2, row_ids=ids), whole)
+    assert torch.equal(m.sample(x, 8, seed=2, row_ids=ids)[:, :5], whole)  # however many are asked for
+    assert not torch.equal(m.sample(x, 5, seed=3, row_ids=ids), whole)
+    assert m.sample({"dense": x["dense"][:0]}, 5).shape == (0, 5)
+    assert m.predict({"dense": x["dense"][:0]}, statistic="greedy").shape == (0,)
+
+
+def test_draws_follow_the_decoder():
+    """The share of draws that end at once is the probability of EOS after SOS."""
+    m = model()
+    x = {"dense": table(2)["dense"]}
+    m.steps = 4
+    draws = m.sample(x, 3000, seed=1)
+    allowed = torch.ones(len(m.token_values), dtype=torch.bool)
+    allowed[[PAD, SOS]] = False
+    with torch.no_grad():
+        logits = m.decoder(torch.full((2, 1), SOS), m.encoder(x))[:, 0].masked_fill(~allowed, -torch.inf)
+    assert torch.allclose((draws == 0).float().mean(1), logits.softmax(1)[:, EOS], atol=0.03)
+    cold = ValueSampler(m, temperature=1e-4).sample(x, 3)  # next to no temperature: the likeliest tokens
+    m.mixup, m.readout = None, "tokens"
+    assert torch.allclose(cold, m.predict(x, statistic="greedy")[:, None].expand(2, 3))
+
+
+def test_predict_and_interval_weigh_draws_by_their_first_token():
+    m, x = model(), table(12)
+    draws = m.sample(x, 9, seed=1)
+    first = torch.stack([ops.value_decode(
+        m.encoder(x), m.decoder, m.token_values, max_tokens=m.steps, temperature=1.0, monotone=True, seed=1, row_ids=torch.arange(12),
+        draw_ids=torch.full((12,), j),
+    ).tokens[:, 0] for j in range(9)], dim=1)  # fmt: skip
+    with torch.no_grad():
+        share = m.decoder(torch.full((12, 1), SOS), m.encoder(x))[:, 0]
+    share[:, :EOS] = -torch.inf
+    share = share.softmax(1)
+    g = m.token_values.tolist()
+    for r in range(12):
+        seen = first[r].tolist()
+        points = [(v, float(share[r, token]) / seen.count(token)) for v, token in zip(draws[r].tolist(), seen, strict=True)]
+        for token in range(EOS, len(g)):
+            if token not in seen:
+                points.append(((g[token] + g[max(token - 1, FIRST)]) / 2 if token > EOS else 0.0, float(share[r, token])))
+        assert float(m.predict(x, 9, seed=1, statistic="mean")[r]) == pytest.approx(sum(v * w for v, w in points), rel=1e-4)
+        values, weights = (torch.tensor(p, dtype=torch.float64) for p in zip(*sorted(points, key=lambda p: p[0]), strict=True))
+        at = weights.cumsum(0) - weights / 2
+        for level, got in ((0.5, m.predict(x, 9, seed=1)[r]), (0.25, m.interval(x, 0.5, 9, seed=1)[r, 0])):
+            want = np.interp(float(at[0] + level * (at[-1] - at[0])), at.numpy(), values.numpy())
+            assert float(got) == pytest.approx(want, rel=1e-3, abs=1e-3)
+
+
+def test_statistics_agree_with_those_of_many_plain_draws():
+    m, x = model(), {"dense": table(3)["dense"]}
+    m.steps = 4
+    draws = m.sample(x, 4000, seed=5)
+    assert torch.allclose(m.predict(x, 600, statistic="mean"), draws.mean(1), rtol=0.1)
+    for level, got in ((0.5, m.predict(x, 600)), (0.8, m.interval(x, 0.6, 600)[:, 1])):
+        share = (draws <= got[:, None]).float().mean(1), (draws < got[:, None]).float().mean(1)
+        assert bool((share[0] > level - 0.06).all() and (share[1] < level + 0.06).all())
+
+
+def test_weighted_quantiles():
+    x = torch.randn(5, 31)
+    levels = [0.0, 0.1, 0.5, 0.9, 1.0]
+    want = x.quantile(torch.tensor(levels), dim=1).T
+    assert torch.allclose(_weighted_quantiles(x, torch.full((5, 31), 1 / 31), levels), want, atol=1e-5)
+    padded = torch.cat((x, torch.full((5, 4), 77.0)), dim=1)  # points of no weight do not count
+    weights = torch.cat((torch.full((5, 31), 1 / 31), torch.zeros(5, 4)), dim=1)
+    assert torch.allclose(_weighted_quantiles(padded, weights, levels), want, atol=1e-5)
+    assert _weighted_quantiles(torch.tensor([[3.0, 9.0]]), torch.tensor([[1.0, 0.0]]), [0.2, 0.8]).tolist() == [[3.0, 3.0]]
+    weights[2] = torch.nan
+    out = _weighted_quantiles(padded, weights, levels)
+    assert out[2].isnan().all()
+    assert torch.allclose(out[[0, 1, 3, 4]], want[[0, 1, 3, 4]], atol=1e-5)
+
+
+@pytest.mark.parametrize("readout", ["windowed", "tokens"])
+def test_greedy_is_the_decoding_of_the_model(readout):
+    m, x = model(readout=readout), table(40)
+    with torch.inference_mode():
+        out = ops.value_decode(
+            m.encoder(x), m.decoder, m.token_values, max_tokens=m.steps, window=20, mixup="window", readout=readout, monotone=True
+        )
+    assert torch.equal(m.predict(x, statistic="greedy"), out.value)
+
+
+def test_capacity_bounds_every_prediction():
+    x = table()
+    x["capacity"] = x["y"].quantile(0.7).expand(120).clone()
+    x["capacity"][::2] = 0.0
+    m = model(capacity=True)
+    assert m.batch_keys == ("dense", "capacity", "y")
+    draws, greedy = m.sample(x, 4), m.predict(x, statistic="greedy")
+    assert bool((draws <= x["capacity"][:, None]).all())
+    assert bool((greedy <= x["capacity"]).all())
+    assert bool((draws[1::2] > 0).any())
+    assert bool((model().sample(x, 4) > x["capacity"][:, None]).any())
+    with pytest.raises(ValueError, match="batch: expected the key 'capacity'"):
+        m.sample({"dense": x["dense"]}, 1)
+
+
+def test_it_learns_a_small_table_by_heart():
+    train = {"dense": 3 * torch.eye(16), "y": table(17)["y"][1:].clamp(max=300)}
+    m = GenerativeRegression(**{**SMALL, "dense_width": 16, "hidden": 32, "readout": "tokens"}, omega=60.0)
+    fit(m, train, epochs=250, batch_size=16, lr=1e-2, weight_decay=0.0, average=0.0, progress=False)
+    assert 0.2 < float(m.loss(train)["p"]) < 0.6  # on its way from true tokens to predictions
+    for statistic in ("greedy", "median"):
+        exact = (m.predict(train, 9, statistic=statistic) - train["y"]).abs() < 0.5
+        assert int(exact.sum()) >= 15  # without positions, tokens that repeat are the hardest
+    m.readout = "windowed"
+    assert (m.predict(train, statistic="greedy") - train["y"]).abs().mean() < 0.2 * train["y"].mean()
+
+
+# ------------------------------------------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"vocabulary": "quantile"}, "vocabulary: expected 'dynamic', 'manual', 'binary' or a ValueVocabulary, got 'quantile'"),
+        ({"mixup": "soft"}, "mixup: expected 'window', 'full' or None, got 'soft'"),
+        ({"readout": "sum"}, "readout: expected 'windowed' or 'tokens', got 'sum'"),
+        ({"curriculum": "cosine"}, "curriculum: expected 'inverse_sigmoid', 'linear', 'exponential' or a probability, got 'cosine'"),
+        ({"curriculum": 1.5}, r"curriculum: expected a probability in \[0, 1\], got 1.5"),
+        ({"p0": -0.1}, r"p0: expected a probability in \[0, 1\], got -0.1"),
+        ({"omega": 1.0}, "omega: expected a number above 1, got 1.0"),
+        ({"unit": 0.0}, "unit: expected a positive number, got 0.0"),
+        ({"tolerance": 1.0}, r"tolerance: expected a share in \[0, 1\), got 1.0"),
+        ({"max_tokens": 1}, "max_tokens: expected at least 2, SOS and EOS, got 1"),
+        ({"window": -1}, "window: expected at least 0, got -1"),
+        ({"token_weight": -1.0}, "token_weight, huber_weight: expected at least 0"),
+        ({"layers": 0}, "layers: expected a whole number of at least 1, got 0"),
+    ],
+    ids=str,
+)
+def test_constructor_errors(options, text):
+    with pytest.raises(ValueError, match=text):
+        GenerativeRegression(**{**SMALL, **options})
+
+
+def test_sampler_and_batch_errors():
+    m, x = model(), table(4)
+    for call, text in (
+        (lambda: ValueSampler(m, temperature=0.0), "temperature: expected a number above 0, got 0.0"),
+        (lambda: ValueSampler(m, max_rows=0), "max_rows: expected at least 1, got 0"),
+        (lambda: m.predict(x, statistic="mode"), "statistic: expected 'median', 'mean' or 'greedy', got 'mode'"),
+        (lambda: m.sample(x, 0), "n: expected at least 1, got 0"),
+        (lambda: m.interval(x, 1.0), "level: expected a share strictly between 0 and 1"),
+        (lambda: m.sample(x, 1, row_ids=torch.arange(3)), r"row_ids: expected shape \[B\] = \[4\], got \[3\]"),
+        (lambda: m.sample({"y": x["y"]}, 1), "batch: expected the key 'dense', got y"),
+        (lambda: m.loss({"dense": x["dense"]}), "batch: expected the key 'y', got dense"),
+        (lambda: m.loss({**x, "y": torch.tensor([0.0, 1.0, float("nan"), 2.0])}), "y: expected finite values of at least 0, got nan"),
+        (lambda: model(max_tokens=3), r"labels: expected sequences of at most 1 values and EOS \(max_tokens=3\)"),
+        (lambda: m.prepare({"y": x["y"][:0]}), "y: expected at least one training row, got none"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            call()
