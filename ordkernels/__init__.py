@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         scores,
         scores_grid,
         scores_stream,
+        scoring_file,
         testing,
         vocabulary,
     )
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "__version__", "available_backends", "data", "diagnostics", "models", "nn", "ops", "quantiles", "rng", "samplers",
-    "schedules", "scores", "scores_grid", "scores_stream", "testing", "use_backend", "vocabulary",
+    "schedules", "scores", "scores_grid", "scores_stream", "scoring_file", "testing", "use_backend", "vocabulary",
 ]  # fmt: skip
 
 
