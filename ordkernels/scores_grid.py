@@ -41,7 +41,8 @@ class GridXAUC(_Stream):
         if not 8 <= bins <= 32768:
             raise ValueError(f"bins: expected 8 to 32768, got {bins}")
         self.bins = int(bins)
-        self._range = np.array([[1, 0], [1, 0]])  # of y and of the prediction: lowest and highest key, of the finest step
+        # of y and of the prediction: lowest and highest key, of the finest step; and the bin that the table starts with
+        self._range = np.array([[1, 0, 0], [1, 0, 0]])
         self._joint = np.zeros((self.bins, self.bins), np.int64)
 
     def update(self, y: Any, prediction: Any, *, num_threads: int | None = None) -> Self:
@@ -53,54 +54,70 @@ class GridXAUC(_Stream):
             if max(-pair[0], pair[1]) > _LARGEST:
                 raise ValueError(f"{name}: expected magnitudes up to 2^300, got {pair[0] if -pair[0] > _LARGEST else pair[1]}")
         self._widen(np.array([[_key(x) for x in pair] for pair in ends]))
-        edges = [_edges(*self._place(axis), self.bins) for axis in (0, 1)]
+        edges = [_edges(self._shift(axis), int(self._range[axis, 2]), self.bins) for axis in (0, 1)]
         counts = BinnedXAUC(*edges)
         counts._joint = self._joint  # filled in place
         counts.update(a, b, num_threads=num_threads)
         return self
 
     def _add(self, state: dict[str, NDArray[Any]]) -> None:
-        other = GridXAUC(self.bins).load_state(state)
-        if other._range[0, 0] > other._range[0, 1]:
-            return
-        self._widen(other._range)
-        other._widen(self._range)
-        self._joint += other._joint
+        other = GridXAUC.__new__(GridXAUC)
+        other.bins, other._range, other._joint = self.bins, state["_range"], state["_joint"]
+        if not other._empty():
+            self._widen(other._range[:, :2])
+            self._put(*other._block([self._shift(axis) for axis in (0, 1)]))
 
-    def _place(self, axis: int) -> tuple[int, int]:
-        """Of the rows' range: the step's exponent above the finest, and the first bin, so that the range is in the middle."""
-        low, high = map(int, self._range[axis])
+    def _empty(self) -> bool:
+        return bool(self._range[0, 0] > self._range[0, 1])
+
+    def _shift(self, axis: int) -> int:
+        """The step's exponent above the finest: the least with which the range has no more than `bins` bins."""
+        low, high = map(int, self._range[axis, :2])
         shift = max(0, (high - low).bit_length() - self.bins.bit_length())
         while (high >> shift) - (low >> shift) >= self.bins:
             shift += 1
-        return shift, (low >> shift) - (self.bins - 1 - ((high >> shift) - (low >> shift))) // 2
+        return shift
 
     def _widen(self, ends: NDArray[np.int64]) -> None:
-        """Make the range cover `ends` too, and move the counts to the bins that this gives."""
-        if self._range[0, 0] > self._range[0, 1]:
-            self._range = ends.copy()
-            return
-        old, before = self._range, [self._place(axis) for axis in (0, 1)]
-        self._range = np.stack((np.minimum(old[:, 0], ends[:, 0]), np.maximum(old[:, 1], ends[:, 1])), 1)
+        """Make the range cover `ends` too. The table moves only if its bins are not enough: few times for many chunks."""
+        fresh, old, shifts = self._empty(), self._range, [self._shift(axis) for axis in (0, 1)]
+        new = old.copy()
+        new[:, 0], new[:, 1] = ends.T if fresh else (np.minimum(old[:, 0], ends[:, 0]), np.maximum(old[:, 1], ends[:, 1]))
+        self._range = new
+        new_shifts, moves = [self._shift(axis) for axis in (0, 1)], False
+        for axis, shift in enumerate(new_shifts):
+            low, high = (int(x) >> shift for x in new[axis, :2])
+            if fresh or shift != shifts[axis] or not old[axis, 2] <= low <= high < old[axis, 2] + self.bins:
+                new[axis, 2] = low - (self.bins - 1 - (high - low)) // 2  # in the middle
+                moves = True
+        if moves and not fresh:
+            self._range = old
+            moved = self._block(new_shifts)
+            self._range, self._joint = new, np.zeros_like(self._joint)
+            self._put(*moved)
+
+    def _block(self, shifts: list[int]) -> tuple[list[int], NDArray[np.int64]]:
+        """The bins in use, added up to coarser ones, and the first of them on each side."""
+        firsts, block = [], self._joint
         for axis in (0, 1):
-            (shift, first), (new_shift, new_first) = before[axis], self._place(axis)
-            if (shift, first) == (new_shift, new_first):
-                continue
-            used = np.arange(old[axis, 0] >> shift, (old[axis, 1] >> shift) + 1)
-            to = (used >> (new_shift - shift)) - new_first
-            runs = np.flatnonzero(np.diff(to, prepend=to[0] - 1))
-            rows = self._joint.swapaxes(0, axis)
-            moved = np.zeros_like(self._joint)
-            moved.swapaxes(0, axis)[to[runs]] = np.add.reduceat(rows[used - first], runs, axis=0)
-            self._joint = moved
+            low, high, begin = map(int, self._range[axis])
+            shift = self._shift(axis)
+            first = low >> shift
+            block = block.swapaxes(0, axis)[first - begin : (high >> shift) - begin + 1]
+            for _ in range(shifts[axis] - shift):
+                block = np.pad(block, ((first % 2, (first + len(block)) % 2), (0, 0)))
+                block, first = block[::2] + block[1::2], first // 2
+            block = block.swapaxes(0, axis)
+            firsts.append(first)
+        return firsts, block
+
+    def _put(self, firsts: list[int], block: NDArray[np.int64]) -> None:
+        i, j = (first - int(begin) for first, begin in zip(firsts, self._range[:, 2], strict=True))
+        self._joint[i : i + block.shape[0], j : j + block.shape[1]] += block
 
     def result(self) -> BinnedXAUCResult:
-        self._need_rows(self._range[0, 0] <= self._range[0, 1])
-        used = []
-        for axis in (0, 1):
-            shift, first = self._place(axis)
-            used.append(slice((int(self._range[axis, 0]) >> shift) - first, (int(self._range[axis, 1]) >> shift) - first + 1))
-        block = self._joint[tuple(used)]
+        self._need_rows(not self._empty())
+        _, block = self._block([self._shift(axis) for axis in (0, 1)])
         counts = BinnedXAUC(*(np.arange(n + 1.0) for n in block.shape))
         counts._joint = block
         return counts.result()

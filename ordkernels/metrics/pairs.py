@@ -88,7 +88,7 @@ class XAUC(Rows):
             own = it._joint
             it.update(y, prediction)  # in place, unless the grid widened
             if it._joint is own:
-                state[:4] = torch.as_tensor(it._range.reshape(-1))
+                state[:6] = torch.as_tensor(it._range.reshape(-1))
             else:
                 state = torch.as_tensor(_flat(it))
             self.grid = state.to(self.device)
@@ -184,8 +184,8 @@ def _flat(it: GridXAUC) -> np.ndarray[Any, Any]:
 def _grid(state: Tensor) -> GridXAUC:
     """An accumulator that counts into `state`."""
     flat = state.numpy()
-    it = GridXAUC(round((len(flat) - 4) ** 0.5))
-    it._range, it._joint = flat[:4].reshape(2, 2).copy(), flat[4:].reshape(it.bins, it.bins)
+    it = GridXAUC(round((len(flat) - 6) ** 0.5))
+    it._range, it._joint = flat[:6].reshape(2, 3).copy(), flat[6:].reshape(it.bins, it.bins)
     return it
 
 
