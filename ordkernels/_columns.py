@@ -71,7 +71,7 @@ def _csv(path: Path, columns: Sequence[tuple[str, str]], delimiter: str) -> Iter
             except ValueError:
                 table = _cells(lines, columns, at, dtype, delimiter, begin)
             begin += len(table)
-            yield [np.ascontiguousarray(table[name]) for name in table.dtype.names]
+            yield [np.ascontiguousarray(table[name]) for name in dtype.names or ()]
 
 
 def _cells(

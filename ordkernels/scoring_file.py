@@ -6,7 +6,7 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,14 +108,9 @@ def _ordered_scores(kept: dict[str, NDArray[Any]], ties: Any, binary: bool) -> d
 class _Check:
     """The NaN and the infinite values of a column: how many, and where the first is."""
 
-    class _Bad(NamedTuple):
-        count: int
-        row: int
-        value: float
-
     def __init__(self, name: str) -> None:
         self.name, self.rows = name, 0
-        self.bad: dict[str, _Check._Bad] = {}
+        self.bad: dict[str, tuple[int, int, float]] = {}  # what was expected -> how many are not, the first's row and value
 
     def __call__(self, values: NDArray[Any]) -> None:
         if values.dtype.kind == "f" and not np.isfinite(values).all():
@@ -123,7 +118,7 @@ class _Check:
                 if is_bad.any():
                     i = int(is_bad.argmax())
                     count, row, value = self.bad.get(kind, (0, self.rows + i, float(values[i])))
-                    self.bad[kind] = self._Bad(count + int(is_bad.sum()), row, value)
+                    self.bad[kind] = (count + int(is_bad.sum()), row, value)
         self.rows += len(values)
 
     def report(self, rows: int) -> None:

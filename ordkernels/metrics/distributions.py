@@ -132,6 +132,7 @@ class HistogramJSD(Metric):
     full_state_update = False
     is_differentiable = False
     higher_is_better = False
+    table: Any  # list[Tensor]; joined over processes, a Tensor
 
     def __init__(self, labels: Any = None, *, edges: Any = None, bins: int = 50, base: float = 2.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -93,6 +93,7 @@ class LCC(Metric):
     full_state_update = False
     is_differentiable = False
     higher_is_better = True
+    moments: Tensor
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -50,7 +50,8 @@ class XAUC(Rows):
         True
     """
 
-    _columns = ("prediction", "y", "weight", "group")
+    _columns: tuple[str, ...] = ("prediction", "y", "weight", "group")
+    grid: Tensor
 
     def __init__(
         self,
@@ -107,8 +108,8 @@ class XAUC(Rows):
 
     def compute(self) -> Any:
         if self.mode == "binned":
-            found = _grid(self.grid.cpu()).result()
-            return BoundedXAUC(scalar(found.value, self.device), scalar(found.bound, self.device))
+            binned = _grid(self.grid.cpu()).result()
+            return BoundedXAUC(scalar(binned.value, self.device), scalar(binned.bound, self.device))
         p, y = _both(self)
         found = scores.xauc(
             y, p, ties=self.ties, average=self.average, weight=self._rows("weight"), group=self._rows("group")  # type: ignore[arg-type]
