@@ -84,7 +84,11 @@ def cumulative_score(y: Any, prediction: Any, theta: float, *, num_threads: int 
     if not theta >= 0:
         raise ValueError(f"theta: expected a number of at least 0, got {theta}")
     a, b = _finite_pair(y, prediction)
-    return c.errors(a, b, theta, _threads(num_threads))[2] / len(a) if c else reference.cumulative_score(*_wide(a, b), theta)
+    return (
+        c.errors(a, b, theta, _threads(num_threads))[2] / len(a)
+        if c
+        else reference.cumulative_score(a.astype(np.float64), b.astype(np.float64), theta)
+    )
 
 
 def lcc(y: Any, prediction: Any, *, num_threads: int | None = None) -> float:

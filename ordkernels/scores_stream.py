@@ -126,7 +126,7 @@ class Errors(_Stream):
             sums, within = each[0][:2], [e[2] for e in each][: len(self.thetas)]
             moments = c.moments(a, b, threads)[1:]
         self._add({
-            "_n": np.int64(len(a)), "_sums": np.array([[s, 0.0] for s in sums]), "_moments": np.array(moments),
+            "_n": np.array(len(a)), "_sums": np.array([[s, 0.0] for s in sums]), "_moments": np.array(moments),
             "_within": np.array(within, np.int64),
         })  # fmt: skip
         return self

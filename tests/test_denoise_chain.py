@@ -3,6 +3,7 @@
 import copy
 import importlib.util
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from ordkernels import rng, use_backend
 from ordkernels.nn import MLPDenoiser, TransformerDenoiser
 from ordkernels.ops import denoise_chain
 from ordkernels.reference import denoise_chain as reference
+from ordkernels.samplers import DiffoRSampler
 from ordkernels.schedules import NoiseSchedule, aligned_timesteps
 
 INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"
@@ -187,6 +189,31 @@ def test_new_weights_and_frequencies_count_at_once():
     assert error(got, truth(x, cond, denoiser, schedule, 4, aligned, dtype=torch.float32)) < 2e-5
 
 
+@pytest.mark.parametrize("marks", [pytest.param(None, marks=native)])
+def test_what_is_kept_between_calls_is_never_stale(marks):
+    x, cond, denoiser, schedule, aligned = setup()
+    other = setup(seed=1)[2]
+
+    def run(steps=4, of=denoiser):
+        return denoise_chain(x, cond, of, schedule, steps=steps, aligned=aligned)
+
+    def fresh(steps=4):
+        denoise_chain(x, cond, other, schedule, steps=5, aligned=aligned)  # of another shape: nothing of it serves
+        return run(steps)
+
+    before = run()
+    for p in denoiser.parameters():
+        p.data.view(-1)[-1] += 0.5  # which no version counter sees
+        got = run()
+        assert all(map(torch.equal, got, fresh()))
+        assert not torch.equal(got[0], before[0])
+        before = got
+    run(of=other)
+    assert all(map(torch.equal, run(), before))
+    assert all(map(torch.equal, run([12, 9, 8, 4]), fresh([12, 9, 8, 4])))
+    assert error(run(), truth(x, cond, denoiser, schedule, 4, aligned, dtype=torch.float32)) < 2e-5
+
+
 @pytest.mark.parametrize(
     ("change", "kind", "text"),
     [
@@ -221,3 +248,42 @@ def test_bad_input(change, kind, text):
     args = dict(x_T=x, cond=cond, denoiser=denoiser, schedule=schedule, steps=4, aligned=aligned, eta=1.0) | change
     with pytest.raises(kind, match=text):
         denoise_chain(args.pop("x_T"), args.pop("cond"), args.pop("denoiser"), args.pop("schedule"), **args)
+
+
+@pytest.mark.triton
+@pytest.mark.skipif(not (INTERPRET or GPU), reason="neither TRITON_INTERPRET=1 (before the first import) nor a GPU")
+@pytest.mark.parametrize(("D", "dtype", "text"), [(7, torch.float64, "got float64"), (130, torch.float32, "D of at most 128, got 130")])
+def test_triton_says_what_it_cannot_run(D, dtype, text):
+    x, cond, denoiser, schedule, aligned = setup(D=D, dtype=dtype)
+    with pytest.raises(RuntimeError, match=f"denoise_chain cannot run on the backend 'triton'.*{text}"):
+        run("triton", x, cond, denoiser, schedule, steps=4, aligned=aligned)
+
+
+# ---- nothing waits for the device, so that loops can be captured: tensors without values cannot be looked at
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_a_chain_looks_at_no_values(eta):
+    x, cond, denoiser, schedule, aligned = setup()
+    out = denoise_chain(x.to("meta"), cond.to("meta"), denoiser.to("meta"), schedule, steps=6, aligned=aligned, eta=eta)
+    assert [(t.device.type, list(t.shape)) for t in out] == [("meta", [5, 7]), ("meta", [5, 3, 7])]
+
+
+@pytest.mark.parametrize(("process", "eta"), [("diffusion", 0.0), ("diffusion", 1.0), ("flow_matching", 0.0)])
+def test_the_samplers_loop_looks_at_no_values(process, eta):
+    """Any other denoiser, both processes through one interface."""
+    schedule, aligned = NoiseSchedule.linear(12), aligned_timesteps(3, 12).tolist()
+    denoiser = TransformerDenoiser(8, 3, tokens=2, d_model=8, layers=1, heads=2).eval()
+    model = SimpleNamespace(
+        denoiser=denoiser, schedule=schedule, process=process, aligned=aligned, steps=6, prediction="v", eta=eta, clip=2.0, noise_width=8
+    )
+    sampler = DiffoRSampler(model)
+    x, cond, ids = torch.randn(4, 2, 8), torch.randn(4, 3), torch.arange(4)
+    with torch.no_grad():
+        real = sampler.chain(x, cond, seed=3, row_ids=ids)
+        compiled = torch.compile(sampler.chain, fullgraph=True, backend="eager")(x, cond, seed=3, row_ids=ids)
+        denoiser.to("meta")
+        shapes = sampler.chain(x.to("meta"), cond.to("meta"), seed=3, row_ids=ids.to("meta"))
+    torch.testing.assert_close(compiled, real)
+    assert shapes.device.type == "meta"
+    assert shapes.shape == real.shape == (4, 2, 3, 8)

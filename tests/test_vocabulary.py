@@ -151,6 +151,25 @@ def test_backends_and_threads_agree(N):
             assert np.array_equal(a, b)
 
 
+@pytest.mark.parametrize(("values", "max_tokens"), [([1, 50], 70), ([1, 20], 60), ([1, 5, 25, 125], 15), ([1, 5, 25, 125], 14)])
+def test_many_small_labels_with_long_sequences(values, max_tokens):
+    labels = np.random.default_rng(0).integers(0, 400, 9000)
+    labels[::50] *= 5
+    labels = np.minimum(labels, 600)
+    vocabulary, results = ValueVocabulary(values), []
+    for name in BACKENDS:
+        with ordkernels.use_backend(name):
+            results.append(vocabulary.encode(labels, max_tokens, 0.01))
+            for bad in (0, 8999):
+                worse = labels.copy()
+                worse[bad] = 10**6
+                with pytest.raises(ValueError, match=rf"got 1000000 units, .* values, at index {bad} \(1 such of 9000\)"):
+                    vocabulary.encode(worse, max_tokens, 0.01)
+    for a, b in zip(results[0], results[-1], strict=True):
+        assert np.array_equal(a, b)
+    assert np.array_equal(vocabulary.decode(results[-1][0]) + results[-1][2], labels)
+
+
 def test_zero_is_eos_alone_and_large_vocabularies_are_wider(backend):
     tokens, lengths, residual = ValueVocabulary([1, 7]).encode([0], max_tokens=2)
     assert (tokens.tolist(), lengths.tolist(), residual.tolist()) == ([[EOS]], [0], [0])
@@ -332,21 +351,31 @@ def test_the_compiled_module_checks_what_it_reads():
         host.vocabulary_fit(np.zeros(0, np.int64), 0.9, 0.9, 0.9, 0.0, 1)
 
 
-# ---- real data, a sample; bench/quality.py takes all of it
+# ---- real data: every label, with the vocabulary of the training labels
+
+
+def real_labels(name):
+    """(training labels, all labels, unit)."""
+    if name == "kuairand":
+        log = np.load(DATA / "kuairand_pure" / "interactions.npz")
+        return log["play_time_ms"][log["split"] == 0], log["play_time_ms"], None
+    train, test = (part["y"].numpy() for part in ordkernels.data.cdnow(target=name))
+    return train, np.concatenate((train, test)), 0.01
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="bench/data is not part of this package")
-@pytest.mark.parametrize(("load", "unit"), [("kuairand", 0.001), ("cdnow", 0.01)])
-def test_real_labels_round_trip(load, unit):
-    if load == "kuairand":
-        labels = np.load(DATA / "kuairand_pure" / "interactions.npz")["play_time_ms"][::7] / 1000
-    else:
-        cdnow = pytest.importorskip("ordkernels.data").cdnow
-        labels = np.asarray(cdnow()[0]["y"], np.float64)[::3]
-    vocabulary = ValueVocabulary.fit(labels, unit=unit)
+@pytest.mark.parametrize("name", ["kuairand", "first_year", "holdout"])
+def test_real_labels_round_trip(name):
+    train, labels, unit = real_labels(name)
+    vocabulary = ValueVocabulary.fit(train, unit=unit)
+    units = np.rint(train.astype(np.float64) / (unit or 1)).astype(np.int64)
+    assert vocabulary.values.tolist() == sorted({*authors(units), 1}, reverse=True)
     tokens, lengths, residual = vocabulary.encode(labels)
-    decoded = vocabulary.decode(tokens)
-    assert (np.abs(decoded - labels) <= 0.001 * labels + unit / 2).all()
-    assert (residual <= 0.001 * labels + 1e-9).all()
-    assert lengths.max() <= 18
-    assert ((lengths == 0) == (np.rint(labels / unit) == 0)).all()
+    error = np.abs(vocabulary.decode(tokens) - labels.astype(np.float64))
+    rounding = 0 if unit is None else 1e-6 * labels + 1e-9  # labels are fp32
+    assert (error <= 0.001 * labels + rounding).all()
+    assert (np.abs(residual - error) <= rounding).all()
+    assert ((lengths == 0) == (labels == 0)).all()
+    for i in range(0, len(labels), 997):
+        taken, _ = greedy(int(np.rint(labels[i] / np.float64(unit or 1))), vocabulary.values.tolist(), 0.001)
+        assert lengths[i] == len(taken)

@@ -1,4 +1,7 @@
 // denoise_chain, a whole reverse chain in one call: check, prepare the weights once, share out the rows.
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
 #include <optional>
 
 #include "cpu/kernels/denoise_chain_args.h"
@@ -24,7 +27,42 @@ Tensor dense(const char* name, const Tensor& t, ScalarType type, const std::vect
   bool same = t.dim() == static_cast<int64_t>(shape.size());
   for (int64_t i = 0; same && i < t.dim(); ++i) same = t.size(i) == shape[i];
   STD_TORCH_CHECK(same, name, ": its shape does not fit the other arguments");
-  return torch::stable::contiguous(t);
+  return compact(t);
+}
+
+// What the calling thread prepared last, with a copy of what from: for one row, preparing takes as long as half of the chain, and
+// comparing a tenth of that. Bit for bit, so a weight changed in any way counts at once.
+struct Kept {
+  static constexpr int64_t kMost = 1 << 20;
+  char* p = nullptr;
+  int64_t shape[7] = {};
+  bool ready = false;
+  ~Kept() { std::free(p); }
+};
+
+// Null: too large to keep. Else its memory, `ready` if that was prepared from these very weights and timesteps.
+Kept* keep(const ChainArgs& a, int64_t packed, int64_t size) {
+  thread_local Kept kept;
+  const struct {
+    const void* p;
+    int64_t bytes;
+  } sources[] = {{a.embedding, a.S * a.E * size}, {a.b_in, a.H * size}, {a.b_out, a.D * size}, {a.w_in, a.H * (a.D + a.E) * size},
+                 {a.w_out, a.D * a.H * size},     {a.w_cond, a.H * a.C * size}};
+  int64_t all = packed;
+  for (const auto& s : sources) all += s.bytes;
+  if (all > Kept::kMost) return nullptr;
+  if (!kept.p) kept.p = static_cast<char*>(std::aligned_alloc(64, Kept::kMost));
+  if (!kept.p) return nullptr;
+  const int64_t shape[7] = {a.wide, a.D, a.C, a.H, a.E, a.S, packed};
+  kept.ready = kept.ready && std::equal(shape, shape + 7, kept.shape);
+  char* copy = kept.p + packed;
+  for (const auto& s : sources) {
+    kept.ready = kept.ready && std::memcmp(copy, s.p, s.bytes) == 0;
+    if (!kept.ready) std::memcpy(copy, s.p, s.bytes);
+    copy += s.bytes;
+  }
+  std::copy(shape, shape + 7, kept.shape);
+  return &kept;
 }
 
 std::tuple<Tensor, Tensor> chain(const Tensor& x_, const Tensor& cond_, const Tensor& w_in_, const Tensor& b_in_, const Tensor& w_cond_,
@@ -53,7 +91,7 @@ std::tuple<Tensor, Tensor> chain(const Tensor& x_, const Tensor& cond_, const Te
     STD_TORCH_CHECK(n[6] >= 0 && n[6] < 4294967296.0 && n[7] >= -1 && n[7] < K, "numbers: expected a timestep and a place below K");
     STD_TORCH_CHECK(n[5] == 0 || noise || row_ids, "noise: expected noise or row_ids, as a step has noise");
   }
-  auto x_0 = torch::stable::new_empty(x, {a.B, a.D}), states = torch::stable::new_empty(x, {a.B, K, a.D});
+  auto x_0 = fresh(x, {a.B, a.D}), states = fresh(x, {a.B, K, a.D});
   if (a.B == 0) return {x_0, states};
   a.x = x.const_data_ptr(), a.cond = cond.const_data_ptr();
   a.w_in = w_in.const_data_ptr(), a.b_in = b_in.const_data_ptr(), a.w_cond = w_cond.const_data_ptr();
@@ -63,12 +101,14 @@ std::tuple<Tensor, Tensor> chain(const Tensor& x_, const Tensor& cond_, const Te
   a.seed = static_cast<uint64_t>(seed), a.clip = clip;
   a.x_0 = x_0.mutable_data_ptr(), a.states = states.mutable_data_ptr();
 
-  // The calling thread keeps the packed weights behind its own scratch: memory that is warm at the next call.
-  const int64_t size = a.wide ? 8 : 4, bytes = (chain_scratch(a) * size + 63) / 64 * 64, all = bytes + mlp_shared(a) * size;
+  const int64_t size = a.wide ? 8 : 4, bytes = (chain_scratch(a) * size + 63) / 64 * 64, packed = mlp_shared(a) * size;
+  Kept* const kept = keep(a, packed, size);
+  const int64_t all = kept ? bytes : bytes + packed;
   void* const scratch = thread_scratch(all);
   STD_TORCH_CHECK(scratch, "no memory for ", all, " bytes of scratch");
-  a.shared = static_cast<char*>(scratch) + bytes;
-  ORD_DISPATCH(denoise_chain_prepare)(a, scratch);
+  a.shared = kept ? kept->p : static_cast<char*>(scratch) + bytes;
+  if (!kept || !kept->ready) ORD_DISPATCH(denoise_chain_prepare)(a, scratch);
+  if (kept) kept->ready = true;
   auto* const run = ORD_DISPATCH(denoise_chain);
   const bool ok = parallel_with_scratch(a.B, 12, bytes, [&](int64_t begin, int64_t end, void* s) { run(a, begin, end, s); });
   STD_TORCH_CHECK(ok, "no memory for ", bytes, " bytes of scratch per thread");

@@ -41,6 +41,7 @@ Tensor widened(const Tensor& table, const Args& a) {
 struct Call {
   Args a{};
   Tensor logits, table;
+  std::vector<double> transposed;
   Call(const Tensor& logits_, const Tensor& table_, int dims, int64_t window) : logits(torch::stable::contiguous(logits_)) {
     a.type = type_code(logits);
     STD_TORCH_CHECK(logits.dim() == 2 && logits.size(1) > 0, "logits: expected [R, V] with V at least 1");
@@ -53,8 +54,20 @@ struct Call {
     a.E = dims == 2 ? table_.size(1) : 1;
     a.P = padded(dims == 2 ? a.E : a.V);
     a.half = window < 0 ? -1 : window / 2;
+    a.block = std::clamp<int64_t>(131072 / (2 * padded(a.V) + a.P) / value_tokens::kTile * value_tokens::kTile, value_tokens::kTile,
+                                  value_tokens::kBlock);
     table = widened(table_, a);
     a.logits = logits.const_data_ptr(), a.table = table.const_data_ptr();
+  }
+  template <class T>
+  void transpose() {
+    const int64_t Q = padded(a.V);
+    transposed.assign(a.E * Q * sizeof(T) / sizeof(double) + 1, 0);
+    T* to = reinterpret_cast<T*>(transposed.data());
+    const T* from = in<T>(table);
+    for (int64_t j = 0; j < a.V; ++j)
+      for (int64_t e = 0; e < a.E; ++e) to[e * Q + j] = from[j * a.P + e];
+    a.transposed = to;
   }
   int64_t scratch_bytes() const { return value_tokens::scratch_size(a) * compute_size(a); }
   int64_t grain() const { return 1 + 65536 / (a.E * std::min(a.V, a.half < 0 ? a.V : 2 * a.half + 1) + 4 * a.V); }
@@ -128,6 +141,7 @@ std::tuple<Tensor, Tensor> mixup_backward(const Tensor& logits, const Tensor& em
   if (!g_) return to.zeros();
   const Tensor g = torch::stable::contiguous(*g_);
   set_g(c.a, g, embedding, 2);
+  if (c.a.half < 0 && wanted & 1) c.a.type == 1 ? c.transpose<double>() : c.transpose<float>();
   auto* f = ORD_DISPATCH(embedding_mixup_backward);
   if (wanted & 2)
     in_blocks(c, c.a.V * c.a.P, to.table, [&](int64_t b, int64_t e, void* scratch, void* part, double* sums) { f(c.a, b, e, scratch, part, sums); });

@@ -16,7 +16,17 @@ struct Args {
   int64_t P;      // E, or V for values, in whole vectors of any instruction set
   int64_t half;   // window // 2, or -1: the whole vocabulary
   int64_t first;  // first value token
+  // of the whole vocabulary alone:
+  const void* transposed;  // the embedding [E, padded V], for the backward
+  int64_t block;           // rows a product takes at once
 };
+constexpr int kTile = 6;    // rows of the products' inner loops
+constexpr int kBlock = 48;  // at most as many at once
+
+inline int64_t padded(int64_t n) { return (n + 15) / 16 * 16; }
+inline int64_t scratch_size(const Args& a) {
+  return a.half < 0 ? a.block * (2 * padded(a.V) + a.P) : 2 * padded(a.V + 16) + padded(a.E);
+}
 
 // scratch: of the compute type, `scratch_size` elements. sums [V, P] or [P] (or null): a block of rows leaves its part of the table's
 // gradient there; it is zero before. `part` is as large, of the compute type, zero before and after.
@@ -27,8 +37,5 @@ struct Args {
   void windowed_value(const value_tokens::Args&, int64_t begin, int64_t end, void* scratch);                                     \
   void windowed_value_backward(const value_tokens::Args&, int64_t begin, int64_t end, void* scratch, double* sums);              \
   }
-
-inline int64_t padded(int64_t n) { return (n + 15) / 16 * 16; }
-inline int64_t scratch_size(const Args& a) { return 2 * padded(a.V + 16) + padded(a.E); }
 
 }  // namespace value_tokens

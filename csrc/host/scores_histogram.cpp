@@ -4,7 +4,9 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <algorithm>
 #include <atomic>
+#include <bit>
 #include <cmath>
 #include <limits>
 #include <vector>
@@ -76,9 +78,9 @@ struct Slots {
   std::vector<int64_t> slot, ids;  // by rank: of each row; of each slot
   Slots(const int64_t* g, int64_t n) : group(g) {
     if (!n) return;
-    const auto [low, high] = std::minmax_element(g, g + n);
-    least = *low;
-    const uint64_t range = static_cast<uint64_t>(*high) - static_cast<uint64_t>(least);
+    int64_t high = least = g[0];
+    for (int64_t i = 1; i < n; ++i) least = std::min(least, g[i]), high = std::max(high, g[i]);
+    const uint64_t range = static_cast<uint64_t>(high) - static_cast<uint64_t>(least);
     if (range < 4 * static_cast<uint64_t>(n) + 1024) {
       count = static_cast<int64_t>(range) + 1;
       return;
@@ -97,22 +99,21 @@ struct Slots {
   int64_t id(int64_t s) const { return ids.empty() ? s + least : ids[s]; }
 };
 
-struct Cells {
-  uint32_t y, p;  // in the part's table
+// A row on its way: its slot within the part and its two bins, in as few bits as hold them.
+template <class Word>
+struct Packed {
+  int bits;  // of a bin
+  Word pack(uint64_t slot, uint64_t y, uint64_t p) const { return static_cast<Word>(((slot << bits | y) << bits) | p); }
+  uint64_t y(Word w) const { return (w >> bits) & ((Word(1) << bits) - 1); }
+  uint64_t p(Word w) const { return w & ((Word(1) << bits) - 1); }
+  uint64_t slot(Word w) const { return w >> bits >> bits; }
 };
 
-// Calls body(part, slot, counts [2, M]) for every slot, parts in any order, a part's slots in rising order; returns the parts.
-template <class F, class Size, class Body>
-void for_each_histogram(const F* y, const F* p, const Slots& slots, int64_t n, const Bins& bins, int64_t M, int threads,
-                        const Size& size, const Body& body) {
-  int64_t each = std::max<int64_t>(1, kTable / (2 * M));
-  each = std::max(each, (slots.count + kParts - 1) / kParts);
-  int shift = 0;
-  while ((int64_t(1) << shift) < each) ++shift;
-  each = int64_t(1) << shift;
-  if (each >= (int64_t(1) << 32) / (2 * M)) fail("edges", "fewer, for so many groups", std::to_string(M + 1));
-  const int64_t parts = (slots.count + each - 1) >> shift, chunks = (n + kRows - 1) / kRows;
-  size(parts);
+template <class Word, class F, class Body>
+void fill_parts(const F* y, const F* p, const Slots& slots, int64_t n, const Bins& bins, int64_t M, int shift, int bits,
+                int64_t parts, int threads, const Body& body) {
+  const int64_t chunks = (n + kRows - 1) / kRows, each = int64_t(1) << shift;
+  const Packed<Word> packed{bits};
   std::vector<int64_t> next(chunks * parts, 0), start(parts + 1);
   auto rows = [&](int64_t c, const auto& f) {
     for (int64_t i = c * kRows; i < std::min(n, (c + 1) * kRows); ++i) f(i);
@@ -127,22 +128,38 @@ void for_each_histogram(const F* y, const F* p, const Slots& slots, int64_t n, c
     for (int64_t c = 0; c < chunks; ++c) sum += std::exchange(next[c * parts + q], sum);
   }
   start[parts] = n;
-  Buffer<Cells> cells(n);
-  Cells* to = cells.data();
+  Buffer<Word> words(n);
+  Word* to = words.data();
   parallel_for(chunks, threads, [&](int64_t c) {
     int64_t* mine = next.data() + c * parts;
     rows(c, [&](int64_t i) {
       const int64_t s = slots.of(i);
-      const uint32_t at = static_cast<uint32_t>((s & (each - 1)) * 2 * M);
-      to[mine[s >> shift]++] = {at + bins(y[i]), at + static_cast<uint32_t>(M) + bins(p[i])};
+      to[mine[s >> shift]++] = packed.pack(s & (each - 1), bins(y[i]), bins(p[i]));
     });
   });
   parallel_for(parts, threads, [&](int64_t q) {
     const int64_t first = q << shift, count = std::min(each, slots.count - first);
     std::vector<uint32_t> table(count * 2 * M, 0);
-    for (int64_t i = start[q]; i < start[q + 1]; ++i) ++table[to[i].y], ++table[to[i].p];
+    for (int64_t i = start[q]; i < start[q + 1]; ++i) {
+      uint32_t* mine = table.data() + packed.slot(to[i]) * 2 * M;
+      ++mine[packed.y(to[i])];
+      ++mine[M + packed.p(to[i])];
+    }
     for (int64_t s = 0; s < count; ++s) body(q, first + s, table.data() + s * 2 * M);
   });
+}
+
+// Calls body(part, slot, counts [2, M]) for every slot, parts in any order, a part's slots in rising order; size(parts) before.
+template <class F, class Size, class Body>
+void for_each_histogram(const F* y, const F* p, const Slots& slots, int64_t n, const Bins& bins, int64_t M, int threads,
+                        const Size& size, const Body& body) {
+  const int64_t each = std::max({int64_t(1), kTable / (2 * M), (slots.count + kParts - 1) / kParts});
+  const int shift = std::bit_width(static_cast<uint64_t>(each - 1)), bits = std::bit_width(static_cast<uint64_t>(M - 1));
+  const int64_t parts = ((slots.count - 1) >> shift) + 1;
+  size(parts);
+  if (shift + 2 * bits <= 32) fill_parts<uint32_t>(y, p, slots, n, bins, M, shift, bits, parts, threads, body);
+  else if (shift + 2 * bits <= 64) fill_parts<uint64_t>(y, p, slots, n, bins, M, shift, bits, parts, threads, body);
+  else fail("edges", "fewer, for so many groups", std::to_string(M + 1));
 }
 
 double divergence_term(double a, double b) {

@@ -194,33 +194,144 @@ int64_t walk(const Finder& find, int64_t& rest, int64_t allowed, const Use& use)
 constexpr int64_t kChunk = 1 << 14;  // labels a unit of work
 constexpr int kFirst = 3, kEos = 2;
 
+// A label's tokens go to row [T]; its length is returned, or what it would need, T and more, or -1 (see walk). What is left goes to `rest`.
+template <class I>
+int64_t write_row(int64_t y, const Finder& find, double tolerance, int64_t T, I* row, int64_t& rest) {
+  std::memset(row, 0, T * sizeof(I));
+  const int64_t allowed = allowed_rest(y, tolerance);
+  int64_t t = 0;
+  rest = y;
+  while (rest > allowed && t < T - 1) {
+    const int64_t k = find(rest);
+    if (k == find.size()) return -1;
+    row[t++] = static_cast<I>(k + kFirst);
+    rest -= find.value(k);
+  }
+  if (rest > allowed) {
+    const int64_t more = walk(find, rest, allowed, [](int64_t, int64_t) {});
+    return more < 0 ? -1 : std::min<int64_t>(t + more, INT32_MAX);
+  }
+  row[t] = kEos;
+  return t;
+}
+
+// The sequences of all labels below size(): where most labels are small, most rows are copies of these.
+class Prefixes {
+ public:
+  static constexpr int64_t kTokens = 14;
+  struct alignas(32) Row {
+    uint16_t rest, length;  // kNone: longer than kTokens holds, EOS included
+    int16_t tokens[kTokens];
+  };
+  static constexpr uint16_t kNone = 0xFFFF;
+
+  Prefixes(const int64_t* y, int64_t n, const Finder& find, double tolerance, int64_t T) {
+    const int64_t most = std::min<int64_t>(int64_t(1) << 16, n / 8);
+    if (most < 256 || T < kTokens) return;
+    int64_t small = 0;
+    for (int64_t i = 0; i < 256; ++i) small += y[i * (n / 256)] < most;
+    if (small < 128) return;
+    rows_.resize(most);
+    for (int64_t v = 0; v < most; ++v) {
+      int64_t rest;
+      const int64_t length = write_row(v, find, tolerance, kTokens, rows_[v].tokens, rest);
+      rows_[v].length = length >= 0 && length < kTokens ? static_cast<uint16_t>(length) : kNone;
+      rows_[v].rest = static_cast<uint16_t>(rest);
+    }
+  }
+  int64_t size() const { return static_cast<int64_t>(rows_.size()); }
+  const Row* data() const { return rows_.data(); }
+
+  // to [T], T >= kTokens
+  static void copy(const Row& from, int16_t* to, int64_t T) {
+    constexpr int64_t kBytes = kTokens * sizeof(int16_t);
+    const char zero[16] = {};
+    char* bytes = reinterpret_cast<char*>(to);
+    const char* tokens = reinterpret_cast<const char*>(from.tokens);
+    for (int64_t b = kBytes; b < T * 2 - 16; b += 16) std::memcpy(bytes + b, zero, 16);
+    std::memcpy(bytes + T * 2 - 16, zero, 16);
+    std::memcpy(bytes, tokens, 16);
+    std::memcpy(bytes + kBytes - 16, tokens + kBytes - 16, 16);
+  }
+
+ private:
+  std::vector<Row> rows_;
+};
+
+// The rows of y[at[0, kSide)] side by side, which hides the time that one label's look-ups wait for each other. False as encode.
+constexpr int kSide = 8;
+template <class I>
+bool write_rows(const int64_t* y, const int32_t* at, const Finder& find, double tolerance, int64_t T, I* tokens, int32_t* lengths,
+                int64_t* residual) {
+  int64_t rest[kSide], allowed[kSide], length[kSide];
+  I* row[kSide];
+  for (int l = 0; l < kSide; ++l) {
+    rest[l] = y[at[l]];
+    allowed[l] = allowed_rest(rest[l], tolerance);
+    length[l] = 0;
+    row[l] = tokens + at[l] * T;
+  }
+  bool any = true;
+  int64_t t = 0;
+  for (; any && t < T - 1; ++t) {
+    any = false;
+    for (int l = 0; l < kSide; ++l) {
+      const bool live = rest[l] > allowed[l];
+      const int64_t k = find(std::max<int64_t>(rest[l], 1));
+      row[l][t] = live ? static_cast<I>(k + kFirst) : I(0);
+      rest[l] -= live ? find.value(k) : 0;
+      length[l] += live;
+      any |= live;
+    }
+  }
+  bool fits = true;
+  for (int l = 0; l < kSide; ++l) {
+    if (rest[l] <= allowed[l]) {
+      std::memset(row[l] + t, 0, (T - t) * sizeof(I));
+      row[l][length[l]] = kEos;
+    } else {
+      fits = false;
+      length[l] = write_row(y[at[l]], find, tolerance, T, row[l], rest[l]);
+    }
+    lengths[at[l]] = static_cast<int32_t>(length[l]);
+    residual[at[l]] = rest[l];
+  }
+  return fits;
+}
+
 // tokens [n, T], lengths and residual [n]. False if one did not fit: its length is then what it needs, or -1 (see walk).
 template <class I>
 bool encode(const int64_t* y, int64_t n, const Finder& find, double tolerance, int64_t T, I* tokens, int32_t* lengths, int64_t* residual,
             int threads) {
+  const Prefixes known(y, sizeof(I) == 2 ? n : 0, find, tolerance, T);
   std::atomic<bool> fits{true};
   parallel_for((n + kChunk - 1) / kChunk, threads, [&](int64_t c) {
-    for (int64_t i = c * kChunk, end = std::min(n, (c + 1) * kChunk); i < end; ++i) {
-      I* row = tokens + i * T;
-      std::memset(row, 0, T * sizeof(I));
-      const int64_t allowed = allowed_rest(y[i], tolerance);
-      int64_t rest = y[i], t = 0;
-      while (rest > allowed && t < T - 1) {
-        const int64_t k = find(rest);
-        if (k == find.size()) break;
-        row[t++] = static_cast<I>(k + kFirst);
-        rest -= find.value(k);
+    const int64_t begin = c * kChunk, size = std::min(n - begin, kChunk), most = known.size();
+    const int64_t* label = y + begin;
+    std::vector<int32_t> open(size + kSide);  // labels with no row to copy
+    int64_t count = 0;
+    for (int64_t i = 0; i < size; ++i) {
+      bool there = label[i] < most;
+      if constexpr (sizeof(I) == 2) {
+        if (most) {
+          constexpr int64_t kAhead = 24;  // rows lie anywhere in a table larger than the second cache
+          if (const int64_t next = label[std::min(i + kAhead, size - 1)]; next < most) __builtin_prefetch(known.data() + next);
+          const auto& row = known.data()[there ? label[i] : 0];
+          Prefixes::copy(row, tokens + (begin + i) * T, T);
+          lengths[begin + i] = row.length;
+          residual[begin + i] = row.rest;
+          there &= row.length != Prefixes::kNone;
+        }
       }
-      if (rest > allowed) {
-        const int64_t more = walk(find, rest, allowed, [](int64_t, int64_t) {});
-        t = more < 0 ? -1 : std::min<int64_t>(t + more, INT32_MAX);
-        fits = false;
-      } else {
-        row[t] = kEos;
-      }
-      lengths[i] = static_cast<int32_t>(t);
-      residual[i] = rest;
+      open[count] = static_cast<int32_t>(i);
+      count += !there;
     }
+    if (!count) return;
+    for (int64_t i = count; i % kSide; ++i) open[i] = open[count - 1];
+    bool all = true;
+    for (int64_t i = 0; i < count; i += kSide)
+      all &= write_rows(label, &open[i], find, tolerance, T, tokens + begin * T, lengths + begin, residual + begin);
+    if (!all) fits = false;
   });
   return fits;
 }

@@ -7,7 +7,7 @@ matrix products before the loop.
 
 Matrix products are ``tf32x3``: three tensor-core products of the operands' upper and lower halves, about as exact as fp32 (one of
 plain TF32 would leave 1e-3, and fp32 outside the tensor cores is several times slower). fp64, which has no such product, and D
-above 128, which would spill, run the folded loop of the reference in torch.
+above 128, which would spill, are refused; where no backend is forced, the op takes the folded loop of the reference in torch for them.
 
 One H200, B = 65536, 50 steps: 0.21 Tflop, three times that in TF32, so 1.6 ms at 400 Tflop/s; predicted 4 ms. B = 1: 50 times 128 KB
 from L2 to one multiprocessor, predicted 0.15 ms. Not yet measured.
@@ -22,7 +22,6 @@ import triton.language as tl
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..reference import denoise_chain as reference
 from ..reference.rng import largest_draw
 from .rng import normal4
 
@@ -103,13 +102,20 @@ def chain_kernel(
     tl.store(x_0 + at, xk, mask=mask)
 
 
+def reasons_against(x: Tensor) -> list[str]:
+    """Why the kernel cannot run a chain of x [B, D]; empty if it can."""
+    reasons = []
+    if x.dtype == torch.float64:
+        reasons.append("expected float32, float16 or bfloat16, got float64, which has no tensor-core product")
+    if x.shape[1] > WIDEST:
+        reasons.append(f"expected D of at most {WIDEST}, got {x.shape[1]}: a wider state would not fit the registers")
+    return reasons
+
+
 def denoise_chain(
     x: Tensor, cond: Tensor, w_in: Tensor, b_in: Tensor, w_cond: Tensor, w_out: Tensor, b_out: Tensor, embedding: Tensor, numbers: Tensor,
     noise: Tensor | None, row_ids: Tensor | None, draw_ids: Tensor | None, K: int, clip: float, seed: int,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    if x.dtype == torch.float64 or x.shape[1] > WIDEST:
-        args = (x, cond, w_in, b_in, w_cond, w_out, b_out, embedding, numbers, noise, row_ids, draw_ids, K, clip, seed)
-        return reference.folded_chain(*args)
     B, D = x.shape
     S, H = embedding.shape[0], w_out.shape[1]
     x_0, states = x.new_empty(B, D), x.new_empty(B, K, D)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from .tabular import ContextEncoder
 __all__ = ["GenerativeRegression", "sampling_rate"]
 
 PAD, SOS, EOS, FIRST = 0, 1, 2, 3  # FIRST: of the value tokens, the largest
+_PLACES = 54  # value tokens of a model that has seen no labels: powers of two that doubles hold
 Curriculum = Literal["inverse_sigmoid", "linear", "exponential"]
 
 
@@ -70,7 +71,7 @@ class GenerativeRegression(TargetModel):
     The vocabulary is fitted on the training targets by ``prepare``, which ``fit`` calls (without it, the first training
     batch does), and is part of the ``state_dict``, with the longest sequence and the iteration. It decides the shapes of
     ``decoder.tok_emb`` and ``decoder.linear``: they change in place, so an optimizer may be there already, but call
-    ``prepare`` before wrapping the model for distributed training.
+    ``prepare`` before wrapping the model for distributed training. Labels are encoded on the host, batch by batch.
 
     ========================  ===================================================================================
     batch key                 shape
@@ -187,20 +188,19 @@ class GenerativeRegression(TargetModel):
         )  # fmt: skip
         self.batch_keys = (*self.encoder.keys, *(("capacity",) if capacity else ()), "y")
         self.vocabulary_kind = vocabulary if isinstance(vocabulary, str) else "given"
-        self.register_buffer("vocabulary_values", torch.ones(1, dtype=torch.int64))  # in units, descending
-        self.register_buffer("vocabulary_unit", torch.tensor(unit, dtype=torch.float64))
-        self.register_buffer("token_values", torch.zeros(FIRST + 1), persistent=False)  # [V], in the target's unit
+        placeholder = ValueVocabulary(2 ** np.arange(_PLACES), unit=unit)  # until prepare has seen labels
+        self.register_buffer("vocabulary_values", torch.empty(0, dtype=torch.int64))  # in units, descending
+        self.register_buffer("vocabulary_unit", _bits(unit))
         self.register_buffer("longest", torch.tensor(max_tokens))  # sequence, SOS and EOS counted
         self.register_buffer("iteration", torch.zeros((), dtype=torch.int64))
-        self.decoder = ValueDecoder(FIRST + 61, hidden, heads, ffn, layers, dropout=dropout)
-        self.steps = max_tokens
-        if isinstance(vocabulary, ValueVocabulary):
-            self._use(vocabulary)
+        self.decoder = ValueDecoder(placeholder.size, hidden, heads, ffn, layers, dropout=dropout)
+        self.steps, self._vocabulary, self.token_values = max_tokens, placeholder, torch.from_numpy(placeholder.token_values)
+        self._use(vocabulary if isinstance(vocabulary, ValueVocabulary) else placeholder)
         self.register_load_state_dict_pre_hook(_make_room)
 
     vocabulary_values: Tensor
-    vocabulary_unit: Tensor
-    token_values: Tensor
+    vocabulary_unit: Tensor  # the float64's bits: a cast of the model to another floating type leaves it alone
+    token_values: Tensor  # [V], in the target's unit
     longest: Tensor
     iteration: Tensor
 
@@ -213,7 +213,7 @@ class GenerativeRegression(TargetModel):
         """Fits the vocabulary (unless one was given) and finds the longest sequence of the training split's labels."""
         super().prepare(train)
         y = train["y"].detach().double().cpu().numpy()
-        unit = float(self.vocabulary_unit)
+        unit = self.vocabulary.unit
         if self.vocabulary_kind == "dynamic":
             self._use(ValueVocabulary.fit(y, unit=unit))
         elif self.vocabulary_kind != "given":
@@ -225,18 +225,31 @@ class GenerativeRegression(TargetModel):
         self._restore()
 
     def _use(self, vocabulary: ValueVocabulary) -> None:
-        values = torch.from_numpy(np.asarray(vocabulary.values, dtype=np.int64).copy())
-        self.vocabulary_values = values.to(self.vocabulary_values.device)
-        self.vocabulary_unit.fill_(vocabulary.unit or 1.0)
+        self.vocabulary_values = torch.from_numpy(vocabulary.values.copy()).to(self.vocabulary_values.device)
+        self.vocabulary_unit.copy_(_bits(vocabulary.unit or 1.0))
         self._restore()
 
     def _restore(self) -> None:
         """What follows from the buffers: the vocabulary, the tokens' values, the decoder's sizes, the number of steps."""
-        unit = float(self.vocabulary_unit)
+        if self.vocabulary_values.is_meta:
+            return
+        unit = float(self.vocabulary_unit.cpu().view(torch.float64))
         self._vocabulary = ValueVocabulary(self.vocabulary_values.cpu().numpy(), unit=unit)
-        self.token_values = torch.from_numpy(self._vocabulary.token_values).to(self.token_values)
+        self.token_values = torch.from_numpy(self._vocabulary.token_values)
+        self._place()
         self.steps = int(self.longest)
         _resize(self.decoder, len(self.token_values))
+
+    def _place(self) -> None:
+        """The tokens' values where the weights are; never narrower than fp32, which milliseconds of an hour need."""
+        weight = self.decoder.linear.weight
+        if not weight.is_meta:
+            self.token_values = self.token_values.to(weight.device, torch.float64 if weight.dtype == torch.float64 else torch.float32)
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:  # to another device or dtype
+        super()._apply(*args, **kwargs)
+        self._place()
+        return self
 
     def _note_prepared(self) -> None:  # after a state_dict was loaded
         super()._note_prepared()
@@ -313,15 +326,25 @@ class GenerativeRegression(TargetModel):
         return ValueSampler(self).interval(x, level, n, seed, row_ids)
 
 
+def _bits(unit: float) -> Tensor:
+    return torch.tensor(unit, dtype=torch.float64).view(torch.int64)
+
+
 def _resize(decoder: ValueDecoder, V: int) -> None:
     """Gives the embedding and the output layer V tokens, in place: an optimizer made before keeps its parameters."""
     old = len(decoder.tok_emb.weight)
     if old == V:
         return
-    with torch.no_grad():
-        for parameter in (decoder.tok_emb.weight, decoder.linear.weight, decoder.linear.bias):
-            repeats = -(-V // old)  # a larger vocabulary starts from the rows there are, over again
-            parameter.data = parameter.data.repeat(repeats, *(1,) * (parameter.dim() - 1))[:V].clone()
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        more = max(V - old, 1)
+        fresh = nn.Embedding(more, decoder.d_model), nn.Linear(decoder.d_model, more)
+        for parameter, new in (
+            (decoder.tok_emb.weight, fresh[0].weight),
+            (decoder.linear.weight, fresh[1].weight),
+            (decoder.linear.bias, fresh[1].bias),
+        ):
+            parameter.data = torch.cat((parameter.data, new.to(parameter)))[:V].clone()
             parameter.grad = None
     decoder.tok_emb.num_embeddings = decoder.linear.out_features = decoder.vocab_size = V
 

@@ -25,7 +25,7 @@ def count(
     both = _runs(_dense(at * (int(label.max()) + 1) + label), w, g, G)
     tied = _runs(label, w, g, G) - both
     pairs = _runs(g, w, g, G) - _runs(at, w, g, G)
-    all_of_them = tuple(x.sum().item() for x in (discordant, tied, pairs))
+    all_of_them: Counts = (discordant.sum().item(), tied.sum().item(), pairs.sum().item())
     if reference:
         return (found, all_of_them[1], n * (n - 1) // 2), None
     if group is None:

@@ -44,8 +44,8 @@ def denoise_chain(
 
     for each t of the chain and its successor s (0 after the last), as :func:`reverse_step` has it. What a timestep adds to the hidden
     layer is computed once per call, the condition is projected once per row, and a block of rows goes through all timesteps before
-    the next one. Nothing is cached between calls. Inference only: no gradients. A row's result does not depend on the batch around
-    it, bit for bit on a CPU.
+    the next one. On a CPU what a thread made of the weights is kept for its next call, and used where the weights are still the same
+    bit for bit. Inference only: no gradients. A row's result does not depend on the batch around it, bit for bit on a CPU.
 
     Args:
         x_T: ``[B, D]``.
@@ -64,10 +64,12 @@ def denoise_chain(
 
     Returns:
         x_0 ``[B, D]`` and x0_at_aligned ``[B, K, D]``, like x_T. fp16 and bf16 are computed in fp32 and rounded once, fp64 in fp64. Next
-        to them a call takes the packed weights, S times the hidden width, and on a CPU up to 0.2 MB per thread at D = 64.
+        to them a call takes the packed weights, S times the hidden width, and on a CPU up to 0.2 MB per thread at D = 64; up to 1 MB
+        stays with the calling thread.
 
     Raises:
-        TypeError, ValueError: naming the argument, what was expected and what came.
+        TypeError, ValueError: naming the argument, what was expected and what came. RuntimeError: ``use_backend("triton")`` with fp64
+        or D above 128, which its kernel has not; on a GPU without a forced backend these run as a loop in torch.
 
     Source: DiffoR, section 4.3.2 (one chain that visits every aligned timestep); Song, Meng, Ermon, Denoising Diffusion Implicit
     Models, eq. 12 and 16.
@@ -224,7 +226,7 @@ class _Chain:
         self.info = _backend.register(_backend.OpInfo("denoise_chain", triton="denoise_chain"))
         self.op = op("denoise_chain")
         LIB.impl("denoise_chain", reference.folded_chain, "CompositeExplicitAutograd")
-        LIB.impl("denoise_chain", self._triton, "CUDA")
+        LIB.impl("denoise_chain", self._on_cuda, "CUDA")
         torch.library.register_fake(f"{NAMESPACE}::denoise_chain", _fake, lib=LIB)
 
     def __call__(self, *args: Any) -> tuple[Tensor, Tensor]:
@@ -239,16 +241,21 @@ class _Chain:
         wanted = "cpu" if forced == "cpu" or (forced == "triton" and _backend.interpreting()) else "cuda"
         if device != wanted:
             raise _backend.refuse(self.info, [f"expected tensors on {wanted}, got {device}"])
-        return self._triton(*args) if forced == "triton" else self.op(*args)
+        if forced != "triton":
+            return self.op(*args)
+        if reasons := _triton().reasons_against(args[0]):
+            raise _backend.refuse(self.info, reasons)
+        return _triton().denoise_chain(*args)
 
     @staticmethod
-    def _triton(*args: Any) -> tuple[Tensor, Tensor]:
-        return _launcher()(*args)
+    def _on_cuda(*args: Any) -> tuple[Tensor, Tensor]:
+        """The CUDA key, where no backend is forced: what Triton cannot run goes through the loop in torch."""
+        return reference.folded_chain(*args) if _triton().reasons_against(args[0]) else _triton().denoise_chain(*args)
 
 
 @functools.cache
-def _launcher() -> Any:
-    return importlib.import_module("ordkernels._triton.denoise_chain").denoise_chain
+def _triton() -> Any:
+    return importlib.import_module("ordkernels._triton.denoise_chain")
 
 
 def _fake(x: Tensor, *args: Any) -> tuple[Tensor, Tensor]:

