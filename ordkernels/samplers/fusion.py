@@ -75,9 +75,11 @@ class FusionModel(Protocol):
 
     latent: int
     steps: int
-    gammas: tuple[float, float]
     schedule: Any
     denoiser: Any  # nn.SessionDenoiser
+
+    @property
+    def gammas(self) -> tuple[float, float]: ...
 
     def condition(self, x: dict[str, Tensor]) -> Any: ...  # parts, g_cp, g_tf, mask
 
