@@ -1,6 +1,8 @@
 """torchmetrics metrics against the functions they stand for: in batches, merged, and over processes."""
 
 import copy
+import doctest
+import importlib
 import math
 import multiprocessing
 import os
@@ -301,3 +303,10 @@ assert "torch" not in sys.modules
         [sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("module", ["scores_grid", "metrics.errors", "metrics.pairs", "metrics.distributions"])
+def test_examples(module):
+    found = doctest.testmod(importlib.import_module(f"ordkernels.{module}"), extraglobs={"torch": torch})
+    assert found.attempted
+    assert not found.failed
