@@ -4,6 +4,8 @@ from .baselines import HistoricalMedian, ValueRegression
 from .diffor import DiffoR
 from .flowtime import FlowTime
 from .gr import GenerativeRegression
+from .ifusion import IFusion
+from .pooling import PooledFusion
 from .tabular import ContextEncoder, TableClassifier, TableRegression
 from .targets import TargetMap
 from .training import fit
@@ -14,6 +16,8 @@ __all__ = [
     "FlowTime",
     "GenerativeRegression",
     "HistoricalMedian",
+    "IFusion",
+    "PooledFusion",
     "TableClassifier",
     "TableRegression",
     "TargetMap",
