@@ -1,6 +1,6 @@
 """GR against regression on KuaiRand-Pure's test week and on CDNOW's first-year value, and its paper's ablations.
 
-python bench/quality_gr.py                      KuaiRand and CDNOW, three seeds
+python bench/quality_gr.py                      KuaiRand and CDNOW, three seeds (the committed results: --train-every 3 --every 8)
 python bench/quality_gr.py --ablations          its paper's tables 3 and 4 on a third of KuaiRand's training rows, one seed
 python bench/quality_gr.py --quick              one seed, one epoch, few rows: a check that all of it runs
 

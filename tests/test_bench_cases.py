@@ -11,6 +11,10 @@ import torch
 from ordkernels.testing import timing
 
 BENCH = Path(__file__).parents[1] / "bench"
+OPS = (
+    "denoise", "denoise_chain", "denoise_guided", "fusion_chain", "increments", "planar_flow", "quantiles", "rng", "scores", "value_decode",
+    "value_tokens",
+)  # fmt: skip
 pytestmark = pytest.mark.skipif(not BENCH.is_dir(), reason="bench/ is not part of this package")
 
 
@@ -34,9 +38,7 @@ def run(monkeypatch, cases):
     return run
 
 
-@pytest.mark.parametrize(
-    "op", ["denoise", "denoise_chain", "increments", "planar_flow", "quantiles", "rng", "scores", "value_decode", "value_tokens"]
-)
+@pytest.mark.parametrize("op", OPS)
 def test_every_run_of_every_case_is_right(op, cases, run):
     assert op in cases.NAMES
     found = list(cases.cases(op, "cpu", "tiny"))
@@ -122,9 +124,7 @@ def test_tables_go_between_the_readmes_markers(monkeypatch, tmp_path, cases, run
     assert "not yet measured" in text
 
 
-@pytest.mark.parametrize(
-    "op", ["denoise", "denoise_chain", "increments", "planar_flow", "quantiles", "rng", "scores", "value_decode", "value_tokens"]
-)
+@pytest.mark.parametrize("op", OPS)
 def test_scalings_run_at_every_tiny_size(op, cases):
     found = list(cases.scalings(op, "cpu", "tiny"))
     assert found

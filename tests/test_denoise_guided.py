@@ -183,6 +183,20 @@ def test_strides_and_threads_do_not_matter() -> None:
 
 
 @native
+def test_outputs_that_go_past_the_caches() -> None:
+    fs = branches(33000, 64, dtype=torch.float32)
+    for d in (64, 63):  # rows that are aligned, and not
+        given = [f[:, :d].contiguous() for f in fs]
+        made = everything(given, 0.3, 0.6)
+        seeded = guided_posterior_step(*given[:4], 0.3, 0.6, **GAMMAS, seed=1)
+        parts = [guided_posterior_step(*(f[i::2] for f in given[:4]), 0.3, 0.6, **GAMMAS, noise=given[4][i::2]) for i in (0, 1)]
+        assert all(torch.equal(made[j][i::2], parts[i][j]) for i in (0, 1) for j in (0, 1))
+        part = guided_posterior_step(*(f[-9:] for f in given[:4]), 0.3, 0.6, **GAMMAS, seed=1, row_ids=torch.arange(32991, 33000))
+        assert same_bits(part, [a[-9:] for a in seeded])
+        assert all(a.isfinite().all() for a in made)
+
+
+@native
 @pytest.mark.parametrize("backend", ["reference", None])
 def test_nan_stays_in_its_row(backend: str | None) -> None:
     *fs, _ = branches(5, 20, dtype=torch.float32)

@@ -1,6 +1,7 @@
 """value_decode against its uncached definition, the authors' inference loop written out, and its own promises."""
 
 import copy
+import importlib.util
 import os
 
 import numpy as np
@@ -410,3 +411,45 @@ def test_what_reaches_the_kernel_unchecked_is_refused_there(native):
 
 def test_uniforms_of_one_stay_finite():
     assert torch.isfinite(reference.gumbel(torch.tensor([1.0, 1 - 2**-24, 2**-25]))).all()
+
+
+TRITON = [
+    pytest.mark.triton,
+    pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed"),
+    pytest.mark.skipif(not (INTERPRET or GPU), reason="neither TRITON_INTERPRET=1 (before the first import) nor a GPU"),
+]
+
+
+@pytest.mark.parametrize("marks", [pytest.param(None, marks=TRITON)])
+@pytest.mark.parametrize(
+    ("size", "options"),
+    [
+        (dict(), dict()),
+        (dict(V=40, d=24, heads=3, norm="pre", activation="gelu", positions=3), dict(temperature=0.8, seed=5, monotone=True)),
+        (dict(norm="pre", memory_width=3), dict(mixup="window", readout="windowed", window=6, capacity=20.0)),
+        (dict(V=7, heads=1, ffn=40, layers=1, activation="gelu"), dict(mixup="full", readout="windowed", temperature=1.3)),
+    ],
+)
+def test_triton_equals_the_definition(marks, size, options):
+    decoder, values = make(**size, eos=-1.0)
+    memory, device = torch.randn(3, decoder.memory_width), "cuda" if GPU else "cpu"
+    memory[1, 0] = torch.nan
+    options |= dict(max_tokens=4, draw_ids=torch.tensor([0, 1, 2]))
+    want = run("reference", memory, decoder, values, **options)
+    options["draw_ids"] = options["draw_ids"].to(device)
+    got = run("triton", memory.to(device), copy.deepcopy(decoder).to(device), values.to(device), **options)
+    assert torch.equal(got.tokens.cpu(), want.tokens)
+    assert torch.equal(got.lengths.cpu(), want.lengths)
+    assert torch.allclose(got.value.cpu(), want.value, rtol=1e-4, atol=1e-4, equal_nan=True)
+    assert want.value.isnan().tolist() == [False, True, False]
+    assert want.lengths.max() > 1
+
+
+@pytest.mark.parametrize("marks", [pytest.param(None, marks=TRITON)])
+def test_triton_says_what_it_cannot_do(marks):
+    device = "cuda" if GPU else "cpu"
+    for size, text in ((dict(d=96), r"expected d_model up to 64 .*got 2 x 64"), (dict(dtype=torch.float64), "float64 is not served")):
+        decoder, values = make(**size)
+        memory = torch.randn(2, decoder.d_model, dtype=decoder.linear.weight.dtype, device=device)
+        with pytest.raises(RuntimeError, match=f"value_decode cannot run on the backend 'triton': {text}"):
+            run("triton", memory, decoder.to(device), values.to(device))

@@ -14,7 +14,10 @@ import torch
 
 Size = Literal["tiny", "quick", "full"]
 Run = Callable[[], Any]
-NAMES = ("denoise", "denoise_chain", "increments", "planar_flow", "quantiles", "rng", "scores", "value_decode", "value_tokens")
+NAMES = (
+    "denoise", "denoise_chain", "denoise_guided", "fusion_chain", "increments", "planar_flow", "quantiles", "rng", "scores", "value_decode",
+    "value_tokens",
+)  # fmt: skip
 OURS = "ordkernels"
 COMPILER = "inductor"  # tests of the cases take "eager", which traces and does not compile
 

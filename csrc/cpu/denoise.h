@@ -38,7 +38,8 @@ struct Args {
 struct Guided : Args {
   const void *f_cp, *f_tf;
   double gamma_cp, gamma_tf;
-  bool beta;  // the variance is beta, not the posterior's
+  bool beta;    // the variance is beta, not the posterior's
+  bool stream;  // write past the caches
   void *g_cp, *g_tf;
 };
 

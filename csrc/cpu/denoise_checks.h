@@ -36,7 +36,7 @@ inline void check_like(const char* name, const Tensor& t, const Tensor& like) {
 inline Maybe dense(const char* name, const Maybe& t, const Tensor& like) {
   if (!t) return {};
   check_like(name, *t, like);
-  return torch::stable::contiguous(*t);
+  return compact(*t);
 }
 inline const void* data(const Maybe& t) { return t ? t->const_data_ptr() : nullptr; }
 
@@ -68,7 +68,7 @@ inline std::vector<int64_t> sizes(const Tensor& t) {
 }
 
 inline Tensor empty_like_if(bool wanted, const Tensor& t) {
-  return torch::stable::new_empty(t, wanted ? sizes(t) : std::vector<int64_t>{0});
+  return fresh(t, wanted ? sizes(t) : std::vector<int64_t>{0});
 }
 
 inline Tensor dots_for(bool wanted, const Tensor& rows, int64_t n) {
@@ -77,7 +77,7 @@ inline Tensor dots_for(bool wanted, const Tensor& rows, int64_t n) {
     s = sizes(rows);
     s.back() = n;
   }
-  return torch::stable::new_empty(rows, s, compute_type(rows));
+  return fresh(rows, s, compute_type(rows));
 }
 
 inline void set_noise(Args& a, const Maybe& noise, const Maybe& row_ids, bool random, int64_t seed, int64_t step) {

@@ -24,7 +24,7 @@ Tensor dense(const char* name, const Tensor& t, ScalarType type, const std::vect
   bool same = t.dim() == static_cast<int64_t>(shape.size());
   for (int64_t i = 0; same && i < t.dim(); ++i) same = t.size(i) == shape[i];
   STD_TORCH_CHECK(same, name, ": its shape does not fit the other arguments");
-  return torch::stable::contiguous(t);
+  return compact(t);
 }
 
 Tensor chain(const Tensor& x_, const Tensor& g_cp_, const Tensor& g_tf_, const Tensor& mask_, const Tensor& w_in_, const Tensor& b_in_,
@@ -56,7 +56,7 @@ Tensor chain(const Tensor& x_, const Tensor& g_cp_, const Tensor& g_tf_, const T
     STD_TORCH_CHECK(n[3] >= 0 && n[3] < 4294967296.0, "numbers: expected a timestep");
     STD_TORCH_CHECK(n[2] == 0 || noise || row_ids, "noise: expected noise or row_ids, as a step has noise");
   }
-  auto x_0 = torch::stable::new_empty(x, {a.B, a.D});
+  auto x_0 = fresh(x, {a.B, a.D});
   if (a.B == 0) return x_0;
   a.x = x.const_data_ptr(), a.mask = in<uint8_t>(mask);
   if (gamma_cp != 0) a.g[a.guided] = g_cp.const_data_ptr(), a.gamma[a.guided++] = gamma_cp;

@@ -2,6 +2,18 @@
 
 from .cdnow import cdnow, cdnow_features
 from .kuairand import kuairand, kuairand_features, n_ids
+from .movielens import movielens
 from .ordinal import ordinal, ordinal_names
+from .sessions import kuairand_sessions
 
-__all__ = ["cdnow", "cdnow_features", "kuairand", "kuairand_features", "n_ids", "ordinal", "ordinal_names"]
+__all__ = [
+    "cdnow",
+    "cdnow_features",
+    "kuairand",
+    "kuairand_features",
+    "kuairand_sessions",
+    "movielens",
+    "n_ids",
+    "ordinal",
+    "ordinal_names",
+]

@@ -74,18 +74,9 @@ def kuairand(
     if not train_dates[0] <= train_dates[1] < test_dates[0] <= test_dates[1]:
         raise ValueError(f"train_dates, test_dates: expected first <= last, training before test, got {train_dates}, {test_dates}")
     folder = _find(path)
-    log = _read_log(folder)
     users = _read_csv(_first(folder, "user_features_pure.csv"))
     videos = _read_csv(_first(folder, "video_features_basic_pure.csv"))
-
-    date = log["date"]
-    in_train = (date >= train_dates[0]) & (date <= train_dates[1])
-    keep = np.flatnonzero(in_train | ((date >= test_dates[0]) & (date <= test_dates[1])))
-    keep = keep[np.argsort(log["time_ms"][keep], kind="stable")]
-    log = {name: column[keep] for name, column in log.items()}
-    in_train = in_train[keep]
-    if not in_train.any():
-        raise ValueError(f"train_dates: expected dates that occur in {folder}, got {train_dates}")
+    log, in_train = select(_read_log(folder), folder, train_dates, test_dates)
 
     user = np.unique(log["user_id"], return_inverse=True)[1]
     item = np.unique(log["video_id"], return_inverse=True)[1]
@@ -119,6 +110,18 @@ def kuairand(
     return part(in_train), part(~in_train)
 
 
+def select(log: dict[str, np.ndarray], folder: Path, train_dates: Dates, test_dates: Dates) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """The rows of either split in order of time, and which of them are training rows."""
+    date = log["date"]
+    in_train = (date >= train_dates[0]) & (date <= train_dates[1])
+    keep = np.flatnonzero(in_train | ((date >= test_dates[0]) & (date <= test_dates[1])))
+    keep = keep[np.argsort(log["time_ms"][keep], kind="stable")]
+    in_train = in_train[keep]
+    if not in_train.any():
+        raise ValueError(f"train_dates: expected dates that occur in {folder}, got {train_dates}")
+    return {name: column[keep] for name, column in log.items()}, in_train
+
+
 def kuairand_features() -> list[str]:
     """Names of the columns of ``dense``, in order."""
     empty = {name: np.zeros(0) for name in _LOG_COLUMNS}
@@ -127,11 +130,15 @@ def kuairand_features() -> list[str]:
 
 
 def n_ids(*parts: dict[str, Tensor]) -> tuple[int, int]:
-    """``(n_users, n_items)``: one more than the largest id in any of the parts, as embedding tables need it."""
+    """``(n_users, n_items)``: one more than the largest id in any of the parts, as embedding tables need it.
+
+    Items of ``long`` and ``sessions`` (there ``item + 1``) count too.
+    """
     filled = [p for p in parts if len(p["user"])]
     if not filled:
         raise ValueError("parts: expected at least one part with rows, got none")
-    return max(int(p["user"].max()) for p in filled) + 1, max(int(p["item"].max()) for p in filled) + 1
+    earlier = [int(p[name].max()) for p in filled for name in ("long", "sessions") if name in p and p[name].numel()]
+    return max(int(p["user"].max()) for p in filled) + 1, max(*(int(p["item"].max()) + 1 for p in filled), 0, *earlier)
 
 
 # ---------------------------------------------------------------------------------------------------- features
@@ -274,27 +281,27 @@ def _first(folder: Path, name: str) -> Path:
     raise FileNotFoundError(f"kuairand: no {name} (or {name}.gz) in {folder}; it is part of KuaiRand-Pure's data folder")
 
 
-def _read_log(folder: Path) -> dict[str, np.ndarray]:
+def _read_log(folder: Path, columns: Sequence[str] = _LOG_COLUMNS) -> dict[str, np.ndarray]:
     packed = folder / "interactions.npz"
     if packed.is_file():
         with np.load(packed) as source:
-            _need(packed, source.files)
-            return {name: source[name].astype(np.int64) for name in _LOG_COLUMNS}
+            _need(packed, source.files, columns)
+            return {name: source[name].astype(np.int64) for name in columns}
     parts = []
     for file in sorted(folder.glob("log_standard_*.csv*")):
         with _open(file) as f:
             header = next(csv.reader([f.readline()]))
-            _need(file, header)
-            where = [header.index(name) for name in _LOG_COLUMNS]
+            _need(file, header, columns)
+            where = [header.index(name) for name in columns]
             parts.append(np.loadtxt(f, delimiter=",", usecols=where, dtype=np.float64, ndmin=2))
     rows = np.concatenate(parts).astype(np.int64)  # all are integers below 2^53
-    return dict(zip(_LOG_COLUMNS, rows.T, strict=True))
+    return dict(zip(columns, rows.T, strict=True))
 
 
-def _need(file: Path, found: Sequence[str]) -> None:
-    lacking = [name for name in _LOG_COLUMNS if name not in found]
+def _need(file: Path, found: Sequence[str], columns: Sequence[str]) -> None:
+    lacking = [name for name in columns if name not in found]
     if lacking:
-        raise ValueError(f"{file}: expected the columns {', '.join(_LOG_COLUMNS)}, got none named {', '.join(lacking)}")
+        raise ValueError(f"{file}: expected the columns {', '.join(columns)}, got none named {', '.join(lacking)}")
 
 
 def _open(file: Path) -> io.TextIOBase:

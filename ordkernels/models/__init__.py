@@ -5,6 +5,8 @@ from .diffor import DiffoR
 from .field import CREAD, D2Q, EGMN, TPM, WLR
 from .flowtime import FlowTime
 from .gr import GenerativeRegression
+from .ifusion import IFusion
+from .pooling import PooledFusion
 from .tabular import ContextEncoder, TableClassifier, TableRegression
 from .targets import TargetMap
 from .training import fit
@@ -20,6 +22,8 @@ __all__ = [
     "FlowTime",
     "GenerativeRegression",
     "HistoricalMedian",
+    "IFusion",
+    "PooledFusion",
     "TableClassifier",
     "TableRegression",
     "TargetMap",

@@ -115,7 +115,7 @@ class TargetModel(nn.Module):
     it); a model that goes straight into a loop of the user's own takes them from its first training batch.
     """
 
-    batch_keys = (*_INPUTS, "y")
+    batch_keys: tuple[str, ...] = (*_INPUTS, "y")
     scale: Tensor  # deviation of y
     largest: Tensor  # largest y
     prepared: Tensor

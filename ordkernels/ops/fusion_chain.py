@@ -110,14 +110,23 @@ def fusion_chain(
             row_ids = torch.arange(B, device=h_long.device)
     if not plan.random:
         noise = None
+    if not torch.is_grad_enabled():
+        return _run(h_long, g_cp, g_tf, mask, weights, denoiser, plan, noise, row_ids, draw_ids, gammas, seed)
     with torch.no_grad():
-        tensors = [h_long, g_cp, g_tf, mask, *weights, _embedding(denoiser.network, plan, weights[0])]
-        half = h_long.dtype in (torch.float16, torch.bfloat16)
-        if half:
-            tensors = [t.float() if t.is_floating_point() else t for t in tensors]
-            noise = None if noise is None else noise.float()
-        out = _OP(*tensors, plan.numbers, noise, row_ids, draw_ids, *gammas, seed)
-        return out.to(h_long.dtype) if half else out
+        return _run(h_long, g_cp, g_tf, mask, weights, denoiser, plan, noise, row_ids, draw_ids, gammas, seed)
+
+
+def _run(
+    h_long: Tensor, g_cp: Tensor, g_tf: Tensor, mask: Tensor, weights: tuple[Tensor, ...], denoiser: Any, plan: "Plan",
+    noise: Tensor | None, row_ids: Tensor | None, draw_ids: Tensor | None, gammas: tuple[float, float], seed: int,
+) -> Tensor:  # fmt: skip
+    tensors = [h_long, g_cp, g_tf, mask, *weights, _embedding(denoiser.network, plan, weights[0])]  # type: ignore[arg-type]
+    half = h_long.dtype in (torch.float16, torch.bfloat16)
+    if half:
+        tensors = [t.float() if t.is_floating_point() else t for t in tensors]
+        noise = None if noise is None else noise.float()
+    out = _OP(*tensors, plan.numbers, noise, row_ids, draw_ids, *gammas, seed)
+    return out.to(h_long.dtype) if half else out
 
 
 class Plan:

@@ -1,6 +1,7 @@
 """Decoding numbers with the built-in decoder of value tokens: the whole cached loop in one call."""
 
 import functools
+import importlib
 import math
 from typing import Any, Literal, NamedTuple
 
@@ -182,9 +183,10 @@ class _Decode:
     """The dispatcher's op: without gradients."""
 
     def __init__(self) -> None:
-        self.info = _backend.register(_backend.OpInfo("value_decode"))
+        self.info = _backend.register(_backend.OpInfo("value_decode", triton="value_decode"))
         self.op = op("value_decode")
         LIB.impl("value_decode", reference.value_decode, "CompositeExplicitAutograd")
+        LIB.impl("value_decode", self._triton, "CUDA")
         torch.library.register_fake(f"{NAMESPACE}::value_decode", _fake, lib=LIB)
 
     def __call__(self, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -196,9 +198,23 @@ class _Decode:
         if forced == "reference":
             return reference.value_decode(*args)
         device = args[0].device.type
-        if device != "cpu":
-            raise _backend.refuse(self.info, [f"expected tensors on cpu, got {device}"])
-        return self.op(*args)
+        wanted = "cpu" if forced == "cpu" or (forced == "triton" and _backend.interpreting()) else "cuda"
+        if device != wanted:
+            raise _backend.refuse(self.info, [f"expected tensors on {wanted}, got {device}"])
+        if forced == "cpu":
+            return self.op(*args)
+        if reasons := _launcher().reasons_against(*args):
+            raise _backend.refuse(self.info, reasons)
+        return self._triton(*args)
+
+    @staticmethod
+    def _triton(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
+        return _launcher().value_decode(*args)
+
+
+@functools.cache
+def _launcher() -> Any:
+    return importlib.import_module("ordkernels._triton.value_decode")
 
 
 def _fake(memory: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:

@@ -48,7 +48,7 @@ def next_logits(x: Tensor, memory: Tensor, weights: Sequence[Tensor], heads: int
         x = x + F.linear(F.gelu(h) if gelu else F.relu(h), w[10], w[11])
         x = x if pre else norm(x, 14)
     x = x[:, -1]
-    return F.linear(F.layer_norm(x, (d,), *rest[-2:], eps) if pre else x, weights[1], weights[2])
+    return F.linear(F.layer_norm(x, (d,), rest[-2], rest[-1], eps) if pre else x, weights[1], weights[2])
 
 
 def gumbel(u: Tensor) -> Tensor:

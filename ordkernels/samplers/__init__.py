@@ -2,6 +2,7 @@
 
 from .diffor import DiffoRSampler
 from .flow import FlowSampler
+from .fusion import FusionSampler
 from .value import ValueSampler
 
-__all__ = ["DiffoRSampler", "FlowSampler", "ValueSampler"]
+__all__ = ["DiffoRSampler", "FlowSampler", "FusionSampler", "ValueSampler"]

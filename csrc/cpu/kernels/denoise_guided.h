@@ -40,6 +40,14 @@ struct Branches {
   }
 };
 
+// Large outputs go past the caches: writing a line that is not there would read it first.
+template <class S>
+ORD_INLINE void put(S* p, typename Traits<S>::V v, int n, bool stream) {
+  if constexpr (sizeof(S) == 4)
+    if (stream && n == kLanes<S>) return store_past_caches(p, v);
+  store(p, v, n);
+}
+
 template <class S, int NOISE>
 __attribute__((noinline)) void guided_rows(const Guided& a, int64_t begin, int64_t end) {
   using T = typename Traits<S>::T;
@@ -48,7 +56,7 @@ __attribute__((noinline)) void guided_rows(const Guided& a, int64_t begin, int64
   const S *x = (const S*)a.x, *e = (const S*)a.noise;
   S *xs = (S*)a.x_s, *fh = (S*)a.x0;
   const Branches<S> branches(a, total);
-  const bool fixed = !a.t.p && !a.s.p;
+  const bool fixed = !a.t.p && !a.s.p, stream = a.stream;
   Posterior c = fixed ? posterior_numbers(a.t.number, a.s.number, a.beta) : Posterior{};
   for_rows<NOISE == denoise::kMade>(a, begin, end, [&](int64_t row, int64_t b, int64_t k, int64_t d, int64_t n, const float* made) {
     if (!fixed) c = posterior_numbers(at_row(a.t, b, k), at_row(a.s, b, k), a.beta);
@@ -59,13 +67,14 @@ __attribute__((noinline)) void guided_rows(const Guided& a, int64_t begin, int64
     vectors<T>(n, [&](int64_t i, int m) __attribute__((always_inline)) {
       const int64_t j = at + i;
       const V f = branches.at(j, m);
-      store(fh + j, f, m);
+      put(fh + j, f, m, stream);
       V y = d0 * f + d1 * load(x + j, m, x + total);
       if (NOISE == denoise::kGiven && noisy) y += sigma * load(e + j, m, e + total);
       if (NOISE == denoise::kMade && noisy) y += sigma * noise_lanes(made + i, m, V{});
-      store(xs + j, y, m);
+      put(xs + j, y, m, stream);
     });
-  });
+  }, fixed && a.D % 16 == 0);  // else a number's last bit may depend on where its row lies: what is left over is compiled apart
+  if (stream) __builtin_ia32_sfence();
 }
 
 // dots [rows, 3]: the gradients of d0, d1, sigma.
@@ -81,7 +90,7 @@ __attribute__((noinline)) void guided_rows_backward(const Guided& a, int64_t beg
     for (int64_t i = begin * a.K * 3; i < end * a.K * 3; ++i) dots[i] = 0;
   const Branches<S> branches(a, total);
   const V rest = V{} + (T)(1 - a.gamma_cp - a.gamma_tf);
-  const bool fixed = !a.t.p && !a.s.p;
+  const bool fixed = !a.t.p && !a.s.p, stream = a.stream;
   Posterior c = fixed ? posterior_numbers(a.t.number, a.s.number, a.beta) : Posterior{};
   for_rows<NOISE == denoise::kMade>(a, begin, end, [&](int64_t row, int64_t b, int64_t k, int64_t d, int64_t n, const float* made) {
     if (!fixed) c = posterior_numbers(at_row(a.t, b, k), at_row(a.s, b, k), a.beta);
@@ -99,17 +108,18 @@ __attribute__((noinline)) void guided_rows_backward(const Guided& a, int64_t beg
         if (NOISE == denoise::kGiven && noisy) sn += g * load(e + j, m, e + total);
         if (NOISE == denoise::kMade && noisy) sn += g * noise_lanes(made + i, m, V{});
       }
-      if (gx) store(gx + j, d1 * g, m);
-      if (gu) store(gu + j, rest * h, m);
-      if (gc) store(gc + j, branches.has_cp ? branches.gamma_cp * h : V{}, m);
-      if (gt) store(gt + j, branches.has_tf ? branches.gamma_tf * h : V{}, m);
-      if (gn) store(gn + j, noisy ? sigma * g : V{}, m);
+      if (gx) put(gx + j, d1 * g, m, stream);
+      if (gu) put(gu + j, rest * h, m, stream);
+      if (gc) put(gc + j, branches.has_cp ? branches.gamma_cp * h : V{}, m, stream);
+      if (gt) put(gt + j, branches.has_tf ? branches.gamma_tf * h : V{}, m, stream);
+      if (gn) put(gn + j, noisy ? sigma * g : V{}, m, stream);
     });
     if (dots) {
       T* to = dots + row * 3;
       to[0] += sum(sf), to[1] += sum(sx), to[2] += sum(sn);
     }
-  });
+  }, fixed && !dots && a.D % 16 == 0);
+  if (stream) __builtin_ia32_sfence();
 }
 
 }  // namespace

@@ -58,9 +58,10 @@ ORD_INLINE vd noise_lanes(const float* p, int n, vd) {
   return v;
 }
 
-// f(row, b, k, first element, elements, made noise or null): whole rows, or the parts of them that a tile of noise covers.
+// f(row, b, k, first element, elements, made noise or null): whole rows, or the parts of them that a tile of noise covers; `alike`: all
+// rows are one to f, and come as one where no noise is made.
 template <bool MADE, class F>
-ORD_INLINE void for_rows(const DenoiseArgs& a, int64_t begin, int64_t end, F f) {
+ORD_INLINE void for_rows(const DenoiseArgs& a, int64_t begin, int64_t end, F f, bool alike = false) {
   if constexpr (MADE) {
     noise_tiles(a, begin, end, [&](int64_t b, int64_t lane, int64_t lanes, const float* noise) __attribute__((always_inline)) {
       for (int64_t done = 0; done < lanes;) {
@@ -71,8 +72,9 @@ ORD_INLINE void for_rows(const DenoiseArgs& a, int64_t begin, int64_t end, F f) 
       }
     });
   } else {
-    for (int64_t b = begin; b < end; ++b)
-      for (int64_t k = 0; k < a.K; ++k) f(b * a.K + k, b, k, (int64_t)0, a.D, (const float*)nullptr);
+    const int64_t K = alike ? 1 : a.K, last = alike ? begin + 1 : end, n = alike ? (end - begin) * a.K * a.D : a.D;
+    for (int64_t b = begin; b < last; ++b)
+      for (int64_t k = 0; k < K; ++k) f(b * a.K + k, b, k, (int64_t)0, n, (const float*)nullptr);
   }
 }
 

@@ -1,0 +1,278 @@
+"""What iFusion and the poolings that it is compared with share: encoders of long histories and sessions, heads, checks."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .. import ops
+from ..nn.flows import _positive
+from .features import TargetModel
+from .tabular import ContextEncoder
+from .targets import TargetMap
+
+__all__ = ["InterestModel", "Interests", "SequenceEncoder"]
+
+_SEQUENCES = ("long", "sessions")
+
+
+class Interests(NamedTuple):
+    """What a row's interest is fused from, and what its predictions are conditioned on."""
+
+    long: Tensor  # [B, D], normalised; 0 without a history
+    has_long: Tensor  # [B] bool
+    items: Tensor  # [B, P, S, D], encoded, projected
+    mask: Tensor  # [B, P, S] bool: there is an item
+    target: Tensor  # [B, D], the embedded item
+    context: Tensor  # [B, C]
+
+    @property
+    def there(self) -> Tensor:
+        """Sessions that have items, ``[B, P]``."""
+        return self.mask.any(dim=2)
+
+
+class SequenceEncoder(nn.Module):
+    """A pre-norm Transformer encoder of padded sequences: ``x [N, L, D]``, ``mask [N, L]`` bool -> ``[N, L, D]``.
+
+    Learned positions are counted from the end that ``mask`` leaves, so the last token is always at the same one. What is masked
+    counts for nothing, as long as it is finite; the output at masked places is arbitrary, but finite.
+
+    Example::
+
+        >>> import torch
+        >>> SequenceEncoder(64, positions=10)(torch.randn(3, 10, 64), torch.rand(3, 10) < 0.7).shape
+        torch.Size([3, 10, 64])
+    """
+
+    def __init__(self, width: int, positions: int, *, layers: int = 1, heads: int = 4, dropout: float = 0.1) -> None:
+        super().__init__()
+        _positive(width=width, positions=positions, layers=layers, heads=heads)
+        if width % heads:
+            raise ValueError(f"width: expected a multiple of heads = {heads}, got {width}")
+        self.position = nn.Embedding(positions, width)
+        nn.init.normal_(self.position.weight, std=0.1)
+        self.layers = nn.ModuleList(_Layer(width, heads, dropout) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        last = self.position.num_embeddings - 1
+        behind = mask.flip(1).cumsum(1).flip(1) - 1  # how many tokens follow
+        x = x + self.position(behind.clamp(0, last))
+        seen = (mask | ~mask.any(1, keepdim=True))[:, None, None]  # [N, 1, 1, L]: an empty sequence sees itself, not NaN
+        for layer in self.layers:
+            x = layer(x, seen)
+        return self.norm(x)
+
+
+class _Layer(nn.Module):
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.ffn = nn.Sequential(nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, width))
+
+    def forward(self, x: Tensor, seen: Tensor) -> Tensor:
+        N, L, D = x.shape
+        q, k, v = self.qkv(self.norm1(x)).view(N, L, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
+        a = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        x = x + F.dropout(self.out(a.transpose(1, 2).reshape(N, L, D)), self.dropout, self.training)
+        return x + F.dropout(self.ffn(self.norm2(x)), self.dropout, self.training)
+
+
+class InterestModel(TargetModel):
+    """Encoders and heads; a subclass fuses the interests and says how draws are made from fused vectors.
+
+    The click head is an MLP of the fused vector, the row's item, their product, the context and two flags (is there a history,
+    is there a session). The head for a number gives the quantiles of mapped targets at levels ``(l - 1/2) / L``: the partial
+    sums of a softmax, so they rise, lie in (0, 1), and are the training targets' own before training; it is trained by the mean
+    pinball loss, that is half the CRPS of the distribution with these quantiles, of mapped targets plus of targets over their
+    deviation.
+    """
+
+    def __init__(
+        self,
+        n_users: int,
+        n_items: int,
+        dense_width: int,
+        latent: int,
+        hidden: int,
+        sessions: int,
+        quantiles: int,
+        *,
+        long: int,
+        feedback_width: int,
+        heads: int,
+        levels: int,
+        click_weight: float,
+        number_weight: float,
+        context: bool,
+        dropout: float,
+        id_dropout: float,
+        history_dropout: float,
+    ) -> None:
+        super().__init__()
+        _positive(n_users=n_users, n_items=n_items, latent=latent, hidden=hidden, sessions=sessions, long=long, levels=levels)
+        if feedback_width < 0:
+            raise ValueError(f"feedback_width: expected at least 0, got {feedback_width}")
+        self._weights(click_weight=click_weight, number_weight=number_weight)
+        if not click_weight + number_weight > 0:
+            raise ValueError("click_weight, number_weight: expected one of them above 0, got both 0")
+        D, self.n_items = latent, n_items
+        self.latent, self.session_count, self.long_length, self.feedback_width = latent, sessions, long, feedback_width
+        self.click_weight, self.number_weight, self.use_context = click_weight, number_weight, context
+        self.encoder = ContextEncoder(
+            n_users, n_items, dense_width, hidden, quantiles, dropout=dropout, id_dropout=id_dropout, history_dropout=history_dropout
+        )
+        self.item_embedding = nn.Embedding(n_items + 1, D, padding_idx=0)
+        with torch.no_grad():
+            self.item_embedding.weight.mul_(0.1)
+        self.feedback = nn.Linear(feedback_width, D) if feedback_width else None
+        self.long_encoder = SequenceEncoder(D, long, layers=2, heads=heads, dropout=dropout)
+        self.session_encoder = SequenceEncoder(D, 64, layers=1, heads=heads, dropout=dropout)
+        self.project = nn.Linear(D, D)
+        width = 3 * D + hidden + 2
+        self.click_head = nn.Sequential(nn.Linear(width, 2 * hidden), nn.SiLU(), nn.Dropout(dropout), nn.Linear(2 * hidden, 1))
+        self.number_head = nn.Sequential(nn.Linear(width, 2 * hidden), nn.SiLU(), nn.Dropout(dropout), nn.Linear(2 * hidden, levels + 1))
+        self.target = TargetMap("quantile")
+        self.levels: Tensor
+        self.register_buffer("levels", (torch.arange(levels) + 0.5) / levels, persistent=False)
+        optional = (("feedback",) if feedback_width else ()) + (("click",) if click_weight else ())
+        self.batch_keys = (*self.encoder.keys, *_SEQUENCES, *optional, "y")
+
+    @staticmethod
+    def _weights(**weights: float) -> None:
+        for name, weight in weights.items():
+            if not weight >= 0:
+                raise ValueError(f"{name}: expected at least 0, got {weight}")
+
+    def prepare(self, train: dict[str, Tensor]) -> None:
+        """Fits the map of targets on the whole training split."""
+        super().prepare(train)
+        self.target.fit(train["y"])
+
+    def interests(self, batch: dict[str, Tensor], sessions: int) -> Interests:
+        """The encoded rows, with their last ``sessions`` sessions."""
+        long = self._last(batch["long"].long())
+        mask = long > 0
+        h = self.long_encoder(self.item_embedding(long), mask)
+        count = mask.sum(1, keepdim=True)
+        h = torch.where(mask[..., None], h, 0.0).sum(1) / count.clamp(min=1)
+        h = F.layer_norm(h, (self.latent,)) * (count > 0)  # entries of unit size, as the noise's
+
+        ids = batch["sessions"][:, -sessions:].long()  # [B, P, S]
+        there = ids > 0
+        items = self.item_embedding(ids)
+        if self.feedback is not None:
+            known = torch.where(there[..., None], batch["feedback"][:, -sessions:].to(items.dtype), 0.0)
+            items = items + self.feedback(known)
+        N, P, S = ids.shape
+        items = self.session_encoder(items.flatten(0, 1), there.flatten(0, 1)).view(N, P, S, -1)
+        context = self.encoder(batch)
+        if not self.use_context:
+            context = torch.zeros_like(context)
+        return Interests(h, count[:, 0] > 0, self.project(items), there, self.item_embedding(batch["item"] + 1), context)
+
+    def _last(self, ids: Tensor) -> Tensor:
+        """Of histories that are longer than the model's the last items, padding behind."""
+        if ids.shape[1] <= self.long_length:
+            return ids
+        count = (ids > 0).sum(1, keepdim=True)
+        where = (count - self.long_length).clamp(min=0) + torch.arange(self.long_length, device=ids.device)
+        return ids.gather(1, where)
+
+    def _features(self, fused: Tensor, parts: Interests) -> Tensor:
+        """``fused [B, D]`` or ``[B, n, D]`` -> what the heads read."""
+        flags = torch.stack((parts.has_long, parts.there.any(1)), dim=1).to(fused.dtype)
+        rest = torch.cat((parts.context, flags), dim=1)
+        target = parts.target
+        if fused.dim() == 3:
+            n = fused.shape[1]
+            rest, target = (v[:, None].expand(-1, n, -1) for v in (rest, target))
+        return torch.cat((fused, target, fused * target, rest), dim=-1)
+
+    def click_logit(self, fused: Tensor, parts: Interests) -> Tensor:
+        """Log-odds of a click, ``[B]`` or ``[B, n]``."""
+        return self.click_head(self._features(fused, parts))[..., 0]
+
+    def number_ranks(self, fused: Tensor, parts: Interests) -> Tensor:
+        """Quantiles of mapped targets at ``levels``, ``[B, L]`` or ``[B, n, L]``, rising in (0, 1)."""
+        return self.number_head(self._features(fused, parts)).softmax(-1).cumsum(-1)[..., :-1].clamp(max=1.0)
+
+    def _prediction_loss(self, fused: Tensor, parts: Interests, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """``click`` and ``number`` of one fused vector a row, ``[B, D]``."""
+        out = {}
+        if self.click_weight:
+            out["click"] = F.binary_cross_entropy_with_logits(self.click_logit(fused, parts), batch["click"].to(fused.dtype))
+        if self.number_weight:
+            y, r = batch["y"].to(fused.dtype), self.number_ranks(fused, parts)
+            mapped = ops.pinball(r, self.target(y).to(r.dtype), self.levels.to(r.dtype)).mean()
+            seconds = self.target.inverse(r).to(r.dtype) / self.scale
+            out["number"] = mapped + ops.pinball(seconds, y / self.scale, self.levels.to(r.dtype)).mean()
+        return out
+
+    def _total(self, parts: dict[str, Tensor]) -> Tensor:
+        weights = {"click": self.click_weight, "number": self.number_weight}
+        return torch.stack([weights[name] * p for name, p in parts.items()]).sum()
+
+    def check(self, batch: dict[str, Tensor], *, target: bool) -> None:
+        """``ValueError``, naming the key, for what is missing, misshapen or out of range."""
+        self.encoder.check(batch, target=target)
+        for name in self.batch_keys:
+            if name not in batch and (target or name not in ("y", "click")):
+                raise ValueError(f"batch: expected the key {name!r}, got {', '.join(sorted(batch))}")
+        B = len(batch["dense"])
+        for name, dims in (("long", 2), ("sessions", 3)):
+            ids = batch[name]
+            if ids.dim() != dims or len(ids) != B:
+                raise ValueError(f"{name}: expected {'[B, M]' if dims == 2 else '[B, P, S]'} with B = {B}, got {list(ids.shape)}")
+            if ids.is_floating_point():
+                raise TypeError(f"{name}: expected integers, got {ids.dtype}")
+            if ids.numel() and ids.device.type == "cpu" and not 0 <= int(ids.min()) <= int(ids.max()) <= self.n_items:
+                raise ValueError(f"{name}: expected item + 1 in [1, {self.n_items}] or 0, got {int(ids.min())} to {int(ids.max())}")
+        if self.feedback_width:
+            shape = [*batch["sessions"].shape, self.feedback_width]
+            if list(batch["feedback"].shape) != shape:
+                raise ValueError(f"feedback: expected shape {shape}, got {list(batch['feedback'].shape)}")
+        if target and self.click_weight:
+            click = batch["click"]
+            if list(click.shape) != [B]:
+                raise ValueError(f"click: expected shape [{B}], got {list(click.shape)}")
+            if click.device.type == "cpu" and not bool(((click == 0) | (click == 1)).all()):
+                raise ValueError("click: expected 0 and 1, got others")
+
+    # ------------------------------------------------------------------------------------------- sampling
+
+    def sampler(self) -> Any:
+        raise NotImplementedError
+
+    def fuse(self, x: dict[str, Tensor], n: int = 1, seed: int = 0, row_ids: Tensor | None = None) -> Tensor:
+        """``n`` fused interests of each row, ``[B, n, D]``."""
+        return self.sampler().fuse(x, n, seed, row_ids)
+
+    def predict_click(self, x: dict[str, Tensor], n: int = 1, seed: int = 0, row_ids: Tensor | None = None) -> Tensor:
+        """The probability of a click, ``[B]``: the mean over ``n`` fused interests."""
+        return self.sampler().predict_click(x, n, seed, row_ids)
+
+    def sample(self, x: dict[str, Tensor], n: int, seed: int = 0, row_ids: Tensor | None = None) -> Tensor:
+        """``n`` draws of the number, ``[B, n]``, in the target's unit."""
+        return self.sampler().sample(x, n, seed, row_ids)
+
+    def predict(
+        self,
+        x: dict[str, Tensor],
+        n: int = 32,
+        seed: int = 0,
+        row_ids: Tensor | None = None,
+        statistic: Literal["median", "mean"] = "median",
+    ) -> Tensor:
+        """The median or mean of ``n`` draws, ``[B]``."""
+        return self.sampler().predict(x, n, seed, row_ids, statistic)
+
+    def interval(self, x: dict[str, Tensor], level: float, n: int = 128, seed: int = 0, row_ids: Tensor | None = None) -> Tensor:
+        """The central interval that holds ``level`` of ``n`` draws, ``[B, 2]``."""
+        return self.sampler().interval(x, level, n, seed, row_ids)
