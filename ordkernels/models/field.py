@@ -300,8 +300,10 @@ class EGMN(_FieldModel):
             raise ValueError(f"components: expected at least 1, got {components}")
         super().__init__(n_users, n_items, dense_width, 3 * components + 2, hidden, quantiles, encoder)
         self.components, self.entropy, self.regression = components, entropy, regression
+        last = self.head[-1]
+        assert isinstance(last, nn.Linear)
         with torch.no_grad():  # centres spread over the targets' range, or they would learn to be one
-            self.head[-1].bias[components + 2 : 2 * components + 2] = torch.linspace(-2, 2, components)
+            last.bias[components + 2 : 2 * components + 2] = torch.linspace(-2, 2, components)
 
     def mixture(self, x: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """``(logits [B, K+1], scale [B], mu [B, K], sigma [B, K])``, the last three in units of ``self.scale``."""
