@@ -7,7 +7,6 @@ from .fusion_chain import fusion_chain
 from .increments import encode_increments, nested_min
 from .planar_flow import conditional_planar_flow, planar_flow, planar_flow_inverse
 from .scores import (
-    IntervalErrors,
     XAUCResult,
     auc,
     coverage,
@@ -28,7 +27,7 @@ from .value_tokens import embedding_mixup, windowed_value
 from .wasserstein import wasserstein_quantile_loss
 
 __all__ = [
-    "DecodeResult", "IntervalErrors", "XAUCResult", "auc", "conditional_planar_flow", "coverage", "crps", "cumulative_score",
+    "DecodeResult", "XAUCResult", "auc", "conditional_planar_flow", "coverage", "crps", "cumulative_score",
     "denoise_chain", "embedding_mixup", "encode_increments", "flow_sample", "flow_step", "fusion_chain", "guided_posterior_step",
     "histogram_jsd", "lcc", "mae", "mae_by_interval", "nested_min", "pinball", "planar_flow", "planar_flow_inverse", "predict_x0",
     "q_sample", "relaimpr", "reverse_step", "rmse", "srcc", "value_decode", "wasserstein_quantile_loss", "windowed_value", "xauc",
