@@ -250,6 +250,20 @@ def test_wrong_arguments(call, error, text):
         call()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.int32])
+def test_every_dtype_with_gradients_and_strides(dtype):
+    values = torch.tensor([[1, 9], [2, 9], [4, 9], [3, 9]]).to(dtype)
+    p, y = values[:, 0], torch.tensor([1, 3, 4, 2]).to(dtype)
+    if dtype.is_floating_point:
+        p = p.clone().requires_grad_()
+    for metric, columns in ((m.MAE(), (p, y)), (m.XAUC(), (p, y)), (m.LCC(), (p, y)), (m.CRPS(), (p[:, None], y))):
+        metric.update(*columns)
+        value = metric.compute()
+        expected = {"MAE": 0.5, "CRPS": 0.5, "XAUC": 5 / 6, "LCC": 0.8}[type(metric).__name__]
+        assert float(value) == pytest.approx(expected)
+        assert not value.requires_grad
+
+
 def test_weights_and_groups_come_always_or_never():
     metric = m.XAUC()
     metric.update([1.0], [1.0], group=[1])

@@ -40,7 +40,8 @@ class Streamed(Metric):
 
     def _take(self, *columns: Any) -> None:
         it = self._accumulator()
-        it.update(*columns)  # type: ignore[attr-defined]
+        # NumPy has no bfloat16
+        it.update(*(x.float() if isinstance(x, Tensor) and x.dtype == torch.bfloat16 else x for x in columns))  # type: ignore[attr-defined]
         state = it.state()
         for field, name in self._states.items():
             setattr(self, name, torch.as_tensor(state[field], device=self.device))
