@@ -139,9 +139,10 @@ class DifferentiableOp:
 
     def _gradients(self, kernel: Kernel, ctx: Any, grads: tuple[Any, ...], first: int = 0) -> tuple[Any, ...]:
         """One per argument of the Function; its arguments from `first` on are the op's."""
-        ahead, saved, consts = (None,) * first, ctx.saved_tensors, ctx.consts
+        saved, consts = ctx.saved_tensors, ctx.consts
+        ahead = (None,) * first
         if not self.lazy:
-            return (*ahead, *kernel(*saved, *grads, *consts), *(None for _ in consts))
+            return (*ahead, *kernel(*saved, *grads, *consts), *(None,) * len(consts))
         wanted, mask = ctx.needs_input_grad[first : first + self.tensors], 0
         for i, want in enumerate(wanted):
             mask |= want << i
