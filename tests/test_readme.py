@@ -20,7 +20,7 @@ def test_python_blocks_run(block):
 
 
 def test_there_are_blocks():
-    assert len(BLOCKS) == 2
+    assert len(BLOCKS) == 3
 
 
 def test_every_op_in_the_table_exists_and_every_op_is_there():
