@@ -11,7 +11,7 @@ import torch
 from .. import _info
 from . import plots
 from .models import Entry, entries
-from .report import speed_table, table
+from .report import click_table, speed_table, table
 from .results import Result, fingerprint, make, settings
 from .tasks import Task, load
 
@@ -57,6 +57,10 @@ def run(
 
     rows = list(results.values())
     say("\n" + table(rows, task))
+    clicks = click_table(results)
+    if clicks:
+        say("\nClicks, from the same trained models")
+        say(clicks)
     say("\nSpeed: milliseconds per 1,000 rows, plain torch (the reference backend) against this package's kernels, in turns")
     say(speed_table(rows))
     report = {

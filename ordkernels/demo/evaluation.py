@@ -12,10 +12,23 @@ from torch import Tensor
 
 from .. import ops
 
-__all__ = ["EDGES", "LEVELS", "Scores", "Split", "calibration", "evaluate", "inputs", "shares_of_users", "three_users"]
+__all__ = [
+    "CLICKS_EVERY",
+    "EDGES",
+    "LEVELS",
+    "Scores",
+    "Split",
+    "calibration",
+    "click_auc",
+    "evaluate",
+    "inputs",
+    "shares_of_users",
+    "three_users",
+]
 
 Split = dict[str, Tensor]
 ROWS = 8192  # scored at once
+CLICKS_EVERY = 4  # test rows whose clicks are scored
 EDGES = (0, 1, 3, 6, 10, 20, 40, 80, 160)  # seconds; the last bin is open
 LEVELS = tuple(i / 10 for i in range(1, 10))  # of central intervals
 PIT_EDGES = np.linspace(0, 1, 21)
@@ -29,7 +42,7 @@ class Scores:
 
 
 def inputs(rows: Split) -> Split:
-    return {name: v for name, v in rows.items() if name != "y"}
+    return {name: v for name, v in rows.items() if name not in ("y", "click")}
 
 
 def evaluate(
@@ -65,6 +78,13 @@ def evaluate(
     crps = torch.cat([ops.crps(free[i : i + ROWS], y[i : i + ROWS], fair=True) for i in range(0, len(y), ROWS)])
     low, high = quantile_of_sorted(draws, 0.1), quantile_of_sorted(draws, 0.9)
     return Scores(numbers | {"crps": float(crps.double().mean()), "interval80": ops.coverage(low, high, y)[0]}, draws, seconds)
+
+
+def click_auc(test: Split, predict: Callable[[Split], Tensor]) -> float:
+    """AUC of the probability of a click, on every fourth test row."""
+    test = {name: v[::CLICKS_EVERY] for name, v in test.items()}
+    p = torch.cat([_checked(predict(inputs(rows)), rows, "click prediction") for rows in _batches(test)])
+    return ops.auc(test["click"], p)
 
 
 def _checked(out: Tensor, rows: Split, what: str) -> Tensor:
