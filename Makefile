@@ -17,7 +17,7 @@ PIP = $(PY) -m pip install -q --disable-pip-version-check
 $(VENV)/deps: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)"
-	$(PIP) "$(TRITON)" numpy hypothesis matplotlib mypy ninja "pybind11>=2.13" pytest pytest-benchmark pytest-xdist ruff scikit-learn "setuptools>=77" tqdm wheel
+	$(PIP) "$(TRITON)" numpy hypothesis matplotlib mypy ninja "pybind11>=2.13" pytest pytest-benchmark pytest-xdist ruff scikit-learn "setuptools>=77" torchmetrics tqdm wheel
 	touch $@
 
 $(VENV)/done: $(VENV)/deps setup.py $(shell find csrc -type f)

@@ -1,4 +1,4 @@
-"""`python -m ordkernels info | bench | demo`."""
+"""`python -m ordkernels info | bench | demo | score-file`."""
 
 import argparse
 import json
@@ -6,13 +6,15 @@ import runpy
 import sys
 from pathlib import Path
 
+from .scoring_file import add_arguments as add_score_arguments
+
 
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ["bench"]:  # its arguments are bench/run.py's own
         return _bench(argv[1:])
     args = _parser().parse_args(argv)
-    return {"info": _info, "demo": _demo}[args.command](args)
+    return {"info": _info, "demo": _demo, "score-file": _score_file}[args.command](args)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -39,6 +41,9 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     commands.add_parser("bench", help="measure the kernels against their peers; from a checkout: the same as `python bench/run.py`")
+
+    score = commands.add_parser("score-file", help="scores of the predictions in a CSV, NPZ or Parquet file, of any size")
+    add_score_arguments(score)
     return parser
 
 
@@ -65,6 +70,12 @@ def _demo(args: argparse.Namespace) -> int:
         print(f"demo: {error}", file=sys.stderr)
         return 2
     return int(any(result["status"] == "failed" for result in report["models"].values()))
+
+
+def _score_file(args: argparse.Namespace) -> int:
+    from . import scoring_file
+
+    return scoring_file.main(args)
 
 
 def _bench(argv: list[str]) -> int:
