@@ -270,6 +270,15 @@ def test_training_learns_what_sessions_say():
     assert ops.auc(rows["click"], model.predict_click(rows, row_ids=rows["row"])) > 0.9
 
 
+def test_before_training_a_chain_is_a_sum_over_sessions():
+    torch.manual_seed(0)
+    model = IFusion(**SIZES, dropout=0.0)
+    net, x, g = model.denoiser.network, torch.randn(5, 8), torch.randn(5, 3, 8)
+    with torch.no_grad():
+        want = x + (g @ net.condition.weight[:8].T).sum(1)
+        torch.testing.assert_close(model.denoiser(x, 3, g), want, rtol=1e-4, atol=1e-5)
+
+
 def test_state_goes_through_a_file_and_scores_stay():
     model, rows = ifusion(), batch()
     other = IFusion(**SIZES)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .. import ops
-from ..nn import SessionDenoiser, SessionFilters
+from ..nn import MLPDenoiser, SessionDenoiser, SessionFilters
 from ..nn.flows import _positive
 from ..samplers import FusionSampler
 from ..schedules import NoiseSchedule
@@ -154,6 +154,8 @@ class IFusion(InterestModel):
         self.register_buffer("alpha_bar", self.schedule.alpha_bar.clone(), persistent=False)
         self.filters = SessionFilters(latent)
         self.denoiser = SessionDenoiser(latent, hidden=denoiser_hidden, dropout=dropout, parallel=parallel)
+        if denoiser_hidden >= 2 * latent:
+            _start_as_sum(self.denoiser.network)
 
     alpha_bar: Tensor
 
@@ -271,6 +273,22 @@ class IFusion(InterestModel):
 
     def sampler(self) -> FusionSampler:
         return FusionSampler(self)
+
+
+def _start_as_sum(network: MLPDenoiser) -> None:
+    """``x + C g`` before training, so a chain of sessions begins as a sum over them: silu(a) - silu(-a) = a. The hidden units that this
+    leaves start as they are; without it the interest would have to find its way through K networks first."""
+    D = network.width
+    with torch.no_grad():
+        network.input.weight[: 2 * D] = 0.0
+        network.input.bias[: 2 * D] = 0.0
+        network.output.bias.zero_()
+        network.output.weight[:, 2 * D :] *= 0.5
+        network.input.weight[:D, :D] = torch.eye(D)
+        network.input.weight[D : 2 * D, :D] = -torch.eye(D)
+        network.condition.weight[D : 2 * D] = -network.condition.weight[:D]
+        network.output.weight[:, :D] = torch.eye(D)
+        network.output.weight[:, D : 2 * D] = -torch.eye(D)
 
 
 def _mean(values: Tensor, rows: Tensor) -> Tensor:
