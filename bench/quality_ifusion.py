@@ -36,6 +36,7 @@ MODELS: dict[str, tuple[Maker, dict[str, Any]]] = {
     AVERAGE: (PooledFusion, {"kind": "average"}),
     ATTENTION: (PooledFusion, {"kind": "attention"}),
     OURS: (IFusion, {}),
+    "iFusion, chain's loss": (IFusion, IFusion.chain_loss()),
     "iFusion, paper's loss": (IFusion, IFusion.paper_loss()),
 }
 ABLATIONS: dict[str, dict[str, Any]] = {

@@ -27,6 +27,7 @@ def split(rows, seed, quantiles=20):
         "user": torch.randint(0, 12, (rows,), generator=g), "item": torch.randint(0, 9, (rows,), generator=g),
         "user_id": torch.randint(0, 12, (rows,), generator=g), "dense": torch.randn(rows, 6, generator=g), "y": y,
         "q_user": q[0], "q_item": q[1], "has_user": torch.ones(rows), "has_item": torch.ones(rows), "row": torch.arange(rows) + 1000 * seed,
+        "duration": torch.rand(rows, generator=g).mul(60).clamp(min=5) * (torch.rand(rows, generator=g) > 0.1),
     }  # fmt: skip
 
 
@@ -96,7 +97,7 @@ def test_one_models_failure_is_a_line_of_the_table(few, tmp_path, capsys):
     assert [s["what"] for s in found["flow"]["speed"]] == ["training step", "scoring, 32 draws"]
     assert json.loads((tmp_path / "report.json").read_text())["models"].keys() == found.keys()
     if importlib.util.find_spec("matplotlib"):
-        for name in ("distributions", "calibration", "speed"):
+        for name in ("distributions", "calibration", "latency", "speed"):
             assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 

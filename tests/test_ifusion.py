@@ -223,7 +223,7 @@ def test_what_is_masked_does_not_matter(make):
 ABLATIONS = [
     {"guidance": "cfg"}, {"parallel": True}, {"consistency_weight": 0.0}, {"schedule": "linear"}, {"sessions": 1}, {"sessions": 2},
     {"steps": 3}, {"disentangle": "cosine"}, {"disentangle": "gradient"}, {"feedback_width": 0}, {"context": False}, {"drop_cp": 1.0},
-    {"click_weight": 0.0}, {"gamma_tf": 0.0}, {"parallel": True, "steps": 3}, IFusion.paper_loss(),
+    {"click_weight": 0.0}, {"gamma_tf": 0.0}, {"parallel": True, "steps": 3}, IFusion.paper_loss(), IFusion.chain_loss(),
 ]  # fmt: skip
 
 

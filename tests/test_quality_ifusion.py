@@ -54,7 +54,7 @@ def test_results_are_kept_and_become_a_table(bench, monkeypatch):
     both = run("--seeds", "0", "1", "--models", *list(program.MODELS)[:3])
     for name, entry in both["models"].items():
         assert entry["runs"][0]["auc"] == first["models"][name]["runs"][0]["auc"]
-        assert len(entry["runs"]) == (1 if "paper" in name else 2)
+        assert len(entry["runs"]) == (1 if "loss" in name else 2)
     base, ours = both["models"][program.ATTENTION], both["models"][program.OURS]
     for r, b in zip(ours["runs"], base["runs"], strict=True):
         assert r["over_attention"] == pytest.approx((r["auc"] - 0.5) / (b["auc"] - 0.5) - 1)

@@ -11,7 +11,7 @@ import torch
 from .. import _info
 from . import plots
 from .models import Entry, entries
-from .report import click_table, speed_table, table
+from .report import click_table, interval_table, speed_table, table
 from .results import Result, fingerprint, make, settings
 from .tasks import Task, load
 
@@ -61,6 +61,9 @@ def run(
     if clicks:
         say("\nClicks, from the same trained models")
         say(clicks)
+    say(f"\nMAE by {'watch time' if task.grouped else 'label'}, in tenths of the training rows"
+        + ("; the same predictions as watch ratios, of the duration" if "duration" in task.test else ""))  # fmt: skip
+    say(interval_table(rows, task))
     say("\nSpeed: milliseconds per 1,000 rows, plain torch (the reference backend) against this package's kernels, in turns")
     say(speed_table(rows))
     report = {
@@ -110,6 +113,7 @@ def _plots(out: Path, results: list[Result]) -> list[str]:
     drawn = {
         "distributions": (plots.distributions, [r for r in done if "users" in r]),
         "calibration": (plots.calibration, [r for r in done if "calibration" in r]),
+        "latency": (plots.latency, done),
         "speed": (plots.speed_bars, [r for r in done if r.get("speed") and not isinstance(r["speed"], str)]),
     }
     try:

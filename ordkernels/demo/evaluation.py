@@ -18,6 +18,7 @@ __all__ = [
     "LEVELS",
     "Scores",
     "Split",
+    "by_interval",
     "calibration",
     "click_auc",
     "evaluate",
@@ -39,6 +40,7 @@ class Scores:
     numbers: dict[str, float | None]
     draws: Tensor | None  # [N, n], sorted in each row
     seconds: float  # of predicting or drawing
+    intervals: dict[str, Any]  # MAE by range of y
 
 
 def inputs(rows: Split) -> Split:
@@ -68,16 +70,43 @@ def evaluate(
     assert point is not None
     seconds = time.perf_counter() - began
     numbers: dict[str, float | None] = {"mae": ops.mae(y, point), "xauc": ops.xauc(y, point).value}
+    parts = by_interval(train["y"], y, point)
     if "user" in test:
         edges = bins(train["y"])
         for side in ("user", "item"):
             numbers[f"pdf_{side}"] = ops.histogram_jsd(y, point, test[side], edges=edges, base=2)
             numbers[f"pdf_{side}_draw"] = None if one is None else ops.histogram_jsd(y, one, test[side], edges=edges, base=2)
+    if "duration" in test:
+        numbers |= of_ratio(train, test, point)
     if draws is None or free is None:
-        return Scores(numbers | {"crps": numbers["mae"], "interval80": None}, None, seconds)  # a point's CRPS is its absolute error
+        return Scores(numbers | {"crps": numbers["mae"], "interval80": None}, None, seconds, parts)  # a point's CRPS is its absolute error
     crps = torch.cat([ops.crps(free[i : i + ROWS], y[i : i + ROWS], fair=True) for i in range(0, len(y), ROWS)])
     low, high = quantile_of_sorted(draws, 0.1), quantile_of_sorted(draws, 0.9)
-    return Scores(numbers | {"crps": float(crps.double().mean()), "interval80": ops.coverage(low, high, y)[0]}, draws, seconds)
+    return Scores(numbers | {"crps": float(crps.double().mean()), "interval80": ops.coverage(low, high, y)[0]}, draws, seconds, parts)
+
+
+def of_ratio(train: Split, test: Split, point: Tensor) -> dict[str, float | None]:
+    """The same prediction as one of the watch ratio ``y / duration``, the field's second target, on rows of known duration."""
+    seen, known = train["duration"] > 0, test["duration"] > 0
+    if not seen.any() or not known.any():
+        return {}
+    duration = test["duration"][known]
+    y, p = test["y"][known] / duration, point[known] / duration
+    numbers: dict[str, float | None] = {"ratio_mae": ops.mae(y, p), "ratio_xauc": ops.xauc(y, p).value}
+    edges = bins(train["y"][seen] / train["duration"][seen])
+    for side in ("user", "item"):
+        numbers[f"ratio_pdf_{side}"] = ops.histogram_jsd(y, p, test[side][known], edges=edges, base=2)
+    return numbers
+
+
+def by_interval(seen: Tensor, y: Tensor, point: Tensor) -> dict[str, Any]:
+    """MAE in each tenth of the training labels (fewer where they tie); the first and the last are open. None: no rows."""
+    edges = np.unique(np.quantile(seen.double().numpy(), np.linspace(0, 1, 11)))
+    if len(edges) < 2:
+        edges = np.append(edges, edges[-1] + 1)
+    found = ops.mae_by_interval(y, point, edges)
+    mae = [None if np.isnan(v) else v for v in found.mae.tolist()]
+    return {"edges": edges.tolist(), "mae": mae, "rows": found.rows.tolist()}
 
 
 def click_auc(test: Split, predict: Callable[[Split], Tensor]) -> float:

@@ -13,6 +13,11 @@ from torch import Tensor
 
 from ..data import n_ids
 from ..models import (
+    CREAD,
+    D2Q,
+    EGMN,
+    TPM,
+    WLR,
     DiffoR,
     FlowTime,
     GenerativeRegression,
@@ -137,10 +142,14 @@ WATCH_TIMES = [
     ),
     Entry("gr", "GR, greedy prediction", fitted(lambda task: GenerativeRegression(*task.sizes)), Budget(3, 512), Budget(2, 256, 4),
           draws=True, point=_greedy),
-    Entry("ifusion", "iFusion", _fusion(IFusion), *_FUSION, draws=True, clicks=_clicks),
+    Entry("ifusion", "iFusion", _fusion(IFusion, **IFusion.chain_loss()), *_FUSION, draws=True, clicks=_clicks),
     Entry("average", "average pooling", _fusion(PooledFusion, kind="average"), *_FUSION, draws=True, clicks=_clicks),
     Entry("attention", "attention pooling", _fusion(PooledFusion, kind="attention"), *_FUSION, draws=True, clicks=_clicks),
     Entry("regression", "value regression", fitted(lambda task: ValueRegression(*task.sizes)), Budget(4), Budget(2, 512, 2)),
+    *(Entry(key, name, fitted(lambda task, model=model: model(*task.sizes)), Budget(2, 512), Budget(1, 256, 4)) for key, name, model in (
+        ("wlr", "WLR, weighted logistic", WLR), ("d2q", "D2Q, quantile by duration", D2Q), ("egmn", "EGMN, mixture mean", EGMN),
+        ("tpm", "TPM, tree expectation", TPM), ("cread", "CREAD, restored", CREAD),
+    )),
     Entry("median", "user's historical median", lambda task, _: HistoricalMedian("user")),
     Entry("boosting", "gradient boosting, |error|", _Boosting, Budget(300), Budget(100), needs="sklearn"),
 ]  # fmt: skip

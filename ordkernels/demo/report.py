@@ -7,7 +7,12 @@ from .evaluation import CLICKS_EVERY
 from .results import Result
 from .tasks import Task
 
-__all__ = ["click_table", "speed_table", "table"]
+__all__ = [
+    "click_table",
+    "interval_table",
+    "speed_table",
+    "table",
+]
 
 
 def table(results: list[Result], task: Task) -> str:
@@ -28,6 +33,23 @@ def table(results: list[Result], task: Task) -> str:
     ]
     if task.grouped:
         lines.insert(-2, "  PDF: base 2, of the point prediction / of one draw per row.")
+    return "\n".join(lines)
+
+
+def interval_table(results: list[Result], task: Task) -> str:
+    """MAE by tenth of the training labels; and, where durations are known, the scores of the watch ratio."""
+    rows = [r for r in results if r["status"] == "done"]
+    if not rows:
+        return "  no model was scored"
+    form = "{:.2f}" if task.unit else "{:.4f}"
+    ratio = {"ratio MAE": "ratio_mae", "XAUC": "ratio_xauc", "PDF-U": "ratio_pdf_user", "PDF-I": "ratio_pdf_item"}
+    ratio = ratio if all("ratio_mae" in r["scores"] for r in rows) else {}
+    heads = [f"{e:.3g}-" for e in rows[0]["intervals"]["edges"][:-1]]
+    lines = [f"  {'':<28}" + "".join(f"{head:>9}" for head in heads) + "".join(f"{head:>11}" for head in ratio)]
+    for r in rows:
+        cells = ["-" if v is None else form.format(v) for v in r["intervals"]["mae"]]
+        lines.append(f"  {r['name']:<28}" + "".join(f"{c:>9}" for c in cells)
+                     + "".join(f"{r['scores'][key]:>11.4f}" for key in ratio.values()))  # fmt: skip
     return "\n".join(lines)
 
 

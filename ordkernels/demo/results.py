@@ -102,6 +102,7 @@ def _train_and_score(entry: Entry, task: Task) -> Result:
     result: Result = {
         "status": "done",
         "scores": scores.numbers,
+        "intervals": scores.intervals,
         "train_s": round(trained - began, 3),
         "train_ms_per_1000_rows": round((trained - began) * 1e6 / len(task.train["y"]), 3),
         "score_ms_per_1000_rows": round(scores.seconds * 1e6 / len(task.test["y"]), 3),

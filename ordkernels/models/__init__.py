@@ -2,6 +2,7 @@
 
 from .baselines import HistoricalMedian, ValueRegression
 from .diffor import DiffoR
+from .field import CREAD, D2Q, EGMN, TPM, WLR
 from .flowtime import FlowTime
 from .gr import GenerativeRegression
 from .ifusion import IFusion
@@ -11,6 +12,11 @@ from .targets import TargetMap
 from .training import fit
 
 __all__ = [
+    "CREAD",
+    "D2Q",
+    "EGMN",
+    "TPM",
+    "WLR",
     "ContextEncoder",
     "DiffoR",
     "FlowTime",

@@ -47,7 +47,7 @@ class IFusion(InterestModel):
     - ``consistency``: ``mean over D of (f(x_t1) - f(x_t2))^2`` of task mode, over rows with sessions;
     - ``chain``, **ours, not the paper's:** click and number of what inference itself makes of the row, which starts from ``h_L``
       without noise and extrapolates by both gammas; nothing in the paper's losses ever sees that. ``IFusion.paper_loss()``
-      has the arguments without it.
+      has the arguments without it, ``IFusion.chain_loss()`` those with little else.
 
     A row without sessions is not denoised: its fused interest is ``h_L``, in training too. One without a history starts from
     normal noise, row-keyed in inference. Inference: ``samplers.FusionSampler``. Numbers are drawn from the head's distribution
@@ -163,6 +163,14 @@ class IFusion(InterestModel):
     def paper_loss() -> dict[str, Any]:
         """Arguments with which the loss is the paper's."""
         return {"chain_weight": 0.0, "number_weight": 0.0}
+
+    @staticmethod
+    def chain_loss() -> dict[str, Any]:
+        """Arguments with which the loss is led by the chain's own predictions, and gammas of sum 1 extrapolate nothing. Ours."""
+        return {
+            "chain_weight": 4.0, "gamma_cp": 2 / 3, "gamma_tf": 1 / 3, "evolution_weight": 0.0, "disentangle_weight": 0.0,
+            "consistency_weight": 0.0,
+        }  # fmt: skip
 
     @property
     def gammas(self) -> tuple[float, float]:

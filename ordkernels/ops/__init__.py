@@ -6,14 +6,29 @@ from .denoise_guided import guided_posterior_step
 from .fusion_chain import fusion_chain
 from .increments import encode_increments, nested_min
 from .planar_flow import conditional_planar_flow, planar_flow, planar_flow_inverse
-from .scores import XAUCResult, auc, coverage, crps, cumulative_score, histogram_jsd, lcc, mae, pinball, relaimpr, rmse, srcc, xauc
+from .scores import (
+    XAUCResult,
+    auc,
+    coverage,
+    crps,
+    cumulative_score,
+    histogram_jsd,
+    lcc,
+    mae,
+    mae_by_interval,
+    pinball,
+    relaimpr,
+    rmse,
+    srcc,
+    xauc,
+)
 from .value_decode import DecodeResult, value_decode
 from .value_tokens import embedding_mixup, windowed_value
 from .wasserstein import wasserstein_quantile_loss
 
 __all__ = [
-    "DecodeResult", "XAUCResult", "auc", "conditional_planar_flow", "coverage", "crps", "cumulative_score", "denoise_chain",
-    "embedding_mixup", "encode_increments", "flow_sample", "flow_step", "fusion_chain", "guided_posterior_step", "histogram_jsd", "lcc",
-    "mae", "nested_min", "pinball", "planar_flow", "planar_flow_inverse", "predict_x0", "q_sample", "relaimpr", "reverse_step", "rmse",
-    "srcc", "value_decode", "wasserstein_quantile_loss", "windowed_value", "xauc",
+    "DecodeResult", "XAUCResult", "auc", "conditional_planar_flow", "coverage", "crps", "cumulative_score",
+    "denoise_chain", "embedding_mixup", "encode_increments", "flow_sample", "flow_step", "fusion_chain", "guided_posterior_step",
+    "histogram_jsd", "lcc", "mae", "mae_by_interval", "nested_min", "pinball", "planar_flow", "planar_flow_inverse", "predict_x0",
+    "q_sample", "relaimpr", "reverse_step", "rmse", "srcc", "value_decode", "wasserstein_quantile_loss", "windowed_value", "xauc",
 ]  # fmt: skip

@@ -1,0 +1,333 @@
+"""The field's other models of watch time, on the same encoder as the generative ones: CREAD, TPM, WLR, D2Q, EGMN.
+
+Each is an encoder, a head and one of ``decoders``. Where a paper's own network and loss weights are of its product, these are
+ours: targets are divided by their deviation, and weights are arguments.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .decoders import (
+    DurationQuantiles,
+    _quantiles,
+    adaptive_edges,
+    mixture_mean,
+    mixture_nll,
+    odds_weights,
+    survival_expectation,
+    survival_labels,
+    tree_expectation,
+    tree_labels,
+)
+from .features import TargetModel
+from .tabular import ContextEncoder
+
+__all__ = ["CREAD", "D2Q", "EGMN", "TPM", "WLR"]
+
+
+class _FieldModel(TargetModel):
+    """An encoder and a head of two layers. ``encoder`` arguments: ``ContextEncoder``'s."""
+
+    duration = False  # is the batch's duration read?
+
+    def __init__(self, n_users: int, n_items: int, dense_width: int, outputs: int, hidden: int, quantiles: int, encoder: dict[str, Any]):
+        super().__init__()
+        self.encoder = ContextEncoder(n_users, n_items, dense_width, hidden, quantiles, **encoder)
+        self.head = nn.Sequential(nn.Linear(hidden, 2 * hidden), nn.SiLU(), nn.Linear(2 * hidden, outputs))
+        self.batch_keys = (*self.encoder.keys, *(("duration",) if self.duration else ()), "y")
+
+    def loss(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Scalars; ``"loss"`` is the total."""
+        self._check(batch, target=True)
+        self._prepare_if_new(batch)
+        return self._losses(self._out(batch), batch["y"].to(self.scale.dtype), batch)
+
+    @torch.inference_mode()
+    def predict(self, x: dict[str, Tensor], *, batch_size: int = 8192) -> Tensor:
+        """Predictions ``[B]``, non-negative, in the target's unit."""
+        self._check(x, target=False)
+        training = self.training
+        self.eval()
+        try:
+            parts = [{k: v[i : i + batch_size] for k, v in x.items()} for i in range(0, len(x["dense"]), batch_size)]
+            return torch.cat([self._read(self._out(part), part) for part in parts]) if parts else x["dense"].new_empty(0)
+        finally:
+            self.train(training)
+
+    def _out(self, batch: dict[str, Tensor]) -> Tensor:
+        return self.head(self.encoder(batch))
+
+    def _losses(self, out: Tensor, y: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+    def _read(self, out: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        raise NotImplementedError
+
+    def _check(self, batch: dict[str, Tensor], *, target: bool) -> None:
+        self.encoder.check(batch, target=target)
+        if not self.duration:
+            return
+        if "duration" not in batch:
+            raise ValueError(f"batch: expected the key 'duration', got {', '.join(sorted(batch))}")
+        d = batch["duration"]
+        if list(d.shape) != [len(batch["dense"])]:
+            raise ValueError(f"duration: expected shape {[len(batch['dense'])]}, got {list(d.shape)}")
+        bad = torch.nonzero(~(d >= 0) | d.isinf())[:1].flatten().tolist()
+        if bad:
+            raise ValueError(f"duration: expected finite values of at least 0, got {float(d[bad[0]])} at row {bad[0]}")
+
+
+class CREAD(_FieldModel):
+    """M classifiers ``P(y > c_m)`` at CREAD's adaptive edges, and the sum that restores a number from them.
+
+    Loss: cross-entropy summed over the classifiers, ``restoration`` times the Huber loss of the restored number (over y's
+    deviation), and ``order`` times what ``P(y > c_{m+1})`` exceeds ``P(y > c_m)`` by. Logits are relative to the training split's
+    shares (**ours**: with one head for M thresholds of all rarities, training would spend its first epochs on learning those).
+
+    Args: ``n_users, n_items, dense_width, hidden, quantiles`` and further ones: ``ContextEncoder``'s (a plain table: 0, 0).
+        intervals: M. alpha: of `adaptive_edges`.
+    Batches: ``ContextEncoder.keys`` and ``y [B]``. Errors: ``ValueError`` for counts out of range and malformed batches.
+
+    Source: Sun et al., "CREAD: A Classification-Restoration Framework with Error Adaptive Discretization for Watch Time
+    Prediction in Video Recommender Systems", AAAI 2024.
+
+    Example::
+
+        >>> model = CREAD(n_users, n_items, train["dense"].shape[1])
+        >>> ordkernels.models.fit(model, train)
+        >>> model.predict(test)
+    """
+
+    edges: Tensor
+    prior: Tensor  # [M]: log-odds of y > c_m
+
+    def __init__(self, n_users: int, n_items: int, dense_width: int, hidden: int = 64, quantiles: int = 20, *, intervals: int = 32,
+                 alpha: float = 2.0, restoration: float = 1.0, order: float = 0.1, **encoder: Any) -> None:  # fmt: skip
+        if intervals < 1:
+            raise ValueError(f"intervals: expected at least 1, got {intervals}")
+        super().__init__(n_users, n_items, dense_width, intervals, hidden, quantiles, encoder)
+        self.alpha, self.restoration, self.order = alpha, restoration, order
+        self.register_buffer("edges", torch.linspace(0, 1, intervals + 1))
+        self.register_buffer("prior", torch.zeros(intervals))
+
+    def prepare(self, train: dict[str, Tensor]) -> None:
+        super().prepare(train)
+        y = train["y"].to(self.edges.dtype)
+        self.edges.copy_(adaptive_edges(y, len(self.edges) - 1, self.alpha))
+        above = len(y) - torch.searchsorted(y.sort().values, self.edges[1:].to(y.device), right=True)
+        share = (above + 0.5) / (len(y) + 1)  # none above the last: half a row
+        self.prior.copy_(share.logit())
+
+    def _out(self, batch: dict[str, Tensor]) -> Tensor:
+        return super()._out(batch) + self.prior
+
+    def _losses(self, out: Tensor, y: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        p = out.sigmoid()
+        classes = F.binary_cross_entropy_with_logits(out, survival_labels(y, self.edges), reduction="none").sum(dim=1).mean()
+        restored = F.huber_loss(survival_expectation(p, self.edges) / self.scale, y / self.scale)
+        order = F.relu(p.diff(dim=1)).sum(dim=1).mean()
+        loss = classes + self.restoration * restored + self.order * order
+        return {"loss": loss, "classes": classes, "restoration": restored, "order": order}
+
+    def _read(self, out: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        return survival_expectation(out.sigmoid(), self.edges)
+
+
+class TPM(_FieldModel):
+    """A full binary tree over intervals of equal mass, a classifier at each node; predicts the mean over the leaves.
+
+    Loss: cross-entropy summed along the target's path, ``regression`` times the Huber loss of the mean and ``variance`` times
+    the leaves' variance (both over y's deviation). A leaf's value is the mean of its training targets (**ours**; the paper's, the
+    middle of its interval, overshoots in the last one's long tail).
+
+    Args: as `CREAD`; depth: of the tree, ``2^depth`` leaves.
+    Batches: ``ContextEncoder.keys`` and ``y [B]``. Errors: ``ValueError`` for a depth out of 1..12 and malformed batches.
+
+    Source: Lin et al., "Tree based Progressive Regression Model for Watch-Time Prediction in Short-video Recommendation",
+    KDD 2023; without its backdoor adjustment for duration.
+
+    Example::
+
+        >>> model = TPM(n_users, n_items, train["dense"].shape[1])
+        >>> ordkernels.models.fit(model, train)
+        >>> model.predict(test)
+    """
+
+    edges: Tensor
+    values: Tensor
+
+    def __init__(self, n_users: int, n_items: int, dense_width: int, hidden: int = 64, quantiles: int = 20, *, depth: int = 5,
+                 regression: float = 1.0, variance: float = 0.02, **encoder: Any) -> None:  # fmt: skip
+        if not 1 <= depth <= 12:
+            raise ValueError(f"depth: expected 1 to 12, got {depth}")
+        super().__init__(n_users, n_items, dense_width, 2**depth - 1, hidden, quantiles, encoder)
+        self.regression, self.variance = regression, variance
+        self.register_buffer("edges", torch.linspace(0, 1, 2**depth + 1))
+        self.register_buffer("values", torch.linspace(0, 1, 2**depth))
+
+    def prepare(self, train: dict[str, Tensor]) -> None:
+        super().prepare(train)
+        y, L = train["y"].detach().to(self.edges.dtype).contiguous(), len(self.values)
+        edges = _quantiles(y, torch.linspace(0, 1, L + 1, dtype=torch.float64, device=y.device)).to(y.dtype)
+        self.edges.copy_(edges)
+        leaf = torch.searchsorted(edges[1:-1].contiguous(), y, right=True)
+        rows = torch.bincount(leaf, minlength=L)
+        sums = torch.bincount(leaf, weights=y.double(), minlength=L)
+        middle = (edges[1:] + edges[:-1]).double() / 2  # of a leaf between equal edges, which has no rows
+        self.values.copy_(torch.where(rows > 0, sums / rows.clamp(min=1), middle))
+
+    def _losses(self, out: Tensor, y: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        turns, path = tree_labels(y, self.edges)
+        classes = (F.binary_cross_entropy_with_logits(out, turns, reduction="none") * path).sum(dim=1).mean()
+        mean, variance = tree_expectation(out, self.values / self.scale)
+        regression = F.huber_loss(mean, y / self.scale)
+        loss = classes + self.regression * regression + self.variance * variance.mean()
+        return {"loss": loss, "classes": classes, "regression": regression, "variance": variance.mean()}
+
+    def _read(self, out: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        return tree_expectation(out, self.values)[0]
+
+
+class WLR(_FieldModel):
+    """Weighted logistic regression, whose odds are the prediction (in units of y's deviation while training).
+
+    ``positives="every"``: each row is both a positive of weight y and a negative of weight 1, so the odds are ``E[y]``.
+    ``"finished"``: the classic form, with videos played to their end (``y >= duration > 0``) as the clicks: weight y, the others
+    1; the odds are near ``E[y]`` only where few are finished.
+
+    Args: as `CREAD`; positives. Batches: ``ContextEncoder.keys``, ``y [B]``, and for ``"finished"`` ``duration [B]``.
+    Errors: ``ValueError`` for another ``positives`` and malformed batches.
+
+    Source: Covington et al., "Deep Neural Networks for YouTube Recommendations", RecSys 2016.
+
+    Example::
+
+        >>> model = WLR(n_users, n_items, train["dense"].shape[1])
+        >>> ordkernels.models.fit(model, train)
+        >>> model.predict(test)
+    """
+
+    def __init__(self, n_users: int, n_items: int, dense_width: int, hidden: int = 64, quantiles: int = 20, *,
+                 positives: Literal["every", "finished"] = "every", **encoder: Any) -> None:  # fmt: skip
+        if positives not in ("every", "finished"):
+            raise ValueError(f"positives: expected 'every' or 'finished', got {positives!r}")
+        self.duration = positives == "finished"
+        super().__init__(n_users, n_items, dense_width, 1, hidden, quantiles, encoder)
+        self.positives = positives
+
+    def _check(self, batch: dict[str, Tensor], *, target: bool) -> None:
+        if target:
+            return super()._check(batch, target=True)
+        self.encoder.check(batch, target=False)  # predicting needs no duration
+
+    def _losses(self, out: Tensor, y: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        clicked = (batch["y"] >= batch["duration"]) & (batch["duration"] > 0) if self.duration else None
+        positive, negative = odds_weights(y / self.scale, clicked)
+        z = out[:, 0]
+        return {"loss": (positive * F.softplus(-z) + negative * F.softplus(z)).mean()}
+
+    def _read(self, out: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        return out[:, 0].clamp(max=(2 * self.largest / self.scale).log()).exp() * self.scale
+
+
+class D2Q(_FieldModel):
+    """Regression of the target's rank among videos of about the same duration, read back through that group's quantiles.
+
+    Args: as `CREAD`; groups, knots: `DurationQuantiles`'. objective: ``"squared"`` (the paper's) or ``"absolute"``, whose
+        minimiser is the median's rank.
+    Batches: ``ContextEncoder.keys``, ``duration [B]`` and ``y [B]``. Errors: ``ValueError`` for counts out of range, another
+        objective and malformed batches.
+
+    Source: Zhan et al., "Deconfounding Duration Bias in Watch-time Prediction for Video Recommendation", KDD 2022.
+
+    Example::
+
+        >>> model = D2Q(n_users, n_items, train["dense"].shape[1])
+        >>> ordkernels.models.fit(model, train)
+        >>> model.predict(test)
+    """
+
+    duration = True
+
+    def __init__(self, n_users: int, n_items: int, dense_width: int, hidden: int = 64, quantiles: int = 20, *, groups: int = 30,
+                 knots: int = 100, objective: Literal["squared", "absolute"] = "squared", **encoder: Any) -> None:  # fmt: skip
+        if objective not in ("squared", "absolute"):
+            raise ValueError(f"objective: expected 'squared' or 'absolute', got {objective!r}")
+        super().__init__(n_users, n_items, dense_width, 1, hidden, quantiles, encoder)
+        self.objective, self.table = objective, DurationQuantiles(groups, knots)
+
+    def prepare(self, train: dict[str, Tensor]) -> None:
+        super().prepare(train)
+        self.table.fit(train["y"], train["duration"])
+
+    def _losses(self, out: Tensor, y: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        error = out[:, 0].sigmoid() - self.table(y, batch["duration"])
+        return {"loss": (error.square() if self.objective == "squared" else error.abs()).mean()}
+
+    def _read(self, out: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        return self.table.inverse(out[:, 0].sigmoid(), batch["duration"])
+
+
+class EGMN(_FieldModel):
+    """A mixture of one exponential (quick skips) and K Gaussians (the rest), in units of y's deviation; predicts its mean.
+
+    Loss: the negative log-likelihood, less ``entropy`` times the entropy of the batch's mean weights (no component starves),
+    plus ``regression`` times the absolute error of the mean.
+
+    Args: as `CREAD`; components: K, at least 1.
+    Batches: ``ContextEncoder.keys`` and ``y [B]``. Errors: ``ValueError`` for counts out of range and malformed batches.
+
+    Source: Zhao et al., "Multi-granularity distribution modeling for video watch time prediction via exponential-Gaussian mixture
+    network", RecSys 2025.
+
+    Example::
+
+        >>> model = EGMN(n_users, n_items, train["dense"].shape[1])
+        >>> ordkernels.models.fit(model, train)
+        >>> model.predict(test)
+    """
+
+    least = 0.01  # of a scale or deviation: zeros of y make the likelihood unbounded
+
+    def __init__(self, n_users: int, n_items: int, dense_width: int, hidden: int = 64, quantiles: int = 20, *, components: int = 4,
+                 entropy: float = 0.1, regression: float = 1.0, **encoder: Any) -> None:  # fmt: skip
+        if components < 1:
+            raise ValueError(f"components: expected at least 1, got {components}")
+        super().__init__(n_users, n_items, dense_width, 3 * components + 2, hidden, quantiles, encoder)
+        self.components, self.entropy, self.regression = components, entropy, regression
+        last = self.head[-1]
+        assert isinstance(last, nn.Linear)
+        with torch.no_grad():  # centres spread over the targets' range, or they would learn to be one
+            last.bias[components + 2 : 2 * components + 2] = torch.linspace(-2, 2, components)
+
+    def mixture(self, x: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """``(logits [B, K+1], scale [B], mu [B, K], sigma [B, K])``, the last three in units of ``self.scale``."""
+        self._check(x, target=False)
+        return self._split(self._out(x))
+
+    def _split(self, out: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        K = self.components
+        logits, scale, mu, sigma = out.split((K + 1, 1, K, K), dim=1)
+        return logits, F.softplus(scale[:, 0]) + self.least, F.softplus(mu), F.softplus(sigma) + self.least
+
+    def _losses(self, out: Tensor, y: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        logits, scale, mu, sigma = self._split(out)
+        nll = mixture_nll(y / self.scale, logits, scale, mu, sigma).mean()
+        shares = logits.softmax(dim=1).mean(dim=0)
+        entropy = -torch.xlogy(shares, shares).sum()
+        regression = F.l1_loss(mixture_mean(logits, scale, mu), y / self.scale)
+        return {
+            "loss": nll - self.entropy * entropy + self.regression * regression,
+            "nll": nll,
+            "entropy": entropy,
+            "regression": regression,
+        }
+
+    def _read(self, out: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        logits, scale, mu, _ = self._split(out)
+        return mixture_mean(logits, scale, mu) * self.scale

@@ -1,0 +1,294 @@
+"""CREAD, TPM, WLR, D2Q and EGMN: decoders against their definitions, labels there and back, the models, the errors."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.autograd import gradcheck
+
+from ordkernels import models, ops
+from ordkernels.models import decoders as d
+
+MODELS = [models.CREAD, models.TPM, models.WLR, models.D2Q, models.EGMN]
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Of tensors this small, more threads only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def rand(*size, seed=0):
+    return torch.randn(*size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def batch(rows, seed=0, quantiles=20):
+    """A KuaiRand batch whose target follows from its features, of which one is the duration."""
+    g = torch.Generator().manual_seed(seed)
+    dense = torch.randn(rows, 4, generator=g)
+    duration = torch.randint(1, 5, (rows,), generator=g) * 15.0
+    dense[:, 3] = duration / 15 - 2.5
+    q = torch.rand(2, rows, quantiles, generator=g).mul(30).sort(dim=2).values
+    return {
+        "user": torch.randint(0, 7, (rows,), generator=g), "item": torch.randint(0, 5, (rows,), generator=g), "dense": dense,
+        "q_user": q[0], "q_item": q[1], "has_user": torch.ones(rows), "has_item": torch.ones(rows), "duration": duration,
+        "y": duration * dense[:, 0].sigmoid(),
+    }  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------------- CREAD
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3)])
+def test_survival_expectation_is_the_sum(shape):
+    edges = torch.tensor([0.0, 1, 1, 2.5, 9], dtype=torch.float64)
+    p = rand(*shape, 4).sigmoid()
+    out = d.survival_expectation(p, edges)
+    assert out.shape == shape
+    for at in np.ndindex(*shape):
+        assert float(out[at]) == pytest.approx(sum(float(p[at][m]) * float(edges[m + 1] - edges[m]) for m in range(4)), rel=1e-14)
+    assert gradcheck(lambda p, c: d.survival_expectation(p, c.cumsum(0)), (p.requires_grad_(), rand(5).abs().requires_grad_()))
+
+
+def test_survival_labels_restore_the_edge_below():
+    edges = torch.tensor([0.0, 1, 1, 4, 10])
+    y = torch.tensor([0.0, 0.5, 1.0, 1.5, 4.0, 7.0, 10.0, 99.0])
+    labels = d.survival_labels(y, edges)
+    below = [max((float(e) for e in edges if e < v), default=0.0) for v in y]
+    assert d.survival_expectation(labels, edges).tolist() == below
+    assert labels.diff(dim=1).max() <= 0  # ordered
+
+
+def test_adaptive_edges_go_from_equal_mass_to_equal_width():
+    y = -torch.log1p(-(torch.arange(20000, dtype=torch.float64) + 0.5) / 20000)  # exponential
+    mass, width = d.adaptive_edges(y, 8, 0), d.adaptive_edges(y, 8, 9.0)
+    assert torch.bincount(torch.searchsorted(mass[1:-1], y, right=True)).tolist() == [2500] * 8
+    assert width[1:8].diff().max() / width[1:8].diff().min() < 1.2 < mass[1:8].diff().max() / mass[1:8].diff().min()
+    for alpha in (0.5, 3.0):
+        levels = [(1 - math.exp(-alpha * m / 8)) / (1 - math.exp(-alpha)) for m in range(1, 9)]
+        np.testing.assert_allclose(d.adaptive_edges(y, 8, alpha)[1:], np.quantile(y.numpy(), levels), rtol=1e-12)
+    assert d.adaptive_edges(torch.tensor([5.0]), 2).tolist() == [0, 5, 5]
+    assert d.adaptive_edges(torch.zeros(3), 3).tolist() == [0, 0, 0, 0]
+
+
+# ---------------------------------------------------------------------------------------------------- TPM
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_tree_by_enumerating_paths(depth):
+    L = 2**depth
+    logits, values = rand(3, L - 1, seed=depth), rand(L, seed=9)
+    leaves = torch.ones(3, L, dtype=torch.float64)
+    for leaf, turns in enumerate(itertools.product((0, 1), repeat=depth)):
+        node = 0
+        for turn in turns:
+            q = logits[:, node].sigmoid()
+            leaves[:, leaf] *= q if turn else 1 - q
+            node = 2 * node + 1 + turn  # level by level, a node's children follow each other
+    torch.testing.assert_close(d.tree_leaves(logits), leaves)
+    mean, variance = d.tree_expectation(logits, values)
+    torch.testing.assert_close(mean, (leaves * values).sum(1))
+    torch.testing.assert_close(variance, (leaves * values**2).sum(1) - mean**2)
+    assert gradcheck(d.tree_expectation, (logits.requires_grad_(), values.requires_grad_()))
+    assert not d.tree_leaves(torch.tensor([300.0] * (L - 1)))[:-1].isnan().any()
+
+
+def test_tree_labels_lead_to_their_leaf():
+    edges = torch.tensor([0.0, 1, 2, 2, 5, 7, 8, 9, 30])
+    y = torch.tensor([-3.0, 0.0, 1.0, 1.9, 2.0, 4.9, 5.0, 8.5, 9.0, 400.0])
+    turns, path = d.tree_labels(y, edges)
+    assert path.sum(1).tolist() == [3] * len(y)
+    assert ((turns == 1) & (path == 0)).sum() == 0
+    leaf = np.searchsorted(edges[1:-1].numpy(), y.numpy(), side="right")
+    assert d.tree_leaves(torch.where(turns == 1, 60.0, -60.0)).argmax(1).tolist() == leaf.tolist()
+    bce = torch.nn.functional.binary_cross_entropy_with_logits(rand(10, 7), turns.double(), reduction="none")
+    chosen = d.tree_leaves(rand(10, 7))[torch.arange(10), torch.as_tensor(leaf)]
+    torch.testing.assert_close((bce * path).sum(1), -chosen.log())  # the loss is the leaf's likelihood
+
+
+# ---------------------------------------------------------------------------------------------------- WLR, EGMN
+
+
+def test_odds_of_the_weights():
+    y = torch.tensor([0.0, 2.0, 3.0, 7.0], dtype=torch.float64)
+    for positive, odds in ((None, 12 / 4), (torch.tensor([False, True, False, True]), 9 / 2)):
+        up, down = d.odds_weights(y, positive)
+        z = torch.tensor(math.log(odds), dtype=torch.float64, requires_grad=True)
+        (up * torch.nn.functional.softplus(-z) + down * torch.nn.functional.softplus(z)).sum().backward()
+        assert abs(float(z.grad)) < 1e-12  # the loss's minimum
+
+
+def test_mixture_against_quadrature():
+    logits, scale = rand(3), torch.tensor(1.3, dtype=torch.float64)
+    mu, sigma = torch.tensor([4.0, 9.0], dtype=torch.float64), torch.tensor([0.5, 1.0], dtype=torch.float64)
+    x = torch.linspace(0, 60, 60001, dtype=torch.float64)
+    density = torch.exp(-d.mixture_nll(x, logits.expand(60001, 3), scale.expand(60001), mu.expand(60001, 2), sigma.expand(60001, 2)))
+    assert float(torch.trapezoid(density, x)) == pytest.approx(1, abs=1e-6)
+    assert float(torch.trapezoid(density * x, x)) == pytest.approx(float(d.mixture_mean(logits, scale, mu)), abs=1e-5)
+    rows = [rand(2, 3, seed=1), rand(2, seed=2).exp(), rand(2, 2, seed=3), rand(2, 2, seed=4).exp()]
+    rows = [t.requires_grad_() for t in rows]
+    assert gradcheck(d.mixture_mean, rows[:3])
+    assert gradcheck(d.mixture_nll, [rand(2, seed=5).abs().requires_grad_(), *rows])
+
+
+# ---------------------------------------------------------------------------------------------------- D2Q
+
+
+def test_duration_quantiles_there_and_back():
+    g = torch.Generator().manual_seed(0)
+    duration = torch.randint(1, 4, (600,), generator=g) * 10.0
+    y = torch.rand(600, generator=g) * duration * (torch.rand(600, generator=g) > 0.3)
+    table = d.DurationQuantiles(groups=3, knots=41)
+    table.fit(y, duration)
+    assert torch.bincount(table.group(duration)).count_nonzero() == 3
+    rank = table(y, duration)
+    torch.testing.assert_close(table.inverse(rank, duration), y, rtol=1e-4, atol=1e-4)
+    assert bool(((rank >= 0) & (rank <= 1)).all())
+    for group in range(3):
+        rows = table.group(duration) == group
+        assert float(rank[rows].mean()) == pytest.approx(0.5, abs=0.02)  # ranks: zeros at the middle of theirs
+        np.testing.assert_allclose(table.values[group], np.quantile(y[rows].numpy(), np.linspace(0, 1, 41)), rtol=1e-5)
+    assert table(torch.tensor([-1.0, 999.0]), torch.tensor([10.0, 30.0])).tolist()[1] == 1
+    double = d.DurationQuantiles(3, 7).double()
+    double.fit(y.double(), duration.double())
+    inside = torch.tensor([0.13, 0.48, 0.91], dtype=torch.float64, requires_grad=True)
+    assert gradcheck(lambda r: double.inverse(r, torch.tensor([10.0, 20, 30], dtype=torch.float64)), inside)
+
+
+def test_durations_that_tie_leave_groups_empty():
+    table = d.DurationQuantiles(groups=5, knots=3)
+    table.fit(torch.tensor([1.0, 2, 3]), torch.tensor([9.0, 9, 9]))
+    assert bool(table.values.isfinite().all())
+    assert table.inverse(torch.tensor([0.5, 0.5]), torch.tensor([9.0, 0.0])).tolist() == [2, 2]
+    assert table.inverse(torch.zeros(0), torch.zeros(0)).shape == (0,)
+
+
+# ---------------------------------------------------------------------------------------------------- models
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_model_learns_a_small_set(kind):
+    train = batch(128)
+    torch.manual_seed(0)
+    model = kind(0, 0, 4, hidden=32, dropout=0.0)
+    history = models.fit(model, train, epochs=50, batch_size=64, lr=1e-2, weight_decay=0.0, progress=False)
+    assert history[-1]["loss"] < history[0]["loss"]
+    p = model.predict(train)
+    spread = ops.mae(train["y"], train["y"].median().expand(128))
+    assert ops.mae(train["y"], p) < 0.4 * spread
+    assert bool((p >= 0).all())
+    again = kind(0, 0, 4, hidden=32)
+    again.load_state_dict(model.state_dict())
+    torch.testing.assert_close(again.predict(train, batch_size=50), p)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_on_ids_and_histories(kind):
+    train = batch(64)
+    model = kind(7, 5, 4, hidden=8)
+    assert set(model.batch_keys) <= set(train)
+    history = models.fit(model, train, epochs=2, batch_size=32, progress=False)
+    assert math.isfinite(history[-1]["loss"])
+    assert bool((model.predict(train) >= 0).all())
+    model.train()
+    model.loss(train)["loss"].backward()
+    assert all(p.grad is not None for p in model.head.parameters())
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_plain_tables_one_row_no_rows_and_constants(kind):
+    train = {k: v for k, v in batch(32).items() if k in ("dense", "duration", "y")} | {"y": torch.full((32,), 4.0)}
+    model = kind(0, 0, 4, hidden=8)
+    models.fit(model, train, epochs=1, batch_size=16, progress=False)
+    assert model.predict({k: v[:1] for k, v in train.items()}).shape == (1,)
+    assert model.predict({k: v[:0] for k, v in train.items()}).shape == (0,)
+    assert bool(model.predict(train).isfinite().all())
+    for name, value in model.loss(train).items():
+        assert value.isfinite(), name
+
+
+def test_wlr_with_finished_videos_as_clicks():
+    train = batch(64)
+    train["y"] = torch.where(torch.arange(64) % 4 == 0, train["duration"], 0.5)
+    model = models.WLR(7, 5, 4, hidden=8, positives="finished")
+    models.fit(model, train, epochs=1, batch_size=32, progress=False)
+    assert "duration" in model.batch_keys
+    assert model.predict({k: v for k, v in train.items() if k not in ("y", "duration")}).shape == (64,)
+
+
+# ---------------------------------------------------------------------------------------------------- errors by interval
+
+
+def test_mae_by_interval():
+    g = np.random.default_rng(0)
+    y, p = g.exponential(size=400), g.exponential(size=400)
+    y[:4] = [0.5, 1.0, 2.0, 9.0]
+    edges = [0.5, 1.0, 2.0, 4.0]
+    found = ops.mae_by_interval(torch.tensor(y), p, edges)
+    inside = [y < 1, (y >= 1) & (y < 2), y >= 2]
+    assert found.rows.tolist() == [m.sum() for m in inside]
+    np.testing.assert_allclose(found.mae, [np.abs(y - p)[m].mean() for m in inside], rtol=1e-12)
+    assert (found.mae * found.rows).sum() / 400 == pytest.approx(ops.mae(y, p), rel=1e-12)
+    assert math.isnan(ops.mae_by_interval([1.0], [1.0], [0, 5, 6]).mae[1])
+    for arguments, text in (
+        (([], [], [0, 1]), "y"),
+        (([1.0], [math.nan], [0, 1]), "prediction: expected no NaN"),
+        (([1.0], [1.0], [1, 1]), "edges: expected rising"),
+        (([1.0], [1.0], [1]), "edges: expected at least 2"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            ops.mae_by_interval(*arguments)
+
+
+# ---------------------------------------------------------------------------------------------------- arguments
+
+
+X = torch.zeros(3)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "text"),
+    [
+        (lambda: d.survival_expectation([0.5], X), TypeError, "survival: expected a torch.Tensor, got list"),
+        (lambda: d.survival_expectation(X, X), ValueError, r"edges: expected \[M\+1\] = \[4\], got \[3\]"),
+        (lambda: d.survival_expectation(X[:2], X.double()), TypeError, "edges: expected the dtype of survival"),
+        (lambda: d.survival_expectation(X[0], X), ValueError, "survival"),
+        (lambda: d.survival_labels(X, torch.tensor([0.0, 2, 1])), ValueError, "edges: expected rising"),
+        (lambda: d.survival_labels(X, torch.tensor([0.0, math.nan])), ValueError, "edges: expected rising"),
+        (lambda: d.adaptive_edges(X[:0], 3), ValueError, "y: expected at least one"),
+        (lambda: d.adaptive_edges(torch.tensor([1.0, math.nan]), 3), ValueError, "at index 1"),
+        (lambda: d.adaptive_edges(X, 0), ValueError, "intervals: expected at least 1"),
+        (lambda: d.adaptive_edges(X, 3, -1.0), ValueError, "alpha"),
+        (lambda: d.tree_leaves(torch.zeros(4)), ValueError, "logits: expected those of 2, 4, 8"),
+        (lambda: d.tree_leaves(torch.tensor(1.0)), ValueError, "logits"),
+        (lambda: d.tree_expectation(X, X), ValueError, r"values: expected \[L\] = \[4\]"),
+        (lambda: d.tree_labels(X, torch.arange(4.0)), ValueError, "edges: expected those of 2, 4, 8"),
+        (lambda: d.odds_weights(X - 1), ValueError, "y: expected finite values of at least 0, got -1.0 at index 0"),
+        (lambda: d.odds_weights(X, X), TypeError, "positive: expected a bool tensor, got torch.float32"),
+        (lambda: d.odds_weights(X, X[:2] > 0), ValueError, "positive"),
+        (lambda: d.mixture_mean(X[:1], X[0], X[:0]), ValueError, "logits"),
+        (lambda: d.mixture_mean(X, X[0], X), ValueError, "mu"),
+        (lambda: d.mixture_nll(X[0], X, X[0], X[:2], X), ValueError, "sigma"),
+        (lambda: d.DurationQuantiles(0), ValueError, "groups: expected at least 1"),
+        (lambda: d.DurationQuantiles(2, 1), ValueError, "knots: expected at least 2"),
+        (lambda: d.DurationQuantiles().fit(X, X[:2]), ValueError, "duration"),
+        (lambda: d.DurationQuantiles()(X, X[:2]), ValueError, "duration"),
+        (lambda: models.CREAD(7, 5, 4, intervals=0), ValueError, "intervals"),
+        (lambda: models.TPM(7, 5, 4, depth=0), ValueError, "depth"),
+        (lambda: models.EGMN(7, 5, 4, components=0), ValueError, "components"),
+        (lambda: models.WLR(7, 5, 4, positives="some"), ValueError, "positives"),
+        (lambda: models.D2Q(7, 5, 4, objective="cubed"), ValueError, "objective"),
+        (lambda: models.D2Q(7, 5, 4).loss({k: v for k, v in batch(2).items() if k != "duration"}), ValueError, "the key 'duration'"),
+        (lambda: models.D2Q(7, 5, 4).predict(batch(2) | {"duration": -torch.ones(2)}), ValueError, "duration: expected finite"),
+        (lambda: models.D2Q(7, 5, 4).predict(batch(2) | {"duration": torch.ones(3)}), ValueError, r"duration: expected shape \[2\]"),
+        (lambda: models.TPM(7, 5, 4).loss(batch(2) | {"y": torch.tensor([1.0, math.nan])}), ValueError, "y: expected finite"),
+    ],
+)
+def test_errors(call, error, text):
+    with pytest.raises(error, match=text):
+        call()
