@@ -157,6 +157,14 @@ def refuse(info: OpInfo, reasons: Any) -> RuntimeError:
     return RuntimeError(f"{info.name} cannot run on the backend {_forced!r}: {'; '.join(reasons)}")
 
 
+def check_device(info: OpInfo, tensor: Any) -> None:
+    """Is the tensor where the forced backend works? `tensor` is a torch tensor; "reference" takes any."""
+    device = tensor.device.type
+    wanted = "cpu" if _forced == "cpu" or (_forced == "triton" and interpreting()) else "cuda"
+    if device != wanted:
+        raise refuse(info, [f"expected tensors on {wanted}, got {device}"])
+
+
 def host_choice(info: OpInfo) -> str:
     """ "cpu" or "reference" for a data-side function."""
     if info.blocked:

@@ -228,10 +228,7 @@ class _Op:
             raise _backend.refuse(self.info, self.info.blocked)
         if forced == "reference":
             return self.reference(*args)
-        device = args[0].device.type
-        wanted = "cpu" if forced == "cpu" or (forced == "triton" and _backend.interpreting()) else "cuda"
-        if device != wanted:
-            raise _backend.refuse(self.info, [f"expected tensors on {wanted}, got {device}"])
+        _backend.check_device(self.info, args[0])
         return self._triton(*args) if forced == "triton" else self.op(*args)
 
     def _triton(self, *args: Any) -> Tensor:

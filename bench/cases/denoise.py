@@ -32,9 +32,9 @@ class Setup:
         self.x, self.output = randn(B, D, device=device, seed=1), randn(B, D, device=device, seed=2)
         ab = NoiseSchedule.linear(T, rescale=False).exact
         self.t, self.s, self.eta, self.ids = ab[STEP], ab[STEP - 1], eta, torch.arange(B, device=device)
-        one = [torch.tensor(a, dtype=torch.float64) for a in (self.t, self.s)]
-        self.c0, self.c1 = (float(n) for n in reference.x0_numbers(reference.EPS, one[0]))
-        self.d0, self.d1, self.d2, self.sigma = (float(n) for n in reference.step_numbers(reference.EPS, *one, eta, False))
+        t, s = (torch.tensor(a, dtype=torch.float64) for a in (self.t, self.s))
+        self.c0, self.c1 = (float(n) for n in reference.x0_numbers(reference.EPS, t))
+        self.d0, self.d1, self.d2, self.sigma = (float(n) for n in reference.step_numbers(reference.EPS, t, s, eta, False))
 
     def ours(self, x: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
         if not self.eta:

@@ -87,7 +87,7 @@ def _nested(B: int, K: int, part: str, device: str) -> Case:
     def truth() -> tuple[Any, ...]:
         leaves = [t.double().requires_grad_(both) for t in (v, w)]
         with ordkernels.use_backend("reference"):
-            out = ops.nested_min(*leaves, c.double())
+            out = ops.nested_min(leaves[0], leaves[1], c.double())
         return (*out, *torch.autograd.grad(out, leaves, [t.double() for t in grads])) if both else out
 
     runs = {

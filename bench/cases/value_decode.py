@@ -36,7 +36,7 @@ class Setup:
 
     def __init__(self, B: int, ends: bool, device: str) -> None:
         torch.manual_seed(0)
-        self.decoder = ValueDecoder(V, d, HEADS, FFN, L, positions=T if ends else None).to(device).eval()
+        self.decoder: Any = ValueDecoder(V, d, HEADS, FFN, L, positions=T if ends else None).to(device).eval()
         with torch.no_grad():
             for name, p in self.decoder.named_parameters():
                 if p.dim() > 1 and "tok_emb" not in name:

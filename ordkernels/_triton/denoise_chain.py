@@ -102,7 +102,7 @@ def chain_kernel(
     tl.store(x_0 + at, xk, mask=mask)
 
 
-def reasons_against(x: Tensor) -> list[str]:
+def reasons_against(x: Tensor, *_: Any) -> list[str]:
     """Why the kernel cannot run a chain of x [B, D]; empty if it can."""
     reasons = []
     if x.dtype == torch.float64:

@@ -5,8 +5,8 @@ Registers hold the state x, one branch's way through the sessions, the output's 
 pass. HBM sees h_long, x_0, and the workspace, made by matrix products before the loop: ``[S, hidden]`` for the timesteps and the
 projected guidance of up to 8192 rows at a time, ``[branches, rows, K, hidden]``. A pass that none of a program's rows has is skipped.
 
-Matrix products are ``tf32x3``, as in ``denoise_chain``. fp64, which has no such product, and D above 64, which would spill, run the
-folded loop of the reference in torch. Not yet measured on a GPU.
+Matrix products are ``tf32x3``, as in ``denoise_chain``. fp64, which has no such product, and D above 64, which would spill, are
+refused; where no backend is forced, the op takes the folded loop of the reference in torch for them. Not yet measured on a GPU.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,6 @@ import triton.language as tl
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..reference import fusion_chain as reference
 from ..reference.rng import largest_draw
 from .denoise_chain import GIVEN, MADE, _normals
 
@@ -86,14 +85,21 @@ def fusion_kernel(
     tl.store(x_0 + at, xk, mask=both)
 
 
+def reasons_against(h_long: Tensor, *_: Any) -> list[str]:
+    """Why the kernel cannot run a chain of h_long [B, D]; empty if it can."""
+    reasons = []
+    if h_long.dtype == torch.float64:
+        reasons.append("expected float32, float16 or bfloat16, got float64, which has no tensor-core product")
+    if h_long.shape[1] > WIDEST:
+        reasons.append(f"expected D of at most {WIDEST}, got {h_long.shape[1]}: a wider state would not fit the registers")
+    return reasons
+
+
 def fusion_chain(
     h_long: Tensor, g_cp: Tensor, g_tf: Tensor, mask: Tensor, w_in: Tensor, b_in: Tensor, w_cond: Tensor, w_out: Tensor, b_out: Tensor,
     empty: Tensor, embedding: Tensor, numbers: Tensor, noise: Tensor | None, row_ids: Tensor | None, draw_ids: Tensor | None,
     gamma_cp: float, gamma_tf: float, seed: int,
 ) -> Tensor:  # fmt: skip
-    if h_long.dtype == torch.float64 or h_long.shape[1] > WIDEST:
-        args = (h_long, g_cp, g_tf, mask, w_in, b_in, w_cond, w_out, b_out, empty, embedding, numbers, noise, row_ids, draw_ids)
-        return reference.folded_chain(*args, gamma_cp, gamma_tf, seed)
     (B, D), (K, S, H) = h_long.shape, (mask.shape[1], embedding.shape[0], w_out.shape[1])
     x, x_0, mask = h_long.contiguous(), h_long.new_empty(B, D), mask.contiguous().view(torch.uint8)
     w_in, w_out, b_out, numbers = w_in.contiguous(), w_out.contiguous(), b_out.contiguous(), numbers.contiguous()

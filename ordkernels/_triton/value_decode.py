@@ -258,10 +258,6 @@ def value_decode(
     row_ids: Tensor | None, draw_ids: Tensor | None, heads: int, pre: bool, gelu: bool, eps: float, steps: int, window: int, mixup: int,
     windowed: bool, temperature: float, monotone: bool, cap: float, seed: int,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    args = (memory, values, weights, position, capacity, row_ids, draw_ids, heads, pre, gelu, eps, steps, window, mixup, windowed,
-            temperature, monotone, cap, seed)  # fmt: skip
-    if reasons_against(*args):
-        return reference.value_decode(*args)
     B, (V, d) = memory.shape[0], weights[0].shape
     value, lengths = memory.new_empty(B), memory.new_empty(B, dtype=torch.int64)
     tokens = memory.new_zeros((B, steps), dtype=torch.int64)

@@ -206,7 +206,8 @@ class ValueDecoder(nn.Module):
             for end, t in (("weight", w), ("bias", b)):
                 places[f"{name}.{end}"] = (list(t.shape), t.data if used else None)
 
-        for i, layer in enumerate(self.layers):
+        layers: list[Any] = list(self.layers)
+        for i, layer in enumerate(layers):
             at, thirds = f"layers.{i}.", zip(layer.qkv.weight.chunk(3), layer.qkv.bias.chunk(3), strict=True)
             for which, (w, b) in zip("qkv", thirds, strict=True):
                 put(f"{at}self_attention.w_{which}", w, b)

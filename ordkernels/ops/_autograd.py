@@ -104,7 +104,7 @@ class DifferentiableOp:
                 raise _backend.refuse(self.info, self.info.blocked)
             if forced == "reference":  # plain torch, differentiable any number of times
                 return self.reference(*args)
-            self._check_device(forced, args[0])
+            _backend.check_device(self.info, args[0])
         compiling = torch.compiler.is_compiling()
         if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
             if compiling:
@@ -118,12 +118,6 @@ class DifferentiableOp:
                 if t is not None and t.requires_grad:
                     return self.eager.apply(pair, *args)
         return pair[0](*args)
-
-    def _check_device(self, forced: str, tensor: Tensor) -> None:
-        device = tensor.device.type
-        wanted = "cpu" if forced == "cpu" or (forced == "triton" and _backend.interpreting()) else "cuda"
-        if device != wanted:
-            raise _backend.refuse(self.info, [f"expected tensors on {wanted}, got {device}"])
 
     def triton_kernels(self) -> tuple[Kernel, Kernel]:
         module = importlib.import_module(f"ordkernels._triton.{self.info.triton}")
@@ -145,9 +139,10 @@ class DifferentiableOp:
 
     def _gradients(self, kernel: Kernel, ctx: Any, grads: tuple[Any, ...], first: int = 0) -> tuple[Any, ...]:
         """One per argument of the Function; its arguments from `first` on are the op's."""
-        ahead, saved, consts = (None,) * first, ctx.saved_tensors, ctx.consts
+        saved, consts = ctx.saved_tensors, ctx.consts
+        ahead = (None,) * first
         if not self.lazy:
-            return (*ahead, *kernel(*saved, *grads, *consts), *(None for _ in consts))
+            return (*ahead, *kernel(*saved, *grads, *consts), *(None,) * len(consts))
         wanted, mask = ctx.needs_input_grad[first : first + self.tensors], 0
         for i, want in enumerate(wanted):
             mask |= want << i

@@ -1,7 +1,6 @@
 """The whole reverse diffusion of the built-in MLP denoiser in one call."""
 
 import functools
-import importlib
 import math
 import operator
 import weakref
@@ -11,11 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import _backend
-from .._library import LIB, NAMESPACE, op
 from ..reference import denoise_chain as reference
 from ..schedules import NoiseSchedule
 from . import _checks
+from ._inference import InferenceOp
 from .denoise import Prediction, _clip, _kind
 
 __all__ = ["denoise_chain"]
@@ -219,47 +217,8 @@ def _check_ids(name: str, ids: Any, rows: Tensor) -> None:
         raise ValueError(f"{name}: expected [B] = [{rows.shape[0]}] on {rows.device}, got {list(ids.shape)} on {ids.device}")
 
 
-class _Chain:
-    """The dispatcher's op: without gradients."""
-
-    def __init__(self) -> None:
-        self.info = _backend.register(_backend.OpInfo("denoise_chain", triton="denoise_chain"))
-        self.op = op("denoise_chain")
-        LIB.impl("denoise_chain", reference.folded_chain, "CompositeExplicitAutograd")
-        LIB.impl("denoise_chain", self._on_cuda, "CUDA")
-        torch.library.register_fake(f"{NAMESPACE}::denoise_chain", _fake, lib=LIB)
-
-    def __call__(self, *args: Any) -> tuple[Tensor, Tensor]:
-        forced = _backend._forced
-        if forced is None:
-            return self.op(*args)
-        if self.info.blocked:
-            raise _backend.refuse(self.info, self.info.blocked)
-        if forced == "reference":
-            return reference.folded_chain(*args)
-        device = args[0].device.type
-        wanted = "cpu" if forced == "cpu" or (forced == "triton" and _backend.interpreting()) else "cuda"
-        if device != wanted:
-            raise _backend.refuse(self.info, [f"expected tensors on {wanted}, got {device}"])
-        if forced != "triton":
-            return self.op(*args)
-        if reasons := _triton().reasons_against(args[0]):
-            raise _backend.refuse(self.info, reasons)
-        return _triton().denoise_chain(*args)
-
-    @staticmethod
-    def _on_cuda(*args: Any) -> tuple[Tensor, Tensor]:
-        """The CUDA key, where no backend is forced: what Triton cannot run goes through the loop in torch."""
-        return reference.folded_chain(*args) if _triton().reasons_against(args[0]) else _triton().denoise_chain(*args)
-
-
-@functools.cache
-def _triton() -> Any:
-    return importlib.import_module("ordkernels._triton.denoise_chain")
-
-
 def _fake(x: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape), x.new_empty(x.shape[0], args[-3], x.shape[1])
 
 
-_OP = _Chain()
+_OP = InferenceOp("denoise_chain", definition=reference.folded_chain, fake=_fake)

@@ -1,7 +1,6 @@
 """The whole guided chain of the built-in session denoiser in one call."""
 
 import functools
-import importlib
 import weakref
 from collections.abc import Sequence
 from typing import Any
@@ -9,11 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import _backend
-from .._library import LIB, NAMESPACE, op
 from ..reference import fusion_chain as reference
 from ..schedules import NoiseSchedule
 from . import _checks
+from ._inference import InferenceOp
 from .denoise_chain import KEPT, _check_ids, _embedding, _int, _sequence, _signed
 from .denoise_guided import _gamma
 
@@ -180,42 +178,8 @@ def _session_denoiser() -> Any:
     return SessionDenoiser
 
 
-class _Chain:
-    """The dispatcher's op: without gradients."""
-
-    def __init__(self) -> None:
-        self.info = _backend.register(_backend.OpInfo("fusion_chain", triton="fusion_chain"))
-        self.op = op("fusion_chain")
-        LIB.impl("fusion_chain", reference.folded_chain, "CompositeExplicitAutograd")
-        LIB.impl("fusion_chain", self._triton, "CUDA")
-        torch.library.register_fake(f"{NAMESPACE}::fusion_chain", _fake, lib=LIB)
-
-    def __call__(self, *args: Any) -> Tensor:
-        forced = _backend._forced
-        if forced is None:
-            return self.op(*args)
-        if self.info.blocked:
-            raise _backend.refuse(self.info, self.info.blocked)
-        if forced == "reference":
-            return reference.folded_chain(*args)
-        device = args[0].device.type
-        wanted = "cpu" if forced == "cpu" or (forced == "triton" and _backend.interpreting()) else "cuda"
-        if device != wanted:
-            raise _backend.refuse(self.info, [f"expected tensors on {wanted}, got {device}"])
-        return self._triton(*args) if forced == "triton" else self.op(*args)
-
-    @staticmethod
-    def _triton(*args: Any) -> Tensor:
-        return _launcher()(*args)
-
-
-@functools.cache
-def _launcher() -> Any:
-    return importlib.import_module("ordkernels._triton.fusion_chain").fusion_chain
-
-
 def _fake(h_long: Tensor, *_: Any) -> Tensor:
     return h_long.new_empty(h_long.shape)
 
 
-_OP = _Chain()
+_OP = InferenceOp("fusion_chain", definition=reference.folded_chain, fake=_fake)

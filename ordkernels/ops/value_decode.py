@@ -1,7 +1,6 @@
 """Decoding numbers with the built-in decoder of value tokens: the whole cached loop in one call."""
 
 import functools
-import importlib
 import math
 from typing import Any, Literal, NamedTuple
 
@@ -9,10 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import _backend
-from .._library import LIB, NAMESPACE, op
 from ..reference import value_decode as reference
 from . import _checks
+from ._inference import InferenceOp
 from .denoise_chain import _check_ids, _int, _signed
 
 __all__ = ["DecodeResult", "value_decode"]
@@ -179,47 +177,9 @@ def _value_decoder() -> Any:
     return ValueDecoder
 
 
-class _Decode:
-    """The dispatcher's op: without gradients."""
-
-    def __init__(self) -> None:
-        self.info = _backend.register(_backend.OpInfo("value_decode", triton="value_decode"))
-        self.op = op("value_decode")
-        LIB.impl("value_decode", reference.value_decode, "CompositeExplicitAutograd")
-        LIB.impl("value_decode", self._triton, "CUDA")
-        torch.library.register_fake(f"{NAMESPACE}::value_decode", _fake, lib=LIB)
-
-    def __call__(self, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
-        forced = _backend._forced
-        if forced is None:
-            return self.op(*args)
-        if self.info.blocked:
-            raise _backend.refuse(self.info, self.info.blocked)
-        if forced == "reference":
-            return reference.value_decode(*args)
-        device = args[0].device.type
-        wanted = "cpu" if forced == "cpu" or (forced == "triton" and _backend.interpreting()) else "cuda"
-        if device != wanted:
-            raise _backend.refuse(self.info, [f"expected tensors on {wanted}, got {device}"])
-        if forced == "cpu":
-            return self.op(*args)
-        if reasons := _launcher().reasons_against(*args):
-            raise _backend.refuse(self.info, reasons)
-        return self._triton(*args)
-
-    @staticmethod
-    def _triton(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
-        return _launcher().value_decode(*args)
-
-
-@functools.cache
-def _launcher() -> Any:
-    return importlib.import_module("ordkernels._triton.value_decode")
-
-
 def _fake(memory: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
     B, steps = memory.shape[0], args[10]
     return memory.new_empty(B), memory.new_empty((B, steps), dtype=torch.int64), memory.new_empty(B, dtype=torch.int64)
 
 
-_OP = _Decode()
+_OP = InferenceOp("value_decode", definition=reference.value_decode, fake=_fake)

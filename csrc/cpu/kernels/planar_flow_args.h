@@ -25,7 +25,10 @@ constexpr int64_t flow_padded(int64_t D) { return (D + 15) / 16 * 16; }
 constexpr int64_t flow_scratch(const FlowArgs& a, bool backward) {
   const int64_t Dp = flow_padded(a.D), params = a.N > 1 ? a.K * (2 * Dp + 8) : 0;
   if (!backward) return kFlowRows * Dp + params;
-  return (a.K + 1) * a.block * Dp + 9 * a.K * kFlowRows + params + (a.N > 1 ? 2 * a.K * (2 * Dp + 2) : 0);
+  const int64_t states = (a.K + 1) * a.block * Dp;
+  // Shared parameters: scalars, parameters, sums. Each row's own: scalars, then two vectors per layer and row of a vector of rows.
+  if (a.N > 1) return states + 5 * a.K * kFlowRows + params + 2 * a.K * (2 * Dp + 2);
+  return states + a.K * kFlowRows * (9 + 2 * kFlowRows);
 }
 
 enum class FlowType { f32, f64, bf16, f16 };  // storage types

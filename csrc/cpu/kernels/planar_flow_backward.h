@@ -6,6 +6,7 @@
 //   inverse: ga = gl dlogdet/da - sech^2 (g'.uhat) / det;  gradient of uhat: -t g, with g after it;  g' = g + gl dlogdet/da w
 #pragma once
 #include "cpu/kernels/planar_flow.h"
+#include "cpu/kernels/planar_flow_backward_rows.h"
 
 namespace ORD_ISA {
 
@@ -26,17 +27,17 @@ struct FlowBackward : Flow<S, P, kD> {
 
   // What the layers' scalars are, [K, R] each.
   struct Scalars {
-    T *t, *h, *c, *s, *slope, *n2, *by_a, *by_x, *inverse;
+    T *t, *h, *by_a, *by_x, *inverse;
   };
 
-  // Rows [r0, r0 + n). With `p` they share their parameters, and `sums` takes the gradients; else those are written.
+  // Rows [r0, r0 + n) of a group; `sums` takes the gradients of its parameters `p`.
   template <bool kInverse>
-  void block(int64_t r0, int n, T* scratch, const GroupParams<T>* p, Sums* sums) const {
+  void block(int64_t r0, int n, T* scratch, const GroupParams<T>& p, Sums& sums) const {
     T* const z = scratch;  // [K, block, Dp]
     T* const g = z + K * a.block * Dp;
     Scalars l;
     {
-      T** const all[] = {&l.t, &l.h, &l.c, &l.s, &l.slope, &l.n2, &l.by_a, &l.by_x, &l.inverse};
+      T** const all[] = {&l.t, &l.h, &l.by_a, &l.by_x, &l.inverse};
       T* next = g + a.block * Dp;
       for (T** q : all) *q = next, next += K * R;
     }
@@ -54,122 +55,46 @@ struct FlowBackward : Flow<S, P, kD> {
   }
 
   // The layer's scalars, and its output z[k + 1] (but the last) from z[k].
-  void rebuild(int64_t r0, int n, int64_t k, T* z, const Scalars& l, const GroupParams<T>* p) const {
+  void rebuild(int64_t r0, int n, int64_t k, T* z, const Scalars& l, const GroupParams<T>& p) const {
     alignas(64) T act[R] = {};
-    V wu[R] = {}, ww[R] = {};
     for (int i = 0; i < n; ++i) act[i] = ((const T*)a.act_in)[(r0 + i) * K + k];
-    const P *ui = this->u(r0, k), *wi = this->w(r0, k);
-    const int64_t u_step = a.u_group, w_step = a.w_group;
-    for (int i = 0; i < n && !p; ++i, ui += u_step, wi += w_step) {
-      V y[2] = {}, q[2] = {};
-      vectors_by_two<T>(D, [&](int64_t d, int m, int j) __attribute__((always_inline)) {
-        const V wv = load(wi + d, m, w_end);
-        y[j] += wv * load(ui + d, m, u_end);
-        q[j] += wv * wv;
-      });
-      wu[i] = y[0] + y[1], ww[i] = q[0] + q[1];
-      k + 1 < K ? this->prefetch(r0 + i, k + 1) : this->prefetch(r0 + i + a.block, 0);
-    }
-    alignas(64) T x[R], sp[R];
-    for (int i = 0; i < n; i += W) {  // short loops, as in Flow::block
-      const int64_t at = k * R + i;
-      const auto e = p ? p->terms(k) : layer_terms(sum_each(wu + i), sum_each(ww + i), a.mode);
-      store(l.c + at, e.c), store(l.s + at, e.s), store(l.slope + at, e.slope), store(l.n2 + at, e.n2), store(x + i, e.x), store(sp + i, e.sp);
-    }
+    const auto e = p.terms(k);
     for (int i = 0; i < n; i += W) {
       const int64_t at = k * R + i;
       V t, h, by_a, by_x, inverse;
       tanh_sech2(load(act + i), t, h);
-      const LayerTerms<V> e = {V{}, load(l.s + at), load(x + i), load(sp + i), load(l.slope + at), V{}};
       log_det_slopes(t, h, e, a.mode, by_a, by_x, inverse);
       store(l.t + at, t), store(l.h + at, h), store(l.by_a + at, by_a), store(l.by_x + at, by_x), store(l.inverse + at, inverse);
     }
     if (k + 1 == K) return;
-    T *const from = z + k * a.block * Dp, *const to = from + a.block * Dp;
-    for (int64_t i = 0; i < n * Dp; i += W) store(to + i, load(from + i));
-    this->move(to, l.t + k * R, l.c + k * R, r0, n, k, p);
+    const T *from = z + k * a.block * Dp, *const uh = p.uhat + k * Dp;
+    T* to = z + (k + 1) * a.block * Dp;
+    for (int i = 0; i < n; ++i, from += Dp, to += Dp) {
+      const T t = l.t[k * R + i];
+      for (int64_t d = 0; d < Dp; d += W) store(to + d, load(from + d) + t * load(uh + d));
+    }
   }
 
   template <bool kInverse>
-  void step(int64_t r0, int n, int64_t k, const T* z, T* g, const Scalars& l, const GroupParams<T>* p, Sums* sums) const {
-    alignas(64) T gl[R] = {}, ga[R], gx[R], on_w[R];
-    V gu[R] = {}, gw[R] = {};  // g.uhat and g.w, to be summed over their lanes
-    const T* const c = l.c + k * R;
-    const P *ui = this->u(r0, k), *wi = this->w(r0, k);
-    const int64_t u_step = a.u_group, w_step = a.w_group;
-    const T* gi = g;
-    for (int i = 0; i < n; ++i, gi += Dp, ui += u_step, wi += w_step) {
-      const T ci = c[i];
-      V x[2] = {}, y[2] = {};
-      if (p) {
-        const T* const uh = p->uhat + k * Dp;
-        vectors_by_two<T>(Dp, [&](int64_t d, int, int j) __attribute__((always_inline)) { x[j] += load(gi + d) * load(uh + d); });
-      } else {
-        vectors_by_two<T>(D, [&](int64_t d, int m, int j) __attribute__((always_inline)) {
-          const V gv = load(gi + d), wv = load(wi + d, m, w_end);
-          x[j] += gv * (load(ui + d, m, u_end) + ci * wv);
-          y[j] += gv * wv;
-        });
-      }
-      gu[i] = x[0] + x[1], gw[i] = y[0] + y[1], gl[i] = ((const T*)a.gl)[r0 + i];
+  void step(int64_t r0, int n, int64_t k, const T* z, T* g, const Scalars& l, const GroupParams<T>& p, Sums& sums) const {
+    alignas(64) T gl[R] = {}, ga[R], gx[R];
+    V gu[R] = {};  // products of g and uhat, to be summed over their lanes
+    const T *const uh = p.uhat + k * Dp, *gi = g;
+    for (int i = 0; i < n; ++i, gi += Dp) {
+      V x[2] = {};
+      vectors_by_two<T>(Dp, [&](int64_t d, int, int j) __attribute__((always_inline)) { x[j] += load(gi + d) * load(uh + d); });
+      gu[i] = x[0] + x[1], gl[i] = ((const T*)a.gl)[r0 + i];
     }
     T* const t = l.t + k * R;
     for (int i = 0; i < n; i += W) {
       const int64_t at = k * R + i;
       const V h = load(l.h + at), tv = load(t + i), glv = load(gl + i), guv = sum_each(gu + i), by_logdet = glv * load(l.by_a + at);
-      V gav, gwv = sum_each(gw + i), pull = tv;
-      const V n2 = load(l.n2 + at), cv = load(l.c + at);
-      if constexpr (kInverse) {
-        gav = by_logdet - h * load(l.inverse + at) * (guv + by_logdet * load(l.s + at));
-        gwv += gav * n2;  // n2 is 1 where w = 0, and counts for nothing there: c = 0 and slope = 1
-        pull = -tv;
-      } else {
-        gav = guv * h + by_logdet;
-      }
-      const V gc = pull * gwv;
-      store(ga + i, gav);
-      store(gx + i, glv * load(l.by_x + at) + (p ? V{} : gc * (load(l.slope + at) - 1.0f) / n2));
-      store(on_w + i, -2.0f * gc * cv / n2);
-      store(t + i, pull);
+      store(ga + i, kInverse ? by_logdet - h * load(l.inverse + at) * (guv + by_logdet * p.s[k]) : guv * h + by_logdet);
+      store(gx + i, glv * load(l.by_x + at));
+      if constexpr (kInverse) store(t + i, -tv);
     }
-    if (p) {
-      add_rows<kInverse>(n, k, z, g, t, ga, *p, *sums);
-      for (int i = 0; i < n; ++i) sums->gx[k] += gx[i], sums->ga[k] += ga[i];
-      return;
-    }
-    if (a.stream) {
-      write<kInverse, true>(r0, n, k, z, g, t, c, ga, gx, on_w);
-    } else {
-      write<kInverse, false>(r0, n, k, z, g, t, c, ga, gx, on_w);
-    }
-  }
-
-  // The gradients of each row's own parameters, and g [n, Dp] += ga w. kStream: past the caches.
-  template <bool kInverse, bool kStream>
-  void write(int64_t r0, int n, int64_t k, const T* z, T* g, const T* t, const T* c, const T* ga, const T* gx, const T* on_w) const {
-    const P *ui = this->u(r0, k), *wi = this->w(r0, k);
-    P *to_u = (P*)a.gu + r0 * a.gu_group + k * a.gu_layer, *to_w = (P*)a.gw + r0 * a.gw_group + k * a.gw_layer;
-    P* to_b = (P*)a.gb + r0 * a.gb_group + k * a.gb_layer;
-    const int64_t u_step = a.u_group, w_step = a.w_group, gu_step = a.gu_group, gw_step = a.gw_group, gb_step = a.gb_group;
-    for (int i = 0; i < n; ++i) {
-      const T ti = t[i], gai = ga[i], gxi = gx[i], cti = c[i] * t[i], wi_by = on_w[i];
-      vectors<T>(D, [&](int64_t d, int m) __attribute__((always_inline)) {
-        const V uv = load(ui + d, m, u_end), wv = load(wi + d, m, w_end), old = load(g + d), next = old + gai * wv;
-        const V pulled = kInverse ? next : old;
-        store(g + d, next);
-        put<kStream>(to_u + d, ti * pulled + gxi * wv, m);
-        put<kStream>(to_w + d, gai * load(z + d) + cti * pulled + wi_by * wv + gxi * uv, m);
-      });
-      store(to_b, V{} + gai, 1);
-      g += Dp, z += Dp, ui += u_step, wi += w_step, to_u += gu_step, to_w += gw_step, to_b += gb_step;
-    }
-  }
-  template <bool kStream>
-  static inline __attribute__((always_inline)) void put(P* to, V v, int m) {
-    if constexpr (kStream && sizeof(P) == sizeof(T)) {
-      if (m == W && (uintptr_t)to % 32 == 0) return store_past_caches(to, v);
-    }
-    store(to, v, m);
+    add_rows<kInverse>(n, k, z, g, t, ga, p, sums);
+    for (int i = 0; i < n; ++i) sums.gx[k] += gx[i], sums.ga[k] += ga[i];
   }
 
   // g [n, Dp] += ga w, and the sums over the rows.
@@ -190,17 +115,10 @@ struct FlowBackward : Flow<S, P, kD> {
     }
   }
 
-  // Rows [begin, end), each with its own parameters.
-  template <bool kInverse>
-  void run_rows(int64_t begin, int64_t end, T* scratch) const {
-    for (int64_t r = begin; r < end; r += a.block) block<kInverse>(r, end - r < a.block ? end - r : a.block, scratch, nullptr, nullptr);
-    if (a.stream) __builtin_ia32_sfence();
-  }
-
   // Parts [begin, end) of all G * parts. A group of one part is finished here, others leave their sums in `partial`.
   template <bool kInverse>
   void run_parts(int64_t begin, int64_t end, T* scratch) const {
-    GroupParams<T> p(scratch + (K + 1) * a.block * Dp + 9 * K * R, K, Dp);
+    GroupParams<T> p(scratch + (K + 1) * a.block * Dp + 5 * K * R, K, Dp);
     T* const mine = p.w + K * Dp + 7 * K;
     T* const few = mine + sums_size();  // sums of a few blocks: adding 1e5 rows one by one would lose digits
     const int64_t rows = (a.N + a.parts - 1) / a.parts;
@@ -211,7 +129,7 @@ struct FlowBackward : Flow<S, P, kD> {
       clear(total), clear(few);
       Sums sums(few, K, Dp);
       for (int64_t n = first, blocks = 0; n < last; n += a.block) {
-        block<kInverse>(g * a.N + n, last - n < a.block ? last - n : a.block, scratch, &p, &sums);
+        block<kInverse>(g * a.N + n, last - n < a.block ? last - n : a.block, scratch, p, sums);
         if (++blocks % 32 == 0) add(few, total), clear(few);
       }
       add(few, total);
@@ -221,7 +139,7 @@ struct FlowBackward : Flow<S, P, kD> {
 
   // Adds up the parts of group g, in order.
   void combine(int64_t g, T* scratch) const {
-    GroupParams<T> p(scratch + (K + 1) * a.block * Dp + 9 * K * R, K, Dp);
+    GroupParams<T> p(scratch + (K + 1) * a.block * Dp + 5 * K * R, K, Dp);
     T* const total = p.w + K * Dp + 7 * K;
     this->load_group(g, p);
     clear(total);
@@ -255,16 +173,20 @@ struct FlowBackward : Flow<S, P, kD> {
 
 // Rows (N = 1) or parts of groups [begin, end).
 void planar_flow_backward(FlowType type, bool wide, bool inverse, const FlowArgs& a, int64_t begin, int64_t end, void* scratch) {
-  const auto run = [&](auto f, auto* t) {
-    if (a.N == 1) return inverse ? f.template run_rows<true>(begin, end, t) : f.template run_rows<false>(begin, end, t);
-    return inverse ? f.template run_parts<true>(begin, end, t) : f.template run_parts<false>(begin, end, t);
+  const auto run = [&]<class S, class P, int kD>(auto* t, Flow<S, P, kD>) {
+    if (a.N > 1) {
+      const FlowBackward<S, P, kD> f(a);
+      return inverse ? f.template run_parts<true>(begin, end, t) : f.template run_parts<false>(begin, end, t);
+    }
+    const FlowBackwardRows<S, P, kD> f(a);
+    inverse ? f.template run<true>(begin, end, t) : f.template run<false>(begin, end, t);
   };
   switch (type) {
     case FlowType::f32:
-      return a.D == 64 ? run(FlowBackward<float, float, 64>(a), (float*)scratch) : run(FlowBackward<float>(a), (float*)scratch);
-    case FlowType::f64: return run(FlowBackward<double>(a), (double*)scratch);
-    case FlowType::bf16: return wide ? run(FlowBackward<bf16, float>(a), (float*)scratch) : run(FlowBackward<bf16>(a), (float*)scratch);
-    case FlowType::f16: return wide ? run(FlowBackward<f16, float>(a), (float*)scratch) : run(FlowBackward<f16>(a), (float*)scratch);
+      return a.D == 64 ? run((float*)scratch, Flow<float, float, 64>(a)) : run((float*)scratch, Flow<float>(a));
+    case FlowType::f64: return run((double*)scratch, Flow<double>(a));
+    case FlowType::bf16: return wide ? run((float*)scratch, Flow<bf16, float>(a)) : run((float*)scratch, Flow<bf16>(a));
+    case FlowType::f16: return wide ? run((float*)scratch, Flow<f16, float>(a)) : run((float*)scratch, Flow<f16>(a));
   }
 }
 

@@ -1,0 +1,52 @@
+"""An op without gradients that is one whole loop: where it runs, from its definition and its launchers."""
+
+import importlib
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from .. import _backend
+from .._library import LIB, NAMESPACE, op
+
+Kernel = Callable[..., Any]
+
+
+class InferenceOp:
+    """`name` of the schema. `ordkernels._triton.<name>` holds its launcher of that name, and `reasons_against(*args)`.
+
+    What Triton cannot run is refused with those reasons where Triton was asked for; elsewhere on a GPU `definition` serves it.
+    """
+
+    def __init__(self, name: str, *, definition: Kernel, fake: Kernel) -> None:
+        self.name, self.definition = name, definition
+        self.info = _backend.register(_backend.OpInfo(name, triton=name))
+        self.op = op(name)
+        LIB.impl(name, definition, "CompositeExplicitAutograd")
+        LIB.impl(name, self._on_cuda, "CUDA")
+        torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=LIB)
+
+    def __call__(self, *args: Any) -> Any:
+        forced = _backend._forced
+        if forced is None:
+            return self.op(*args)
+        if self.info.blocked:
+            raise _backend.refuse(self.info, self.info.blocked)
+        if forced == "reference":
+            return self.definition(*args)
+        _backend.check_device(self.info, args[0])
+        if forced != "triton":
+            return self.op(*args)
+        if reasons := self._triton().reasons_against(*args):
+            raise _backend.refuse(self.info, reasons)
+        return getattr(self._triton(), self.name)(*args)
+
+    def _on_cuda(self, *args: Any) -> Any:
+        """The CUDA key, where no backend is forced."""
+        if self._triton().reasons_against(*args):
+            return self.definition(*args)
+        return getattr(self._triton(), self.name)(*args)
+
+    def _triton(self) -> ModuleType:
+        return importlib.import_module(f"ordkernels._triton.{self.name}")
