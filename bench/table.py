@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
 def rendered(report: dict[str, Any]) -> str:
     """One report as Markdown, whichever program wrote it; "" where there is nothing in it to show."""
     if report.get("models"):
-        return quality(report)
+        return clicks(report) if report["about"].get("kind") == "clicks" else quality(report)
     if report.get("results"):
         return table(report)
     data = {name: entry for name, entry in report.items() if isinstance(entry, dict) and entry.get("models")}
@@ -97,6 +97,28 @@ def quality(report: dict[str, Any]) -> str:
             f"| {name} | {len(entry['runs'])} | {m['mae']:.2f} ± {s['mae'] / 2:.2f} | {m['xauc']:.4f} ± {s['xauc'] / 2:.4f} "
             f"| {m['pdf_u']:.3f} | {m['pdf_i']:.3f} | {m['crps']:.2f} ± {s['crps'] / 2:.2f} | {held} |"
         )
+    return "\n".join(lines)
+
+
+def clicks(report: dict[str, Any]) -> str:
+    """One report of bench/quality_ifusion.py: a line per model, means over the seeds."""
+    about, rows = report["about"], report["about"]["rows"]
+    lines = [
+        f"{about['data']}, clicks: trained on {rows['trained_on']:,} of {rows['train']:,} rows, scored on {rows['scored']:,} of "
+        f"{rows['test']:,}, {about['epochs']} epoch{'s' * (about['epochs'] != 1)}; means over seeds, ± half the range; RelaImpr over the "
+        f"pooling of the same seed; {about['device']}, {about['date']}.",
+        f"`{about['command']}`",
+        "",
+        "| model | seeds | AUC | RelaImpr over average pooling | over attention pooling | training, s |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, entry in report["models"].items():
+        if not entry["runs"]:
+            continue
+        m, s = entry["mean"], entry["spread"]
+        over = (f"{m[key]:+.2%} ± {s[key] / 2:.2%}" for key in ("over_average", "over_attention"))
+        cells = (name, len(entry["runs"]), f"{m['auc']:.4f} ± {s['auc'] / 2:.4f}", *over, f"{m['train_s']:.0f}")
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)
 
 

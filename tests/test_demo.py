@@ -18,7 +18,12 @@ def split(rows, seed, quantiles=20):
     g = torch.Generator().manual_seed(seed)
     y = torch.rand(rows, generator=g).mul(30) * (torch.rand(rows, generator=g) > 0.1)
     q = torch.rand(2, rows, quantiles, generator=g).mul(30).sort(dim=2).values
+    earlier = {
+        "long": torch.randint(0, 11, (rows, 5), generator=g), "sessions": torch.randint(0, 11, (rows, 5, 2), generator=g),
+        "feedback": torch.rand(rows, 5, 2, 3, generator=g), "click": (torch.arange(rows) % 3 == 0).float(),
+    }  # fmt: skip
     return {
+        **earlier,
         "user": torch.randint(0, 12, (rows,), generator=g), "item": torch.randint(0, 9, (rows,), generator=g),
         "user_id": torch.randint(0, 12, (rows,), generator=g), "dense": torch.randn(rows, 6, generator=g), "y": y,
         "q_user": q[0], "q_item": q[1], "has_user": torch.ones(rows), "has_item": torch.ones(rows), "row": torch.arange(rows) + 1000 * seed,
@@ -166,6 +171,18 @@ def test_the_real_entries_train_and_score_on_tiny_data():
         out = model.sample(x, 4, 0, x["row"]) if entry.draws else model.predict(x)
         assert list(out.shape) == [64, 4] if entry.draws else [64]
         assert bool(out.isfinite().all())
+        if entry.clicks:
+            assert 0 < evaluation.click_auc(task().test, lambda rows, entry=entry, model=model: entry.clicks(model, rows)) < 1
+
+
+def test_clicks_are_compared_with_both_poolings():
+    made = {"ifusion": 0.75, "average": 0.7, "attention": 0.5 + 0.25 / 1.02, "gr": None}
+    results = {key: {"name": key, **({} if auc is None else {"click_auc": auc})} for key, auc in made.items()}
+    lines = report.click_table(results).splitlines()
+    assert lines[1].split() == ["ifusion", "0.7500", "+25.00%", "+2.00%"]
+    assert lines[2].split()[:3] == ["average", "0.7000", "-"]
+    assert len(lines) == 5
+    assert report.click_table({"gr": results["gr"]}) == ""
 
 
 @pytest.mark.parametrize("name", ["abalone", "wine", "cdnow"])

@@ -223,7 +223,7 @@ def test_what_is_masked_does_not_matter(make):
 ABLATIONS = [
     {"guidance": "cfg"}, {"parallel": True}, {"consistency_weight": 0.0}, {"schedule": "linear"}, {"sessions": 1}, {"sessions": 2},
     {"steps": 3}, {"disentangle": "cosine"}, {"disentangle": "gradient"}, {"feedback_width": 0}, {"context": False}, {"drop_cp": 1.0},
-    {"click_weight": 0.0}, {"gamma_tf": 0.0}, {"parallel": True, "steps": 3}, IFusion.paper_loss(),
+    {"click_weight": 0.0}, {"gamma_tf": 0.0}, {"parallel": True, "steps": 3}, IFusion.paper_loss(), IFusion.chain_loss(),
 ]  # fmt: skip
 
 
@@ -268,6 +268,15 @@ def test_training_learns_what_sessions_say():
     model = IFusion(**{**SIZES, "number_weight": 0.0, "context": False, "dropout": 0.0})
     fit(model, rows, epochs=12, batch_size=64, lr=1e-2, progress=False)
     assert ops.auc(rows["click"], model.predict_click(rows, row_ids=rows["row"])) > 0.9
+
+
+def test_before_training_a_chain_is_a_sum_over_sessions():
+    torch.manual_seed(0)
+    model = IFusion(**SIZES, dropout=0.0)
+    net, x, g = model.denoiser.network, torch.randn(5, 8), torch.randn(5, 3, 8)
+    with torch.no_grad():
+        want = x + (g @ net.condition.weight[:8].T).sum(1)
+        torch.testing.assert_close(model.denoiser(x, 3, g), want, rtol=1e-4, atol=1e-5)
 
 
 def test_state_goes_through_a_file_and_scores_stay():

@@ -11,7 +11,7 @@ import torch
 from .. import _info
 from . import plots
 from .models import Entry, entries
-from .report import interval_table, speed_table, table
+from .report import click_table, interval_table, speed_table, table
 from .results import Result, fingerprint, make, settings
 from .tasks import Task, load
 
@@ -57,6 +57,10 @@ def run(
 
     rows = list(results.values())
     say("\n" + table(rows, task))
+    clicks = click_table(results)
+    if clicks:
+        say("\nClicks, from the same trained models")
+        say(clicks)
     say(f"\nMAE by {'watch time' if task.grouped else 'label'}, in tenths of the training rows"
         + ("; the same predictions as watch ratios, of the duration" if "duration" in task.test else ""))  # fmt: skip
     say(interval_table(rows, task))

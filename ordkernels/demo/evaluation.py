@@ -12,10 +12,24 @@ from torch import Tensor
 
 from .. import ops
 
-__all__ = ["EDGES", "LEVELS", "Scores", "Split", "by_interval", "calibration", "evaluate", "inputs", "shares_of_users", "three_users"]
+__all__ = [
+    "CLICKS_EVERY",
+    "EDGES",
+    "LEVELS",
+    "Scores",
+    "Split",
+    "by_interval",
+    "calibration",
+    "click_auc",
+    "evaluate",
+    "inputs",
+    "shares_of_users",
+    "three_users",
+]
 
 Split = dict[str, Tensor]
 ROWS = 8192  # scored at once
+CLICKS_EVERY = 4  # test rows whose clicks are scored
 EDGES = (0, 1, 3, 6, 10, 20, 40, 80, 160)  # seconds; the last bin is open
 LEVELS = tuple(i / 10 for i in range(1, 10))  # of central intervals
 PIT_EDGES = np.linspace(0, 1, 21)
@@ -30,7 +44,7 @@ class Scores:
 
 
 def inputs(rows: Split) -> Split:
-    return {name: v for name, v in rows.items() if name != "y"}
+    return {name: v for name, v in rows.items() if name not in ("y", "click")}
 
 
 def evaluate(
@@ -93,6 +107,13 @@ def by_interval(seen: Tensor, y: Tensor, point: Tensor) -> dict[str, Any]:
     found = ops.mae_by_interval(y, point, edges)
     mae = [None if np.isnan(v) else v for v in found.mae.tolist()]
     return {"edges": edges.tolist(), "mae": mae, "rows": found.rows.tolist()}
+
+
+def click_auc(test: Split, predict: Callable[[Split], Tensor]) -> float:
+    """AUC of the probability of a click, on every fourth test row."""
+    test = {name: v[::CLICKS_EVERY] for name, v in test.items()}
+    p = torch.cat([_checked(predict(inputs(rows)), rows, "click prediction") for rows in _batches(test)])
+    return ops.auc(test["click"], p)
 
 
 def _checked(out: Tensor, rows: Split, what: str) -> Tensor:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..data import n_ids
 from ..models import (
     CREAD,
     D2Q,
@@ -21,6 +22,8 @@ from ..models import (
     FlowTime,
     GenerativeRegression,
     HistoricalMedian,
+    IFusion,
+    PooledFusion,
     TableClassifier,
     TableRegression,
     ValueRegression,
@@ -60,6 +63,7 @@ class Entry:
     quick: Budget = _ONCE
     draws: bool = False
     point: Callable[[Any, Split], Tensor] | None = None  # the prediction of a model that draws, if not their median
+    clicks: Callable[[Any, Split], Tensor] | None = None  # the probability of a click, for the table of clicks
     needs: str | None = None  # an optional package; without it the entry is skipped, with the reason
 
 
@@ -87,6 +91,15 @@ def fitted(make: Callable[[Task], Any], **how: Any) -> Callable[[Task, Budget], 
 def _greedy(model: GenerativeRegression, x: Split) -> Tensor:
     """GR's own prediction; independent draws, each of a long-tailed distribution, would have to be many for their median."""
     return model.predict(x, statistic="greedy")
+
+
+def _fusion(make: Callable[..., Any], **options: Any) -> Callable[[Task, Budget], Any]:
+    """iFusion or a pooling: of the sessions' items too, and of 20 items of the history rather than 50, for time."""
+    return fitted(lambda task: make(*n_ids(task.train, task.test), task.sizes[2], long=20, **options), weight_decay=0.01)
+
+
+def _clicks(model: Any, x: Split) -> Tensor:
+    return model.predict_click(x, row_ids=x["row"])
 
 
 class _Constant:
@@ -119,6 +132,8 @@ class _Boosting:
         return torch.from_numpy(np.expm1(self.model.predict(self._table(x)))).float().clamp_min(0)
 
 
+_FUSION = (Budget(1, 256, 2), Budget(1, 128, 16))  # one epoch, as its paper: full, quick
+
 # KuaiRand: all of it in under 15 minutes on two cores, quick in under 4, whichever models join.
 WATCH_TIMES = [
     Entry("flowtime", "FlowTime", fitted(lambda task: FlowTime(*task.sizes)), Budget(4), Budget(1, 512, 2), draws=True),
@@ -127,6 +142,9 @@ WATCH_TIMES = [
     ),
     Entry("gr", "GR, greedy prediction", fitted(lambda task: GenerativeRegression(*task.sizes)), Budget(3, 512), Budget(2, 256, 4),
           draws=True, point=_greedy),
+    Entry("ifusion", "iFusion", _fusion(IFusion, **IFusion.chain_loss()), *_FUSION, draws=True, clicks=_clicks),
+    Entry("average", "average pooling", _fusion(PooledFusion, kind="average"), *_FUSION, draws=True, clicks=_clicks),
+    Entry("attention", "attention pooling", _fusion(PooledFusion, kind="attention"), *_FUSION, draws=True, clicks=_clicks),
     Entry("regression", "value regression", fitted(lambda task: ValueRegression(*task.sizes)), Budget(4), Budget(2, 512, 2)),
     *(Entry(key, name, fitted(lambda task, model=model: model(*task.sizes)), Budget(2, 512), Budget(1, 256, 4)) for key, name, model in (
         ("wlr", "WLR, weighted logistic", WLR), ("d2q", "D2Q, quantile by duration", D2Q), ("egmn", "EGMN, mixture mean", EGMN),

@@ -1,11 +1,18 @@
-"""The demo's two tables."""
+"""The demo's tables."""
 
 from __future__ import annotations
 
+from .. import ops
+from .evaluation import CLICKS_EVERY
 from .results import Result
 from .tasks import Task
 
-__all__ = ["interval_table", "speed_table", "table"]
+__all__ = [
+    "click_table",
+    "interval_table",
+    "speed_table",
+    "table",
+]
 
 
 def table(results: list[Result], task: Task) -> str:
@@ -65,3 +72,17 @@ def speed_table(results: list[Result]) -> str:
             continue
         lines += [f"  {r['name']:<28}{s['what']:<22}{s['reference_ms']:>12,.1f}{s['ours_ms']:>12,.1f}{s['ratio']:>8.2f}x" for s in speed]
     return "\n".join(lines) if len(lines) > 1 else "  none of these models draws"
+
+
+def click_table(results: dict[str, Result]) -> str:
+    """AUC of clicks, and RelaImpr over the poolings of the same encoders; "" where no model predicts clicks."""
+    aucs = {key: r["click_auc"] for key, r in results.items() if "click_auc" in r}
+    if not aucs:
+        return ""
+    bases = [key for key in ("average", "attention") if key in aucs]
+    lines = [f"  {'':<28}{'AUC':>9}" + "".join(f"{'over ' + results[key]['name']:>28}" for key in bases)]
+    for key, auc in aucs.items():
+        over = "".join(f"{ops.relaimpr(auc, aucs[base]):>+28.2%}" if base != key else f"{'-':>28}" for base in bases)
+        lines.append(f"  {results[key]['name']:<28}{auc:>9.4f}{over}")
+    lines.append(f"  Clicks of every {CLICKS_EVERY}th test row; over: RelaImpr, (AUC - 1/2) / (its AUC - 1/2) - 1.")
+    return "\n".join(lines)

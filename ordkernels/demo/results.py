@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from .. import __version__, _info
-from .evaluation import calibration, evaluate, inputs, shares_of_users
+from .evaluation import calibration, click_auc, evaluate, inputs, shares_of_users
 from .models import Entry
 from .speed import measure
 from .tasks import Task
@@ -108,6 +108,8 @@ def _train_and_score(entry: Entry, task: Task) -> Result:
         "score_ms_per_1000_rows": round(scores.seconds * 1e6 / len(task.test["y"]), 3),
         "model": model,
     }
+    if entry.clicks is not None:
+        result["click_auc"] = click_auc(task.test, functools.partial(entry.clicks, model))
     if scores.draws is not None:
         result["calibration"] = calibration(task.test["y"], scores.draws)
         if task.grouped:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..data import cdnow, kuairand, n_ids, ordinal, ordinal_names
+from ..data import cdnow, kuairand_sessions, n_ids, ordinal, ordinal_names
 from .evaluation import Split
 
 __all__ = ["Task", "load"]
@@ -54,12 +54,12 @@ def load(data: str | Path | None, seed: int, quick: bool) -> Task:
         title = "CDNOW: a customer's first year, from the first day" if name == "cdnow" else f"{name}, of the tabular ordinal suite"
         return Task(name, title, "dollars" if name == "cdnow" else "", train, test, 0, 0, name != "cdnow", seed, quick, 32 if quick else 64)
     try:
-        train, test = kuairand(None if name == "kuairand" else name)
+        train, test = kuairand_sessions(None if name == "kuairand" else name)
     except FileNotFoundError as error:
         if name == "kuairand" or Path(name).is_dir():
             raise
         raise FileNotFoundError(f"{error}. Data sets: kuairand, cdnow, {', '.join(ordinal_names())}") from None
     if quick:
         test = {key: v[::8] for key, v in test.items()}
-    users, items = n_ids(train, test)
+    users, items = n_ids(*({name: part[name] for name in ("user", "item")} for part in (train, test)))  # of the log
     return Task("kuairand", "KuaiRand-Pure", "s", train, test, users, items, False, seed, quick, 32)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .. import ops
-from ..nn import SessionDenoiser, SessionFilters
+from ..nn import MLPDenoiser, SessionDenoiser, SessionFilters
 from ..nn.flows import _positive
 from ..samplers import FusionSampler
 from ..schedules import NoiseSchedule
@@ -47,7 +47,7 @@ class IFusion(InterestModel):
     - ``consistency``: ``mean over D of (f(x_t1) - f(x_t2))^2`` of task mode, over rows with sessions;
     - ``chain``, **ours, not the paper's:** click and number of what inference itself makes of the row, which starts from ``h_L``
       without noise and extrapolates by both gammas; nothing in the paper's losses ever sees that. ``IFusion.paper_loss()``
-      has the arguments without it.
+      has the arguments without it, ``IFusion.chain_loss()`` those with little else.
 
     A row without sessions is not denoised: its fused interest is ``h_L``, in training too. One without a history starts from
     normal noise, row-keyed in inference. Inference: ``samplers.FusionSampler``. Numbers are drawn from the head's distribution
@@ -154,6 +154,8 @@ class IFusion(InterestModel):
         self.register_buffer("alpha_bar", self.schedule.alpha_bar.clone(), persistent=False)
         self.filters = SessionFilters(latent)
         self.denoiser = SessionDenoiser(latent, hidden=denoiser_hidden, dropout=dropout, parallel=parallel)
+        if denoiser_hidden >= 2 * latent:
+            _start_as_sum(self.denoiser.network)
 
     alpha_bar: Tensor
 
@@ -161,6 +163,14 @@ class IFusion(InterestModel):
     def paper_loss() -> dict[str, Any]:
         """Arguments with which the loss is the paper's."""
         return {"chain_weight": 0.0, "number_weight": 0.0}
+
+    @staticmethod
+    def chain_loss() -> dict[str, Any]:
+        """Arguments with which the loss is led by the chain's own predictions, and gammas of sum 1 extrapolate nothing. Ours."""
+        return {
+            "chain_weight": 4.0, "gamma_cp": 2 / 3, "gamma_tf": 1 / 3, "evolution_weight": 0.0, "disentangle_weight": 0.0,
+            "consistency_weight": 0.0,
+        }  # fmt: skip
 
     @property
     def gammas(self) -> tuple[float, float]:
@@ -271,6 +281,22 @@ class IFusion(InterestModel):
 
     def sampler(self) -> FusionSampler:
         return FusionSampler(self)
+
+
+def _start_as_sum(network: MLPDenoiser) -> None:
+    """``x + C g`` before training, so a chain of sessions begins as a sum over them: silu(a) - silu(-a) = a. The hidden units that this
+    leaves start as they are; without it the interest would have to find its way through K networks first."""
+    D = network.width
+    with torch.no_grad():
+        network.input.weight[: 2 * D] = 0.0
+        network.input.bias[: 2 * D] = 0.0
+        network.output.bias.zero_()
+        network.output.weight[:, 2 * D :] *= 0.5
+        network.input.weight[:D, :D] = torch.eye(D)
+        network.input.weight[D : 2 * D, :D] = -torch.eye(D)
+        network.condition.weight[D : 2 * D] = -network.condition.weight[:D]
+        network.output.weight[:, :D] = torch.eye(D)
+        network.output.weight[:, D : 2 * D] = -torch.eye(D)
 
 
 def _mean(values: Tensor, rows: Tensor) -> Tensor:

@@ -1,0 +1,160 @@
+"""iFusion against average- and attention-pooling fusion of the same encoders: clicks, AUC and RelaImpr.
+
+python bench/quality_ifusion.py                           KuaiRand-Pure's test week, five seeds, one epoch of 256 rows a step
+python bench/quality_ifusion.py --movielens FOLDER        MovieLens-100K (of your own), click = a rating of at least 4
+python bench/quality_ifusion.py --ablations               its paper's figures 3 and 4: parts, schedules, sessions, steps
+python bench/quality_ifusion.py --quick                   one seed on a few rows: a check that all of it runs
+
+Writes bench/results/quality_ifusion[_ablations].json after every run; a run of the same settings that is there is kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from quality import RESULTS, cpu_name, summary
+from torch import Tensor
+
+import ordkernels
+from ordkernels import ops
+from ordkernels.data import kuairand_sessions, movielens, n_ids
+from ordkernels.models import IFusion, PooledFusion, fit
+
+Split = dict[str, Tensor]
+Maker = Callable[..., Any]
+AVERAGE, ATTENTION, OURS = "average pooling", "attention pooling", "iFusion"
+
+MODELS: dict[str, tuple[Maker, dict[str, Any]]] = {
+    AVERAGE: (PooledFusion, {"kind": "average"}),
+    ATTENTION: (PooledFusion, {"kind": "attention"}),
+    OURS: (IFusion, {}),
+    "iFusion, chain's loss": (IFusion, IFusion.chain_loss()),
+    "iFusion, paper's loss": (IFusion, IFusion.paper_loss()),
+}
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "CFG for DCFG": {"guidance": "cfg"},
+    "parallel injection": {"parallel": True},
+    "without consistency": {"consistency_weight": 0.0},
+    "without evolution": {"evolution_weight": 0.0},
+    "without disentanglement": {"disentangle_weight": 0.0},
+    "linear schedule": {"schedule": "linear"},
+    "1 session": {"sessions": 1},
+    "2 sessions": {"sessions": 2},
+    "5 steps": {"steps": 5},
+}
+
+
+def main() -> None:
+    args = arguments()
+    torch.set_num_threads(args.threads)
+    file = Path(args.json or RESULTS / f"quality_ifusion{'_ablations' if args.ablations else ''}.json")
+    report = json.loads(file.read_text()) if file.exists() and not args.fresh else {"models": {}}
+    train, test = movielens(args.movielens) if args.movielens else kuairand_sessions()
+    sizes = (*n_ids(train, test), train["dense"].shape[1])
+    rows = len(train["y"]), len(test["y"])
+    train, test = ({k: v[::n] for k, v in part.items()} for part, n in ((train, args.train_every), (test, args.every)))
+    models = {**MODELS, **({f"iFusion, {name}": (IFusion, o) for name, o in ABLATIONS.items()} if args.ablations else {})}
+    settings = {k: getattr(args, k) for k in ("epochs", "batch", "lr", "long", "every", "train_every", "movielens")}
+    for seed in args.seeds:  # a seed of every model, then the next: cut short, the table still compares like with like
+        for name, (make, options) in models.items():
+            if args.models and name not in args.models:
+                continue
+            entry = report["models"].setdefault(name, {"runs": []})
+            runs = {r["seed"]: r for r in entry["runs"] if r["how"] == {**settings, **options}}
+            if seed in runs:
+                continue
+            runs[seed] = {"how": {**settings, **options}, "seed": seed, **run(make, options, sizes, seed, train, test, args)}
+            entry["runs"] = [runs[s] for s in sorted(runs)]
+            finish(report, args, rows, (len(train["y"]), len(test["y"])))
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(json.dumps(report, indent=1) + "\n")
+            print(f"{name:40s} seed {seed}  AUC {runs[seed]['auc']:.4f}  trained in {runs[seed]['train_s']:.0f} s", flush=True)
+    for name, entry in report["models"].items():
+        if entry["runs"]:
+            print(line(name, entry))
+    print(f"written: {file}")
+
+
+def run(
+    make: Maker, options: dict[str, Any], sizes: tuple[int, int, int], seed: int, train: Split, test: Split, args: argparse.Namespace
+) -> dict[str, float]:
+    torch.manual_seed(seed)
+    model = make(*sizes, **{"number_weight": 0.0, "long": args.long, **options})
+    started = time.perf_counter()
+    fit(model, train, epochs=args.epochs, batch_size=args.batch, lr=args.lr, weight_decay=0.01, seed=seed, progress=sys.stderr.isatty())
+    trained = time.perf_counter()
+    p = model.predict_click({k: v for k, v in test.items() if k not in ("y", "click")}, n=args.draws, row_ids=test["row"])
+    click = test["click"].double()
+    logloss = torch.nn.functional.binary_cross_entropy(p.double(), click)
+    return {
+        "auc": ops.auc(click, p.double()),
+        "logloss": float(logloss),
+        "train_s": round(trained - started, 1),
+        "score_s": round(time.perf_counter() - trained, 1),
+    }
+
+
+def finish(report: dict[str, Any], args: argparse.Namespace, rows: tuple[int, int], used: tuple[int, int]) -> None:
+    """Means, spreads, and each run's RelaImpr over the poolings of its own seed."""
+    models = report["models"]
+    of_seed = {name: {r["seed"]: r["auc"] for r in models.get(name, {}).get("runs", [])} for name in (AVERAGE, ATTENTION)}
+    for entry in models.values():
+        for r in entry["runs"]:
+            for key, name in (("over_average", AVERAGE), ("over_attention", ATTENTION)):
+                r[key] = ops.relaimpr(r["auc"], of_seed[name].get(r["seed"], float("nan")))
+        numbers = [{k: v for k, v in r.items() if k != "how"} for r in entry["runs"]]
+        if numbers:
+            entry.update(summary(numbers))
+    report["about"] = {
+        "kind": "clicks",
+        "data": "MovieLens-100K" if args.movielens else "KuaiRand-Pure",
+        "rows": {"train": rows[0], "test": rows[1], "trained_on": used[0], "scored": used[1]},
+        "epochs": args.epochs,
+        "command": " ".join(["python", "bench/quality_ifusion.py", *sys.argv[1:]]),
+        "device": f"{cpu_name()}, {args.threads} thread(s)",
+        "date": datetime.date.today().isoformat(),
+        "versions": {"ordkernels": ordkernels.__version__, "torch": torch.__version__},
+    }
+
+
+def line(name: str, entry: dict[str, Any]) -> str:
+    m, s = entry["mean"], entry["spread"]
+    return (
+        f"{name:40s} {len(entry['runs'])} seeds  AUC {m['auc']:.4f} ± {s['auc'] / 2:.4f}  RelaImpr {m['over_average']:+.2%} over average, "
+        f"{m['over_attention']:+.2%} over attention pooling"
+    )
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--movielens", metavar="FOLDER")
+    parser.add_argument("--models", nargs="+", help="only these")
+    parser.add_argument("--ablations", action="store_true")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--fresh", action="store_true", help="run again what the file has")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--long", type=int, default=20, help="of the history, the most items read")
+    parser.add_argument("--draws", type=int, default=1, help="fused interests that a click's probability is averaged over")
+    parser.add_argument("--every", type=int, default=2, help="score every n-th test row")
+    parser.add_argument("--train-every", type=int, default=1, help="train on every n-th row")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json")
+    args = parser.parse_args()
+    if args.quick:
+        args.seeds, args.every, args.train_every = [0], 64, 64
+    return args
+
+
+if __name__ == "__main__":
+    main()
