@@ -157,7 +157,7 @@ def pinball_backward(q: Tensor, y: Tensor, levels: Tensor, g: Tensor | None, wan
     if B and L:
         BB, BL = _tile(L)
         with torch.cuda.device_of(q):
-            pinball_backward_kernel[(triton.cdiv(B, BB),)](q, y, levels, g, gq, gy, B, L, step, wanted, BB, BL, num_warps=4)
+            pinball_backward_kernel[(triton.cdiv(B, BB),)](q, y, levels, g, gq, gy, B, L, step, wanted, BB, BL, num_warps=8)
     return gq, gy
 
 
@@ -186,5 +186,5 @@ def signatures() -> Iterator[tuple[Any, ...]]:
                 pinball_backward_kernel,
                 dict(q=t, y=t, levels=t, g=t, gq=t, gy=t, **n, step="i32", WANTED="constexpr", **blocks),
                 {"WANTED": 3, **sizes},
-                {"num_warps": 4},
+                {"num_warps": 8},
             )
