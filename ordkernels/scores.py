@@ -265,13 +265,15 @@ def histogram_jsd(y: Any, prediction: Any, group: Any, *, edges: Any, base: floa
         0.0
     """
     c = _compiled("histogram_jsd")
-    a, b = _two(y, prediction)
+    a, b = _two(y, prediction, nan=c is not None)
     if not (base > 1 and math.isfinite(base)):
         raise ValueError(f"base: expected a number above 1, got {base}")
     e, g = _edges("edges", edges), _group(group, len(a))
     if c is None:
         return reference.histogram_jsd(a, b, g, e, base)
     total, groups = c.histogram_jsd(*_floats(a, b), g, e, _threads(num_threads))
+    if math.isnan(total):
+        _two(a, b)  # raises: a NaN has no bin
     return total / groups / math.log(base)
 
 
@@ -306,11 +308,11 @@ def coverage(lower: Any, upper: Any, y: Any, *, num_threads: int | None = None) 
 # ----------------------------------------------------------------------------------------------------- checks
 
 
-def _two(y: Any, prediction: Any, *, names: tuple[str, str] = ("y", "prediction")) -> tuple[NDArray[Any], NDArray[Any]]:
-    a = _array(names[0], y, None)
+def _two(y: Any, prediction: Any, *, names: tuple[str, str] = ("y", "prediction"), nan: bool = False) -> tuple[NDArray[Any], NDArray[Any]]:
+    a = _array(names[0], y, None, nan=nan)
     if not len(a):
         raise ValueError(f"{names[0]}: expected at least one row, got none")
-    return a, _array(names[1], prediction, len(a), other=names[0])
+    return a, _array(names[1], prediction, len(a), other=names[0], nan=nan)
 
 
 def _finite_pair(y: Any, prediction: Any) -> list[NDArray[Any]]:
@@ -319,8 +321,8 @@ def _finite_pair(y: Any, prediction: Any) -> list[NDArray[Any]]:
     return _floats(a, b)
 
 
-def _array(name: str, x: Any, rows: int | None, *, other: str = "y", letters: str = "N") -> NDArray[Any]:
-    """A numeric array of one dimension without NaN, in this machine's byte order."""
+def _array(name: str, x: Any, rows: int | None, *, other: str = "y", letters: str = "N", nan: bool = False) -> NDArray[Any]:
+    """A numeric array of one dimension without NaN (unless the caller looks for it), in this machine's byte order."""
     if _is_tensor(x):
         x = x.detach().cpu().resolve_neg()
         x = (x.float() if str(x.dtype) == "torch.bfloat16" else x).numpy()
@@ -334,7 +336,7 @@ def _array(name: str, x: Any, rows: int | None, *, other: str = "y", letters: st
         raise TypeError(f"{name}: expected numbers, got {a.dtype}")
     if rows is not None and len(a) != rows:
         raise ValueError(f"{name}: expected shape [N] = [{rows}], as {other}, got [{len(a)}]")
-    if a.dtype.kind == "f" and len(a) and np.isnan(a.min()):  # the minimum of anything with a NaN is NaN
+    if not nan and a.dtype.kind == "f" and len(a) and np.isnan(a.min()):  # the minimum of anything with a NaN is NaN
         bad = np.isnan(a)
         raise ValueError(f"{name}: expected no NaN, got {bad.sum()} of {a.size}, the first at index {bad.argmax()}")
     return a if a.dtype.isnative else a.astype(a.dtype.newbyteorder("="))

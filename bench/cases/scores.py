@@ -122,7 +122,7 @@ def _jsd(N: int, G: int) -> Case:
         runs["scipy jensenshannon"] = by_scipy
     return Case(
         "scores", f"histogram_jsd N={N} G={G} bins={BINS}", runs, lambda: (reference.histogram_jsd(y, p, group, edges, math.e),), 1e-3,
-        bytes=16 * N, missing=missing, targets=[Target("at least 4x the best rival", "best rival", 4)] if N >= 1_000_000 else [],
+        bytes=16 * N, missing=missing, targets=[Target("at least 4x the best rival", "best rival", 4)] if N >= 10_000_000 else [],
     )  # fmt: skip
 
 

@@ -59,7 +59,7 @@ inline uint64_t unsigned_of(int64_t);
 namespace ordkernels::host {
 
 constexpr int kDigits = 256;
-constexpr int64_t kShared = 1 << 20;  // rows from which all threads work on one range
+constexpr int64_t kShared = 1 << 18;  // rows from which all threads work on one range
 
 template <class K, bool W>
 struct Row {

@@ -45,7 +45,9 @@ def crps(samples: Any, y: Any, *, fair: bool = False) -> Any:
         raise ValueError(f"samples: expected [B, L] with L at least {least}, got {list(s.shape)}")
     if t.shape != s.shape[:1]:
         raise ValueError(f"y: expected [B] = [{s.shape[0]}], got {list(t.shape)}")
-    return _like(samples, _CRPS(s, t, bool(fair), _needs(s, t)))
+    out = _CRPS(s, t, bool(fair), _needs(s, t))
+    _reject_nan(out, samples=s, y=t)
+    return _like(samples, out)
 
 
 def pinball(q: Any, y: Any, levels: Any) -> Any:
@@ -74,7 +76,9 @@ def pinball(q: Any, y: Any, levels: Any) -> Any:
         raise ValueError(f"q: expected [B, L] with L = {at.shape[0]}, as levels, got {list(p.shape)}")
     if t.shape != p.shape[:1]:
         raise ValueError(f"y: expected [B] = [{p.shape[0]}], got {list(t.shape)}")
-    return _like(q, _PINBALL(p, t, at.to(p).expand(p.shape)))
+    out = _PINBALL(p, t, at.to(p).expand(p.shape))
+    _reject_nan(out, q=p, y=t)
+    return _like(q, out)
 
 
 def _levels(levels: Any) -> Tensor:
@@ -102,13 +106,21 @@ def _row_tensors(**named: Any) -> list[Tensor]:
     if isinstance(named[first], Tensor) and isinstance(named[second], Tensor) and a.device != b.device:
         raise ValueError(f"{second}: expected the device of {first}, {a.device}, got {b.device}")
     dtype = torch.promote_types(torch.promote_types(a.dtype, torch.float32), b.dtype)
-    for name, t in ((first, a), (second, b)):
-        if t.numel() and _checks.may_look(t) and not (a.requires_grad or b.requires_grad) and torch.isnan(t).any():
-            rows = torch.isnan(t).reshape(t.shape[0], -1).any(1)
+    return [a.to(dtype), b.to(device=a.device, dtype=dtype)]
+
+
+def _reject_nan(out: Tensor, **named: Tensor) -> None:
+    """Where no gradient is wanted. A NaN shows in its row's result, which is the smaller to look through."""
+    if not out.numel() or out.requires_grad or any(t.requires_grad for t in named.values()) or not _checks.may_look(out):
+        return
+    if not torch.isnan(out.min()):  # the minimum of anything with a NaN is NaN
+        return
+    for name, t in named.items():
+        rows = torch.isnan(t).reshape(t.shape[0], -1).any(1)
+        if rows.any():
             raise ValueError(
                 f"{name}: expected no NaN, got it in {int(rows.sum())} of {len(rows)} rows, the first at index {int(rows.int().argmax())}"
             )
-    return [a.to(dtype), b.to(device=a.device, dtype=dtype)]
 
 
 def _like(given: Any, out: Tensor) -> Any:
