@@ -26,7 +26,7 @@ Tensor q_sample(const Tensor& x0_, const Tensor& noise_, const Maybe& t, double 
   Args a = sample_args(x0, noise, t, number, kind);
   auto o = fresh_like(noise);
   a.x_s = o.mutable_data_ptr();
-  run(a, ORD_DISPATCH(sample));
+  run(a, {a.x_s}, ORD_DISPATCH(sample));
   return o;
 }
 
@@ -41,7 +41,7 @@ std::tuple<Tensor, Tensor, Tensor> q_sample_backward(const Tensor& x0_, const Te
   if (wanted & 1) a.g_x = gx.mutable_data_ptr();
   if (wanted & 2) a.g_noise = gn.mutable_data_ptr();
   if (wanted & 4) a.dots = dots.mutable_data_ptr();
-  run(a, ORD_DISPATCH(sample_backward));
+  run(a, {a.x_per_b ? nullptr : a.g_x, a.g_noise}, ORD_DISPATCH(sample_backward));
   return {gx, gn, dots};
 }
 
@@ -59,7 +59,7 @@ Tensor predict_x0(const Tensor& x_, const Tensor& output_, const Maybe& t, doubl
   Args a = step_args(x, output, t, number, {}, 1, kind, clip);
   auto x0 = fresh_like(x);
   a.x0 = x0.mutable_data_ptr();
-  run(a, ORD_DISPATCH(reverse_step));
+  run(a, {a.x_s, a.x0}, ORD_DISPATCH(reverse_step));
   return x0;
 }
 
@@ -73,7 +73,7 @@ std::tuple<Tensor, Tensor, Tensor> predict_x0_backward(const Tensor& x_, const T
   if (wanted & 1) a.g_x = gx.mutable_data_ptr();
   if (wanted & 2) a.g_output = go.mutable_data_ptr();
   if (wanted & 4) a.dots = dots.mutable_data_ptr();
-  run(a, ORD_DISPATCH(reverse_step_backward));
+  run(a, {a.g_x, a.g_output, a.g_noise}, ORD_DISPATCH(reverse_step_backward));
   return {gx, go, dots};
 }
 
@@ -87,7 +87,7 @@ std::tuple<Tensor, Tensor> reverse_step(const Tensor& x_, const Tensor& output_,
   set_noise(a, noise, row_ids, random, seed, step);
   auto xs = fresh_like(x), x0 = fresh_like(x);
   a.x_s = xs.mutable_data_ptr(), a.x0 = x0.mutable_data_ptr();
-  run(a, ORD_DISPATCH(reverse_step));
+  run(a, {a.x_s, a.x0}, ORD_DISPATCH(reverse_step));
   return {xs, x0};
 }
 
@@ -108,7 +108,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> reverse_step_backward(const Tensor& x
   if (wanted & 2) a.g_output = go.mutable_data_ptr();
   if (want_dots) a.dots = dots.mutable_data_ptr();
   if (wanted & 16) a.g_noise = gn.mutable_data_ptr();
-  run(a, ORD_DISPATCH(reverse_step_backward));
+  run(a, {a.g_x, a.g_output, a.g_noise}, ORD_DISPATCH(reverse_step_backward));
   return {gx, go, gn, dots};
 }
 

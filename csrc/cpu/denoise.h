@@ -32,6 +32,7 @@ struct Args {
   void* dots;                          // [B, K, 6 or 2], in the compute type; null: not wanted
   int64_t B, K, D;
   bool x_per_b;  // sample: x is [B, D], for every k the same
+  bool stream;   // write past the caches
 };
 
 // A guided posterior step: `output` is the branch without guidance, x0 the combination of the three.
@@ -39,7 +40,6 @@ struct Guided : Args {
   const void *f_cp, *f_tf;
   double gamma_cp, gamma_tf;
   bool beta;    // the variance is beta, not the posterior's
-  bool stream;  // write past the caches
   void *g_cp, *g_tf;
 };
 

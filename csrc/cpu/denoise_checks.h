@@ -1,5 +1,6 @@
 // What the torch side of every denoising step checks and allocates.
 #pragma once
+#include <initializer_list>
 #include <optional>
 
 #include "cpu/denoise.h"
@@ -91,8 +92,11 @@ inline void set_noise(Args& a, const Maybe& noise, const Maybe& row_ids, bool ra
   a.seed = static_cast<uint64_t>(seed), a.step = static_cast<uint64_t>(step);
 }
 
-template <class F>
-inline void run(const Args& a, F f) {
+// Outputs are written past the caches if every vector of every row is aligned.
+template <class A, class F>
+inline void run(A& a, std::initializer_list<const void*> outputs, F f) {
+  a.stream = a.type == 0 && a.D % 16 == 0;
+  for (const void* p : outputs) a.stream = a.stream && (!p || past_caches(p, a.B * a.K * a.D * 4));  // null: not wanted
   if (a.K * a.D > 0) torch::stable::parallel_for(0, a.B, grain(a), [&](int64_t s, int64_t e) { f(a, s, e); });
 }
 

@@ -30,14 +30,6 @@ Guided guided_args(const Inputs& in, const Maybe& t, const Maybe& s, double t_nu
   return a;
 }
 
-// Outputs of 8 MB and more, if every vector of every row is aligned.
-template <class F>
-void run_guided(Guided& a, std::initializer_list<const void*> outputs, F f) {
-  a.stream = a.type == 0 && a.D % 16 == 0 && a.B * a.K * a.D >= (2 << 20);
-  for (const void* p : outputs) a.stream = a.stream && reinterpret_cast<uintptr_t>(p) % 64 == 0;  // null: not wanted
-  if (a.K * a.D > 0) torch::stable::parallel_for(0, a.B, grain(a), [&](int64_t s, int64_t e) { f(a, s, e); });
-}
-
 std::tuple<Tensor, Tensor> step(const Tensor& x, const Tensor& un, const Tensor& cp, const Tensor& tf, const Maybe& t, const Maybe& s,
                                 const Maybe& noise, const Maybe& row_ids, double t_number, double s_number, double gamma_cp, double gamma_tf,
                                 bool beta, bool random, int64_t seed, int64_t step) {
@@ -45,7 +37,7 @@ std::tuple<Tensor, Tensor> step(const Tensor& x, const Tensor& un, const Tensor&
   Guided a = guided_args(in, t, s, t_number, s_number, gamma_cp, gamma_tf, beta, random, seed, step);
   auto xs = fresh_like(in.x), f_hat = fresh_like(in.x);
   a.x_s = xs.mutable_data_ptr(), a.x0 = f_hat.mutable_data_ptr();
-  run_guided(a, {a.x_s, a.x0}, ORD_DISPATCH(guided_step));
+  run(a, {a.x_s, a.x0}, ORD_DISPATCH(guided_step));
   return {xs, f_hat};
 }
 
@@ -66,7 +58,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> step_backward(
   if (wanted & 8) a.g_tf = gt.mutable_data_ptr();
   if (want_dots) a.dots = dots.mutable_data_ptr();
   if (wanted & 64) a.g_noise = gn.mutable_data_ptr();
-  run_guided(a, {a.g_x, a.g_output, a.g_cp, a.g_tf, a.g_noise}, ORD_DISPATCH(guided_step_backward));
+  run(a, {a.g_x, a.g_output, a.g_cp, a.g_tf, a.g_noise}, ORD_DISPATCH(guided_step_backward));
   return {gx, gu, gc, gt, gn, dots};
 }
 

@@ -57,7 +57,7 @@ void set_capacity(Args& a, const Tensor& v, const Maybe& capacity, double cap) {
 bool stream(const Args& a, const void* to) {
   const int64_t size = a.type == 0 ? 4 : a.type == 1 ? 8 : 2;
   // Rows of whole vectors. Rows of 32 bytes are half a vector in AVX-512, and are tiles there.
-  return size > 2 && (a.K * size % 64 == 0 || a.K * size == 32) && a.B * a.K * size >= (16 << 20) && reinterpret_cast<uintptr_t>(to) % 64 == 0;
+  return size > 2 && (a.K * size % 64 == 0 || a.K * size == 32) && past_caches(to, a.B * a.K * size);
 }
 
 int64_t padded(int64_t K) { return (K + 15) / 16 * 16; }  // whole vectors of any instruction set
@@ -97,6 +97,7 @@ Tensor encode_increments(const Tensor& y_, const Tensor& w_) {
   Args a = arguments(y, w, w.size(-1));
   auto v = fresh(y, {a.B, a.K});
   a.out = v.mutable_data_ptr();
+  a.stream = stream(a, a.out);
   auto* f = ORD_DISPATCH(encode_increments);
   in_blocks(a, 0, 1, [&](int64_t s, int64_t e, double*, double* scratch) { f(a, s, e, scratch); });
   return v;

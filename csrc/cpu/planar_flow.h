@@ -105,7 +105,8 @@ inline void plan_backward(FlowType type, FlowArgs& a) {
   a.parts = by_rows < wanted ? by_rows : wanted;
   const int64_t row = a.K * flow_padded(a.D) * compute_size(type), fit = (512 << 10) / row;
   // Gradients larger than a good part of the caches would push out everything else, and each line would be read before it is written.
-  a.stream = a.N == 1 && 2 * a.G * a.K * a.D * compute_size(type) >= (16 << 20);
+  const int64_t bytes = a.G * a.K * a.D * compute_size(type);
+  a.stream = a.N == 1 && past_caches(a.gu, bytes) && past_caches(a.gw, bytes);
   a.block = fit > kFlowRows ? kFlowRows : fit > 1 ? fit : 1;
 }
 

@@ -1,5 +1,6 @@
 // What every op's .cpp file needs of torch: tensors, checks, typed pointers.
 #pragma once
+#include <sys/mman.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -40,4 +41,14 @@ inline Tensor fresh(const Tensor& like, torch::headeronly::IntHeaderOnlyArrayRef
   return Tensor(made);
 }
 inline Tensor fresh_like(const Tensor& t) { return fresh(t, t.sizes()); }
+
+// Is an output better written past the caches? Not a small one, which they hold, nor one in pages that the system has yet to hand
+// out: it zeroes each at its first touch, in the caches.
+inline bool past_caches(const void* to, int64_t bytes) {
+  if (bytes < (INT64_C(8) << 20) || reinterpret_cast<uintptr_t>(to) % 64) return false;
+  const uintptr_t page = (reinterpret_cast<uintptr_t>(to) + bytes / 2) & ~uintptr_t(4095);
+  unsigned char there = 1;
+  return mincore(reinterpret_cast<void*>(page), 1, &there) || there & 1;
+}
+
 inline Tensor compact(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }

@@ -47,8 +47,8 @@ __attribute__((noinline)) void step_rows(const DenoiseArgs& a, int64_t begin, in
   const int64_t total = a.B * a.K * a.D;
   const S *x = (const S*)a.x, *o = (const S*)a.output, *e = (const S*)a.noise;
   S *xs = (S*)a.x_s, *x0 = (S*)a.x0;
-  const bool fixed = !a.t.p && !a.s.p;
-  Step c = fixed ? step_numbers(a.kind, a.t.number, a.s.number, a.eta, a.reclip, a.whole) : Step{};
+  const bool fixed = !a.t.p && !a.s.p, stream = a.stream, whole = a.whole;
+  Step c = fixed ? step_numbers(a.kind, a.t.number, a.s.number, a.eta, a.reclip, whole) : Step{};
   const V limit = V{} + (T)a.clip;
   for_rows<NOISE == denoise::kMade>(a, begin, end, [&](int64_t row, int64_t b, int64_t k, int64_t d, int64_t n, const float* made) {
     if (!fixed) c = step_numbers(a.kind, at_row(a.t, b, k), at_row(a.s, b, k), a.eta, a.reclip, a.whole);
@@ -60,15 +60,16 @@ __attribute__((noinline)) void step_rows(const DenoiseArgs& a, int64_t begin, in
       const int64_t j = at + i;
       const V xv = load(x + j, m, x + total), ov = load(o + j, m, o + total);
       const V est = clip_both(only_output ? ov : c0 * xv + c1 * ov, limit);
-      store(x0 + j, est, m);
-      if (a.whole) {
+      put(x0 + j, est, m, stream);
+      if (whole) {
         V y = d0 * est + d1 * xv + d2 * ov;
         if (NOISE == denoise::kGiven) y += sigma * load(e + j, m, e + total);
         if (NOISE == denoise::kMade) y += sigma * noise_lanes(made + i, m, V{});
-        store(xs + j, y, m);
+        put(xs + j, y, m, stream);
       }
     });
-  });
+  }, fixed && a.D % 16 == 0);  // else a number's last bit may depend on where its row lies: what is left over is compiled apart
+  if (stream) __builtin_ia32_sfence();
 }
 
 template <class S, int NOISE>
@@ -80,8 +81,7 @@ __attribute__((noinline)) void step_rows_backward(const DenoiseArgs& a, int64_t 
   const S *x = (const S*)a.x, *o = (const S*)a.output, *e = (const S*)a.noise, *gs = (const S*)a.g_xs, *g0 = (const S*)a.g_x0;
   S *gx = (S*)a.g_x, *go = (S*)a.g_output, *gn = (S*)a.g_noise;
   T* dots = (T*)a.dots;
-  const bool fixed = !a.t.p && !a.s.p;
-  const bool whole = a.whole;
+  const bool fixed = !a.t.p && !a.s.p, stream = a.stream, whole = a.whole;
   const int count = whole ? 6 : 2;
   if (dots)
     for (int64_t i = begin * a.K * count; i < end * a.K * count; ++i) dots[i] = 0;
@@ -111,9 +111,9 @@ __attribute__((noinline)) void step_rows_backward(const DenoiseArgs& a, int64_t 
           if (NOISE == denoise::kMade) sn += g * noise_lanes(made + i, m, V{});
         }
       }
-      if (gx) store(gx + j, c0 * h + d1 * g, m);
-      if (go) store(go + j, c1 * h + d2 * g, m);
-      if (gn) store(gn + j, sigma * g, m);
+      if (gx) put(gx + j, c0 * h + d1 * g, m, stream);
+      if (go) put(go + j, c1 * h + d2 * g, m, stream);
+      if (gn) put(gn + j, sigma * g, m, stream);
     });
     if (dots) {
       T* to = dots + row * count;
@@ -121,6 +121,7 @@ __attribute__((noinline)) void step_rows_backward(const DenoiseArgs& a, int64_t 
       if (whole) to[2] += sum(s0), to[3] += sum(sx), to[4] += sum(so), to[5] += sum(sn);
     }
   });
+  if (stream) __builtin_ia32_sfence();
 }
 
 // c0 x + c1 noise
@@ -136,6 +137,7 @@ __attribute__((noinline)) void sample_rows(const DenoiseArgs& a, int64_t begin, 
   const int64_t D = a.D, total = a.B * a.K * D, x_total = a.x_per_b ? a.B * D : total;
   const S *x = (const S*)a.x, *e = (const S*)a.noise;
   S* out = (S*)a.x_s;
+  const bool stream = a.stream;
   Step c = sample_numbers(a.kind, a.t.number);
   for (int64_t b = begin; b < end; ++b)
     for (int64_t k = 0; k < a.K; ++k) {
@@ -144,9 +146,10 @@ __attribute__((noinline)) void sample_rows(const DenoiseArgs& a, int64_t begin, 
       const S *xr = x + (a.x_per_b ? b : b * a.K + k) * D, *er = e + (b * a.K + k) * D;
       S* to = out + (b * a.K + k) * D;
       vectors<T>(D, [&](int64_t i, int m) __attribute__((always_inline)) {
-        store(to + i, c0 * load(xr + i, m, x + x_total) + c1 * load(er + i, m, e + total), m);
+        put(to + i, c0 * load(xr + i, m, x + x_total) + c1 * load(er + i, m, e + total), m, stream);
       });
     }
+  if (stream) __builtin_ia32_sfence();
 }
 
 template <class S>
@@ -157,6 +160,7 @@ __attribute__((noinline)) void sample_rows_backward(const DenoiseArgs& a, int64_
   const S *x = (const S*)a.x, *e = (const S*)a.noise, *g = (const S*)a.g_xs;
   S *gx = (S*)a.g_x, *gn = (S*)a.g_noise;
   T* dots = (T*)a.dots;
+  const bool stream = a.stream;
   Step c = sample_numbers(a.kind, a.t.number);
   for (int64_t b = begin; b < end; ++b) {
     for (int64_t k = 0; k < a.K; ++k) {
@@ -167,8 +171,8 @@ __attribute__((noinline)) void sample_rows_backward(const DenoiseArgs& a, int64_
       V sx{}, sn{};
       vectors<T>(D, [&](int64_t i, int m) __attribute__((always_inline)) {
         const V gv = load(g + at + i, m, g + total);
-        if (gx && !a.x_per_b) store(gx + at + i, c0 * gv, m);
-        if (gn) store(gn + at + i, c1 * gv, m);
+        if (gx && !a.x_per_b) put(gx + at + i, c0 * gv, m, stream);
+        if (gn) put(gn + at + i, c1 * gv, m, stream);
         if (dots) {
           sx += gv * load(x + x_at + i, m, x + x_total);
           sn += gv * load(e + at + i, m, e + total);
@@ -186,6 +190,7 @@ __attribute__((noinline)) void sample_rows_backward(const DenoiseArgs& a, int64_
         store(gx + b * D + i, s, m);
       });
   }
+  if (stream) __builtin_ia32_sfence();
 }
 
 }  // namespace

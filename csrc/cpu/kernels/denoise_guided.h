@@ -40,14 +40,6 @@ struct Branches {
   }
 };
 
-// Large outputs go past the caches: writing a line that is not there would read it first.
-template <class S>
-ORD_INLINE void put(S* p, typename Traits<S>::V v, int n, bool stream) {
-  if constexpr (sizeof(S) == 4)
-    if (stream && n == kLanes<S>) return store_past_caches(p, v);
-  store(p, v, n);
-}
-
 template <class S, int NOISE>
 __attribute__((noinline)) void guided_rows(const Guided& a, int64_t begin, int64_t end) {
   using T = typename Traits<S>::T;

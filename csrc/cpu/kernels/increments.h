@@ -182,6 +182,31 @@ ORD_INLINE void lower_edges(const S* w, int64_t K, T* c) {
   }
 }
 
+// Shared widths of which M, all lanes or half of them, fill vectors: W rows are M vectors, of rows' numbers side by side. Returns
+// the first row that is left over. c: lower edges.
+template <class S, int M, class T>
+ORD_INLINE int64_t encode_tiles(const Args& args, int64_t begin, int64_t end, const T* c) {
+  using V = typename Traits<S>::V;
+  using I = typename Traits<S>::I;
+  constexpr int W = kLanes<T>, F = W / M;
+  const S *y = (const S*)args.v, *w = (const S*)args.w;
+  S* out = (S*)args.out;
+  const bool stream = args.stream;
+  V low, width;
+  for (int l = 0; l < W; ++l) low[l] = c[l % M], width[l] = number(w[l % M]);
+  int64_t r = begin;
+  for (; r + W <= end; r += W) {
+    const V rows = load(y + r);
+#pragma GCC unroll 16
+    for (int i = 0; i < M; ++i) {
+      I from;
+      for (int l = 0; l < W; ++l) from[l] = i * F + l / M;
+      put(out + r * M + i * W, clip_width(__builtin_shuffle(rows, from) - low, width), W, stream);
+    }
+  }
+  return r;
+}
+
 template <class S>
 ORD_INLINE void encode_rows(const Args& args, int64_t begin, int64_t end, double* scratch) {
   using R = Rows<S>;
@@ -192,14 +217,18 @@ ORD_INLINE void encode_rows(const Args& args, int64_t begin, int64_t end, double
   S* out = (S*)args.out;
   T* c = (T*)scratch;
   if (args.shared) lower_edges(w, K, c);
+  constexpr int W = kLanes<T>;
+  if (args.shared && K == W) begin = encode_tiles<S, W>(args, begin, end, c);
+  if (args.shared && K == W / 2) begin = encode_tiles<S, W / 2>(args, begin, end, c);
   for (int64_t r = begin; r < end; ++r) {
     const S* wr = args.shared ? w : w + r * K;
     if (!args.shared) lower_edges(wr, K, c);
     const V yr = splat(number(y[r]));
     vectors<T>(K, [&](int64_t k, int m) __attribute__((always_inline)) {
-      store(out + r * K + k, clip_width(yr - load(c + k), load(wr + k, m, w_end)), m);
+      put(out + r * K + k, clip_width(yr - load(c + k), load(wr + k, m, w_end)), m, args.stream);
     });
   }
+  if (args.stream) __builtin_ia32_sfence();
 }
 
 // v_j rises with y where it is inside, falls there with every earlier width, and rises with its own where y is above.
