@@ -93,10 +93,12 @@ struct Chain : Mlp<T, ChainArgs> {
 
   void run(int64_t begin, int64_t end, T* scratch) const {
     const int64_t blocks = (end - begin + R - 1) / R;
-    for (int64_t i = 0; i < blocks; ++i) {  // as even as can be
-      const int64_t first = begin + (end - begin) * i / blocks, last = begin + (end - begin) * (i + 1) / blocks;
-      block(first, last - first, scratch);
-    }
+    const auto start = [&](int64_t i) {  // as even as can be, in strips of six rows
+      const int64_t at = (end - begin) * i / blocks;
+      return i < blocks ? begin + (at + 5) / 6 * 6 : end;
+    };
+    for (int64_t i = 0; i < blocks; ++i)
+      if (start(i) < start(i + 1)) block(start(i), start(i + 1) - start(i), scratch);
   }
 };
 

@@ -5,11 +5,25 @@
 namespace ORD_ISA {
 namespace {
 
+// z within [-126, 128], NaN as it is. One instruction a bound; the comparison written out becomes two.
+ORD_INLINE vf exponent_within(vf z) {
+  const vf low = (vf){} - 126.0f, high = (vf){} + 128.0f;
+#if defined(__clang__) || !defined(__x86_64__)
+  z = z > high ? high : z;
+  return z < low ? low : z;
+#elif ORD_BYTES == 64
+  z = __builtin_ia32_minps512_mask(high, z, z, (unsigned short)-1, 4);
+  return __builtin_ia32_maxps512_mask(low, z, z, (unsigned short)-1, 4);
+#elif ORD_BYTES == 32
+  return __builtin_ia32_maxps256(low, __builtin_ia32_minps256(high, z));
+#else
+  return __builtin_ia32_maxps(low, __builtin_ia32_minps(high, z));
+#endif
+}
+
 // x / (1 + exp(-x)), absolute error below 1e-7 max(1, |x|); -inf and NaN give NaN.
 ORD_INLINE vf silu(vf x) {
-  vf z = x * -1.44269504f;
-  z = z > 128.0f ? (vf){} + 128.0f : z;  // there exp is infinite, and the quotient -0
-  z = z < -126.0f ? (vf){} - 126.0f : z;
+  const vf z = exponent_within(x * -1.44269504f);  // at 128 exp is infinite, and the quotient -0
   const vf t = z + 12582912.0f;  // rounds to the nearest integer: + 1.5 * 2^23
   const vf f = z - (t - 12582912.0f);
   vf p = f * 1.3264817e-3f + 9.6715130e-3f;  // 2^f, relative error 9e-8
