@@ -35,24 +35,20 @@ PHILOX_INLINE words multiply(words a, words b) {
 #endif
 }
 
-// Ten rounds on U vectors at once: one alone waits for its multiplications.
+// Ten rounds on U vectors at once: one alone waits for its multiplications. keys: two a round, made once for many blocks.
 template <int U>
-PHILOX_INLINE void rounds(words (&c0)[U], words (&c1)[U], words (&c2)[U], words (&c3)[U], words k0, words k1) {
+PHILOX_INLINE void rounds(words (&c0)[U], words (&c1)[U], words (&c2)[U], words (&c3)[U], const words* keys) {
   const words m0 = words{} + 0xD2511F53u, m1 = words{} + 0xCD9E8D57u;
 #pragma GCC unroll 10
   for (int r = 0; r < 10; ++r) {
 #pragma GCC unroll 4
     for (int v = 0; v < U; ++v) {
       const words p0 = multiply(c0[v], m0), p1 = multiply(c2[v], m1);
-      c0[v] = (p1 >> 32) ^ c1[v] ^ k0;
+      c0[v] = (p1 >> 32) ^ c1[v] ^ keys[2 * r];
       c1[v] = p1;
-      c2[v] = (p0 >> 32) ^ c3[v] ^ k1;
+      c2[v] = (p0 >> 32) ^ c3[v] ^ keys[2 * r + 1];
       c3[v] = p0;
     }
-    k0 += 0x9E3779B9u;
-    k1 += 0xBB67AE85u;
-    k0 &= 0xFFFFFFFFu;
-    k1 &= 0xFFFFFFFFu;
   }
 }
 
@@ -62,6 +58,11 @@ constexpr int kBlocks = 64;  // blocks of four words that are made together
 PHILOX_INLINE void make(const uint64_t* __restrict row, const uint64_t* __restrict index, uint64_t step, uint64_t seed, int n,
                         uint64_t* __restrict a, uint64_t* __restrict b) {
   constexpr int U = 2;
+  words keys[20];
+  for (uint32_t r = 0, k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32); r < 10; ++r, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u) {
+    keys[2 * r] = words{} + k0;
+    keys[2 * r + 1] = words{} + k1;
+  }
   for (int i = 0; i < n; i += U * kLanes) {
     words c0[U], c1[U], c2[U], c3[U];
 #pragma GCC unroll 4
@@ -71,7 +72,7 @@ PHILOX_INLINE void make(const uint64_t* __restrict row, const uint64_t* __restri
       c1[v] = c0[v] >> 32;
       c2[v] = words{} + step;
     }
-    rounds<U>(c0, c1, c2, c3, words{} + (seed & 0xFFFFFFFFu), words{} + (seed >> 32));
+    rounds<U>(c0, c1, c2, c3, keys);
 #pragma GCC unroll 4
     for (int v = 0; v < U; ++v) {
       *(place*)(a + i + v * kLanes) = (c0[v] & 0xFFFFFFFFu) | (c2[v] << 32);

@@ -1,9 +1,7 @@
 // denoise_chain, a whole reverse chain in one call: check, prepare the weights once, share out the rows.
-#include <algorithm>
-#include <cstdlib>
-#include <cstring>
 #include <optional>
 
+#include "cpu/kept.h"
 #include "cpu/kernels/denoise_chain_args.h"
 #include "cpu/scratch.h"
 #include "cpu/torch.h"
@@ -21,50 +19,6 @@ namespace {
 
 using Maybe = std::optional<Tensor>;
 
-// Contiguous, of the dtype of x and of this shape.
-Tensor dense(const char* name, const Tensor& t, ScalarType type, const std::vector<int64_t>& shape) {
-  STD_TORCH_CHECK(t.scalar_type() == type, name, ": expected the dtype of x");
-  bool same = t.dim() == static_cast<int64_t>(shape.size());
-  for (int64_t i = 0; same && i < t.dim(); ++i) same = t.size(i) == shape[i];
-  STD_TORCH_CHECK(same, name, ": its shape does not fit the other arguments");
-  return compact(t);
-}
-
-// What the calling thread prepared last, with a copy of what from: for one row, preparing takes as long as half of the chain, and
-// comparing a tenth of that. Bit for bit, so a weight changed in any way counts at once.
-struct Kept {
-  static constexpr int64_t kMost = 1 << 20;
-  char* p = nullptr;
-  int64_t shape[7] = {};
-  bool ready = false;
-  ~Kept() { std::free(p); }
-};
-
-// Null: too large to keep. Else its memory, `ready` if that was prepared from these very weights and timesteps.
-Kept* keep(const ChainArgs& a, int64_t packed, int64_t size) {
-  thread_local Kept kept;
-  const struct {
-    const void* p;
-    int64_t bytes;
-  } sources[] = {{a.embedding, a.S * a.E * size}, {a.b_in, a.H * size}, {a.b_out, a.D * size}, {a.w_in, a.H * (a.D + a.E) * size},
-                 {a.w_out, a.D * a.H * size},     {a.w_cond, a.H * a.C * size}};
-  int64_t all = packed;
-  for (const auto& s : sources) all += s.bytes;
-  if (all > Kept::kMost) return nullptr;
-  if (!kept.p) kept.p = static_cast<char*>(std::aligned_alloc(64, Kept::kMost));
-  if (!kept.p) return nullptr;
-  const int64_t shape[7] = {a.wide, a.D, a.C, a.H, a.E, a.S, packed};
-  kept.ready = kept.ready && std::equal(shape, shape + 7, kept.shape);
-  char* copy = kept.p + packed;
-  for (const auto& s : sources) {
-    kept.ready = kept.ready && std::memcmp(copy, s.p, s.bytes) == 0;
-    if (!kept.ready) std::memcpy(copy, s.p, s.bytes);
-    copy += s.bytes;
-  }
-  std::copy(shape, shape + 7, kept.shape);
-  return &kept;
-}
-
 std::tuple<Tensor, Tensor> chain(const Tensor& x_, const Tensor& cond_, const Tensor& w_in_, const Tensor& b_in_, const Tensor& w_cond_,
                                  const Tensor& w_out_, const Tensor& b_out_, const Tensor& embedding_, const Tensor& numbers_,
                                  const Maybe& noise_, const Maybe& row_ids_, const Maybe& draw_ids_, int64_t K, double clip, int64_t seed) {
@@ -75,15 +29,15 @@ std::tuple<Tensor, Tensor> chain(const Tensor& x_, const Tensor& cond_, const Te
   a.wide = type == ScalarType::Double;
   a.B = x_.size(0), a.D = x_.size(1), a.C = cond_.size(1), a.H = w_in_.size(0), a.S = embedding_.size(0), a.E = embedding_.size(1), a.K = K;
   STD_TORCH_CHECK(a.D > 0 && a.C > 0 && a.H > 0 && a.E > 0 && a.S > 0 && K > 0, "widths, steps, K: expected at least 1");
-  const Tensor x = dense("x", x_, type, {a.B, a.D}), cond = dense("cond", cond_, type, {a.B, a.C});
-  const Tensor w_in = dense("w_in", w_in_, type, {a.H, a.D + a.E}), b_in = dense("b_in", b_in_, type, {a.H});
-  const Tensor w_cond = dense("w_cond", w_cond_, type, {a.H, a.C}), w_out = dense("w_out", w_out_, type, {a.D, a.H});
-  const Tensor b_out = dense("b_out", b_out_, type, {a.D}), embedding = dense("embedding", embedding_, type, {a.S, a.E});
-  const Tensor numbers = dense("numbers", numbers_, ScalarType::Double, {a.S, 8});
+  const Tensor x = exactly("x", x_, type, {a.B, a.D}), cond = exactly("cond", cond_, type, {a.B, a.C});
+  const Tensor w_in = exactly("w_in", w_in_, type, {a.H, a.D + a.E}), b_in = exactly("b_in", b_in_, type, {a.H});
+  const Tensor w_cond = exactly("w_cond", w_cond_, type, {a.H, a.C}), w_out = exactly("w_out", w_out_, type, {a.D, a.H});
+  const Tensor b_out = exactly("b_out", b_out_, type, {a.D}), embedding = exactly("embedding", embedding_, type, {a.S, a.E});
+  const Tensor numbers = exactly("numbers", numbers_, ScalarType::Double, {a.S, 8});
   Maybe noise, row_ids, draw_ids;
-  if (noise_) noise = dense("noise", *noise_, type, {a.S, a.B, a.D});
-  if (row_ids_) row_ids = dense("row_ids", *row_ids_, ScalarType::Long, {a.B});
-  if (draw_ids_) draw_ids = dense("draw_ids", *draw_ids_, ScalarType::Long, {a.B});
+  if (noise_) noise = exactly("noise", *noise_, type, {a.S, a.B, a.D});
+  if (row_ids_) row_ids = exactly("row_ids", *row_ids_, ScalarType::Long, {a.B});
+  if (draw_ids_) draw_ids = exactly("draw_ids", *draw_ids_, ScalarType::Long, {a.B});
 
   a.numbers = in<double>(numbers);
   for (int64_t s = 0; s < a.S; ++s) {
@@ -102,7 +56,9 @@ std::tuple<Tensor, Tensor> chain(const Tensor& x_, const Tensor& cond_, const Te
   a.x_0 = x_0.mutable_data_ptr(), a.states = states.mutable_data_ptr();
 
   const int64_t size = a.wide ? 8 : 4, bytes = (chain_scratch(a) * size + 63) / 64 * 64, packed = mlp_shared(a) * size;
-  Kept* const kept = keep(a, packed, size);
+  Kept* const kept = keep<ChainArgs>({a.wide, a.D, a.C, a.H, a.E, a.S}, packed,
+                                    {{a.embedding, a.S * a.E * size}, {a.b_in, a.H * size}, {a.b_out, a.D * size},
+                                     {a.w_in, a.H * (a.D + a.E) * size}, {a.w_out, a.D * a.H * size}, {a.w_cond, a.H * a.C * size}});
   const int64_t all = kept ? bytes : bytes + packed;
   void* const scratch = thread_scratch(all);
   STD_TORCH_CHECK(scratch, "no memory for ", all, " bytes of scratch");

@@ -1,6 +1,7 @@
 // fusion_chain, a whole guided chain in one call: check, prepare the weights once, share out the rows.
 #include <optional>
 
+#include "cpu/kept.h"
 #include "cpu/kernels/fusion_chain_args.h"
 #include "cpu/scratch.h"
 #include "cpu/torch.h"
@@ -18,15 +19,6 @@ namespace {
 
 using Maybe = std::optional<Tensor>;
 
-// Contiguous, of this dtype and shape.
-Tensor dense(const char* name, const Tensor& t, ScalarType type, const std::vector<int64_t>& shape) {
-  STD_TORCH_CHECK(t.scalar_type() == type, name, ": its dtype does not fit");
-  bool same = t.dim() == static_cast<int64_t>(shape.size());
-  for (int64_t i = 0; same && i < t.dim(); ++i) same = t.size(i) == shape[i];
-  STD_TORCH_CHECK(same, name, ": its shape does not fit the other arguments");
-  return compact(t);
-}
-
 Tensor chain(const Tensor& x_, const Tensor& g_cp_, const Tensor& g_tf_, const Tensor& mask_, const Tensor& w_in_, const Tensor& b_in_,
              const Tensor& w_cond_, const Tensor& w_out_, const Tensor& b_out_, const Tensor& empty_, const Tensor& embedding_,
              const Tensor& numbers_, const Maybe& noise_, const Maybe& row_ids_, const Maybe& draw_ids_, double gamma_cp, double gamma_tf,
@@ -39,16 +31,16 @@ Tensor chain(const Tensor& x_, const Tensor& g_cp_, const Tensor& g_tf_, const T
   a.B = x_.size(0), a.D = x_.size(1), a.K = g_cp_.size(1), a.C = g_cp_.size(2), a.H = w_in_.size(0);
   a.S = embedding_.size(0), a.E = embedding_.size(1);
   STD_TORCH_CHECK(a.D > 0 && a.C > 0 && a.H > 0 && a.E > 0 && a.S > 0, "widths, steps: expected at least 1");
-  const Tensor x = dense("h_long", x_, type, {a.B, a.D}), g_cp = dense("g_cp", g_cp_, type, {a.B, a.K, a.C});
-  const Tensor g_tf = dense("g_tf", g_tf_, type, {a.B, a.K, a.C}), mask = dense("mask", mask_, ScalarType::Bool, {a.B, a.K});
-  const Tensor w_in = dense("w_in", w_in_, type, {a.H, a.D + a.E}), b_in = dense("b_in", b_in_, type, {a.H});
-  const Tensor w_cond = dense("w_cond", w_cond_, type, {a.H, a.C}), w_out = dense("w_out", w_out_, type, {a.D, a.H});
-  const Tensor b_out = dense("b_out", b_out_, type, {a.D}), empty = dense("empty", empty_, type, {a.C});
-  const Tensor embedding = dense("embedding", embedding_, type, {a.S, a.E}), numbers = dense("numbers", numbers_, ScalarType::Double, {a.S, 4});
+  const Tensor x = exactly("h_long", x_, type, {a.B, a.D}), g_cp = exactly("g_cp", g_cp_, type, {a.B, a.K, a.C});
+  const Tensor g_tf = exactly("g_tf", g_tf_, type, {a.B, a.K, a.C}), mask = exactly("mask", mask_, ScalarType::Bool, {a.B, a.K});
+  const Tensor w_in = exactly("w_in", w_in_, type, {a.H, a.D + a.E}), b_in = exactly("b_in", b_in_, type, {a.H});
+  const Tensor w_cond = exactly("w_cond", w_cond_, type, {a.H, a.C}), w_out = exactly("w_out", w_out_, type, {a.D, a.H});
+  const Tensor b_out = exactly("b_out", b_out_, type, {a.D}), empty = exactly("empty", empty_, type, {a.C});
+  const Tensor embedding = exactly("embedding", embedding_, type, {a.S, a.E}), numbers = exactly("numbers", numbers_, ScalarType::Double, {a.S, 4});
   Maybe noise, row_ids, draw_ids;
-  if (noise_) noise = dense("noise", *noise_, type, {a.S, a.B, a.D});
-  if (row_ids_) row_ids = dense("row_ids", *row_ids_, ScalarType::Long, {a.B});
-  if (draw_ids_) draw_ids = dense("draw_ids", *draw_ids_, ScalarType::Long, {a.B});
+  if (noise_) noise = exactly("noise", *noise_, type, {a.S, a.B, a.D});
+  if (row_ids_) row_ids = exactly("row_ids", *row_ids_, ScalarType::Long, {a.B});
+  if (draw_ids_) draw_ids = exactly("draw_ids", *draw_ids_, ScalarType::Long, {a.B});
 
   a.numbers = in<double>(numbers);
   for (int64_t s = 0; s < a.S; ++s) {
@@ -68,12 +60,16 @@ Tensor chain(const Tensor& x_, const Tensor& g_cp_, const Tensor& g_tf_, const T
   a.seed = static_cast<uint64_t>(seed);
   a.x_0 = x_0.mutable_data_ptr();
 
-  // The calling thread keeps the packed weights behind its own scratch: memory that is warm at the next call.
-  const int64_t size = a.wide ? 8 : 4, bytes = (fusion_scratch(a) * size + 63) / 64 * 64, all = bytes + fusion_shared(a) * size;
+  const int64_t size = a.wide ? 8 : 4, bytes = (fusion_scratch(a) * size + 63) / 64 * 64, packed = (fusion_shared(a) * size + 63) / 64 * 64;
+  Kept* const kept = keep<FusionArgs>({a.wide, a.D, a.C, a.H, a.E, a.S}, packed,
+                                      {{a.embedding, a.S * a.E * size}, {a.b_in, a.H * size}, {a.b_out, a.D * size}, {a.empty, a.C * size},
+                                       {a.w_in, a.H * (a.D + a.E) * size}, {a.w_out, a.D * a.H * size}, {a.w_cond, a.H * a.C * size}});
+  const int64_t all = kept ? bytes : bytes + packed;
   void* const scratch = thread_scratch(all);
   STD_TORCH_CHECK(scratch, "no memory for ", all, " bytes of scratch");
-  a.shared = static_cast<char*>(scratch) + bytes;
-  ORD_DISPATCH(fusion_chain_prepare)(a, scratch);
+  a.shared = kept ? kept->p : static_cast<char*>(scratch) + bytes;
+  if (!kept || !kept->ready) ORD_DISPATCH(fusion_chain_prepare)(a, scratch);
+  if (kept) kept->ready = true;
   auto* const run = ORD_DISPATCH(fusion_chain);
   const bool ok = parallel_with_scratch(a.B, 4, bytes, [&](int64_t begin, int64_t end, void* s) { run(a, begin, end, s); });
   STD_TORCH_CHECK(ok, "no memory for ", bytes, " bytes of scratch per thread");

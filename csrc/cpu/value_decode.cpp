@@ -18,15 +18,6 @@ namespace {
 
 using Maybe = std::optional<Tensor>;
 
-// Contiguous, of this type and shape.
-Tensor dense(const char* name, const Tensor& t, ScalarType type, const std::vector<int64_t>& shape) {
-  STD_TORCH_CHECK(t.scalar_type() == type, name, ": expected the dtype of memory (ids: int64)");
-  bool same = t.dim() == static_cast<int64_t>(shape.size());
-  for (int64_t i = 0; same && i < t.dim(); ++i) same = t.size(i) == shape[i];
-  STD_TORCH_CHECK(same, name, ": its shape does not fit the other arguments");
-  return t.is_contiguous() ? t : torch::stable::contiguous(t);
-}
-
 // All weights, dense, after their shapes are checked; sets L, F and project.
 std::vector<Tensor> dense_weights(const std::vector<Tensor>& given, ScalarType type, DecodeArgs& a) {
   const int64_t each = a.pre ? 16 : 18, count = given.size();
@@ -42,7 +33,7 @@ std::vector<Tensor> dense_weights(const std::vector<Tensor>& given, ScalarType t
   STD_TORCH_CHECK(F > 0, "weights: expected at least one hidden unit");
   std::vector<Tensor> made;
   made.reserve(count);
-  const auto put = [&](const std::vector<int64_t>& shape) { made.push_back(dense("weights", given[made.size()], type, shape)); };
+  const auto put = [&](const std::vector<int64_t>& shape) { made.push_back(exactly("weights", given[made.size()], type, shape)); };
   const auto linear = [&](int64_t out, int64_t in) { put({out, in}), put({out}); };
   const auto norm = [&] { put({d}), put({d}); };
   put({a.V, d}), linear(a.V, d);
@@ -80,15 +71,15 @@ std::tuple<Tensor, Tensor, Tensor> decode(const Tensor& memory_, const Tensor& v
   STD_TORCH_CHECK(heads > 0 && a.d % heads == 0, "heads: expected a divisor of the width");
   STD_TORCH_CHECK(temperature >= 0 && (temperature == 0 || row_ids_), "row_ids: expected row ids, as there is noise");
   const std::vector<Tensor> weights = dense_weights(weights_, type, a);
-  const Tensor memory = dense("memory", memory_, type, {a.B, a.M}), values = dense("values", values_, type, {a.V});
+  const Tensor memory = exactly("memory", memory_, type, {a.B, a.M}), values = exactly("values", values_, type, {a.V});
   Maybe position, capacity, row_ids, draw_ids;
   if (position_) {
     STD_TORCH_CHECK(position_->dim() == 2 && position_->size(0) >= steps, "position: expected one for every step");
-    position = dense("position", *position_, type, {position_->size(0), a.d});
+    position = exactly("position", *position_, type, {position_->size(0), a.d});
   }
-  if (capacity_) capacity = dense("capacity", *capacity_, type, {a.B});
-  if (row_ids_) row_ids = dense("row_ids", *row_ids_, ScalarType::Long, {a.B});
-  if (draw_ids_) draw_ids = dense("draw_ids", *draw_ids_, ScalarType::Long, {a.B});
+  if (capacity_) capacity = exactly("capacity", *capacity_, type, {a.B});
+  if (row_ids_) row_ids = exactly("row_ids", *row_ids_, ScalarType::Long, {a.B});
+  if (draw_ids_) draw_ids = exactly("draw_ids", *draw_ids_, ScalarType::Long, {a.B});
   a.constrained = monotone || capacity || !(cap == __builtin_inf());
 
   auto value = torch::stable::new_empty(memory, {a.B});

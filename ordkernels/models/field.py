@@ -94,7 +94,7 @@ class CREAD(_FieldModel):
     Batches: ``ContextEncoder.keys`` and ``y [B]``. Errors: ``ValueError`` for counts out of range and malformed batches.
 
     Source: Sun et al., "CREAD: A Classification-Restoration Framework with Error Adaptive Discretization for Watch Time
-    Prediction in Video Recommender Systems", AAAI 2024.
+    Prediction in Video Recommender Systems", AAAI 2024. The weights of the losses are **ours**, not checked against its code.
 
     Example::
 
@@ -283,7 +283,7 @@ class EGMN(_FieldModel):
     Batches: ``ContextEncoder.keys`` and ``y [B]``. Errors: ``ValueError`` for counts out of range and malformed batches.
 
     Source: Zhao et al., "Multi-granularity distribution modeling for video watch time prediction via exponential-Gaussian mixture
-    network", RecSys 2025.
+    network", RecSys 2025, for the mixture and the three terms; their weights here are **ours**, not checked against its code.
 
     Example::
 

@@ -70,13 +70,14 @@ void random_uniform(const int64_t* rows, const int64_t* draws, int64_t draw, int
 void philox_words(const int64_t* __restrict counter, const int64_t* __restrict key, uint32_t* __restrict out, int64_t begin, int64_t end) {
   constexpr int W = philox::kLanes;
   for (int64_t i = begin; i < end; i += W) {
-    philox::words c[4][1] = {}, k[2] = {};
+    philox::words c[4][1] = {}, keys[20] = {};
     const int n = end - i < W ? (int)(end - i) : W;
     for (int l = 0; l < n; ++l) {
       for (int w = 0; w < 4; ++w) c[w][0][l] = (uint32_t)counter[4 * (i + l) + w];
-      for (int w = 0; w < 2; ++w) k[w][l] = (uint32_t)key[2 * (i + l) + w];
+      for (int w = 0; w < 2; ++w) keys[w][l] = (uint32_t)key[2 * (i + l) + w];
     }
-    philox::rounds<1>(c[0], c[1], c[2], c[3], k[0], k[1]);
+    for (int r = 2; r < 20; ++r) keys[r] = keys[r - 2] + (r % 2 ? 0xBB67AE85u : 0x9E3779B9u);
+    philox::rounds<1>(c[0], c[1], c[2], c[3], keys);
     for (int l = 0; l < n; ++l)
       for (int w = 0; w < 4; ++w) out[4 * (i + l) + w] = (uint32_t)c[w][0][l];
   }
