@@ -58,17 +58,16 @@ class Bins {
   static constexpr int64_t kBlock = 256;
   bool operator()(const F* __restrict x, int64_t n, uint32_t* __restrict to) const {
     int32_t nan = 0;
-#pragma omp simd reduction(| : nan)
-    for (int64_t i = 0; i < n; ++i) nan |= x[i] != x[i];
     if (!apart_) {
-      for (int64_t i = 0; i < n; ++i) to[i] = search(x[i]);
+      for (int64_t i = 0; i < n; ++i) nan |= x[i] != x[i], to[i] = search(x[i]);
       return nan;
     }
     const F low = low_, scale = scale_;
     const Only* only = only_.data();
     int32_t at[kBlock];  // first all cells, in vectors; then all look-ups
-#pragma omp simd
+#pragma omp simd reduction(| : nan)
     for (int64_t i = 0; i < n; ++i) {
+      nan |= x[i] != x[i];
       F t = (x[i] - low) * scale;
       t = t > 0 ? t : 0;
       at[i] = static_cast<int32_t>(t < kCells - 1 ? t : kCells - 1);

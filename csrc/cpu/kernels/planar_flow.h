@@ -98,6 +98,11 @@ struct Flow : Width<kD> {
     }
   }
 
+  // The next block's rows, every second of them: those between are asked for in dot_products, so that the memory is never idle.
+  void prefetch_rows(int64_t r0, int first, int last, int64_t k) const {
+    for (int i = first; i < last; i += 2) prefetch(r0 + R + i, k);
+  }
+
   // z [n, Dp] += t uhat
   void move(T* z, const T* t, const T* c, int64_t r0, int n, int64_t k, const GroupParams<T>* p) const {
     const P *ui = u(r0, k), *wi = w(r0, k);
@@ -176,17 +181,15 @@ struct Flow : Width<kD> {
       }
     } else {
       before >= 0 ? dot_products<true>(r0, n, k, before, z, t, c, wz, wu, ww) : dot_products<false>(r0, n, k, k, z, t, c, wz, wu, ww);
-      const int64_t next_k = kInverse ? (k ? k - 1 : K - 1) : (k + 1 < K ? k + 1 : 0), next_row = next_k == (kInverse ? K - 1 : 0) ? r0 + R : r0;
-      for (int i = 0; i < n; ++i) {
-        prefetch(next_row + i, next_k);
-      }
     }
+    if (!p) prefetch_rows(r0, 0, n / 2, k);
     for (int i = 0; i < kRows; i += W) {
       const auto l = p ? p->terms(k) : layer_terms(sum_each(wu + i), sum_each(ww + i), a.mode);
       store(pre + i, sum_each(wz + i) + load(pre + i));
       store(c + i, l.c), store(s + i, l.s), store(x + i, l.x), store(sp + i, l.sp);
     }
     if constexpr (kInverse) solve_layers(pre, s, sp, n);
+    if (!p) prefetch_rows(r0, n / 2, n, k);
     for (int i = 0; i < kRows; i += W) {
       V tv, hv;
       tanh_sech2(load(pre + i), tv, hv);
@@ -206,6 +209,7 @@ struct Flow : Width<kD> {
     const P *ui = u(r0, k), *wi = w(r0, k), *uh = u(r0, before), *wh = w(r0, before);
     const int64_t u_step = a.u_group, w_step = a.w_group;
     for (int i = 0; i < n; ++i, z += Dp, ui += u_step, wi += w_step, uh += u_step, wh += w_step) {
+      if (i & 1) prefetch(r0 + R + i, k);
       const T ti = t[i], ci = c[i];
       V q[2] = {}, y[2] = {}, v[2] = {};
       vectors_by_two<T>(D, [&](int64_t d, int m, int j) __attribute__((always_inline)) {
