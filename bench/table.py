@@ -1,5 +1,6 @@
 """python bench/table.py bench/results/a.json [b.json ...]            Markdown tables of bench/run.py's results
-python bench/table.py bench/results/*.json --readme README.md       the same, put between the README's bench markers
+python bench/table.py bench/results/*.json --readme README.md       all of them to bench/RESULTS.md; a line per case, and the models'
+                                                                    main tables, between the README's bench markers
 """
 
 import argparse
@@ -11,6 +12,7 @@ from typing import Any
 
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 OURS = "ordkernels"
+RESULTS = Path(__file__).parent / "RESULTS.md"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -23,6 +25,9 @@ def main(argv: list[str] | None = None) -> int:
     if not args.readme:
         print(text)
         return 0
+    RESULTS.write_text(f"# Measurements\n\nMade by `python bench/table.py bench/results/*.json --readme README.md`.\n\n{text}\n")
+    main_ones = [r for path, r in zip(args.results, reports, strict=True) if not r.get("results") and "ablations" not in path.stem]
+    text = "\n\n".join(filter(None, [*summaries(reports), *map(rendered, main_ones)]))
     readme = args.readme.read_text()
     if readme.count(BEGIN) != 1 or readme.count(END) != 1:
         raise SystemExit(f"{args.readme}: expected one {BEGIN} and one {END}")
@@ -31,6 +36,44 @@ def main(argv: list[str] | None = None) -> int:
         text += "\n\nOn a GPU: not yet measured (`bash bench/gpu.sh OUTDIR` measures it)."
     args.readme.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}")
     return 0
+
+
+def summaries(reports: list[dict[str, Any]]) -> list[str]:
+    """A table per machine: a line per case, its time on the fewest threads and its ratio to the best rival on each number of them."""
+    tables = []
+    speeds = [r for r in reports if r.get("results")]
+    for device in dict.fromkeys(f"{r['device']}, {r['isa']}, torch {r['versions']['torch']}" for r in speeds):
+        rows = [row for r in speeds if f"{r['device']}, {r['isa']}, torch {r['versions']['torch']}" == device for row in r["results"]]
+        counts = sorted({row["threads"] for row in rows})
+        heads = [f"ratio, {n} thread{'s' * (n > 1)}" for n in counts]
+        lines = [
+            f"{device}. Other rivals, limits, commands and dates: `bench/RESULTS.md`.",
+            "",
+            f"| case | ordkernels, ms | best rival, ms | {' | '.join(heads)} | target |",
+            "|---" * (4 + len(counts)) + "|",
+        ]
+        cases: dict[str, dict[int, dict[str, Any]]] = {}
+        for row in rows:
+            cases.setdefault(f"{row['op']}: {row['case']}", {})[row["threads"]] = row
+        lines += [_summary(name, by_threads, counts) for name, by_threads in cases.items()]
+        tables.append("\n".join(lines))
+    return tables
+
+
+def _summary(name: str, by_threads: dict[int, dict[str, Any]], counts: list[int]) -> str:
+    timed = {n: row for n, row in by_threads.items() if "ms" in row}
+    if not timed:
+        return f"| {name} | not timed |" + " |" * (2 + len(counts))
+    first = timed[min(timed)]
+    best = first.get("best_rival")
+    ratios = [f"{timed[n]['ratio']:.2f}x" if n in timed and timed[n].get("best_rival") else "" for n in counts]
+    met: dict[str, list[str]] = {}
+    for row in timed.values():
+        for t in row["targets"]:
+            met.setdefault(t["text"], []).append("met" if t["met"] else "missed")
+    targets = "; ".join(f"{text}: {outcomes[0] if len(set(outcomes)) == 1 else ' / '.join(outcomes)}" for text, outcomes in met.items())
+    ours, rival = _time(first["ms"][OURS]["median"]), f"{best} {_time(first['ms'][best]['median'])}" if best else ""
+    return f"| {name} | {ours} | {rival} | {' | '.join(ratios)} | {targets} |"
 
 
 def rendered(report: dict[str, Any]) -> str:
