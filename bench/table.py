@@ -1,6 +1,7 @@
 """python bench/table.py bench/results/a.json [b.json ...]            Markdown tables of bench/run.py's results
-python bench/table.py bench/results/*.json --readme README.md       all of them to bench/RESULTS.md; a line per case, and the models'
-                                                                    main tables, between the README's bench markers
+python bench/table.py bench/results/*.json --readme README.md --all bench/RESULTS.md
+                                                                    all of them to the second; a line per case, and the models' main
+                                                                    tables, between the README's bench markers
 """
 
 import argparse
@@ -12,20 +13,23 @@ from typing import Any
 
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 OURS = "ordkernels"
-RESULTS = Path(__file__).parent / "RESULTS.md"
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser("bench/table.py", description="Markdown tables of benchmark results.")
     parser.add_argument("results", nargs="+", type=Path, metavar="F")
     parser.add_argument("--readme", type=Path, metavar="F", help="rewrite the section between its bench markers")
+    parser.add_argument("--all", type=Path, metavar="F", help="with --readme: write every table there")
     args = parser.parse_args(argv)
     reports = [json.loads(path.read_text()) for path in args.results]
     text = "\n\n".join(filter(None, map(rendered, reports)))
     if not args.readme:
         print(text)
         return 0
-    RESULTS.write_text(f"# Measurements\n\nMade by `python bench/table.py bench/results/*.json --readme README.md`.\n\n{text}\n")
+    if args.all:
+        args.all.write_text(
+            f"# Measurements\n\nMade by `python bench/table.py bench/results/*.json --readme README.md --all bench/RESULTS.md`.\n\n{text}\n"
+        )
     main_ones = [r for path, r in zip(args.results, reports, strict=True) if not r.get("results") and "ablations" not in path.stem]
     text = "\n\n".join(filter(None, [*summaries(reports), *map(rendered, main_ones)]))
     readme = args.readme.read_text()

@@ -115,12 +115,14 @@ def test_tables_go_between_the_readmes_markers(monkeypatch, tmp_path, cases, run
     (tmp_path / "r.json").write_text(json.dumps(report))
     readme = tmp_path / "README.md"
     readme.write_text(f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n")
-    assert table.main([str(tmp_path / "r.json"), "--readme", str(readme)]) == 0
+    assert table.main([str(tmp_path / "r.json"), "--readme", str(readme), "--all", str(tmp_path / "all.md")]) == 0
     text = readme.read_text()
     assert text.startswith("before\n")
     assert text.endswith(f"{table.END}\nafter\n")
     assert "old" not in text
-    assert "| op: double | 1 |" in text
+    assert "| op: double |" in text
+    assert "| op: double | 1 |" in (tmp_path / "all.md").read_text()
+    assert "ratio, 1 thread |" in text
     assert "not yet measured" in text
 
 
