@@ -10,6 +10,7 @@ import torch
 
 import ordkernels
 from ordkernels import ops
+from ordkernels.reference import scores as reference
 
 BACKENDS = [pytest.param("cpu", marks=pytest.mark.native), "reference"]
 
@@ -360,3 +361,31 @@ def test_backends_say_what_there_is():
     for backend in ("cpu", "reference"):
         with ordkernels.use_backend(backend):
             assert ops.xauc([1, 2], [1, 2]).value == 1
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    "edges",
+    [
+        np.linspace(0, 1, 51),
+        np.r_[0, np.cumsum(np.geomspace(1e-9, 1, 40))],  # closer than the grid tells apart, and than float32 does
+        [0.25, 0.5],  # one bin
+        [0, 0.5, 1],
+        [-np.inf, 0.1, 0.1000000001, np.inf],
+        [-1e300, 0.3, 1e300],
+    ],
+    ids=["even", "geometric", "one", "two", "infinite", "huge"],
+)
+def test_a_histograms_bins_are_those_of_searchsorted(dtype, edges):
+    rng = np.random.default_rng(0)
+    edges = np.asarray(edges, np.float64)
+    y, p = (np.r_[rng.random(200_000), edges[np.isfinite(edges)]].astype(dtype) for _ in range(2))
+    p[:1000] = rng.permutation(p)[:1000]
+    p[:2] = np.inf, -np.inf
+    group = np.where(rng.random(len(y)) < 0.4, 7, rng.integers(-3000, 3000, len(y)))  # one group beyond 2^16 rows
+    expected = reference.histogram_jsd(y, p, group, edges, math.e)
+    for ids in (group, group * 10**14):  # dense, and so far apart that slots go by rank
+        assert ops.histogram_jsd(y, p, ids, edges=edges, num_threads=2) == pytest.approx(expected, rel=1e-12, abs=1e-15)
+    p[77] = np.nan
+    with pytest.raises(ValueError, match=r"prediction: expected no NaN, got 1 of .*index 77"):
+        ops.histogram_jsd(y, p, group, edges=edges)
