@@ -128,10 +128,8 @@ def trained(model: Any, train: Split, seed: int, name: str, label: str, args: ar
         model.eval()
         return saved["train_s"]
     began = time.perf_counter()
-    options = training(name, args)
-    if isinstance(model, GenerativeRegression) and not args.epochs:
-        options["epochs"] = GR_EPOCHS.get(name, options["epochs"])
-    fit(model, train, seed=seed, progress=sys.stderr.isatty(), **options)
+    gr = isinstance(model, GenerativeRegression)
+    fit(model, train, seed=seed, progress=sys.stderr.isatty(), **training(name, args, gr))
     train_s = round(time.perf_counter() - began, 1)
     if kept:
         kept.parent.mkdir(exist_ok=True, parents=True)
@@ -155,8 +153,9 @@ def readouts(label: str, model: Any, args: argparse.Namespace) -> dict[str, Pred
     return out
 
 
-def training(name: str, args: argparse.Namespace) -> dict[str, Any]:
-    return {**TRAINING[name], **({"epochs": args.epochs} if args.epochs else {})}
+def training(name: str, args: argparse.Namespace, gr: bool = False) -> dict[str, Any]:
+    own = {"epochs": GR_EPOCHS[name]} if gr and name in GR_EPOCHS else {}
+    return {**TRAINING[name], **own, **({"epochs": args.epochs} if args.epochs else {})}
 
 
 def settings(name: str, args: argparse.Namespace) -> dict[str, Any]:
@@ -186,7 +185,7 @@ def about(name: str, train_rows: int, test_rows: int, args: argparse.Namespace) 
         "train_rows": train_rows,
         "test_rows": test_rows,
         "training": training(name, args),
-        "gr_epochs": args.epochs or GR_EPOCHS.get(name, training(name, args)["epochs"]),
+        "gr_epochs": training(name, args, gr=True)["epochs"],
         "model": settings(name, args),
         "draws": args.draws,
         "seeds": args.seeds,

@@ -45,9 +45,11 @@ def main(argv: list[str] | None = None) -> int:
 def summaries(reports: list[dict[str, Any]]) -> list[str]:
     """A table per machine: a line per case, its time on the fewest threads and its ratio to the best rival on each number of them."""
     tables = []
-    speeds = [r for r in reports if r.get("results")]
-    for device in dict.fromkeys(f"{r['device']}, {r['isa']}, torch {r['versions']['torch']}" for r in speeds):
-        rows = [row for r in speeds if f"{r['device']}, {r['isa']}, torch {r['versions']['torch']}" == device for row in r["results"]]
+    machines: dict[str, list[dict[str, Any]]] = {}
+    for r in reports:
+        if r.get("results"):
+            machines.setdefault(f"{r['device']}, {r['isa']}, torch {r['versions']['torch']}", []).extend(r["results"])
+    for device, rows in machines.items():
         counts = sorted({row["threads"] for row in rows})
         heads = [f"ratio, {n} thread{'s' * (n > 1)}" for n in counts]
         lines = [
