@@ -389,3 +389,21 @@ def test_a_histograms_bins_are_those_of_searchsorted(dtype, edges):
     p[77] = np.nan
     with pytest.raises(ValueError, match=r"prediction: expected no NaN, got 1 of .*index 77"):
         ops.histogram_jsd(y, p, group, edges=edges)
+
+
+@pytest.mark.parametrize(
+    "group",
+    [
+        lambda n, rng: np.sort(rng.integers(0, 5_000, n)),  # every chunk of rows has other groups
+        lambda n, rng: rng.integers(-5_000, 5_000, n),  # more parts than a chunk keeps apart
+        lambda n, rng: np.where(np.arange(n) < n - 5, 3, np.iinfo(np.int64).max),
+        lambda n, rng: rng.choice([np.iinfo(np.int64).min, 0, np.iinfo(np.int64).max], n),
+    ],
+    ids=["sorted", "many", "one far off", "extreme"],
+)
+def test_a_histograms_groups_may_lie_anywhere(group, rng):
+    n, edges = 70_000, np.linspace(0, 1, 3001)  # of so many bins, 16 groups fill a table
+    y, p, ids = rng.random(n), rng.random(n), group(n, rng)
+    expected = reference.histogram_jsd(y, p, np.unique(ids, return_inverse=True)[1], edges, math.e)
+    for threads in (1, 2):
+        assert ops.histogram_jsd(y, p, ids, edges=edges, num_threads=threads) == pytest.approx(expected, rel=1e-12)

@@ -153,6 +153,14 @@ ORD_INLINE void store(S* p, typename Traits<S>::V v, int n) {
   store(some, v);
   for (int i = 0; i < n; ++i) p[i] = some[i];
 }
+// Large outputs go past the caches: writing a line that is not there would read it first.
+template <class S>
+ORD_INLINE void store(S* p, typename Traits<S>::V v, int n, bool past_caches) {
+  if constexpr (sizeof(S) >= 4) {
+    if (past_caches && n == kLanes<S>) return store_past_caches(p, v);
+  }
+  store(p, v, n);
+}
 
 ORD_INLINE float number(float x) { return x; }
 ORD_INLINE double number(double x) { return x; }

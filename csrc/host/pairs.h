@@ -15,6 +15,7 @@
 
 #include "common/isa.h"
 #include "host/parallel.h"
+#include "host/scatter.h"
 
 namespace ordkernels::host {
 
@@ -147,7 +148,7 @@ class RowSort {
     std::fill_n(next, digits, 0);
     for (int64_t i = 0; i < n; ++i) ++next[digit(key<ByY>(a[i]), low, shift)];
     for (uint32_t d = 0, sum = 0; d < digits; ++d) sum += std::exchange(next[d], sum);
-    for (int64_t i = 0; i < n; ++i) b[next[digit(key<ByY>(a[i]), low, shift)]++] = a[i];
+    scatter(a, n, b, next, [&](const R& r) { return digit(key<ByY>(r), low, shift); });
     for (int64_t d = 0, begin = 0; d < digits && begin < n; begin = next[d++]) {  // next: now the ends
       if (next[d] > begin) sort<ByY>(b + begin, a + begin, next[d] - begin, !to_b, 1);
     }
@@ -181,8 +182,7 @@ class RowSort {
     }
     start[kDigits] = n;
     parallel_for(blocks, threads, [&](int64_t c) {
-      int64_t* to = next.data() + c * kDigits;
-      for (const R *r = a + c * kBlock, *end = r + size(c); r < end; ++r) b[to[digit(key<ByY>(*r), low, shift)]++] = *r;
+      scatter(a + c * kBlock, size(c), b, next.data() + c * kDigits, [&](const R& r) { return digit(key<ByY>(r), low, shift); });
     });
     auto child = [&](int64_t d, int with) { sort<ByY>(b + start[d], a + start[d], start[d + 1] - start[d], !to_b, with); };
     auto shared = [&](int64_t d) { return start[d + 1] - start[d] >= kShared; };
@@ -269,11 +269,15 @@ class InversionCount {
     }
   }
 
-  static void scatter(Arrays a, Arrays b, int64_t n, K low, int shift, auto* next) {
-    for (int64_t i = 0; i < n; ++i) {
-      const auto to = next[digit(a.key[i], low, shift)]++;
-      b.key[to] = a.key[i];
-      if constexpr (W) b.w[to] = a.w[i];
+  static void scatter_keys(Arrays a, Arrays b, int64_t n, K low, int shift, auto* next) {
+    if constexpr (W) {
+      for (int64_t i = 0; i < n; ++i) {
+        const auto to = next[digit(a.key[i], low, shift)]++;
+        b.key[to] = a.key[i];
+        b.w[to] = a.w[i];
+      }
+    } else {
+      scatter(a.key, n, b.key, next, [&](K k) { return digit(k, low, shift); });
     }
   }
 
@@ -296,7 +300,7 @@ class InversionCount {
       total.above = block(a, n, low, shift, next, weight);
     }
     for (uint32_t d = 0, sum = 0; d < digits; ++d) sum += std::exchange(next[d], sum);
-    scatter(a, b, n, low, shift, next);
+    scatter_keys(a, b, n, low, shift, next);
     for (int64_t d = 0, begin = 0; d < digits && begin < n; begin = next[d++]) {
       if (next[d] > begin + 1) total += count(b.at(begin), a.at(begin), next[d] - begin, 1);
     }
@@ -346,7 +350,7 @@ class InversionCount {
     }
     start[kDigits] = n;
     parallel_for(blocks, threads,
-                 [&](int64_t c) { scatter(a.at(c * kBlock), b, size(c), low, shift, next.data() + c * kDigits); });
+                 [&](int64_t c) { scatter_keys(a.at(c * kBlock), b, size(c), low, shift, next.data() + c * kDigits); });
     std::vector<Inversions<W>> each(kDigits);
     auto child = [&](int64_t d, int with) { each[d] = count(b.at(start[d]), a.at(start[d]), start[d + 1] - start[d], with); };
     auto shared = [&](int64_t d) { return start[d + 1] - start[d] >= kShared; };

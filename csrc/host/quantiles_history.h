@@ -14,6 +14,7 @@
 #include "host/parallel.h"
 #include "host/quantiles.h"
 #include "host/radix.h"
+#include "host/scatter.h"
 
 namespace ordkernels::host {
 
@@ -47,7 +48,7 @@ inline void group_events(const int64_t* group, int64_t n, std::vector<int64_t>& 
       sum += std::exchange(c, sum);
     }
     starts.push_back(n);
-    for (int64_t i = 0; i < n; ++i) order[next[group[i] - least]++] = i;
+    scatter(n, order.data(), next.data(), [&](int64_t i) { return group[i] - least; }, [](int64_t i) { return i; });
     return;
   }
   std::vector<Event> events(n), spare;

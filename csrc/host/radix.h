@@ -10,6 +10,8 @@
 #include <utility>
 #include <vector>
 
+#include "host/scatter.h"
+
 namespace ordkernels::host {
 
 template <class F>
@@ -69,10 +71,7 @@ void radix_sort_digits(P* a, int64_t n, std::vector<P>& spare) {
     const U first = static_cast<U>(sort_key(from[0])) ^ kSign;
     if (bin[(first >> (d * Bits)) & (kBins - 1)] == n) continue;
     for (int64_t b = 0, sum = 0; b < kBins; ++b) sum += std::exchange(bin[b], sum);
-    for (int64_t i = 0; i < n; ++i) {
-      const U k = static_cast<U>(sort_key(from[i])) ^ kSign;
-      to[bin[(k >> (d * Bits)) & (kBins - 1)]++] = from[i];
-    }
+    scatter(from, n, to, bin, [&](const P& p) { return ((static_cast<U>(sort_key(p)) ^ kSign) >> (d * Bits)) & (kBins - 1); });
     std::swap(from, to);
   }
   if (from != a) std::copy(from, from + n, a);

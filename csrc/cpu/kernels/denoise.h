@@ -60,12 +60,12 @@ __attribute__((noinline)) void step_rows(const DenoiseArgs& a, int64_t begin, in
       const int64_t j = at + i;
       const V xv = load(x + j, m, x + total), ov = load(o + j, m, o + total);
       const V est = clip_both(only_output ? ov : c0 * xv + c1 * ov, limit);
-      put(x0 + j, est, m, stream);
+      store(x0 + j, est, m, stream);
       if (whole) {
         V y = d0 * est + d1 * xv + d2 * ov;
         if (NOISE == denoise::kGiven) y += sigma * load(e + j, m, e + total);
         if (NOISE == denoise::kMade) y += sigma * noise_lanes(made + i, m, V{});
-        put(xs + j, y, m, stream);
+        store(xs + j, y, m, stream);
       }
     });
   }, fixed && a.D % 16 == 0);  // else a number's last bit may depend on where its row lies: what is left over is compiled apart
@@ -111,9 +111,9 @@ __attribute__((noinline)) void step_rows_backward(const DenoiseArgs& a, int64_t 
           if (NOISE == denoise::kMade) sn += g * noise_lanes(made + i, m, V{});
         }
       }
-      if (gx) put(gx + j, c0 * h + d1 * g, m, stream);
-      if (go) put(go + j, c1 * h + d2 * g, m, stream);
-      if (gn) put(gn + j, sigma * g, m, stream);
+      if (gx) store(gx + j, c0 * h + d1 * g, m, stream);
+      if (go) store(go + j, c1 * h + d2 * g, m, stream);
+      if (gn) store(gn + j, sigma * g, m, stream);
     });
     if (dots) {
       T* to = dots + row * count;
@@ -146,7 +146,7 @@ __attribute__((noinline)) void sample_rows(const DenoiseArgs& a, int64_t begin, 
       const S *xr = x + (a.x_per_b ? b : b * a.K + k) * D, *er = e + (b * a.K + k) * D;
       S* to = out + (b * a.K + k) * D;
       vectors<T>(D, [&](int64_t i, int m) __attribute__((always_inline)) {
-        put(to + i, c0 * load(xr + i, m, x + x_total) + c1 * load(er + i, m, e + total), m, stream);
+        store(to + i, c0 * load(xr + i, m, x + x_total) + c1 * load(er + i, m, e + total), m, stream);
       });
     }
   if (stream) __builtin_ia32_sfence();
@@ -171,8 +171,8 @@ __attribute__((noinline)) void sample_rows_backward(const DenoiseArgs& a, int64_
       V sx{}, sn{};
       vectors<T>(D, [&](int64_t i, int m) __attribute__((always_inline)) {
         const V gv = load(g + at + i, m, g + total);
-        if (gx && !a.x_per_b) put(gx + at + i, c0 * gv, m, stream);
-        if (gn) put(gn + at + i, c1 * gv, m, stream);
+        if (gx && !a.x_per_b) store(gx + at + i, c0 * gv, m, stream);
+        if (gn) store(gn + at + i, c1 * gv, m, stream);
         if (dots) {
           sx += gv * load(x + x_at + i, m, x + x_total);
           sn += gv * load(e + at + i, m, e + total);

@@ -59,11 +59,11 @@ __attribute__((noinline)) void guided_rows(const Guided& a, int64_t begin, int64
     vectors<T>(n, [&](int64_t i, int m) __attribute__((always_inline)) {
       const int64_t j = at + i;
       const V f = branches.at(j, m);
-      put(fh + j, f, m, stream);
+      store(fh + j, f, m, stream);
       V y = d0 * f + d1 * load(x + j, m, x + total);
       if (NOISE == denoise::kGiven && noisy) y += sigma * load(e + j, m, e + total);
       if (NOISE == denoise::kMade && noisy) y += sigma * noise_lanes(made + i, m, V{});
-      put(xs + j, y, m, stream);
+      store(xs + j, y, m, stream);
     });
   }, fixed && a.D % 16 == 0);  // else a number's last bit may depend on where its row lies: what is left over is compiled apart
   if (stream) __builtin_ia32_sfence();
@@ -100,11 +100,11 @@ __attribute__((noinline)) void guided_rows_backward(const Guided& a, int64_t beg
         if (NOISE == denoise::kGiven && noisy) sn += g * load(e + j, m, e + total);
         if (NOISE == denoise::kMade && noisy) sn += g * noise_lanes(made + i, m, V{});
       }
-      if (gx) put(gx + j, d1 * g, m, stream);
-      if (gu) put(gu + j, rest * h, m, stream);
-      if (gc) put(gc + j, branches.has_cp ? branches.gamma_cp * h : V{}, m, stream);
-      if (gt) put(gt + j, branches.has_tf ? branches.gamma_tf * h : V{}, m, stream);
-      if (gn) put(gn + j, noisy ? sigma * g : V{}, m, stream);
+      if (gx) store(gx + j, d1 * g, m, stream);
+      if (gu) store(gu + j, rest * h, m, stream);
+      if (gc) store(gc + j, branches.has_cp ? branches.gamma_cp * h : V{}, m, stream);
+      if (gt) store(gt + j, branches.has_tf ? branches.gamma_tf * h : V{}, m, stream);
+      if (gn) store(gn + j, noisy ? sigma * g : V{}, m, stream);
     });
     if (dots) {
       T* to = dots + row * 3;

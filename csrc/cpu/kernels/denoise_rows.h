@@ -10,14 +10,6 @@ namespace {
 
 using DenoiseArgs = denoise::Args;
 
-// Large outputs go past the caches: writing a line that is not there would read it first.
-template <class S>
-ORD_INLINE void put(S* p, typename Traits<S>::V v, int n, bool stream) {
-  if constexpr (sizeof(S) == 4)
-    if (stream && n == kLanes<S>) return store_past_caches(p, v);
-  store(p, v, n);
-}
-
 ORD_INLINE double at_row(const denoise::PerRow& a, int64_t b, int64_t k) {
   if (!a.p) return a.number;
   const int64_t i = b * a.by_b + k * a.by_k;

@@ -104,7 +104,7 @@ static void nested_rows(const Args& args, int64_t begin, int64_t end) {
           const I cap = I{} + first[i];
           part = at < cap ? part : (at == cap ? splat(left[i]) : splat(after[i]));
         }
-        put(out + r * K + k, part, m, args.stream);
+        store(out + r * K + k, part, m, args.stream);
       });
     }
   }
@@ -155,14 +155,14 @@ static void nested_rows_backward(const Args& args, int64_t begin, int64_t end, d
         const V x = load(rows.v + r * K + k, m, rows.v_end), w = rows.template widths<SHARED>(r, k, m);
         V g = go ? load(go + r * K + k, m, go_end) + b : b;
         if (CAPPED) g = counting_from(k, V{}) < I{} + first[i] ? g : V{};
-        put(gv + r * K + k, (V)((I)g & (I)(x >= 0.0f) & (I)(x <= w)), m, args.stream);
+        store(gv + r * K + k, (V)((I)g & (I)(x >= 0.0f) & (I)(x <= w)), m, args.stream);
         if (SHARED) {
           if (!acc) return;
           V s = load(acc + k);  // scratch is padded to whole vectors
           s += (I)(x > w) & (m == W ? ~I{} : first_lanes(m, V{})) ? g : V{};
           store(acc + k, s);
         } else if (gw) {
-          put(gw + r * K + k, x > w ? g : V{}, m, args.stream);
+          store(gw + r * K + k, x > w ? g : V{}, m, args.stream);
         }
       });
     }
@@ -201,7 +201,7 @@ ORD_INLINE int64_t encode_tiles(const Args& args, int64_t begin, int64_t end, co
     for (int i = 0; i < M; ++i) {
       I from;
       for (int l = 0; l < W; ++l) from[l] = i * F + l / M;
-      put(out + r * M + i * W, clip_width(__builtin_shuffle(rows, from) - low, width), W, stream);
+      store(out + r * M + i * W, clip_width(__builtin_shuffle(rows, from) - low, width), W, stream);
     }
   }
   return r;
@@ -225,7 +225,7 @@ ORD_INLINE void encode_rows(const Args& args, int64_t begin, int64_t end, double
     if (!args.shared) lower_edges(wr, K, c);
     const V yr = splat(number(y[r]));
     vectors<T>(K, [&](int64_t k, int m) __attribute__((always_inline)) {
-      put(out + r * K + k, clip_width(yr - load(c + k), load(wr + k, m, w_end)), m, args.stream);
+      store(out + r * K + k, clip_width(yr - load(c + k), load(wr + k, m, w_end)), m, args.stream);
     });
   }
   if (args.stream) __builtin_ia32_sfence();

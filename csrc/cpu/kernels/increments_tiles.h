@@ -65,18 +65,9 @@ struct Lane<vl> {
   typedef int64_t L;
 };
 
-
 // Rows [begin, end) of any K, for what a tile cannot do.
 template <class S, bool CAPPED, bool SHARED>
 static void nested_rows(const Args& args, int64_t begin, int64_t end);
-
-template <class S>
-ORD_INLINE void put(S* p, typename Traits<S>::V v, int n, bool stream) {
-  if constexpr (sizeof(S) >= 4) {
-    if (stream && n == kLanes<S>) return store_past_caches(p, v);
-  }
-  store(p, v, n);
-}
 
 template <class S, int M>
 struct Tile {
@@ -91,7 +82,7 @@ struct Tile {
   }
   ORD_INLINE void store_rows(S* p, const V (&t)[M], bool stream) {
 #pragma GCC unroll 16
-    for (int i = 0; i < M; ++i) put(p + i * W, t[i], W, stream);
+    for (int i = 0; i < M; ++i) store(p + i * W, t[i], W, stream);
   }
   ORD_INLINE void turn(V (&t)[M]) { transpose_from<1, V, I, M>(t); }
 

@@ -166,8 +166,8 @@ struct FlowBackwardRows : Flow<S, P, kD> {
       vectors_by_two<T>(D, [&](int64_t d, int m, int j) __attribute__((always_inline)) {
         const V uv = load(ui + d, m, u_end), wv = load(wi + d, m, w_end), old = load(g + d), next = old + gai * wv;
         const V pulled = kInverse ? next : old;
-        put<kStream>(to_u + d, ti * pulled + gxi * wv, m);
-        put<kStream>(to_w + d, gai * load(z + d) + cti * pulled + wi_by * wv + gxi * uv, m);
+        store(to_u + d, ti * pulled + gxi * wv, m, kStream && (uintptr_t)(to_u + d) % 32 == 0);
+        store(to_w + d, gai * load(z + d) + cti * pulled + wi_by * wv + gxi * uv, m, kStream && (uintptr_t)(to_w + d) % 32 == 0);
         if constexpr (kLast) {
           store(to_z + d, next, m);
         } else {
@@ -180,14 +180,6 @@ struct FlowBackwardRows : Flow<S, P, kD> {
       gu[i] = x[0] + x[1], gw[i] = y[0] + y[1];
       store((P*)a.gb + r * a.gb_group + k * a.gb_layer, V{} + gai, 1);
     }
-  }
-
-  template <bool kStream>
-  static inline __attribute__((always_inline)) void put(P* to, V v, int m) {
-    if constexpr (kStream && sizeof(P) == sizeof(T)) {
-      if (m == W && (uintptr_t)to % 32 == 0) return store_past_caches(to, v);
-    }
-    store(to, v, m);
   }
 };
 
