@@ -98,11 +98,6 @@ struct Flow : Width<kD> {
     }
   }
 
-  // The next block's rows, every second of them: those between are asked for in dot_products, so that the memory is never idle.
-  void prefetch_rows(int64_t r0, int first, int last, int64_t k) const {
-    for (int i = first; i < last; i += 2) prefetch(r0 + R + i, k);
-  }
-
   // z [n, Dp] += t uhat
   void move(T* z, const T* t, const T* c, int64_t r0, int n, int64_t k, const GroupParams<T>* p) const {
     const P *ui = u(r0, k), *wi = w(r0, k);
@@ -120,23 +115,74 @@ struct Flow : Width<kD> {
     }
   }
 
-  // Rows [r0, r0 + n), n <= R. `p`: the parameters they share, or none and each row has its own.
-  //
-  // A layer's scalars are a long chain of dependent operations. So a block goes in parts: while one part's chain is under
-  // way, the processor has the sums of the next part to look ahead to.
-  template <bool kInverse>
-  void block(int64_t r0, int n, T* z, const GroupParams<T>* p) const {
-    alignas(64) T log_det[R] = {}, t[R] = {}, c[R] = {};
-    for (int i = 0; i < n; ++i) load_row((const S*)a.z + (r0 + i) * a.z_row, z_end, z + i * Dp);
-    for (int64_t layer = 0; layer < K; ++layer) {
-      const int64_t k = kInverse ? K - 1 - layer : layer, before = kInverse ? k + 1 : k - 1;
-      constexpr int kPart = kInverse ? R : W;
-      for (int i = 0; i < n; i += kPart) {
-        const int m = n - i < kPart ? n - i : kPart;
-        part<kInverse, kPart>(r0 + i, m, k, layer ? before : -1, z + i * Dp, t + i, c + i, log_det + i, p);
+  // What the layers make of a block's rows, [K, R] each: bias and terms, then tanh and sech^2.
+  struct Scalars {
+    T *b, *c, *s, *x, *sp, *t, *h;
+    Scalars(T* scratch, int64_t K) {
+      T** const all[] = {&b, &c, &s, &x, &sp, &t, &h};
+      for (T** p : all) *p = scratch, scratch += K * R;
+    }
+    void set_terms(int64_t at, const LayerTerms<V>& l) const { store(c + at, l.c), store(s + at, l.s), store(x + at, l.x), store(sp + at, l.sp); }
+    LayerTerms<V> terms(int64_t at) const { return {load(c + at), load(s + at), load(x + at), load(sp + at), V{}, V{}}; }
+  };
+
+  void shared_terms(const Scalars& q, const GroupParams<T>& p) const {
+    for (int64_t k = 0; k < K; ++k)
+      for (int64_t i = k * R; i < (k + 1) * R; i += W) {
+        store(q.b + i, V{} + p.b[k]);
+        q.set_terms(i, p.terms(k));
+      }
+  }
+
+  // They wait for no state: a row's parameters are read in one go, and all layers' chains of scalar functions run side by side.
+  void own_terms(int64_t r0, int n, const Scalars& q) const {
+    for (int i = 0; i < n; i += W) {
+      const int m = n - i < W ? n - i : W;
+      for (int64_t k = 0; k < K; ++k) {
+        V wu[W], ww[W];  // products, to be summed over their lanes
+        T* const bias = q.b + k * R + i;
+        for (int j = 0; j < m; ++j) {
+          const int64_t r = r0 + i + j;
+          const P *const ui = u(r, k), *const wi = w(r, k);
+          V y[2] = {}, v[2] = {};
+          vectors_by_two<T>(D, [&](int64_t d, int lanes, int by) __attribute__((always_inline)) {
+            const V wv = load(wi + d, lanes, w_end);
+            y[by] += wv * load(ui + d, lanes, u_end);
+            v[by] += wv * wv;
+          });
+          wu[j] = y[0] + y[1], ww[j] = v[0] + v[1];
+          bias[j] = b(r, k);
+        }
+        for (int j = m; j < W; ++j) wu[j] = ww[j] = V{}, bias[j] = 0;
+        store(q.x + k * R + i, sum_each(wu)), store(q.s + k * R + i, sum_each(ww));
       }
     }
+    for (int64_t k = 0; k < K; ++k)
+      for (int64_t i = k * R; i < k * R + n; i += W) q.set_terms(i, layer_terms(load(q.x + i), load(q.s + i), a.mode));
+  }
+
+  // Rows [r0, r0 + n), n <= R. `p`: the parameters they share, or none and each row has its own.
+  //
+  // A layer waits for the tanh of the one before. What no layer waits for, the determinants, is left to the end, where all layers'
+  // chains of scalar functions run side by side.
+  template <bool kInverse>
+  void block(int64_t r0, int n, T* z, const Scalars& q, const GroupParams<T>* p) const {
+    for (int i = 0; i < n; ++i) load_row((const S*)a.z + (r0 + i) * a.z_row, z_end, z + i * Dp);
+    if (!p) own_terms(r0, n, q);
+    for (int64_t layer = 0; layer < K; ++layer) {
+      const int64_t k = kInverse ? K - 1 - layer : layer, before = kInverse ? k + 1 : k - 1;
+      move_and_layer<kInverse>(r0, n, k, layer ? before : -1, z, q, p);
+    }
+    for (int i = 0; i < n; i += W) {
+      V sum = {};
+      for (int64_t layer = 0; layer < K; ++layer) {
+        const int64_t at = (kInverse ? K - 1 - layer : layer) * R + i;
+        sum += log_abs_det(load(q.t + at), load(q.h + at), q.terms(at), a.mode);
+      }
+      store((T*)a.log_det + r0 + i, sum, n - i < W ? n - i : W);
+    }
     const int64_t last = kInverse ? 0 : K - 1;
+    const T *const t = q.t + last * R, *const c = q.c + last * R;
     const P *ui = u(r0, last), *wi = w(r0, last);
     for (int i = 0; i < n; ++i) {
       const T ti = t[i], ci = c[i], *const zi = z + i * Dp, *const uh = p ? p->uhat + last * Dp : nullptr;
@@ -149,96 +195,82 @@ struct Flow : Width<kD> {
         });
         ui += a.u_group, wi += a.w_group;
       }
-      ((T*)a.log_det)[r0 + i] = log_det[i];
     }
   }
 
-  // Layer k of rows [r0, r0 + n), n <= kRows, after the move by layer `before` (if not -1), whose tanh and c are in t and c:
-  // z, log_det, and then t and c of this layer.
-  template <bool kInverse, int kRows>
-  void part(int64_t r0, int n, int64_t k, int64_t before, T* z, T* t, T* c, T* log_det, const GroupParams<T>* p) const {
-    alignas(64) T pre[kRows], s[kRows], sp[kRows], x[kRows], h[kRows];
-    V wz[kRows], wu[kRows], ww[kRows];  // products, to be summed over their lanes
-    for (int i = n; i < kRows; ++i) wz[i] = wu[i] = ww[i] = V{};
-    // Written one by one long before they are read as a vector: no such load is served from stores that are under way.
-    for (int i = 0; i < kRows; ++i) pre[i] = i >= n ? 0 : p ? p->b[k] : b(r0 + i, k);
+  // The tanh of layer k, after the move by layer `before` (if not -1).
+  template <bool kInverse>
+  void move_and_layer(int64_t r0, int n, int64_t k, int64_t before, T* z, const Scalars& q, const GroupParams<T>* p) const {
+    alignas(64) T pre[R];
+    V wz[R];  // products, to be summed over their lanes
+    for (int i = n; i < R; ++i) wz[i] = V{};
+    const T *const moved = q.t + before * R, *const by = q.c + before * R;
     if (p) {
       const T *const wk = p->w + k * Dp, *const uh = p->uhat + before * Dp;
       for (int i = 0; i < n; ++i) {
         T* const zi = z + i * Dp;
-        const T ti = t[i];
-        V q[2] = {};
+        V sums[2] = {};
         if (before >= 0) {
+          const T ti = moved[i];
           vectors_by_two<T>(Dp, [&](int64_t d, int, int j) __attribute__((always_inline)) {
             const V zv = load(zi + d) + ti * load(uh + d);
             store(zi + d, zv);
-            q[j] += load(wk + d) * zv;
+            sums[j] += load(wk + d) * zv;
           });
         } else {
-          vectors_by_two<T>(Dp, [&](int64_t d, int, int j) __attribute__((always_inline)) { q[j] += load(wk + d) * load(zi + d); });
+          vectors_by_two<T>(Dp, [&](int64_t d, int, int j) __attribute__((always_inline)) { sums[j] += load(wk + d) * load(zi + d); });
         }
-        wz[i] = q[0] + q[1];
+        wz[i] = sums[0] + sums[1];
       }
     } else {
-      before >= 0 ? dot_products<true>(r0, n, k, before, z, t, c, wz, wu, ww) : dot_products<false>(r0, n, k, k, z, t, c, wz, wu, ww);
+      before >= 0 ? dot_products<true>(r0, n, k, before, z, moved, by, wz) : dot_products<false>(r0, n, k, k, z, nullptr, nullptr, wz);
     }
-    if (!p) prefetch_rows(r0, 0, n / 2, k);
-    for (int i = 0; i < kRows; i += W) {
-      const auto l = p ? p->terms(k) : layer_terms(sum_each(wu + i), sum_each(ww + i), a.mode);
-      store(pre + i, sum_each(wz + i) + load(pre + i));
-      store(c + i, l.c), store(s + i, l.s), store(x + i, l.x), store(sp + i, l.sp);
-    }
-    if constexpr (kInverse) solve_layers(pre, s, sp, n);
-    if (!p) prefetch_rows(r0, n / 2, n, k);
-    for (int i = 0; i < kRows; i += W) {
+    for (int i = 0; i < n; i += W) store(pre + i, sum_each(wz + i) + load(q.b + k * R + i));
+    if constexpr (kInverse) solve_layers(pre, q.s + k * R, q.sp + k * R, n);
+    for (int i = 0; i < n; i += W) {
       V tv, hv;
       tanh_sech2(load(pre + i), tv, hv);
-      store(t + i, kInverse ? -tv : tv), store(h + i, hv);
-    }
-    for (int i = 0; i < kRows; i += W) {
-      const LayerTerms<V> l = {V{}, load(s + i), load(x + i), load(sp + i), V{}, V{}};
-      store(log_det + i, load(log_det + i) + log_abs_det(load(t + i), load(h + i), l, a.mode));
+      store(q.t + k * R + i, kInverse ? -tv : tv), store(q.h + k * R + i, hv);
     }
     T* to = (T*)a.act + r0 * K + k;
     for (int i = 0; i < n; ++i, to += K) *to = pre[i];
   }
 
-  // z += t uhat of layer `before` if kMove, then products of w.z, w.u and w.w of layer k.
+  // z += t uhat of layer `before` if kMove, then the products w.z of layer k.
   template <bool kMove>
-  void dot_products(int64_t r0, int n, int64_t k, int64_t before, T* z, const T* t, const T* c, V* wz, V* wu, V* ww) const {
-    const P *ui = u(r0, k), *wi = w(r0, k), *uh = u(r0, before), *wh = w(r0, before);
+  void dot_products(int64_t r0, int n, int64_t k, int64_t before, T* z, const T* t, const T* c, V* wz) const {
+    const P *wi = w(r0, k), *uh = u(r0, before), *wh = w(r0, before);
     const int64_t u_step = a.u_group, w_step = a.w_group;
-    for (int i = 0; i < n; ++i, z += Dp, ui += u_step, wi += w_step, uh += u_step, wh += w_step) {
-      if (i & 1) prefetch(r0 + R + i, k);
-      const T ti = t[i], ci = c[i];
-      V q[2] = {}, y[2] = {}, v[2] = {};
+    for (int i = 0; i < n; ++i, z += Dp, wi += w_step, uh += u_step, wh += w_step) {
+      prefetch(r0 + R + i, k);  // of the next block, while there is much to compute
+      const T ti = kMove ? t[i] : 0, ci = kMove ? c[i] : 0;
+      V sums[2] = {};
       vectors_by_two<T>(D, [&](int64_t d, int m, int j) __attribute__((always_inline)) {
-        const V wv = load(wi + d, m, w_end);
         V zv = load(z + d);
         if constexpr (kMove) {
           zv += ti * (load(uh + d, m, u_end) + ci * load(wh + d, m, w_end));
           store(z + d, zv);
         }
-        q[j] += wv * zv;
-        y[j] += wv * load(ui + d, m, u_end);
-        v[j] += wv * wv;
+        sums[j] += load(wi + d, m, w_end) * zv;
       });
-      wz[i] = q[0] + q[1], wu[i] = y[0] + y[1], ww[i] = v[0] + v[1];
+      wz[i] = sums[0] + sums[1];
     }
   }
 
   // Rows [begin, end) of all G * N.
   template <bool kInverse>
   void run(int64_t begin, int64_t end, T* scratch) const {
+    const Scalars q(scratch + R * Dp, K);
     if (a.N == 1) {
-      for (int64_t r = begin; r < end; r += R) block<kInverse>(r, end - r < R ? end - r : R, scratch, nullptr);
+      for (int64_t r = begin; r < end; r += R) block<kInverse>(r, end - r < R ? end - r : R, scratch, q, nullptr);
       return;
     }
-    GroupParams<T> p(scratch + R * Dp, K, Dp);
+    GroupParams<T> p(scratch + R * Dp + 7 * K * R, K, Dp);
     for (int64_t r = begin; r < end;) {
       const int64_t g = r / a.N, stop = (g + 1) * a.N < end ? (g + 1) * a.N : end;
       load_group(g, p);
-      for (; r < stop; r += R) block<kInverse>(r, stop - r < R ? stop - r : R, scratch, &p);
+      shared_terms(q, p);
+      for (; r < stop; r += R) block<kInverse>(r, stop - r < R ? stop - r : R, scratch, q, &p);
       r = stop;
     }
   }
