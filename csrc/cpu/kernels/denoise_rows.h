@@ -29,15 +29,22 @@ ORD_INLINE void noise_tiles(const DenoiseArgs& a, int64_t begin, int64_t end, F 
   const int64_t width = a.K * a.D, per_row = (width + 3) / 4;
   const int m = per_row < kTile ? (int)per_row : kTile;  // blocks of a row in a tile
   const int64_t together = kTile / m;
+  int64_t indexed = -1;
+  int rows = 0;
   for (int64_t b = begin; b < end; b += together) {
     const int n = end - b < together ? (int)(end - b) : (int)together;
     for (int64_t first = 0; first < per_row; first += m) {
       const int now = per_row - first < m ? (int)(per_row - first) : m;
-      for (int j = 0; j < n; ++j)
-        for (int i = 0; i < now; ++i) {
-          row[j * now + i] = a.row_ids ? (uint64_t)a.row_ids[b + j] : (uint64_t)(b + j);
-          index[j * now + i] = first + i;
-        }
+      uint64_t* to = row;
+      for (int j = 0; j < n; ++j, to += now) {
+        const uint64_t id = a.row_ids ? (uint64_t)a.row_ids[b + j] : (uint64_t)(b + j);
+        for (int i = 0; i < now; ++i) to[i] = id;
+      }
+      if (first != indexed || n > rows) {  // else they are there from the tile before
+        for (int j = 0; j < n; ++j)
+          for (int i = 0; i < now; ++i) index[j * now + i] = first + i;
+        indexed = first, rows = n;
+      }
       normals(row, index, a.step, a.seed, n * now, made);
       const int64_t lane = 4 * first, lanes = width - lane < 4 * now ? width - lane : 4 * now;
       for (int j = 0; j < n; ++j) f(b + j, lane, lanes, made + 4 * j * now);
