@@ -192,12 +192,12 @@ Outcome fill_parts(const F* y, const F* p, const int64_t* slot, const int64_t* n
   std::vector<Chunk> chunks((n + kRows - 1) / kRows);
   const int64_t C = static_cast<int64_t>(chunks.size());
   std::atomic<bool> nan = false, apart = false;
-  std::atomic<int64_t> chunk_{0};
+  std::atomic<int64_t> turn{0};
   parallel_for(std::min<int64_t>(threads, C), threads, [&](int64_t) {
     Buffer<uint32_t> buffer(kRows);
     uint32_t* from_zero = buffer.data();  // a row's slot, counted from the chunk's first part
     const int by = shift;
-    for (int64_t c; (c = chunk_.fetch_add(1)) < C && !nan && !apart;) {
+    for (int64_t c; (c = turn.fetch_add(1)) < C && !nan && !apart;) {
       const int64_t from = c * kRows, rows = std::min(kRows, n - from);
       const int64_t* mine = slot + from;
       Chunk& chunk = chunks[c];

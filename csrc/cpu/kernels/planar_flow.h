@@ -98,28 +98,11 @@ struct Flow : Width<kD> {
     }
   }
 
-  // z [n, Dp] += t uhat
-  void move(T* z, const T* t, const T* c, int64_t r0, int n, int64_t k, const GroupParams<T>* p) const {
-    const P *ui = u(r0, k), *wi = w(r0, k);
-    const int64_t u_step = a.u_group, w_step = a.w_group;
-    for (int i = 0; i < n; ++i, z += Dp, ui += u_step, wi += w_step) {
-      const T ti = t[i], ci = c[i];
-      if (p) {
-        const T* const uh = p->uhat + k * Dp;
-        for (int64_t d = 0; d < Dp; d += W) store(z + d, load(z + d) + ti * load(uh + d));
-      } else {
-        vectors<T>(D, [&](int64_t d, int m) __attribute__((always_inline)) {
-          store(z + d, load(z + d) + ti * (load(ui + d, m, u_end) + ci * load(wi + d, m, w_end)));
-        });
-      }
-    }
-  }
-
   // What the layers make of a block's rows, [K, R] each: bias and terms, then tanh and sech^2.
   struct Scalars {
     T *b, *c, *s, *x, *sp, *t, *h;
     Scalars(T* scratch, int64_t K) {
-      T** const all[] = {&b, &c, &s, &x, &sp, &t, &h};
+      T** const all[kFlowScalars] = {&b, &c, &s, &x, &sp, &t, &h};
       for (T** p : all) *p = scratch, scratch += K * R;
     }
     void set_terms(int64_t at, const LayerTerms<V>& l) const { store(c + at, l.c), store(s + at, l.s), store(x + at, l.x), store(sp + at, l.sp); }
@@ -154,7 +137,7 @@ struct Flow : Width<kD> {
           bias[j] = b(r, k);
         }
         for (int j = m; j < W; ++j) wu[j] = ww[j] = V{}, bias[j] = 0;
-        store(q.x + k * R + i, sum_each(wu)), store(q.s + k * R + i, sum_each(ww));
+        store(q.x + k * R + i, sum_each(wu)), store(q.s + k * R + i, sum_each(ww));  // kept there until all are made
       }
     }
     for (int64_t k = 0; k < K; ++k)
@@ -265,7 +248,7 @@ struct Flow : Width<kD> {
       for (int64_t r = begin; r < end; r += R) block<kInverse>(r, end - r < R ? end - r : R, scratch, q, nullptr);
       return;
     }
-    GroupParams<T> p(scratch + R * Dp + 7 * K * R, K, Dp);
+    GroupParams<T> p(scratch + R * Dp + kFlowScalars * K * R, K, Dp);
     for (int64_t r = begin; r < end;) {
       const int64_t g = r / a.N, stop = (g + 1) * a.N < end ? (g + 1) * a.N : end;
       load_group(g, p);
