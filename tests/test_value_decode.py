@@ -117,6 +117,9 @@ SIZES = [
     dict(V=130, d=96, heads=2, ffn=70, layers=3, norm="pre", memory_width=200),
     dict(V=65, d=100, heads=5, ffn=129, layers=1, activation="gelu", memory_width=65),
     dict(V=300, d=256, heads=8, ffn=100, layers=1),
+    dict(V=30, d=256, heads=16, ffn=20, layers=1),  # heads of one, two and four vectors, of 16 to 64 bytes
+    dict(V=30, d=128, heads=2, ffn=20, layers=1, norm="pre"),
+    dict(V=30, d=16, heads=1, ffn=20, layers=1),
     dict(V=40, d=40, heads=8, ffn=64, layers=6, norm="pre", activation="gelu"),
 ]
 OPTIONS = [

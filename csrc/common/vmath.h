@@ -224,6 +224,14 @@ ORD_INLINE double sum(vd v) {
 template <int... I>
 struct Lanes {};
 template <int w, class V, int... I>
+ORD_INLINE V partner(V v, Lanes<I...>) {
+  return __builtin_shufflevector(v, v, (I ^ w)...);
+}
+template <int w, class V>
+ORD_INLINE V partner(V v) {  // lane i ^ w in lane i
+  return partner<w>(v, Lanes<__integer_pack(kSize<V>)...>{});
+}
+template <int w, class V, int... I>
 ORD_INLINE V meet(V a, V b, Lanes<I...>) {
   constexpr int W = sizeof...(I);
   return __builtin_shufflevector(a, b, (I & w ? I + W : I)...) + __builtin_shufflevector(a, b, (I & w ? (I ^ w) + W : (I ^ w))...);

@@ -38,8 +38,8 @@ struct Decode : PackedDecoder<T> {
     const auto take = [&](int64_t size) { return (scratch += size) - size; };
     x = take(nb * RT), y = take(nb * RT), qkv = take(3 * nb * RT), mixed = take(nb * RT), hidden = take(RT), logits = take(vb * RT);
     given = take(mb * RT), projected = take(nb * RT), added = take(nb * RT), waiting = take(a.L * nb * RT), constant = take(a.L * nb * RT);
-    keys = take(R * a.L * a.steps * dv), vals = take(R * a.L * a.steps * dv);
-    line = take(vb * kT), noise = take(vb * kT), query = take(dv), joined = take(dv), score = take(padded(a.steps));
+    keys = take(R * a.L * a.steps * dv + 16 * dv), vals = take(R * a.L * a.steps * dv);
+    line = take(vb * kT), noise = take(vb * kT), query = take(dv), joined = take(dv), score = take(decode_scores(a));
   }  // and room behind
 
   // What the memory adds in each layer, of the next R rows: waiting [rows][L][nb 64].
@@ -89,9 +89,7 @@ struct Decode : PackedDecoder<T> {
 
   // ---- a step
 
-  void norms(const T* from, const T* w, const T* b, T* to) const {
-    for (int64_t r = 0; r < n; ++r) norm_row<T>(a.d, eps, from + r * kT, RT, w, b, nullptr, nullptr, nullptr, to + r * kT);
-  }
+  void norms(const T* from, const T* w, const T* b, T* to) const { norm<T>(n, a.d, eps, from, RT, w, b, to); }
 
   void attend_row(int64_t r, int64_t l) const {
     const Row& row = rows[r];
@@ -121,16 +119,10 @@ struct Decode : PackedDecoder<T> {
       if (!a.table || l) multiply(n, a.pre ? y : x, RT, a.d, w.qkv, w.qkv_b, 3 * nb, qkv, RT, [this](int64_t i) { return of_d(i % nb); });
       for (int64_t r = 0; r < n; ++r) attend_row(r, l);
       multiply(n, mixed, RT, a.d, w.out, w.out_b, nb, x, RT, of, x);
-      for (int64_t r = 0; r < n; ++r) {
-        const T* const c = constant_of(r, l);
-        T* const row = x + r * kT;
-        if (a.pre) {
-          for (int64_t i = 0; i < nb; ++i) add(row + i * RT, c + i * kT);
-          norm_row<T>(a.d, eps, row, RT, w.norm3, w.norm3_b, nullptr, nullptr, nullptr, y + r * kT);
-        } else {
-          norm_row<T>(a.d, eps, row, RT, w.norm1, w.norm1_b, c, w.norm2, w.norm2_b, row);
-        }
-      }
+      if (!a.pre) norms(x, w.norm1, w.norm1_b, x);
+      for (int64_t r = 0; r < n; ++r)
+        for (int64_t i = 0; i < nb; ++i) add(x + i * RT + r * kT, constant_of(r, l) + i * kT);
+      a.pre ? norms(x, w.norm3, w.norm3_b, y) : norms(x, w.norm2, w.norm2_b, x);
       const T* const in = a.pre ? y : x;
       T* const out = a.pre ? x : y;
       for (int64_t j = 0; j < fb; ++j) {

@@ -28,6 +28,9 @@ struct DecodeArgs {
 constexpr int64_t kDecodeRows = 48;
 constexpr int64_t padded(int64_t n) { return (n + 15) / 16 * 16; }
 
+// A row's scores: of a head, or of all where these are fewer than a vector's lanes.
+constexpr int64_t decode_scores(const DecodeArgs& a) { return padded(a.steps * (a.heads < 16 ? a.heads : 16)); }
+
 // Elements of a layer's packed weights; of everything that is prepared once per call; of a thread's scratch.
 constexpr int64_t decode_layer(const DecodeArgs& a) {
   const int64_t nb = tiles_of(a.d), fb = tiles_of(a.F);
@@ -40,6 +43,6 @@ constexpr int64_t decode_shared(const DecodeArgs& a) {
 }
 constexpr int64_t decode_scratch(const DecodeArgs& a) {
   const int64_t nb = tiles_of(a.d), vb = tiles_of(a.V), mb = tiles_of(a.M);
-  return a.rows * (kT * (8 * nb + 1 + vb + mb + 2 * a.L * nb) + 2 * a.L * a.steps * padded(a.d)) + 2 * vb * kT + 2 * padded(a.d) +
-         padded(a.steps) + 8 * kT;
+  return a.rows * (kT * (8 * nb + 1 + vb + mb + 2 * a.L * nb) + 2 * a.L * a.steps * padded(a.d)) + 2 * vb * kT + 18 * padded(a.d) +
+         decode_scores(a) + 8 * kT;
 }

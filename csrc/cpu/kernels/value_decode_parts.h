@@ -6,11 +6,23 @@
 namespace ORD_ISA {
 namespace {
 
+template <int w, class V>
+ORD_INLINE V larger_of_lanes(V v) {  // lane i and lane i ^ w; where one is NaN, either
+  const V o = partner<w>(v);
+  return v > o ? v : o;
+}
 template <class V>
-ORD_INLINE auto largest(V v) {  // NaN is passed over
-  auto m = v[0];
-  for (int i = 1; i < kSize<V>; ++i) m = v[i] > m ? v[i] : m;
-  return m;
+ORD_INLINE auto largest(V v) {
+  if constexpr (kSize<V> > 8) v = larger_of_lanes<8>(v);
+  if constexpr (kSize<V> > 4) v = larger_of_lanes<4>(v);
+  if constexpr (kSize<V> > 2) v = larger_of_lanes<2>(v);
+  return larger_of_lanes<1>(v)[0];
+}
+
+template <class V>
+ORD_INLINE V inverse_root(V v) {
+  for (int i = 0; i < kSize<V>; ++i) v[i] = __builtin_sqrt(v[i]);
+  return 1.0f / v;
 }
 
 // x Phi(x), absolute error below 2e-7 max(1, |x|): erf by Cephes' polynomials, in x^2 below 1 and in 1 / x^2 above.
@@ -65,73 +77,54 @@ __attribute__((noinline)) static void activate(T* __restrict h, int64_t n, bool 
   }
 }
 
-// ---- layer norm of one row, whose tiles lie `stride` apart; w, b and what is added one after the other, padded to tiles
+// ---- layer norm of n rows 64 apart, whose tiles lie `stride` apart; w, b padded to tiles with zeros
 
-template <class T, int N>
-ORD_INLINE void norm_registers(typename Traits<T>::V (&v)[N], T eps, const T* w, const T* b) {
+// As many rows together as a vector has lanes: their means and scales are a vector each. kD: d, or 0.
+template <class T, int kD>
+__attribute__((noinline)) static void norm_rows(int64_t n, int64_t width, T eps, const T* from, int64_t stride, const T* w, const T* b, T* to) {
   using V = typename Traits<T>::V;
   constexpr int W = kLanes<T>;
-  constexpr T share = (T)1 / (N * W);
-  V s[2] = {};
-#pragma GCC unroll 32
-  for (int i = 0; i < N; ++i) s[i & 1] += v[i];
-  const V mean = V{} + sum(s[0] + s[1]) * share;
-  V q[2] = {};
-#pragma GCC unroll 32
-  for (int i = 0; i < N; ++i) v[i] -= mean, q[i & 1] += v[i] * v[i];
-  const V scale = V{} + (T)1 / (T)__builtin_sqrt((double)(sum(q[0] + q[1]) * share + eps));
-#pragma GCC unroll 32
-  for (int i = 0; i < N; ++i) v[i] = v[i] * scale * load(w + i * W) + load(b + i * W);
-}
-
-template <class T>
-static void norm_loops(int64_t d, T eps, const T* from, int64_t stride, const T* w, const T* b, const T* add, T* to) {
-  using V = typename Traits<T>::V;
-  V s = {}, q = {};
-  const int64_t nb = tiles_of(d);
-  for (int64_t i = 0; i < nb; ++i) vectors<T>(part(d, i), [&](int64_t j, int n) __attribute__((always_inline)) { s += load(from + i * stride + j, n, from + i * stride + kT); });
-  const V mean = V{} + sum(s) / (T)d;
-  for (int64_t i = 0; i < nb; ++i)
-    vectors<T>(part(d, i), [&](int64_t j, int n) __attribute__((always_inline)) {
-      V c = load(from + i * stride + j) - mean;
-      if (n < kLanes<T>) c = (V)((Ints<V>)c & first_lanes(n, V{}));
-      q += c * c;
-    });
-  const V scale = V{} + (T)1 / (T)__builtin_sqrt((double)(sum(q) / (T)d + eps));
-  for (int64_t i = 0; i < nb; ++i)
-    vectors<T>(part(d, i), [&](int64_t j, int) __attribute__((always_inline)) {  // behind d: w = b = 0
-      V y = (load(from + i * stride + j) - mean) * scale * load(w + i * kT + j) + load(b + i * kT + j);
-      if (add) y += load(add + i * kT + j);
-      store(to + i * stride + j, y);
-    });
-}
-
-// to = norm(from) (+ add), and, where w2 is given, then norm by w2, b2.
-template <class T>
-__attribute__((noinline)) static void norm_row(int64_t d, T eps, const T* from, int64_t stride, const T* w, const T* b, const T* add, const T* w2,
-                                               const T* b2, T* to) {
-  using V = typename Traits<T>::V;
-  constexpr int W = kLanes<T>, N = kT / W;
-  if (d == kT) {
-    V v[N];
-#pragma GCC unroll 32
-    for (int i = 0; i < N; ++i) v[i] = load(from + i * W);
-    norm_registers<T, N>(v, eps, w, b);
-    if (add)
-#pragma GCC unroll 32
-      for (int i = 0; i < N; ++i) v[i] += load(add + i * W);
-    if (w2) norm_registers<T, N>(v, eps, w2, b2);
-#pragma GCC unroll 32
-    for (int i = 0; i < N; ++i) store(to + i * W, v[i]);
-  } else {
-    norm_loops(d, eps, from, stride, w, b, add, to);
-    if (w2) norm_loops<T>(d, eps, to, stride, w2, b2, nullptr, to);
+  const int64_t d = kD ? kD : width, nb = tiles_of(d);
+  const auto columns = [&](auto f) __attribute__((always_inline)) {  // f(place in a row, place in w and b, lanes)
+    for (int64_t i = 0; i < nb; ++i)
+      vectors<T>(part(d, i), [&](int64_t j, int lanes) __attribute__((always_inline)) { f(i * stride + j, i * kT + j, lanes); });
+  };
+  for (; n > 0; n -= W, from += W * kT, to += W * kT) {
+    const int m = n < W ? (int)n : W;
+    V s[W], q[W];
+    alignas(64) T mean[W], scale[W];
+    for (int r = m; r < W; ++r) s[r] = q[r] = V{};
+    for (int r = 0; r < m; ++r) {
+      V all = {};
+      columns([&](int64_t j, int64_t, int lanes) __attribute__((always_inline)) { all += load(from + r * kT + j, lanes, from + r * kT + j + W); });
+      s[r] = all;
+    }
+    store(mean, sum_each(s) / (T)d);
+    for (int r = 0; r < m; ++r) {
+      V all = {};
+      columns([&](int64_t j, int64_t, int lanes) __attribute__((always_inline)) {
+        V c = load(from + r * kT + j) - mean[r];
+        if (lanes < W) c = (V)((Ints<V>)c & first_lanes(lanes, V{}));
+        all += c * c;
+      });
+      q[r] = all;
+    }
+    store(scale, inverse_root(sum_each(q) / (T)d + eps));
+    for (int r = 0; r < m; ++r)
+      columns([&](int64_t j, int64_t at, int) __attribute__((always_inline)) {
+        store(to + r * kT + j, (load(from + r * kT + j) - mean[r]) * scale[r] * load(w + at) + load(b + at));
+      });
   }
+}
+
+template <class T>
+static void norm(int64_t n, int64_t d, T eps, const T* from, int64_t stride, const T* w, const T* b, T* to) {
+  d == kT ? norm_rows<T, kT>(n, d, eps, from, stride, w, b, to) : norm_rows<T, 0>(n, d, eps, from, stride, w, b, to);
 }
 
 // ---- attention of one row: q [d], scaled; k, v [n, dv] of its cache; room for padded(n) scores -> to [d], room behind
 
-template <class T, int HV>  // vectors of a head, or 0: any width
+template <class T>
 __attribute__((noinline)) static void attend(int64_t n, int64_t heads, int64_t width, int64_t dv, const T* q, const T* k, const T* v, T* score, T* to) {
   using V = typename Traits<T>::V;
   constexpr int W = kLanes<T>;
@@ -144,16 +137,11 @@ __attribute__((noinline)) static void attend(int64_t n, int64_t heads, int64_t w
       for (int l = 0; l < m; ++l) {
         const T* kt = k + (t + l) * dv;
         V s = {};
-        if constexpr (HV > 0) {
-#pragma GCC unroll 8
-          for (int i = 0; i < HV; ++i) s += load(q + i * W) * load(kt + i * W);
-        } else {
-          vectors<T>(width, [&](int64_t j, int lanes) __attribute__((always_inline)) {
-            V p = load(q + j) * load(kt + j);
-            if (lanes < W) p = (V)((Ints<V>)p & first_lanes(lanes, V{}));
-            s += p;
-          });
-        }
+        vectors<T>(width, [&](int64_t j, int lanes) __attribute__((always_inline)) {
+          V p = load(q + j) * load(kt + j);
+          if (lanes < W) p = (V)((Ints<V>)p & first_lanes(lanes, V{}));
+          s += p;
+        });
         dot[l] = s;
       }
       V s = sum_each(dot);
@@ -170,30 +158,79 @@ __attribute__((noinline)) static void attend(int64_t n, int64_t heads, int64_t w
       all += e;
     }
     const V share = V{} + (T)1 / sum(all);
-    if constexpr (HV > 0) {
-      V o[HV] = {};
-      for (int64_t t = 0; t < n; ++t)
-#pragma GCC unroll 8
-        for (int i = 0; i < HV; ++i) o[i] += score[t] * load(v + t * dv + i * W);
-#pragma GCC unroll 8
-      for (int i = 0; i < HV; ++i) store(to + i * W, o[i] * share);
-    } else {
-      for (int64_t j = 0; j < width; j += W) {  // lanes behind the head are the next one's to write
-        V o = {};
-        for (int64_t t = 0; t < n; ++t) o += score[t] * load(v + t * dv + j);
-        store(to + j, o * share);
-      }
+    for (int64_t j = 0; j < width; j += W) {  // lanes behind the head are the next one's to write
+      V o = {};
+      for (int64_t t = 0; t < n; ++t) o += score[t] * load(v + t * dv + j);
+      store(to + j, o * share);
     }
+  }
+}
+
+// `reduce` over the lanes that are a multiple of `heads` apart, a power of two.
+template <class V, class F>
+ORD_INLINE V over_positions(V v, int64_t heads, F reduce) {
+  if constexpr (kSize<V> > 8)
+    if (heads <= 8) v = reduce(v, partner<8>(v));
+  if constexpr (kSize<V> > 4)
+    if (heads <= 4) v = reduce(v, partner<4>(v));
+  if (heads <= 2 && kSize<V> > 2) v = reduce(v, partner<2 % kSize<V>>(v));
+  if (heads == 1) v = reduce(v, partner<1>(v));
+  return v;
+}
+
+// The same for heads of HV whole vectors, their number a divisor of a vector's lanes: a lane is a position and a head, so that one
+// vector holds the scores of several positions. Reads up to a vector's lanes of keys past the last position.
+template <class T, int HV>
+__attribute__((noinline)) static void attend_together(int64_t n, int64_t heads, const T* q, const T* k, const T* v, T* score, T* to) {
+  using V = typename Traits<T>::V;
+  constexpr int W = kLanes<T>, N = HV * W;
+  const int64_t pairs = n * heads;
+  V each[W * HV];
+#pragma GCC unroll 64
+  for (int l = 0; l < W * HV; ++l) each[l] = load(q + (l & (heads * HV - 1)) * W);
+  V top = V{} - (T)__builtin_inf();
+  for (int64_t p = 0; p < pairs; p += W) {
+    V dot[W];
+#pragma GCC unroll 16
+    for (int l = 0; l < W; ++l) {
+      dot[l] = each[l * HV] * load(k + (p + l) * N);
+#pragma GCC unroll 8
+      for (int i = 1; i < HV; ++i) dot[l] += each[l * HV + i] * load(k + (p + l) * N + i * W);
+    }
+    V s = sum_each(dot);
+    if (pairs - p < W) s = first_lanes((int)(pairs - p), V{}) ? s : V{} - (T)__builtin_inf();
+    store(score + p, s);
+    top = top > s ? top : s;
+  }
+  const V most = over_positions(top, heads, [](V a, V b) __attribute__((always_inline)) { return a > b ? a : b; });
+  V all = {};
+  for (int64_t p = 0; p < pairs; p += W) {
+    V e, em1;
+    exp_neg(load(score + p) - most, e, em1);
+    store(score + p, e);
+    all += e;
+  }
+  const V share = (T)1 / over_positions(all, heads, [](V a, V b) __attribute__((always_inline)) { return a + b; });
+  for (int64_t p = 0; p < pairs; p += W) store(score + p, load(score + p) * share);
+  for (int64_t h = 0; h < heads; ++h) {
+    V o[HV] = {};
+    for (int64_t p = h; p < pairs; p += heads)
+#pragma GCC unroll 8
+      for (int i = 0; i < HV; ++i) o[i] += score[p] * load(v + p * N + i * W);
+#pragma GCC unroll 8
+    for (int i = 0; i < HV; ++i) store(to + h * N + i * W, o[i]);
   }
 }
 
 template <class T>
 static void attention(int64_t n, int64_t heads, int64_t width, int64_t dv, const T* q, const T* k, const T* v, T* score, T* to) {
   constexpr int W = kLanes<T>;
-  if (width == W) return attend<T, 1>(n, heads, width, dv, q, k, v, score, to);
-  if (width == 2 * W) return attend<T, 2>(n, heads, width, dv, q, k, v, score, to);
-  if (width == 4 * W) return attend<T, 4>(n, heads, width, dv, q, k, v, score, to);
-  attend<T, 0>(n, heads, width, dv, q, k, v, score, to);
+  if (W % heads == 0 && dv == heads * width) {
+    if (width == W) return attend_together<T, 1>(n, heads, q, k, v, score, to);
+    if (width == 2 * W) return attend_together<T, 2>(n, heads, q, k, v, score, to);
+    if (width == 4 * W) return attend_together<T, 4>(n, heads, q, k, v, score, to);
+  }
+  attend(n, heads, width, dv, q, k, v, score, to);
 }
 
 }  // namespace
