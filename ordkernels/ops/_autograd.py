@@ -14,7 +14,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C import _are_functorch_transforms_active as functorch_is_active
 from torch.autograd import forward_ad
+from torch.compiler import is_compiling
 from torch.overrides import has_torch_function
 
 from .. import _backend
@@ -39,6 +41,13 @@ def fold_rows(kernel: Kernel) -> Kernel:
 
 def _front(t: Tensor, dim: int | None, V: int) -> Tensor:
     return t.movedim(dim, 0) if dim is not None else t.expand(V, *t.shape)
+
+
+def _any_requires_grad(tensors: tuple[Any, ...]) -> bool:
+    for t in tensors:
+        if t is not None and t.requires_grad:
+            return True
+    return False
 
 
 class DifferentiableOp:
@@ -74,6 +83,7 @@ class DifferentiableOp:
         self.info = _backend.register(_backend.OpInfo(name, triton=triton, cuda=cuda))
         self.op, self.raw = op(name), op(f"_{name}")
         self.single = len(self.op._schema.returns) == 1
+        self.all_public = public == len(self.op._schema.returns)
         self.op_backward, self.raw_backward = op(f"{name}_backward"), op(f"_{name}_backward")
         for prefix in ("", "_"):
             for suffix, plain, shape in (("", reference, fake), ("_backward", reference_backward, fake_backward)):
@@ -88,16 +98,29 @@ class DifferentiableOp:
             (self.raw_backward, vmap_backward or vmap),
         ):
             torch.library.register_vmap(kernel, rule(kernel), lib=LIB)
+        self.pair = self.raw, self.raw_backward
         self._register_autograd()
         self.eager, self.functional = self._eager_function(), self._functional_function()
 
     def __call__(self, *args: Any) -> Any:
-        out = self._run(args)
-        if self.single:
+        tensors = args[: self.tensors]
+        if (
+            _backend._forced is not None
+            or is_compiling()
+            or functorch_is_active()
+            or forward_ad._current_level >= 0
+            or has_torch_function(tensors)
+        ):
+            out = self._otherwise(args)
+        elif torch.is_grad_enabled() and _any_requires_grad(tensors):
+            out = self.eager.apply(self.pair, *args)
+        else:
+            out = self.raw(*args)
+        if self.all_public:
             return out
         return out[0] if self.public == 1 else out[: self.public]
 
-    def _run(self, args: tuple[Any, ...]) -> Any:
+    def _otherwise(self, args: tuple[Any, ...]) -> Any:
         forced = _backend._forced
         if forced is not None:
             if self.info.blocked:
@@ -105,18 +128,15 @@ class DifferentiableOp:
             if forced == "reference":  # plain torch, differentiable any number of times
                 return self.reference(*args)
             _backend.check_device(self.info, args[0])
-        compiling = torch.compiler.is_compiling()
-        if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
-            if compiling:
+        if functorch_is_active() or forward_ad._current_level >= 0:
+            if is_compiling():
                 return self.reference(*args)
             return self.functional.apply(*args)  # forward mode raises here; the op alone would drop the tangent without a word
-        if compiling or has_torch_function(args[: self.tensors]):
+        if is_compiling() or has_torch_function(args[: self.tensors]):
             return self.op(*args)
-        pair = (self.raw, self.raw_backward) if forced != "triton" else self.triton_kernels()
-        if torch.is_grad_enabled():
-            for t in args[: self.tensors]:
-                if t is not None and t.requires_grad:
-                    return self.eager.apply(pair, *args)
+        pair = self.triton_kernels() if forced == "triton" else self.pair
+        if torch.is_grad_enabled() and _any_requires_grad(args[: self.tensors]):
+            return self.eager.apply(pair, *args)
         return pair[0](*args)
 
     def triton_kernels(self) -> tuple[Kernel, Kernel]:
@@ -188,7 +208,7 @@ class DifferentiableOp:
                 out = pair[0](*args)
                 this._save(ctx, args, out)
                 ctx.kernel = pair[1]
-                return out if this.single else out[: this.public]
+                return out if this.all_public else out[: this.public]
 
             @staticmethod
             def backward(ctx: Any, *grads: Any) -> Any:

@@ -6,11 +6,30 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .. import _backend
 from .._library import LIB, NAMESPACE, op
 
 Kernel = Callable[..., Any]
+
+
+def tensor_of(module: torch.nn.Module, name: str) -> Any:
+    """A parameter or buffer, ten times as fast as the attribute; that where it is neither, as a parametrization makes it."""
+    found: Tensor | None = module._parameters.get(name)
+    if found is None:
+        found = module._buffers.get(name)
+    return getattr(module, name) if found is None else found
+
+
+def mlp_weights(denoiser: torch.nn.Module) -> tuple[Tensor, ...]:
+    """An MLPDenoiser's W_x | W_t, its bias, W_c, W_o and its bias."""
+    parts: Any = denoiser._modules
+    first, condition, last = parts["input"], parts["condition"], parts["output"]
+    return (
+        tensor_of(first, "weight"), tensor_of(first, "bias"), tensor_of(condition, "weight"),
+        tensor_of(last, "weight"), tensor_of(last, "bias"),
+    )  # fmt: skip
 
 
 class InferenceOp:

@@ -238,6 +238,8 @@ def _clip(clip: Any) -> float:
 
 def _per_row(name: str, t: Any, rows: Tensor, time: bool) -> tuple[Tensor | None, float]:
     """Its view with one number per row, [B] or [B, K], or the number."""
+    if type(t) is float and 0 < t <= 1:
+        return None, t
     if isinstance(t, Tensor):
         _checks.floating(name, t)
         if t.dim() == 0 and not t.requires_grad and _checks.may_look(t):

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..reference import denoise_chain as reference
 from ..schedules import NoiseSchedule
 from . import _checks
-from ._inference import InferenceOp
+from ._inference import InferenceOp, mlp_weights, tensor_of
 from .denoise import Prediction, _clip, _kind
 
 __all__ = ["denoise_chain"]
@@ -110,14 +110,23 @@ def denoise_chain(
             row_ids = torch.arange(B, device=x_T.device)
     if not plan.random:
         noise = None
+    if not torch.is_grad_enabled():
+        return _run(x_T, cond, weights, denoiser, plan, noise, row_ids, draw_ids, limit, seed)
     with torch.no_grad():
-        tensors = [x_T, cond, *weights, _embedding(denoiser, plan, weights[0])]
-        half = x_T.dtype in (torch.float16, torch.bfloat16)
-        if half:
-            tensors = [t.float() for t in tensors]
-            noise = None if noise is None else noise.float()
-        x_0, states = _OP(*tensors, plan.numbers, noise, row_ids, draw_ids, len(plan.aligned), limit, seed)
-        return (x_0.to(x_T.dtype), states.to(x_T.dtype)) if half else (x_0, states)
+        return _run(x_T, cond, weights, denoiser, plan, noise, row_ids, draw_ids, limit, seed)
+
+
+def _run(
+    x_T: Tensor, cond: Tensor, weights: tuple[Tensor, ...], denoiser: Any, plan: "Plan", noise: Tensor | None, row_ids: Tensor | None,
+    draw_ids: Tensor | None, limit: float, seed: int,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    tensors = [x_T, cond, *weights, _embedding(denoiser, plan, weights[0])]
+    half = x_T.dtype in (torch.float16, torch.bfloat16)
+    if half:
+        tensors = [t.float() for t in tensors]
+        noise = None if noise is None else noise.float()
+    x_0, states = _OP(*tensors, plan.numbers, noise, row_ids, draw_ids, len(plan.aligned), limit, seed)
+    return (x_0.to(x_T.dtype), states.to(x_T.dtype)) if half else (x_0, states)
 
 
 class Plan:
@@ -161,7 +170,7 @@ def _plan(schedule: NoiseSchedule, steps: Any, aligned: Any, kind: int, eta: flo
 
 def _embedding(denoiser: Any, plan: Plan, weight: Tensor) -> Tensor:
     """e(t) of the plan's timesteps, [S, E], kept for as long as the frequencies are this very buffer, unchanged."""
-    f, key = denoiser.embedding.frequencies, (denoiser.time_width, weight.dtype)
+    f, key = tensor_of(denoiser._modules["embedding"], "frequencies"), (denoiser.time_width, weight.dtype)
     of, version, made = plan.embeddings.get(key, (None, 0, None))
     now = 0 if f.is_inference() else f._version
     if made is None or of() is not f or version != now:
@@ -175,8 +184,7 @@ def _weights(denoiser: Any) -> tuple[Tensor, ...]:
     """W_x | W_t, its bias, W_c, W_o and its bias."""
     if not isinstance(denoiser, _mlp_denoiser()):
         raise TypeError(f"denoiser: expected an MLPDenoiser (any other runs in samplers.DiffoRSampler), got {type(denoiser).__name__}")
-    first, last = denoiser.input, denoiser.output
-    return first.weight, first.bias, denoiser.condition.weight, last.weight, last.bias
+    return mlp_weights(denoiser)
 
 
 @functools.cache

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..reference import fusion_chain as reference
 from ..schedules import NoiseSchedule
 from . import _checks
-from ._inference import InferenceOp
+from ._inference import InferenceOp, mlp_weights
 from .denoise_chain import KEPT, _check_ids, _embedding, _int, _sequence, _signed
 from .denoise_guided import _gamma
 
@@ -167,8 +167,7 @@ def _weights(denoiser: Any) -> tuple[Tensor, ...]:
         raise TypeError(f"denoiser: expected a SessionDenoiser, got {type(denoiser).__name__}")
     if denoiser.parallel:
         raise ValueError("denoiser: expected sessions in turn, got parallel=True, which runs step by step with guided_posterior_step alone")
-    net = denoiser.network
-    return net.input.weight, net.input.bias, net.condition.weight, net.output.weight, net.output.bias, denoiser.empty
+    return *mlp_weights(denoiser.network), denoiser.empty
 
 
 @functools.cache

@@ -40,26 +40,28 @@ ORD_INLINE V clip_both(V x, V c) {  // NaN goes through
   return low > c ? c : low;
 }
 
-template <class S, int NOISE>
-__attribute__((noinline)) void step_rows(const DenoiseArgs& a, int64_t begin, int64_t end) {
+// kUsual: a whole step that stays in the caches, without a branch in its loop.
+template <class S, int NOISE, bool kUsual>
+__attribute__((noinline)) void step_rows_as(const DenoiseArgs& a, int64_t begin, int64_t end) {
   using T = typename Traits<S>::T;
   using V = typename Traits<S>::V;
+  using I = typename Traits<S>::I;
   const int64_t total = a.B * a.K * a.D;
   const S *x = (const S*)a.x, *o = (const S*)a.output, *e = (const S*)a.noise;
   S *xs = (S*)a.x_s, *x0 = (S*)a.x0;
-  const bool fixed = !a.t.p && !a.s.p, stream = a.stream, whole = a.whole;
+  const bool fixed = !a.t.p && !a.s.p, stream = !kUsual && a.stream, whole = kUsual || a.whole;
   Step c = fixed ? step_numbers(a.kind, a.t.number, a.s.number, a.eta, a.reclip, whole) : Step{};
   const V limit = V{} + (T)a.clip;
+  const I use_x = I{} - (a.kind != denoise::kX0);  // else 0 x would make NaN of an infinite x
   for_rows<NOISE == denoise::kMade>(a, begin, end, [&](int64_t row, int64_t b, int64_t k, int64_t d, int64_t n, const float* made) {
     if (!fixed) c = step_numbers(a.kind, at_row(a.t, b, k), at_row(a.s, b, k), a.eta, a.reclip, a.whole);
     const V c0 = V{} + (T)c.c0, c1 = V{} + (T)c.c1, d0 = V{} + (T)c.d0, d1 = V{} + (T)c.d1, d2 = V{} + (T)c.d2;
     [[maybe_unused]] const V sigma = V{} + (T)c.sigma;
-    const bool only_output = a.kind == denoise::kX0;  // 0 x would make NaN of an infinite x
     const int64_t at = row * a.D + d;
     vectors<T>(n, [&](int64_t i, int m) __attribute__((always_inline)) {
       const int64_t j = at + i;
       const V xv = load(x + j, m, x + total), ov = load(o + j, m, o + total);
-      const V est = clip_both(only_output ? ov : c0 * xv + c1 * ov, limit);
+      const V est = clip_both(c0 * (V)((I)xv & use_x) + c1 * ov, limit);
       store(x0 + j, est, m, stream);
       if (whole) {
         V y = d0 * est + d1 * xv + d2 * ov;
@@ -70,6 +72,11 @@ __attribute__((noinline)) void step_rows(const DenoiseArgs& a, int64_t begin, in
     });
   }, fixed && a.D % 16 == 0);  // else a number's last bit may depend on where its row lies: what is left over is compiled apart
   if (stream) __builtin_ia32_sfence();
+}
+
+template <class S, int NOISE>
+void step_rows(const DenoiseArgs& a, int64_t begin, int64_t end) {
+  a.whole && !a.stream ? step_rows_as<S, NOISE, true>(a, begin, end) : step_rows_as<S, NOISE, false>(a, begin, end);
 }
 
 template <class S, int NOISE>
