@@ -176,7 +176,7 @@ setup(
             sorted(map(str, Path("csrc/host").glob("*.cpp"))),
             language="c++",
             include_dirs=["csrc", *pybind11_include()],
-            extra_compile_args=[*CXX, "-pthread"],
+            extra_compile_args=[*CXX, "-ffp-contract=off", "-pthread"],  # rounds alike on every instruction set
             extra_link_args=["-pthread"],
             depends=HEADERS,
         ),

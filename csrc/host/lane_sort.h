@@ -1,24 +1,27 @@
-// Eight short sorts at once. Included once per instruction set by quantiles.cpp, with ORD_ISA naming the namespace and
-// ORD_TARGET the function attribute; hence no include guard, and no std headers, whose inline functions could leak
-// wide instructions into the rest of the module.
+// Many short sorts at once. Included once per instruction set by lanes.h, with ORD_ISA naming the namespace, ORD_TARGET the
+// function attribute and ORD_BYTES the width of its vectors; hence no include guard, and no std headers, whose inline functions
+// could leak wide instructions into the rest of the module.
 //
-// A tile holds kLanes groups side by side, row-major [n, kLanes]: group g is column g, padded below with the largest
+// A tile holds kWide groups side by side, row-major [n, kWide]: group g is column g, padded below with the largest
 // key. A sorting network compares whole rows, so every comparison is one vector minimum and one vector maximum.
 
 namespace ordkernels::host::ORD_ISA {
+
+template <class K>
+constexpr int kWide = ORD_BYTES / sizeof(K) > 8 ? ORD_BYTES / sizeof(K) : 8;
 
 // Rows x and y, elementwise: the smaller keys to x, the larger to y.
 template <class K>
 ORD_TARGET inline __attribute__((always_inline)) void exchange_rows(K* __restrict x, K* __restrict y) {
 #pragma omp simd
-  for (int g = 0; g < kLanes; ++g) {
+  for (int g = 0; g < kWide<K>; ++g) {
     const K a = x[g], b = y[g];
     x[g] = a < b ? a : b;
     y[g] = a < b ? b : a;
   }
 }
 
-// Sorts each column of tile [n, kLanes] downwards: Batcher's merge exchange for any n (Knuth, The Art of Computer
+// Sorts each column of tile [n, kWide] downwards: Batcher's merge exchange for any n (Knuth, The Art of Computer
 // Programming 3, 5.2.2, algorithm M), n log^2 n / 4 row exchanges.
 template <class K>
 ORD_TARGET void sort_columns(K* tile, int64_t n) {
@@ -29,55 +32,92 @@ ORD_TARGET void sort_columns(K* tile, int64_t n) {
     for (int64_t q = top, r = 0, d = p;; d = q - p, q /= 2, r = p) {
       for (int64_t i = r; i < n - d; i += 2 * p) {
         const int64_t end = i + p < n - d ? i + p : n - d;
-        for (int64_t j = i; j < end; ++j) exchange_rows(tile + j * kLanes, tile + (j + d) * kLanes);
+        for (int64_t j = i; j < end; ++j) exchange_rows(tile + j * kWide<K>, tile + (j + d) * kWide<K>);
       }
       if (q == p) break;
     }
   }
 }
 
-// values [n] into one column of a tile of `rows` rows, as keys (radix.h), padded below.
-template <class F, class K>
-ORD_TARGET void load_column(const F* __restrict values, int64_t n, int64_t rows, K* __restrict column) {
-  for (int64_t i = 0; i < n; ++i) {
-    K k;
-    __builtin_memcpy(&k, values + i, sizeof k);
-    column[i * kLanes] = k ^ ((k >> (8 * sizeof(K) - 1)) & kMaxKey<K>);
+template <int... I>
+struct Order {};
+template <int s, class V, int... I>
+ORD_TARGET inline __attribute__((always_inline)) void swap_corners(V& a, V& b, Order<I...>) {
+  constexpr int W = sizeof...(I);
+  const V low = __builtin_shufflevector(a, b, (I & s ? I - s + W : I)...);
+  b = __builtin_shufflevector(a, b, (I & s ? I + W : I + s)...);
+  a = low;
+}
+// v [W] of W lanes each: rows become columns.
+template <int s, int W, class V>
+ORD_TARGET inline __attribute__((always_inline)) void turn(V* v) {
+  if constexpr (s < W) {
+#pragma GCC unroll 16
+    for (int r = 0; r < W; ++r)
+      if (!(r & s)) swap_corners<s>(v[r], v[r + s], Order<__integer_pack(W)...>{});
+    turn<2 * s, W>(v);
   }
-  for (int64_t i = n; i < rows; ++i) column[i * kLanes] = kMaxKey<K>;
 }
 
-// out[l] between keys[lo[l] * stride] and keys[hi[l] * stride], a share t[l] of the way, as `interpolate` (quantiles.h)
-// for finite gaps; false if a gap was not finite. lo, hi and t are padded to a multiple of kLanes.
+// group[g] [size[g]] into column g of a tile, as keys (radix.h), padded below; a vector of each at a time. `end`: of the array that they
+// lie in. Writes up to 16 rows past the last.
 template <class F, class K>
-ORD_TARGET bool read_levels(const K* keys, int64_t stride, const int64_t* lo, const int64_t* hi, const double* t,
-                            int64_t count, F* out) {
-  constexpr int64_t kBlock = 8 * kLanes;
-  K below[kBlock], above[kBlock];
-  F value[kBlock];
-  int wild = 0;
-  for (int64_t first = 0; first < count; first += kBlock) {
-    const int64_t end = count - first < kBlock ? count - first : kBlock;
-    const int64_t padded = (end + kLanes - 1) / kLanes * kLanes;
-    // All loads before all arithmetic: a vector load straight after the narrow stores it covers would wait for them.
-    for (int64_t l = 0; l < padded; ++l) {
-      below[l] = keys[lo[first + l] * stride];
-      above[l] = keys[hi[first + l] * stride];
+ORD_TARGET void load_tile(const F* const* group, const int64_t* size, int64_t rows, const F* end, K* tile) {
+  constexpr int W = ORD_BYTES / sizeof(K);
+  typedef K V __attribute__((vector_size(ORD_BYTES)));
+  V place;
+  for (int i = 0; i < W; ++i) place[i] = i;
+  for (int g = 0; g < kWide<K>; g += W)
+    for (int64_t i = 0; i < rows; i += W) {
+      V v[W];
+#pragma GCC unroll 16
+      for (int l = 0; l < W; ++l) {
+        const int64_t left = size[g + l] - i;
+        v[l] = V{} + kMaxKey<K>;
+        if (left <= 0) continue;
+        const F* const from = group[g + l] + i;
+        V k;
+        if (end - from >= W) {
+          __builtin_memcpy(&k, from, sizeof k);
+        } else {
+          __builtin_memcpy(&k, from, left * sizeof(K));
+        }
+        k ^= (k >> (8 * sizeof(K) - 1)) & kMaxKey<K>;
+        v[l] = left >= W ? k : place < static_cast<K>(left) ? k : v[l];
+      }
+      turn<1, W>(v);
+#pragma GCC unroll 16
+      for (int l = 0; l < W; ++l) __builtin_memcpy(tile + (i + l) * kWide<K> + g, v + l, sizeof(V));
     }
+}
+
+// out[l] between the keys below[l] and above[l], a share t[l] of the way, as `interpolate` (quantiles.h) for finite gaps; false if a
+// gap was not finite. below, above and t are padded to a multiple of kLanes.
+template <class F, class K>
+ORD_TARGET bool interpolate_levels(const K* __restrict below, const K* __restrict above, const double* __restrict t, int64_t count,
+                                   F* __restrict out) {
+  int wild = 0;
+  for (int64_t first = 0; first < count; first += kLanes) {
+    F value[kLanes];
 #pragma omp simd reduction(| : wild)
-    for (int64_t l = 0; l < padded; ++l) {
-      const K a = below[l] ^ ((below[l] >> (8 * sizeof(K) - 1)) & kMaxKey<K>);
-      const K b = above[l] ^ ((above[l] >> (8 * sizeof(K) - 1)) & kMaxKey<K>);
+    for (int l = 0; l < kLanes; ++l) {
+      const K a = below[first + l] ^ ((below[first + l] >> (8 * sizeof(K) - 1)) & kMaxKey<K>);
+      const K b = above[first + l] ^ ((above[first + l] >> (8 * sizeof(K) - 1)) & kMaxKey<K>);
       const double x = __builtin_bit_cast(F, a), y = __builtin_bit_cast(F, b), gap = y - x, share = t[first + l];
       const double up = x + gap * share, down = y - gap * (1 - share);
       value[l] = static_cast<F>(share < 0.5 ? up : down);
       wild |= !(__builtin_fabs(gap) <= __DBL_MAX__);
     }
-    int64_t done = 0;  // copies of fixed sizes are moves; of an unknown size, a slow start
-    for (; done + kLanes <= end; done += kLanes) __builtin_memcpy(out + first + done, value + done, kLanes * sizeof(F));
-    if (end & 4) __builtin_memcpy(out + first + done, value + done, 4 * sizeof(F)), done += 4;
-    if (end & 2) __builtin_memcpy(out + first + done, value + done, 2 * sizeof(F)), done += 2;
-    if (end & 1) out[first + done] = value[done];
+    const int64_t left = count - first;  // copies of fixed sizes are moves; of an unknown size, a slow start
+    F* to = out + first;
+    const F* from = value;
+    if (left >= kLanes) {
+      __builtin_memcpy(to, from, kLanes * sizeof(F));
+      continue;
+    }
+    if (left & 4) __builtin_memcpy(to, from, 4 * sizeof(F)), to += 4, from += 4;
+    if (left & 2) __builtin_memcpy(to, from, 2 * sizeof(F)), to += 2, from += 2;
+    if (left & 1) *to = *from;
   }
   return !wild;
 }

@@ -7,30 +7,42 @@
 #include "host/radix.h"
 
 namespace ordkernels::host {
-constexpr int kLanes = 8;
-}
+constexpr int kLanes = 8;       // what levels are padded to
+constexpr int kMostWide = 16;   // the most groups in a tile
+}  // namespace ordkernels::host
 
 #define ORD_ISA base
 #define ORD_TARGET
+#define ORD_BYTES 16
 #include "host/lane_sort.h"
 #undef ORD_ISA
 #undef ORD_TARGET
+#undef ORD_BYTES
 #define ORD_ISA avx2
 #define ORD_TARGET __attribute__((target("avx2")))
+#define ORD_BYTES 32
 #include "host/lane_sort.h"
 #undef ORD_ISA
 #undef ORD_TARGET
+#undef ORD_BYTES
 #define ORD_ISA avx512
-#define ORD_TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl")))
+#define ORD_TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")))
+#define ORD_BYTES 64
 #include "host/lane_sort.h"
 #undef ORD_ISA
 #undef ORD_TARGET
+#undef ORD_BYTES
 
 namespace ordkernels::host {
 
+template <class K>
+inline int tile_width() {
+  return isa() == Isa::avx512 ? avx512::kWide<K> : isa() == Isa::avx2 ? avx2::kWide<K> : base::kWide<K>;
+}
+
 template <class F>
-inline void load_column(const F* values, int64_t n, int64_t rows, key_of<F>* column) {
-  ORD_DISPATCH(load_column(values, n, rows, column));
+inline void load_tile(const F* const* group, const int64_t* size, int64_t rows, const F* end, key_of<F>* tile) {
+  ORD_DISPATCH(load_tile(group, size, rows, end, tile));
 }
 
 template <class K>
@@ -38,14 +50,13 @@ inline void sort_columns(K* tile, int64_t rows) {
   ORD_DISPATCH(sort_columns(tile, rows));
 }
 
-// Not on AVX-512, whose fused multiply-add would round otherwise than the reference.
 template <class F>
-inline bool read_levels(const key_of<F>* keys, int64_t stride, const int64_t* lo, const int64_t* hi, const double* t, int64_t count, F* out) {
-  return isa() == Isa::base ? base::read_levels(keys, stride, lo, hi, t, count, out) : avx2::read_levels(keys, stride, lo, hi, t, count, out);
+inline bool interpolate_levels(const key_of<F>* below, const key_of<F>* above, const double* t, int64_t count, F* out) {
+  return ORD_DISPATCH(interpolate_levels(below, above, t, count, out));
 }
 
 inline void set_positions(int64_t n, const double* levels, int64_t count, int64_t* lo, int64_t* hi, double* t) {
-  isa() == Isa::base ? base::set_positions(n, levels, count, lo, hi, t) : avx2::set_positions(n, levels, count, lo, hi, t);
+  ORD_DISPATCH(set_positions(n, levels, count, lo, hi, t));
 }
 
 }  // namespace ordkernels::host

@@ -1,5 +1,5 @@
 // Quantiles of ragged groups: each group sorted by the cheapest sort for its size, then read at the levels' positions.
-// Short groups are sorted eight at a time by a vectorised network (lane_sort.h), long ones by radix (radix.h).
+// Short groups are sorted eight or sixteen at a time by a vectorised network (lane_sort.h), long ones by radix (radix.h).
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
@@ -20,13 +20,13 @@ namespace {
 
 namespace py = pybind11;
 
-constexpr int64_t kLongest = 1024;     // the longest group a tile takes: 32 KiB of fp32 keys, the first cache
+constexpr int64_t kLongest = 1024;     // the longest group a tile takes: 32 or 64 KiB of fp32 keys, about the first cache
 constexpr int64_t kChunk = 64 * 1024;  // values per unit of work: enough groups to find eight of a size
 
 // One thread's buffers.
 template <class F>
 struct Workspace {
-  std::vector<key_of<F>> tile = std::vector<key_of<F>>(kLanes * kLongest), keys, sorted, spare;
+  std::vector<key_of<F>> tile = std::vector<key_of<F>>(kMostWide * (kLongest + 16)), keys, sorted, spare;
   std::vector<int64_t> order, bins, start = std::vector<int64_t>(kLongest + 2);
 };
 
@@ -44,20 +44,20 @@ void order_by_size(const int64_t* offsets, int64_t begin, int64_t end, Workspace
   }
 }
 
-// Calls read(g, n, keys, stride) with the sorted keys of every group of [begin, end) that is not empty. Of a long group
+// Calls read(g, n, keys, stride) with the sorted keys of every group of values [all] in [begin, end) that is not empty. Of a long group
 // only those ranks need be in place for which a function wanted(n) makes says so (radix.h, select_ranks).
 template <class F, class Wanted, class Read>
-void for_each_sorted(const F* values, const int64_t* offsets, int64_t begin, int64_t end, Workspace<F>& w,
+void for_each_sorted(const F* values, int64_t all, const int64_t* offsets, int64_t begin, int64_t end, Workspace<F>& w,
                      const Wanted& wanted, const Read& read) {
   // Groups come in order of size, which no hardware prefetcher follows: bring the chunk into the second cache first.
   for (int64_t i = offsets[begin]; i < std::min(offsets[end], offsets[begin] + 2 * kChunk); i += 64 / sizeof(F)) {
     __builtin_prefetch(values + i, 0, 2);
   }
   order_by_size(offsets, begin, end, w);
-  const int64_t groups = w.order.size();
+  const int64_t groups = w.order.size(), wide = tile_width<key_of<F>>();
   auto size = [&](int64_t i) { return offsets[w.order[i] + 1] - offsets[w.order[i]]; };
   for (int64_t i = 0; i < groups;) {
-    const int64_t rows = size(i), lanes = std::min<int64_t>(kLanes, groups - i);
+    const int64_t rows = size(i), lanes = std::min(wide, groups - i);
     int64_t filled = 0;
     for (int64_t g = 0; g < lanes; ++g) filled += size(i + g);
     if (rows > kLongest || (rows > 32 && filled < 3 * rows)) {  // a tile of mostly padding costs more than one sort
@@ -70,14 +70,15 @@ void for_each_sorted(const F* values, const int64_t* offsets, int64_t begin, int
       ++i;
       continue;
     }
-    for (int64_t g = 0; g < kLanes; ++g) {
-      const int64_t n = g < lanes ? size(i + g) : 0;
-      load_column(n ? values + offsets[w.order[i + g]] : values, n, rows, w.tile.data() + g);
+    const F* from[kMostWide];
+    int64_t sizes[kMostWide];
+    for (int64_t g = 0; g < wide; ++g) {
+      sizes[g] = g < lanes ? size(i + g) : 0;
+      from[g] = g < lanes ? values + offsets[w.order[i + g]] : values;
     }
+    load_tile(from, sizes, rows, values + all, w.tile.data());
     sort_columns(w.tile.data(), rows);
-    for (int64_t g = 0; g < lanes; ++g) {
-      read(w.order[i + g], size(i + g), w.tile.data() + g, int64_t(kLanes));
-    }
+    for (int64_t g = 0; g < lanes; ++g) read(w.order[i + g], sizes[g], w.tile.data() + g, wide);
     i += lanes;
   }
 }
@@ -100,6 +101,8 @@ void segment_quantiles(const F* values, const int64_t* offsets, int64_t groups, 
                        int threads, F* out) {
   for_each_chunk<F>(offsets, groups, threads, [&](int64_t begin, int64_t end, Workspace<F>& w) {
     Positions at(levels, count);
+    const F* const last = out + end * count;  // groups come in order of size, so their rows are written here and there
+    for (const F* to = out + begin * count; to < last; to += 64 / sizeof(F)) __builtin_prefetch(to, 1, 2);
     for (int64_t g = begin; g < end; ++g) {
       if (offsets[g] == offsets[g + 1]) std::fill_n(out + g * count, count, std::numeric_limits<F>::quiet_NaN());
     }
@@ -110,11 +113,10 @@ void segment_quantiles(const F* values, const int64_t* offsets, int64_t groups, 
         return l < at.count && at.lo[at.rising[l]] < to;
       };
     };
-    auto read = [&](int64_t g, int64_t n, const key_of<F>* keys, int64_t stride) {
-      at.set(n);
-      read_quantiles(keys, stride, at, out + g * count);
-    };
-    for_each_sorted(values, offsets, begin, end, w, wanted, read);
+    LevelReader<F> reader(levels, count);
+    auto read = [&](int64_t g, int64_t n, const key_of<F>* keys, int64_t stride) { reader.read(keys, stride, n, out + g * count); };
+    for_each_sorted(values, offsets[groups], offsets, begin, end, w, wanted, read);
+    reader.finish();
   });
 }
 
@@ -126,11 +128,12 @@ void leave_one_out_quantiles(const F* values, const int64_t* offsets, int64_t gr
   using K = key_of<F>;
   for_each_chunk<F>(offsets, groups, threads, [&](int64_t begin, int64_t end, Workspace<F>& w) {
     Positions at(levels, count);
+    LevelReader<F> reader(levels, count);
     std::vector<F> rows(3 * count);
     F *above = rows.data(), *across = above + count, *below = across + count;
     std::vector<K> sorted;
     auto all = [](int64_t) { return [](int64_t, int64_t) { return true; }; };
-    for_each_sorted(values, offsets, begin, end, w, all, [&](int64_t g, int64_t n, const K* keys, int64_t stride) {
+    for_each_sorted(values, offsets[groups], offsets, begin, end, w, all, [&](int64_t g, int64_t n, const K* keys, int64_t stride) {
       const F* group = values + offsets[g];
       F* to = out + offsets[g] * count;
       if (n == 1) {
@@ -138,8 +141,9 @@ void leave_one_out_quantiles(const F* values, const int64_t* offsets, int64_t gr
         return;
       }
       at.set(n - 1);
-      read_quantiles(keys, stride, at, below);  // r > hi
-      read_quantiles(keys + stride, stride, at, above);  // r <= lo
+      reader.read(keys, stride, n - 1, below);           // r > hi
+      reader.read(keys + stride, stride, n - 1, above);  // r <= lo
+      reader.finish();
       for (int64_t l = 0; l < count; ++l) {
         const double a = from_key<F>(keys[at.lo[l] * stride]), b = from_key<F>(keys[(at.hi[l] + 1) * stride]);
         across[l] = static_cast<F>(interpolate(a, b, at.t[l]));

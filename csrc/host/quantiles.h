@@ -50,15 +50,55 @@ inline double interpolate(double a, double b, double t) {
   return t < 0.5 ? up : down;
 }
 
-// The quantiles of sorted keys, `stride` apart.
+// The quantiles of many arrays of sorted keys. What is asked of an array is copied at once, and computed with that of the next ones: a
+// vector load waits for narrow stores to its bytes, and with them for all stores before, down to the last row's on its way to memory.
 template <class F>
-inline void read_quantiles(const key_of<F>* keys, int64_t stride, const Positions& at, F* out) {
-  if (read_levels(keys, stride, at.lo.data(), at.hi.data(), at.t.data(), at.count, out)) return;
-  for (int64_t l = 0; l < at.count; ++l) {
-    const double a = from_key<F>(keys[at.lo[l] * stride]), b = from_key<F>(keys[at.hi[l] * stride]);
-    out[l] = static_cast<F>(interpolate(a, b, at.t[l]));
+class LevelReader {
+ public:
+  using K = key_of<F>;
+
+  LevelReader(const double* levels, int64_t count)
+      : count_(count), padded_((count + kLanes - 1) / kLanes * kLanes), at_(kSlots, Positions(levels, count)), below_(kSlots * padded_),
+        above_(kSlots * padded_) {}
+
+  // Those of keys[0], keys[stride], ... keys[(n - 1) stride], to out [count] at the latest when `finish` is called; stride 1, 8 or 16.
+  void read(const K* keys, int64_t stride, int64_t n, F* out) {
+    if (used_ == kSlots) finish();
+    at_[used_].set(n);
+    out_[used_] = out;
+    stride == 1 ? copy<1>(keys) : stride == 8 ? copy<8>(keys) : copy<16>(keys);
+    ++used_;
   }
-}
+
+  void finish() {
+    for (int i = 0; i < used_; ++i) {
+      const K *const below = below_.data() + i * padded_, *const above = above_.data() + i * padded_;
+      const double* const t = at_[i].t.data();
+      if (interpolate_levels(below, above, t, count_, out_[i])) continue;
+      for (int64_t l = 0; l < count_; ++l) out_[i][l] = static_cast<F>(interpolate(from_key<F>(below[l]), from_key<F>(above[l]), t[l]));
+    }
+    used_ = 0;
+  }
+
+ private:
+  static constexpr int kSlots = 16;
+
+  template <int kStride>
+  void copy(const K* keys) {
+    const int64_t *const lo = at_[used_].lo.data(), *const hi = at_[used_].hi.data();
+    K *const below = below_.data() + used_ * padded_, *const above = above_.data() + used_ * padded_;
+    for (int64_t l = 0; l < count_; ++l) {
+      below[l] = keys[lo[l] * kStride];
+      above[l] = keys[hi[l] * kStride];
+    }
+  }
+
+  const int64_t count_, padded_;
+  std::vector<Positions> at_;
+  std::vector<K> below_, above_;  // [kSlots, padded_]
+  F* out_[kSlots];
+  int used_ = 0;
+};
 
 // The number of sorted[0, n) below key, without branches on the data.
 template <class K>

@@ -68,7 +68,7 @@ class History {
   using K = key_of<F>;
 
   History(const F* values, const double* levels, int64_t count, int64_t min_events, F* out)
-      : values_(values), out_(out), count_(count), min_events_(min_events), at_(levels, count) {}
+      : values_(values), out_(out), count_(count), min_events_(min_events), at_(levels, count), reader_(levels, count) {}
 
   // The rows of one group's events.
   template <class T>
@@ -82,6 +82,9 @@ class History {
     if (!sorted) radix_sort(events_.data(), n, spare_);
     incoming_.resize(n);  // gathered apart from the replay, so that cache misses overlap
     for (int64_t i = 0; i < n; ++i) incoming_[i] = to_key(values_[events_[i].index]);
+    for (int64_t i = 0; i < std::min(n, kInsertLongest); ++i) {  // rows lie anywhere: they come while others are computed
+      for (int64_t l = 0; l < count_; l += 64 / sizeof(F)) __builtin_prefetch(row(i) + l, 1, 2);
+    }
     if (n <= kInsertLongest) {
       forwards(n);
     } else {
@@ -109,8 +112,8 @@ class History {
     for (int64_t i = 0, j; i < n; i = j) {
       j = tie_end(i, n);
       if (i >= min_events_ && i > 0) {
-        at_.set(i);
-        read_quantiles(past_.data(), 1, at_, row(i));
+        reader_.read(past_.data(), 1, i, row(i));
+        if (j - i > 1) reader_.finish();
       }
       finish(i, j);
       for (int64_t k = i; k < j; ++k) {
@@ -119,6 +122,7 @@ class History {
         past_[place] = incoming_[k];
       }
     }
+    reader_.finish();
   }
 
   // Nodes 1..n are the group's values in order, 0 and n+1 the ends of the list.
@@ -195,6 +199,7 @@ class History {
   F* out_;
   const int64_t count_, min_events_;
   Positions at_;
+  LevelReader<F> reader_;
   std::vector<Event> events_, spare_;
   std::vector<K> incoming_, past_, keys_;
   std::vector<Node> nodes_;
