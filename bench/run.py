@@ -200,10 +200,11 @@ def gate(case: Any) -> tuple[dict[str, float], dict[str, str]]:
         except Exception as e:  # a rival may raise anything
             wrong[name] = f"{type(e).__name__}: {e}".splitlines()[0][:200]
             continue
-        if error <= case.tolerance:
+        tolerance = case.tolerances.get(name, case.tolerance)
+        if error <= tolerance:
             right[name] = error
         else:
-            wrong[name] = f"wrong: error {error:.2g} of the largest value, over {case.tolerance:g}"
+            wrong[name] = f"wrong: error {error:.2g} of the largest value, over {tolerance:g}"
     return right, wrong
 
 

@@ -44,6 +44,7 @@ class Case:
     yardsticks: tuple[str, ...] = ()  # runs that are shown and not counted as rivals
     missing: dict[str, str] = field(default_factory=dict)  # rival -> why it is not here
     outputs: dict[str, Callable[[Any], tuple[Any, ...]]] = field(default_factory=dict)  # run -> its result as the truth's arrays
+    tolerances: dict[str, float] = field(default_factory=dict)  # of a run that is less exact by what it is, in place of `tolerance`
     device: str = "cpu"
 
     def checked_truth(self) -> tuple[torch.Tensor, ...]:
