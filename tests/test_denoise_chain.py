@@ -183,10 +183,22 @@ def test_new_weights_and_frequencies_count_at_once():
     x, cond, denoiser, schedule, aligned = setup()
     before = denoise_chain(x, cond, denoiser, schedule, steps=4, aligned=aligned)
     denoiser.input.weight.data.mul_(2)
-    denoiser.half().float()  # rounds the frequencies
     got = denoise_chain(x, cond, denoiser, schedule, steps=4, aligned=aligned)
     assert error(got, before) > 1e-3
     assert error(got, truth(x, cond, denoiser, schedule, 4, aligned, dtype=torch.float32)) < 2e-5
+    denoiser.embedding.frequencies.mul_(1.5)
+    assert error(denoise_chain(x, cond, denoiser, schedule, steps=4, aligned=aligned), got) > 1e-3
+    denoiser.double().float()  # which makes them again
+    assert error(denoise_chain(x, cond, denoiser, schedule, steps=4, aligned=aligned), got) == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_keeps_the_timesteps(dtype):
+    x, cond, denoiser, schedule, aligned = setup()
+    schedule, steps = NoiseSchedule.linear(1000), [981, 515, 300, 1]
+    x, cond, denoiser = x.to(dtype), cond.to(dtype), denoiser.to(dtype)
+    want = truth(x, cond, denoiser, schedule, steps, steps[:2])
+    assert error(denoise_chain(x, cond, denoiser, schedule, steps=steps, aligned=steps[:2]), want) < 3e-2
 
 
 @pytest.mark.parametrize("marks", [pytest.param(None, marks=native)])

@@ -30,6 +30,17 @@ def test_time_embedding():
         TimeEmbedding(5)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_rounds_the_embedding_and_not_the_timestep(dtype):
+    t, embedding = torch.tensor([1, 515, 981, 1000]), TimeEmbedding(64)
+    want = embedding(t)
+    got = embedding.to(dtype)(t)
+    assert got.dtype == dtype
+    assert torch.equal(got, want.to(dtype))
+    assert torch.equal(embedding.to("cpu")(t), got)  # moved, not cast
+    assert torch.equal(embedding.float()(t), want)  # and back, with nothing lost
+
+
 def test_mlp_denoiser_is_its_formula():
     net = make("mlp")
     x, c, t = torch.randn(7, 16).double(), torch.randn(7, 5).double(), torch.arange(1, 8)

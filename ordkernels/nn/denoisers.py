@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -28,7 +29,7 @@ class FoldedMLP(NamedTuple):
 class TimeEmbedding(nn.Module):
     r"""Sinusoids of a timestep: ``[...] -> [..., width]``, ``sin(t f_i)`` then ``cos(t f_i)``, ``f_i = 10000^(-2i / width)``.
 
-    Errors: ``ValueError`` for a width that is odd or below 2.
+    Computed in fp32 or fp64, and rounded once to the module's dtype. Errors: ``ValueError`` for a width that is odd or below 2.
 
     Source: Vaswani et al., "Attention Is All You Need", section 3.5.
 
@@ -39,20 +40,30 @@ class TimeEmbedding(nn.Module):
         torch.Size([2, 64])
     """
 
-    frequencies: Tensor
+    frequencies: Tensor  # [width / 2], in fp32 or fp64 whatever the module's dtype: in bf16 the timestep 981 is 984
+    like: Tensor  # [0], of the module's dtype
 
     def __init__(self, width: int = 64) -> None:
         super().__init__()
         _positive(width=width)
         if width % 2:
             raise ValueError(f"width: expected an even number (a sine and a cosine per frequency), got {width}")
-        half = width // 2
-        f = torch.exp(torch.arange(half, dtype=torch.float64) * (-math.log(10000.0) / half))
-        self.register_buffer("frequencies", f.to(torch.get_default_dtype()), persistent=False)
+        self.count = width // 2
+        self.register_buffer("like", torch.empty(0), persistent=False)
+        self.register_buffer("frequencies", self._exact(), persistent=False)
+
+    def _exact(self) -> Tensor:
+        f = torch.exp(torch.arange(self.count, dtype=torch.float64, device="cpu") * (-math.log(10000.0) / self.count))
+        return f.to(self.like.device, torch.promote_types(self.like.dtype, torch.float32))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> TimeEmbedding:
+        super()._apply(fn, recurse)
+        self.frequencies = self._exact()
+        return self
 
     def forward(self, t: Tensor) -> Tensor:
         angle = t.to(self.frequencies.dtype)[..., None] * self.frequencies  # [..., width / 2]
-        return torch.cat((angle.sin(), angle.cos()), dim=-1)
+        return torch.cat((angle.sin(), angle.cos()), dim=-1).to(self.like.dtype)
 
 
 class MLPDenoiser(nn.Module):
