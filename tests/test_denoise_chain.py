@@ -194,7 +194,7 @@ def test_new_weights_and_frequencies_count_at_once():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_keeps_the_timesteps(dtype):
-    x, cond, denoiser, schedule, aligned = setup()
+    x, cond, denoiser, _, _ = setup()
     schedule, steps = NoiseSchedule.linear(1000), [981, 515, 300, 1]
     x, cond, denoiser = x.to(dtype), cond.to(dtype), denoiser.to(dtype)
     want = truth(x, cond, denoiser, schedule, steps, steps[:2])

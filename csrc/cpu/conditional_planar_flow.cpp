@@ -1,35 +1,37 @@
-// conditional_planar_flow: planar_flow on h @ weight.T + bias, in blocks of rows whose parameters stay in cache. The matrix
-// products are torch's own (they run at the speed of the machine); backward makes each block's parameters again and turns them
-// into their gradients in place. Workspace: one block of parameters (about 1 MB), a copy of the weight's gradient, and for half
-// precision fp32 copies of the weight and of a block of h.
+// conditional_planar_flow: planar_flow on h @ weight.T + bias, in blocks of rows whose parameters stay in cache. Backward makes
+// each block's parameters again and turns them into their gradients in place. Workspace: one block of parameters (about half a MB),
+// and for half precision fp32 copies of the weight and of a block of h.
+//
+// The matrix products are our own (kernels/gemm.h). Torch's ran at 100 of the 256 GFLOP/s of the processor this was measured on, and
+// each call of one costs microseconds, which made blocks large.
+#include "cpu/kernels/gemm_args.h"
 #include "cpu/planar_flow.h"
+
+#define DECLARE(isa)                                                     \
+  namespace isa {                                                        \
+  void gemm(const GemmArgs&, int64_t begin, int64_t end, void* scratch); \
+  }
+DECLARE(base)
+DECLARE(avx2)
+DECLARE(avx512)
 
 using namespace planar;
 
 namespace {
 
-constexpr int64_t kBlockBytes = 1 << 20;
+constexpr int64_t kBlockBytes = 1 << 19;
 
 // A view of memory that no autograd, mode or functional transform knows of: what `out=` needs.
 Tensor matrix(const void* data, int64_t rows, int64_t columns, int64_t row_stride, int64_t column_stride, ScalarType type) {
   return torch::stable::from_blob(const_cast<void*>(data), {rows, columns}, {row_stride, column_stride},
                                   torch::stable::Device(torch::headeronly::DeviceType::CPU), type);
 }
-Tensor vector(const void* data, int64_t size, ScalarType type) {
-  return torch::stable::from_blob(const_cast<void*>(data), {size}, {1}, torch::stable::Device(torch::headeronly::DeviceType::CPU), type);
-}
-
-void linear_out(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& out) {
-  using torch::stable::detail::from;
-  StableIValue stack[] = {from(x), from(weight), from(std::optional<Tensor>(bias)), from(out)};
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::linear", "out", stack, TORCH_ABI_VERSION));
-  torch::stable::detail::to<Tensor>(stack[0]);  // takes the reference back
-}
-void mm_out(const Tensor& a, const Tensor& b, const Tensor& out) {
-  using torch::stable::detail::from;
-  StableIValue stack[] = {from(a), from(b), from(out)};
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::mm", "out", stack, TORCH_ABI_VERSION));
-  torch::stable::detail::to<Tensor>(stack[0]);
+// By the rows of c; the sums of none depend on how they are shared out.
+void multiply(const GemmArgs& g) {
+  const auto kernel = ORD_DISPATCH(gemm);
+  const int64_t grain = (int64_t{1} << 20) / (g.N * g.K + 1) + 6;  // rows worth starting a thread for: some 10 us of work
+  const bool ok = parallel_with_scratch(g.M, grain, gemm_scratch(g), [&](int64_t begin, int64_t end, void* scratch) { kernel(g, begin, end, scratch); });
+  STD_TORCH_CHECK(ok, "conditional_planar_flow: out of memory");
 }
 
 struct Conditional {
@@ -75,8 +77,10 @@ struct Conditional {
     a.z_row = D;
   }
 
-  Tensor weight_matrix() const { return matrix(weight.const_data_ptr(), C, H, H, 1, compute); }
-  Tensor block_params(int64_t n) const { return matrix(params.const_data_ptr(), n, C, C, 1, compute); }
+  GemmArgs product(int64_t M, int64_t N, int64_t K, const void* x, int64_t x_row, int64_t x_column, const void* y, int64_t y_row, int64_t y_column,
+                   GemmStart start, void* to, int64_t to_row, const void* row = nullptr) const {
+    return {compute == ScalarType::Double, M, N, K, x, y, row, x_row, x_column, y_row, y_column, start, to, to_row};
+  }
   // Row r of a tensor [B, N, width] in the storage type, or of bytes `e` an element.
   static char* at(const void* p, int64_t element, int64_t e) { return (char*)p + element * e; }
 
@@ -87,8 +91,9 @@ struct Conditional {
   }
 
   // The block of rows [r, r + n): its parameters, and the arguments of the flow.
-  FlowArgs start(int64_t r, int64_t n, const Tensor& h_block) const {
-    linear_out(h_block, weight_matrix(), vector(bias.const_data_ptr(), C, compute), block_params(n));
+  FlowArgs start(int64_t r, int64_t n, const Tensor& h_block) {
+    multiply(product(n, C, H, h_block.const_data_ptr(), H, 1, weight.const_data_ptr(), 1, H, GemmStart::bias, params.mutable_data_ptr(), C,
+                     bias.const_data_ptr()));
     FlowArgs b = a;
     b.G = n;
     b.z = at(z.const_data_ptr(), r * N * a.D, size);
@@ -97,7 +102,7 @@ struct Conditional {
 };
 
 std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& z, const Tensor& h, const Tensor& weight, const Tensor& bias, int64_t mode) {
-  const Conditional c(z, h, weight, bias, mode);
+  Conditional c(z, h, weight, bias, mode);
   const int64_t D = c.a.D, K = c.a.K, e = compute_size(c.type);
   auto shape = rows_shape(c.z);
   auto out = torch::stable::new_empty(c.z, shape_of(c.z)), log_det = torch::stable::new_empty(c.z, shape, c.compute);
@@ -117,7 +122,7 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& z, const Tensor& h, con
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& z, const Tensor& act_, const Tensor& h, const Tensor& weight,
                                                     const Tensor& bias, const Tensor& gz_, const Tensor& gl_, int64_t mode) {
-  const Conditional c(z, h, weight, bias, mode);
+  Conditional c(z, h, weight, bias, mode);
   const int64_t D = c.a.D, K = c.a.K, C = c.C, H = c.H, e = compute_size(c.type);
   auto shape = rows_shape(c.z);
   check_shape("gz", gz_, shape_of(c.z));
@@ -131,7 +136,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& z, const Tenso
 
   auto dz = torch::stable::new_empty(c.z, shape_of(c.z)), dh = torch::stable::new_empty(c.z, {c.B, H});
   auto dweight = torch::stable::new_zeros(c.z, {C, H}, c.compute), dbias = torch::stable::new_zeros(c.z, {C}, c.compute);
-  auto part = torch::stable::new_empty(c.z, {C, H}, c.compute);
   auto dh_block = torch::stable::new_empty(c.z, {c.wide ? c.rows : 0, H}, c.compute);
   if (c.B * c.N == 0) dh = torch::stable::new_zeros(c.z, {c.B, H});
   for (int64_t r = 0; r < c.B && c.N > 0; r += c.rows) {
@@ -147,17 +151,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& z, const Tenso
     plan_backward(c.type, a);
     run_backward(c.type, c.wide, false, a, c.z);
 
-    const Tensor g = c.block_params(n);
+    const void *const g = c.params.const_data_ptr(), *const w = c.weight.const_data_ptr(), *const hb = h_block.const_data_ptr();
     void* const to = c.at(dh.mutable_data_ptr(), r * H, c.size);
-    const Tensor gh = matrix(c.wide ? dh_block.mutable_data_ptr() : to, n, H, H, 1, c.compute);
-    mm_out(g, c.weight_matrix(), gh);
+    multiply(c.product(n, H, C, g, C, 1, w, H, 1, GemmStart::zero, c.wide ? dh_block.mutable_data_ptr() : to, H));
     if (c.wide) {
       Tensor narrow = matrix(to, n, H, H, 1, c.storage);
-      torch::stable::copy_(narrow, gh);
+      torch::stable::copy_(narrow, matrix(dh_block.const_data_ptr(), n, H, H, 1, c.compute));
     }
-    mm_out(matrix(g.const_data_ptr(), C, n, 1, C, c.compute), h_block, matrix(part.const_data_ptr(), C, H, H, 1, c.compute));
-    ORD_DISPATCH(add_columns)(e == 8, part.const_data_ptr(), 1, C * H, dweight.mutable_data_ptr());
-    ORD_DISPATCH(add_columns)(e == 8, g.const_data_ptr(), n, C, dbias.mutable_data_ptr());
+    multiply(c.product(C, H, n, g, 1, C, hb, H, 1, GemmStart::c, dweight.mutable_data_ptr(), H));
+    ORD_DISPATCH(add_columns)(e == 8, g, n, C, dbias.mutable_data_ptr());
   }
   if (c.wide) dweight = torch::stable::to(dweight, c.storage), dbias = torch::stable::to(dbias, c.storage);
   return {dz, dh, dweight, dbias};

@@ -39,9 +39,9 @@ std::tuple<Tensor, Tensor, Tensor> flow(const Tensor& z_, const Tensor& u_, cons
   a.b_group = u.dim() == 2 ? 0 : b.stride(0), a.b_layer = b.stride(-1);
 
   auto rows = rows_shape(z);
-  auto out = torch::stable::new_empty(z, shape_of(z)), log_det = torch::stable::new_empty(z, rows, compute_type(z));
+  auto out = fresh(z, shape_of(z)), log_det = fresh(z, rows, compute_type(z));
   rows.push_back(a.K);
-  auto act = torch::stable::new_empty(z, rows, compute_type(z));
+  auto act = fresh(z, rows, compute_type(z));
   if (a.G * a.N > 0) {
     set_z(a, z);
     a.z_out = out.mutable_data_ptr(), a.log_det = log_det.mutable_data_ptr(), a.act = act.mutable_data_ptr();
@@ -70,9 +70,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> flow_backward(const Tensor& z_, const
   const Tensor act = torch::stable::contiguous(act_), gl = torch::stable::contiguous(gl_);
 
   const auto shape = shape_of(u), heads = std::vector<int64_t>(shape.begin(), shape.end() - 1);
-  auto dz = torch::stable::new_empty(z, shape_of(z));
+  auto dz = fresh(z, shape_of(z));
   if (a.G * a.N == 0) return {dz, torch::stable::new_zeros(u, shape), torch::stable::new_zeros(u, shape), torch::stable::new_zeros(u, heads)};
-  auto du = torch::stable::new_empty(u, shape), dw = torch::stable::new_empty(u, shape), db = torch::stable::new_empty(u, heads);
+  auto du = fresh(u, shape), dw = fresh(u, shape), db = fresh(u, heads);
   set_z(a, z);
   a.act_in = act.const_data_ptr(), a.gz = gz.const_data_ptr(), a.gz_row = row_stride(gz), a.gl = gl.const_data_ptr();
   a.z_out = dz.mutable_data_ptr(), a.gu = du.mutable_data_ptr(), a.gw = dw.mutable_data_ptr(), a.gb = db.mutable_data_ptr();
