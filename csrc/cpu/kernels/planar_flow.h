@@ -98,12 +98,20 @@ struct Flow : Width<kD> {
     }
   }
 
+  // A row of z or of what is made of it.
+  template <int kWrite>
+  void prefetch_row(const S* p) const {
+    for (int64_t d = 0; d < D; d += 64 / sizeof(S)) __builtin_prefetch(p + d, kWrite, 2);
+  }
+
   // What the layers make of a block's rows, [K, R] each: bias and terms, then tanh and sech^2.
   struct Scalars {
     T *b, *c, *s, *x, *sp, *t, *h;
+    V* products;  // [2, K, W]
     Scalars(T* scratch, int64_t K) {
       T** const all[kFlowScalars] = {&b, &c, &s, &x, &sp, &t, &h};
       for (T** p : all) *p = scratch, scratch += K * R;
+      products = (V*)scratch;
     }
     void set_terms(int64_t at, const LayerTerms<V>& l) const { store(c + at, l.c), store(s + at, l.s), store(x + at, l.x), store(sp + at, l.sp); }
     LayerTerms<V> terms(int64_t at) const { return {load(c + at), load(s + at), load(x + at), load(sp + at), V{}, V{}}; }
@@ -121,11 +129,10 @@ struct Flow : Width<kD> {
   void own_terms(int64_t r0, int n, const Scalars& q) const {
     for (int i = 0; i < n; i += W) {
       const int m = n - i < W ? n - i : W;
-      for (int64_t k = 0; k < K; ++k) {
-        V wu[W], ww[W];  // products, to be summed over their lanes
-        T* const bias = q.b + k * R + i;
-        for (int j = 0; j < m; ++j) {
-          const int64_t r = r0 + i + j;
+      V *const wu = q.products, *const ww = wu + K * W;  // products, to be summed over their lanes
+      for (int j = 0; j < m; ++j) {  // parameters in memory order
+        const int64_t r = r0 + i + j;
+        for (int64_t k = 0; k < K; ++k) {
           const P *const ui = u(r, k), *const wi = w(r, k);
           V y[2] = {}, v[2] = {};
           vectors_by_two<T>(D, [&](int64_t d, int lanes, int by) __attribute__((always_inline)) {
@@ -133,11 +140,13 @@ struct Flow : Width<kD> {
             y[by] += wv * load(ui + d, lanes, u_end);
             v[by] += wv * wv;
           });
-          wu[j] = y[0] + y[1], ww[j] = v[0] + v[1];
-          bias[j] = b(r, k);
+          wu[k * W + j] = y[0] + y[1], ww[k * W + j] = v[0] + v[1];
+          q.b[k * R + i + j] = b(r, k);
         }
-        for (int j = m; j < W; ++j) wu[j] = ww[j] = V{}, bias[j] = 0;
-        store(q.x + k * R + i, sum_each(wu)), store(q.s + k * R + i, sum_each(ww));  // kept there until all are made
+      }
+      for (int64_t k = 0; k < K; ++k) {
+        for (int j = m; j < W; ++j) wu[k * W + j] = ww[k * W + j] = V{}, q.b[k * R + i + j] = 0;
+        store(q.x + k * R + i, sum_each(wu + k * W)), store(q.s + k * R + i, sum_each(ww + k * W));  // kept there until all are made
       }
     }
     for (int64_t k = 0; k < K; ++k)
@@ -226,6 +235,10 @@ struct Flow : Width<kD> {
     const int64_t u_step = a.u_group, w_step = a.w_group;
     for (int i = 0; i < n; ++i, z += Dp, wi += w_step, uh += u_step, wh += w_step) {
       prefetch(r0 + R + i, k);  // of the next block, while there is much to compute
+      if constexpr (!kMove) {   // the first layer
+        prefetch_row<0>((const S*)a.z + (r0 + R + i) * a.z_row);
+        prefetch_row<1>((const S*)a.z_out + (r0 + i) * D);
+      }
       const T ti = kMove ? t[i] : 0, ci = kMove ? c[i] : 0;
       V sums[2] = {};
       vectors_by_two<T>(D, [&](int64_t d, int m, int j) __attribute__((always_inline)) {
@@ -248,7 +261,7 @@ struct Flow : Width<kD> {
       for (int64_t r = begin; r < end; r += R) block<kInverse>(r, end - r < R ? end - r : R, scratch, q, nullptr);
       return;
     }
-    GroupParams<T> p(scratch + R * Dp + kFlowScalars * K * R, K, Dp);
+    GroupParams<T> p(scratch + R * Dp + (kFlowScalars + 2 * kFlowRows) * K * R, K, Dp);
     for (int64_t r = begin; r < end;) {
       const int64_t g = r / a.N, stop = (g + 1) * a.N < end ? (g + 1) * a.N : end;
       load_group(g, p);

@@ -25,7 +25,7 @@ constexpr int64_t flow_padded(int64_t D) { return (D + 15) / 16 * 16; }
 // Scratch per thread, in elements of the compute type.
 constexpr int64_t flow_scratch(const FlowArgs& a, bool backward) {
   const int64_t Dp = flow_padded(a.D), params = a.N > 1 ? a.K * (2 * Dp + 8) : 0;
-  if (!backward) return kFlowRows * (Dp + kFlowScalars * a.K) + params;
+  if (!backward) return kFlowRows * (Dp + (kFlowScalars + 2 * kFlowRows) * a.K) + params;
   const int64_t states = (a.K + 1) * a.block * Dp;
   // Shared parameters: scalars, parameters, sums. Each row's own: scalars, then two vectors per layer and row of a vector of rows.
   if (a.N > 1) return states + 5 * a.K * kFlowRows + params + 2 * a.K * (2 * Dp + 2);

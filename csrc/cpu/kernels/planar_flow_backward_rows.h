@@ -47,7 +47,8 @@ struct FlowBackwardRows : Flow<S, P, kD> {
     T** const all[] = {&l.t, &l.h, &l.c, &l.s, &l.slope, &l.n2, &l.by_a, &l.by_x, &l.inverse};
     for (T** q : all) *q = next, next += K * R;
     alignas(64) T gl[W] = {};
-    V gu[W] = {}, gw[W] = {};  // products of g with uhat and w, to be summed over their lanes
+    V gu[W], gw[W];  // products of g with uhat and w, to be summed over their lanes
+    for (int i = n; i < W; ++i) gu[i] = gw[i] = V{};
     for (int i = 0; i < n; ++i) gl[i] = ((const T*)a.gl)[r0 + i];
     scalars<kInverse>(r0, n, l, next);
     rebuild(r0, n, z, l);
@@ -125,6 +126,7 @@ struct FlowBackwardRows : Flow<S, P, kD> {
       const S* const from = (const S*)a.gz + (r0 + i) * a.gz_row;
       const P *const ui = this->u(r0 + i, k), *const wi = this->w(r0 + i, k);
       const T ci = l.c[k * R + i];
+      this->template prefetch_row<1>((const S*)a.z_out + (r0 + i) * D);
       V x[2] = {}, y[2] = {};
       vectors_by_two<T>(D, [&](int64_t d, int m, int j) __attribute__((always_inline)) {
         const V gv = load(from + d, m, gz_end), wv = load(wi + d, m, w_end);
@@ -158,6 +160,11 @@ struct FlowBackwardRows : Flow<S, P, kD> {
     const int64_t next_k = kLast ? k : kInverse ? k + 1 : k - 1;
     for (int i = 0; i < n; ++i, g += Dp, z += Dp) {
       const int64_t r = r0 + i;
+      this->prefetch(r + W, k);  // of the next block, while there is much to compute
+      if constexpr (kLast) {
+        this->template prefetch_row<0>((const S*)a.z + (r + W) * a.z_row);
+        this->template prefetch_row<0>((const S*)a.gz + (r + W) * a.gz_row);
+      }
       const P *const ui = this->u(r, k), *const wi = this->w(r, k), *const next_u = this->u(r, next_k), *const next_w = this->w(r, next_k);
       P *const to_u = (P*)a.gu + r * a.gu_group + k * a.gu_layer, *const to_w = (P*)a.gw + r * a.gw_group + k * a.gw_layer;
       S* const to_z = (S*)a.z_out + r * D;
