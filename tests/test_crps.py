@@ -51,7 +51,7 @@ def with_gradients(f, *tensors):
 
 @pytest.mark.parametrize("backend", ["reference", *BACKENDS])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(("B", "L"), [(0, 3), (1, 1), (9, 2), (17, 3), (5, 20), (7, 129)])
+@pytest.mark.parametrize(("B", "L"), [(0, 3), (1, 1), (9, 2), (17, 3), (5, 20), (35, 20), (16, 8), (17, 16), (7, 129)])
 def test_crps_within_the_error_of_eager(backend, dtype, B, L):
     for fair in (False, True)[:L]:
         s, y = make(B, L, dtype)

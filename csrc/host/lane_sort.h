@@ -39,25 +39,7 @@ ORD_TARGET void sort_columns(K* tile, int64_t n) {
   }
 }
 
-template <int... I>
-struct Order {};
-template <int s, class V, int... I>
-ORD_TARGET inline __attribute__((always_inline)) void swap_corners(V& a, V& b, Order<I...>) {
-  constexpr int W = sizeof...(I);
-  const V low = __builtin_shufflevector(a, b, (I & s ? I - s + W : I)...);
-  b = __builtin_shufflevector(a, b, (I & s ? I + W : I + s)...);
-  a = low;
-}
-// v [W] of W lanes each: rows become columns.
-template <int s, int W, class V>
-ORD_TARGET inline __attribute__((always_inline)) void turn(V* v) {
-  if constexpr (s < W) {
-#pragma GCC unroll 16
-    for (int r = 0; r < W; ++r)
-      if (!(r & s)) swap_corners<s>(v[r], v[r + s], Order<__integer_pack(W)...>{});
-    turn<2 * s, W>(v);
-  }
-}
+#include "common/turn.h"
 
 // group[g] [size[g]] into column g of a tile, as keys (radix.h), padded below; a vector of each at a time. `end`: of the array that they
 // lie in. Writes up to 16 rows past the last.
