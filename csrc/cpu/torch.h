@@ -5,6 +5,7 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <initializer_list>
 #include <optional>
 #include <tuple>
 #include <vector>
@@ -54,10 +55,10 @@ inline bool past_caches(const void* to, int64_t bytes) {
 inline Tensor compact(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
 
 // Contiguous, after its dtype and shape are checked.
-inline Tensor exactly(const char* name, const Tensor& t, ScalarType type, const std::vector<int64_t>& shape) {
+inline Tensor exactly(const char* name, const Tensor& t, ScalarType type, std::initializer_list<int64_t> shape) {
   STD_TORCH_CHECK(t.scalar_type() == type, name, ": its dtype does not fit the other arguments (ids: int64)");
   bool same = t.dim() == static_cast<int64_t>(shape.size());
-  for (int64_t i = 0; same && i < t.dim(); ++i) same = t.size(i) == shape[i];
+  for (int64_t i = 0; same && i < t.dim(); ++i) same = t.size(i) == shape.begin()[i];
   STD_TORCH_CHECK(same, name, ": its shape does not fit the other arguments");
   return compact(t);
 }

@@ -33,7 +33,7 @@ std::vector<Tensor> dense_weights(const std::vector<Tensor>& given, ScalarType t
   STD_TORCH_CHECK(F > 0, "weights: expected at least one hidden unit");
   std::vector<Tensor> made;
   made.reserve(count);
-  const auto put = [&](const std::vector<int64_t>& shape) { made.push_back(exactly("weights", given[made.size()], type, shape)); };
+  const auto put = [&](std::initializer_list<int64_t> shape) { made.push_back(exactly("weights", given[made.size()], type, shape)); };
   const auto linear = [&](int64_t out, int64_t in) { put({out, in}), put({out}); };
   const auto norm = [&] { put({d}), put({d}); };
   put({a.V, d}), linear(a.V, d);
