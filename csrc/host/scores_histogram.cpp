@@ -30,7 +30,7 @@ namespace py = pybind11;
 template <class F>
 using array = py::array_t<F, py::array::c_style>;
 
-constexpr int64_t kRows = 1 << 15;           // rows per unit of work
+constexpr int64_t kRows = 1 << 16;           // rows per unit of work
 constexpr int64_t kTable = 96 * 1024;        // counts in a part's table: 192 KiB
 constexpr int64_t kMostParts = 1024;
 constexpr int64_t kPrefetched = 4;           // lines of the next chunk's rows
