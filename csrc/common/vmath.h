@@ -134,12 +134,27 @@ ORD_INLINE vl first_lanes(int n, vd) {
   return lane < n;
 }
 
+#if ORD_BYTES == 64 && !defined(__clang__)
+constexpr bool kMasks = true;  // n lanes and no other byte of memory
+ORD_INLINE vf load_lanes(const float* p, int n) { return __builtin_ia32_loadups512_mask(p, (vf){}, (unsigned short)((1u << n) - 1)); }
+ORD_INLINE vd load_lanes(const double* p, int n) { return __builtin_ia32_loadupd512_mask(p, (vd){}, (unsigned char)((1u << n) - 1)); }
+ORD_INLINE void store_lanes(float* p, vf v, int n) { __builtin_ia32_storeups512_mask(p, v, (unsigned short)((1u << n) - 1)); }
+ORD_INLINE void store_lanes(double* p, vd v, int n) { __builtin_ia32_storeupd512_mask(p, v, (unsigned char)((1u << n) - 1)); }
+#else
+constexpr bool kMasks = false;
+template <class T>
+typename Traits<T>::V load_lanes(const T*, int);
+template <class T>
+void store_lanes(T*, typename Traits<T>::V, int);
+#endif
+
 // The first n elements at p, zeros behind. `end`: the end of the tensor, up to which memory may be read.
 template <class S>
 ORD_INLINE typename Traits<S>::V load(const S* p, int n, const S* end) {
   using V = typename Traits<S>::V;
   constexpr int W = kLanes<typename Traits<S>::T>;
   if (n == W) return load(p);
+  if constexpr (kMasks && sizeof(S) >= 4) return load_lanes(p, n);
   if (p + W <= end) return (V)((typename Traits<S>::I)load(p) & first_lanes(n, V{}));
   S some[W] = {};
   for (int i = 0; i < n; ++i) some[i] = p[i];
@@ -149,6 +164,7 @@ template <class S>
 ORD_INLINE void store(S* p, typename Traits<S>::V v, int n) {
   constexpr int W = kLanes<typename Traits<S>::T>;
   if (n == W) return store(p, v);
+  if constexpr (kMasks && sizeof(S) >= 4) return store_lanes(p, v, n);
   S some[W];
   store(some, v);
   for (int i = 0; i < n; ++i) p[i] = some[i];

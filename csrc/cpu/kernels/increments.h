@@ -284,6 +284,8 @@ static void nested(const Args& a, int64_t begin, int64_t end) {
   constexpr int W = Rows<S>::W;
   if (a.K == W) return nested_tiles<S, CAPPED, SHARED, W>(a, begin, end);
   if (a.K == W / 2) return nested_tiles<S, CAPPED, SHARED, W / 2>(a, begin, end);
+  if constexpr (W >= 16)
+    if (a.K == W / 4) return nested_tiles<S, CAPPED, SHARED, W / 4>(a, begin, end);
   nested_rows<S, CAPPED, SHARED>(a, begin, end);
 }
 template <class S, bool CAPPED, bool SHARED>
@@ -291,6 +293,8 @@ static void nested_backward(const Args& a, int64_t begin, int64_t end, double* s
   constexpr int W = Rows<S>::W;
   if (a.K == W) return nested_tiles_backward<S, CAPPED, SHARED, W>(a, begin, end, sums, scratch);
   if (a.K == W / 2) return nested_tiles_backward<S, CAPPED, SHARED, W / 2>(a, begin, end, sums, scratch);
+  if constexpr (W >= 16)
+    if (a.K == W / 4) return nested_tiles_backward<S, CAPPED, SHARED, W / 4>(a, begin, end, sums, scratch);
   nested_rows_backward<S, CAPPED, SHARED>(a, begin, end, sums, scratch);
 }
 
