@@ -21,9 +21,9 @@ namespace {
 
 constexpr int64_t kBlockBytes = 1 << 19;
 
-// A view of memory that no autograd, mode or functional transform knows of: what `out=` needs.
-Tensor matrix(const void* data, int64_t rows, int64_t columns, int64_t row_stride, int64_t column_stride, ScalarType type) {
-  return torch::stable::from_blob(const_cast<void*>(data), {rows, columns}, {row_stride, column_stride},
+// A view of dense memory, to change its type.
+Tensor matrix(const void* data, int64_t rows, int64_t columns, ScalarType type) {
+  return torch::stable::from_blob(const_cast<void*>(data), {rows, columns}, {columns, 1},
                                   torch::stable::Device(torch::headeronly::DeviceType::CPU), type);
 }
 // By the rows of c; the sums of none depend on how they are shared out.
@@ -86,7 +86,7 @@ struct Conditional {
 
   // Rows [r, r + n) of h in the compute type.
   Tensor block_h(int64_t r, int64_t n) const {
-    const Tensor part = matrix(at(h.const_data_ptr(), r * H, size), n, H, H, 1, storage);
+    const Tensor part = matrix(at(h.const_data_ptr(), r * H, size), n, H, storage);
     return wide ? torch::stable::to(part, compute) : part;
   }
 
@@ -155,8 +155,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& z, const Tenso
     void* const to = c.at(dh.mutable_data_ptr(), r * H, c.size);
     multiply(c.product(n, H, C, g, C, 1, w, H, 1, GemmStart::zero, c.wide ? dh_block.mutable_data_ptr() : to, H));
     if (c.wide) {
-      Tensor narrow = matrix(to, n, H, H, 1, c.storage);
-      torch::stable::copy_(narrow, matrix(dh_block.const_data_ptr(), n, H, H, 1, c.compute));
+      Tensor narrow = matrix(to, n, H, c.storage);
+      torch::stable::copy_(narrow, matrix(dh_block.const_data_ptr(), n, H, c.compute));
     }
     multiply(c.product(C, H, n, g, 1, C, hb, H, 1, GemmStart::c, dweight.mutable_data_ptr(), H));
     ORD_DISPATCH(add_columns)(e == 8, g, n, C, dbias.mutable_data_ptr());

@@ -39,7 +39,7 @@ ORD_TARGET void sort_columns(K* tile, int64_t n) {
   }
 }
 
-#include "common/turn.h"
+#include "common/transpose.h"
 
 // group[g] [size[g]] into column g of a tile, as keys (radix.h), padded below; a vector of each at a time. `end`: of the array that they
 // lie in. Writes up to 16 rows past the last.
@@ -67,7 +67,7 @@ ORD_TARGET void load_tile(const F* const* group, const int64_t* size, int64_t ro
         k ^= (k >> (8 * sizeof(K) - 1)) & kMaxKey<K>;
         v[l] = left >= W ? k : place < static_cast<K>(left) ? k : v[l];
       }
-      turn<1, W>(v);
+      transpose<1, W>(v);
 #pragma GCC unroll 16
       for (int l = 0; l < W; ++l) __builtin_memcpy(tile + (i + l) * kWide<K> + g, v + l, sizeof(V));
     }

@@ -29,14 +29,14 @@ class Positions {
     set_positions(n, levels.data(), padded(count), lo.data(), hi.data(), t.data());
   }
 
+  static int64_t padded(int64_t count) { return (count + kLanes - 1) / kLanes * kLanes; }
+
   const int64_t count;
   std::vector<int64_t> rising;  // the levels' indices, lowest level first
   std::vector<int64_t> lo, hi;
   std::vector<double> t;
 
  private:
-  static int64_t padded(int64_t count) { return (count + kLanes - 1) / kLanes * kLanes; }
-
   std::vector<double> levels;
   int64_t values = 0;
 };
@@ -58,7 +58,7 @@ class LevelReader {
   using K = key_of<F>;
 
   LevelReader(const double* levels, int64_t count)
-      : count_(count), padded_((count + kLanes - 1) / kLanes * kLanes), at_(kSlots, Positions(levels, count)), below_(kSlots * padded_),
+      : count_(count), padded_(Positions::padded(count)), at_(kSlots, Positions(levels, count)), below_(kSlots * padded_),
         above_(kSlots * padded_) {}
 
   // Those of keys[0], keys[stride], ... keys[(n - 1) stride], to out [count] at the latest when `finish` is called; stride 1, 8 or 16.

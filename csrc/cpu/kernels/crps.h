@@ -13,7 +13,7 @@ namespace crps {
 using namespace row_sort;
 
 #define ORD_TARGET
-#include "common/turn.h"
+#include "common/transpose.h"
 #undef ORD_TARGET
 
 // A number without its place.
@@ -84,7 +84,7 @@ RS_INLINE void load_columns(const float* __restrict samples, const float* __rest
       bad[r] |= ~real;
       v[r] = (V)((I)v[r] & real);
     }
-    turn<1, kRows>(v);
+    transpose<1, kRows>(v);
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) __builtin_memcpy(tile + (l + r) * kRows, v + r, sizeof(V));
   }

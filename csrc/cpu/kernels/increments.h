@@ -33,7 +33,7 @@ struct Rows {
     } else {
       for (int i = 0; i < W; ++i) t[i] = i < n ? load(p + i * a.K, m, x_end) : V{};
     }
-    transpose_from<1, V, I, W>(t);
+    transpose<1, W>(t);
   }
 
   // The scan of rows r0, ...: the sum, the first k that reaches the cap (K: none) and what is left there.

@@ -11,26 +11,9 @@ namespace {
 
 using increments::Args;
 
-// Swaps the off-diagonal blocks of size s, 2 s, ... of M vectors: lane h M + i of vector k and lane h M + k of vector i change places.
-template <int s, class V, class I, int M>
-ORD_INLINE void transpose_from(V (&t)[M]) {
-  if constexpr (s < M) {
-    constexpr int W = kSize<V>;
-    I lo, hi;
-    for (int p = 0; p < W; ++p) {
-      lo[p] = p & s ? W + p - s : p;
-      hi[p] = p & s ? W + p : p + s;
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < M; ++i) {
-      if (i & s) continue;
-      const V a = t[i], b = t[i + s];
-      t[i] = __builtin_shuffle(a, b, lo);
-      t[i + s] = __builtin_shuffle(a, b, hi);
-    }
-    transpose_from<2 * s, V, I, M>(t);
-  }
-}
+#define ORD_TARGET
+#include "common/transpose.h"
+#undef ORD_TARGET
 
 // torch.clamp(v, 0, w): NaN of either goes through
 template <class V>
@@ -84,7 +67,7 @@ struct Tile {
 #pragma GCC unroll 16
     for (int i = 0; i < M; ++i) store(p + i * W, t[i], W, stream);
   }
-  ORD_INLINE void turn(V (&t)[M]) { transpose_from<1, V, I, M>(t); }
+  ORD_INLINE void turn(V (&t)[M]) { transpose<1, M>(t); }
 
   // Lane h M + i is row F i + h.
   ORD_INLINE V to_lanes(V rows) {

@@ -125,27 +125,33 @@ struct Flow : Width<kD> {
       }
   }
 
+  // w.u and |w|^2 of the layers of rows [r0, r0 + n), n <= W, to be summed over their lanes: [K, W] each, read in memory order.
+  inline __attribute__((always_inline)) void products(int64_t r0, int n, V* wu, V* ww) const {
+    for (int i = 0; i < n; ++i) {
+      for (int64_t k = 0; k < K; ++k) {
+        const P *const ui = u(r0 + i, k), *const wi = w(r0 + i, k);
+        V y[2] = {}, q[2] = {};
+        vectors_by_two<T>(D, [&](int64_t d, int m, int j) __attribute__((always_inline)) {
+          const V wv = load(wi + d, m, w_end);
+          y[j] += wv * load(ui + d, m, u_end);
+          q[j] += wv * wv;
+        });
+        wu[k * W + i] = y[0] + y[1], ww[k * W + i] = q[0] + q[1];
+      }
+    }
+    for (int64_t k = 0; k < K; ++k) {
+      for (int i = n; i < W; ++i) wu[k * W + i] = ww[k * W + i] = V{};
+    }
+  }
+
   // They wait for no state: a row's parameters are read in one go, and all layers' chains of scalar functions run side by side.
   void own_terms(int64_t r0, int n, const Scalars& q) const {
     for (int i = 0; i < n; i += W) {
       const int m = n - i < W ? n - i : W;
-      V *const wu = q.products, *const ww = wu + K * W;  // products, to be summed over their lanes
-      for (int j = 0; j < m; ++j) {  // parameters in memory order
-        const int64_t r = r0 + i + j;
-        for (int64_t k = 0; k < K; ++k) {
-          const P *const ui = u(r, k), *const wi = w(r, k);
-          V y[2] = {}, v[2] = {};
-          vectors_by_two<T>(D, [&](int64_t d, int lanes, int by) __attribute__((always_inline)) {
-            const V wv = load(wi + d, lanes, w_end);
-            y[by] += wv * load(ui + d, lanes, u_end);
-            v[by] += wv * wv;
-          });
-          wu[k * W + j] = y[0] + y[1], ww[k * W + j] = v[0] + v[1];
-          q.b[k * R + i + j] = b(r, k);
-        }
-      }
+      V *const wu = q.products, *const ww = wu + K * W;
+      products(r0 + i, m, wu, ww);
       for (int64_t k = 0; k < K; ++k) {
-        for (int j = m; j < W; ++j) wu[k * W + j] = ww[k * W + j] = V{}, q.b[k * R + i + j] = 0;
+        for (int j = 0; j < W; ++j) q.b[k * R + i + j] = j < m ? b(r0 + i + j, k) : 0;
         store(q.x + k * R + i, sum_each(wu + k * W)), store(q.s + k * R + i, sum_each(ww + k * W));  // kept there until all are made
       }
     }

@@ -63,25 +63,13 @@ struct FlowBackwardRows : Flow<S, P, kD> {
 
   // The scalars of all layers of rows [r0, r0 + n), n <= W.
   template <bool kInverse>
-  void scalars(int64_t r0, int n, const Scalars& l, T* products) const {
+  void scalars(int64_t r0, int n, const Scalars& l, T* room) const {
     for (int64_t k = 0; k < K; ++k) {
       for (int i = 0; i < W; ++i) l.t[k * R + i] = i < n ? ((const T*)a.act_in)[(r0 + i) * K + k] : 0;
     }
-    V *const wu = (V*)products, *const ww = wu + K * W;
-    for (int i = 0; i < n; ++i) {
-      for (int64_t k = 0; k < K; ++k) {
-        const P *const ui = this->u(r0 + i, k), *const wi = this->w(r0 + i, k);
-        V y[2] = {}, q[2] = {};
-        vectors_by_two<T>(D, [&](int64_t d, int m, int j) __attribute__((always_inline)) {
-          const V wv = load(wi + d, m, w_end);
-          y[j] += wv * load(ui + d, m, u_end);
-          q[j] += wv * wv;
-        });
-        wu[k * W + i] = y[0] + y[1], ww[k * W + i] = q[0] + q[1];
-      }
-    }
+    V *const wu = (V*)room, *const ww = wu + K * W;
+    this->products(r0, n, wu, ww);
     for (int64_t k = 0; k < K; ++k) {
-      for (int i = n; i < W; ++i) wu[k * W + i] = ww[k * W + i] = V{};
       const int64_t at = k * R;
       const auto e = layer_terms(sum_each(wu + k * W), sum_each(ww + k * W), a.mode);
       V t, h, by_a, by_x, inverse;

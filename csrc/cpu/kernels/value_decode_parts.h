@@ -124,6 +124,19 @@ static void norm(int64_t n, int64_t d, T eps, const T* from, int64_t stride, con
 
 // ---- attention of one row: q [d], scaled; k, v [n, dv] of its cache; room for padded(n) scores -> to [d], room behind
 
+// exp(score - most) in place of n scores, and of what fills the last vector; the sums by lanes.
+template <class T, class V>
+ORD_INLINE V exponentials(T* score, int64_t n, V most) {
+  V all = {};
+  for (int64_t t = 0; t < n; t += kLanes<T>) {
+    V e, em1;
+    exp_neg(load(score + t) - most, e, em1);
+    store(score + t, e);
+    all += e;
+  }
+  return all;
+}
+
 template <class T>
 __attribute__((noinline)) static void attend(int64_t n, int64_t heads, int64_t width, int64_t dv, const T* q, const T* k, const T* v, T* score, T* to) {
   using V = typename Traits<T>::V;
@@ -150,14 +163,7 @@ __attribute__((noinline)) static void attend(int64_t n, int64_t heads, int64_t w
       top = top > s ? top : s;
     }
     const V most = V{} + largest(top);
-    V all = {};
-    for (int64_t t = 0; t < n; t += W) {
-      V e, em1;
-      exp_neg(load(score + t) - most, e, em1);
-      store(score + t, e);
-      all += e;
-    }
-    const V share = V{} + (T)1 / sum(all);
+    const V share = V{} + (T)1 / sum(exponentials(score, n, most));
     for (int64_t j = 0; j < width; j += W) {  // lanes behind the head are the next one's to write
       V o = {};
       for (int64_t t = 0; t < n; ++t) o += score[t] * load(v + t * dv + j);
@@ -203,13 +209,7 @@ __attribute__((noinline)) static void attend_together(int64_t n, int64_t heads, 
     top = top > s ? top : s;
   }
   const V most = over_positions(top, heads, [](V a, V b) __attribute__((always_inline)) { return a > b ? a : b; });
-  V all = {};
-  for (int64_t p = 0; p < pairs; p += W) {
-    V e, em1;
-    exp_neg(load(score + p) - most, e, em1);
-    store(score + p, e);
-    all += e;
-  }
+  const V all = exponentials(score, pairs, most);
   const V share = (T)1 / over_positions(all, heads, [](V a, V b) __attribute__((always_inline)) { return a + b; });
   for (int64_t p = 0; p < pairs; p += W) store(score + p, load(score + p) * share);
   for (int64_t h = 0; h < heads; ++h) {
