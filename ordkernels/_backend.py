@@ -25,6 +25,7 @@ class OpInfo:
     name: str
     host: bool = False  # NumPy in and out, `_host`; else a torch op
     native: bool = True  # for a host op: `_host` has it; else the reference alone serves it
+    on_device: str = ""  # for a host op: what serves tensors that are on a GPU, if they are not brought to the CPU
     triton: str | None = None  # module below ordkernels._triton
     cuda: bool = False  # a CUDA C++ kernel
     alias_of: str | None = None  # the dispatcher op that serves it, when the names differ
@@ -107,7 +108,7 @@ def reasons_against(info: OpInfo, backend: str) -> list[str]:
             kernel = {"cpu": "native CPU", "triton": "Triton", "cuda": "CUDA C++"}[backend]
             return [f"{info.name} has no {kernel} kernel yet; its reference is vectorised"]
         if backend != "cpu":
-            return [f"{info.name} works on NumPy arrays on the CPU"]
+            return [f"{info.name} works on NumPy arrays on the CPU{f', and on CUDA tensors by {info.on_device}' * bool(info.on_device)}"]
         return [] if host_module() else [host_reason()]
     return {"cpu": _against_cpu, "triton": _against_triton, "cuda": _against_cuda}[backend](info)
 

@@ -18,7 +18,7 @@ from .reference import scores as reference
 __all__ = ["XAUCResult", "auc", "coverage", "cumulative_score", "histogram_jsd", "lcc", "mae", "relaimpr", "rmse", "srcc", "xauc"]
 
 _OPS = {
-    name: register(OpInfo(name, host=True))
+    name: register(OpInfo(name, host=True, on_device="torch's own sorts" if name == "xauc" else ""))
     for name in ("auc", "coverage", "cumulative_score", "histogram_jsd", "lcc", "mae", "rmse", "srcc", "xauc")
 }
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..ops._checks import dims, floating, same, shape
+from .features import check_nonnegative
 
 __all__ = [
     "DurationQuantiles",
@@ -353,9 +354,7 @@ def _targets(name: str, y: Tensor, least: int = 1) -> None:
     dims(name, y, [1], "[N]")
     if len(y) < least:
         raise ValueError(f"{name}: expected at least one value, got none")
-    bad = torch.nonzero(~(y >= 0) | y.isinf())[:1].flatten().tolist()
-    if bad:
-        raise ValueError(f"{name}: expected finite values of at least 0, got {float(y[bad[0]])} at index {bad[0]}")
+    check_nonnegative(name, y)
 
 
 def _mixture(logits: Tensor, scale: Tensor, mu: Tensor) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..nn import QuantileEncoder
 from ..nn.flows import _positive
 
-__all__ = ["FeatureEncoder", "TargetModel", "check_batch"]
+__all__ = ["FeatureEncoder", "TargetModel", "check_batch", "check_nonnegative", "check_target"]
 
 _INPUTS = ("user", "item", "dense", "q_user", "q_item", "has_user", "has_item")
 
@@ -28,10 +28,23 @@ def check_batch(batch: dict[str, Tensor], dense_width: int, quantiles: int, *, t
         if list(batch[name].shape) != shape:
             raise ValueError(f"{name}: expected shape {shape}, got {list(batch[name].shape)}")
     if target:
-        y = batch["y"]
-        bad = torch.nonzero(~(y >= 0) | torch.isinf(y))[:1].flatten().tolist()
-        if bad:
-            raise ValueError(f"y: expected finite values of at least 0, got {float(y[bad[0]])} at row {bad[0]}")
+        check_target(batch["y"], B)
+
+
+def check_target(y: Tensor, B: int, name: str = "y") -> None:
+    """``ValueError`` for a wrong shape, and as `check_nonnegative`."""
+    if list(y.shape) != [B]:
+        raise ValueError(f"{name}: expected shape {[B]}, got {list(y.shape)}")
+    check_nonnegative(name, y)
+
+
+def check_nonnegative(name: str, y: Tensor) -> None:
+    """``ValueError`` for NaN, infinite or negative values ``[N]`` on the CPU: to look at a GPU's would have every step wait for it."""
+    if y.device.type != "cpu":
+        return
+    bad = torch.nonzero(~(y >= 0) | torch.isinf(y))[:1].flatten().tolist()
+    if bad:
+        raise ValueError(f"{name}: expected finite values of at least 0, got {float(y[bad[0]])} at row {bad[0]}")
 
 
 class FeatureEncoder(nn.Module):

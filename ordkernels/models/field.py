@@ -24,7 +24,7 @@ from .decoders import (
     tree_expectation,
     tree_labels,
 )
-from .features import TargetModel
+from .features import TargetModel, check_target
 from .tabular import ContextEncoder
 
 __all__ = ["CREAD", "D2Q", "EGMN", "TPM", "WLR"]
@@ -74,12 +74,7 @@ class _FieldModel(TargetModel):
             return
         if "duration" not in batch:
             raise ValueError(f"batch: expected the key 'duration', got {', '.join(sorted(batch))}")
-        d = batch["duration"]
-        if list(d.shape) != [len(batch["dense"])]:
-            raise ValueError(f"duration: expected shape {[len(batch['dense'])]}, got {list(d.shape)}")
-        bad = torch.nonzero(~(d >= 0) | d.isinf())[:1].flatten().tolist()
-        if bad:
-            raise ValueError(f"duration: expected finite values of at least 0, got {float(d[bad[0]])} at row {bad[0]}")
+        check_target(batch["duration"], len(batch["dense"]), "duration")
 
 
 class CREAD(_FieldModel):

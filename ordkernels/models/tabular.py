@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..nn.flows import _positive
-from .features import FeatureEncoder, check_batch
+from .features import FeatureEncoder, check_batch, check_target
 
 __all__ = ["ContextEncoder", "TableClassifier", "TableRegression"]
 
@@ -71,12 +71,7 @@ class ContextEncoder(nn.Module):
         if list(batch["dense"].shape) != [B, self.dense_width]:
             raise ValueError(f"dense: expected shape [B, {self.dense_width}], got {list(batch['dense'].shape)}")
         if target:
-            y = batch["y"]
-            if list(y.shape) != [B]:
-                raise ValueError(f"y: expected shape {[B]}, got {list(y.shape)}")
-            bad = torch.nonzero(~(y >= 0) | torch.isinf(y))[:1].flatten().tolist()
-            if bad:
-                raise ValueError(f"y: expected finite values of at least 0, got {float(y[bad[0]])} at row {bad[0]}")
+            check_target(batch["y"], B)
 
 
 class _TableModel(nn.Module):

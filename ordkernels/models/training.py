@@ -53,6 +53,9 @@ def fit(
             raise ValueError(f"{name}: expected at least 1, got {value}")
     if not 0 <= average < 1:
         raise ValueError(f"average: expected a number in [0, 1), got {average}")
+    bad = torch.nonzero(~torch.isfinite(train["y"]))[:1].flatten().tolist()  # here, as losses do not look at what is on a GPU
+    if bad:
+        raise ValueError(f"y: expected finite values, got {float(train['y'][bad[0]])} at row {bad[0]}")
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     train = {name: v for name, v in train.items() if name in getattr(model, "batch_keys", train)}
     if hasattr(model, "prepare"):
