@@ -265,6 +265,38 @@ template <class V>
 ORD_INLINE V sum_each(const V* v) {
   return sum_each_from<kSize<V> / 2>(v);
 }
+// The same of M vectors, M at most W: lane i of the first M has the sum of v[i].
+template <int M, class V>
+ORD_INLINE V sum_each_of(const V* v) {
+  V s = sum_each_from<M / 2>(v);
+  if constexpr (2 * M == kSize<V>) s += partner<M>(s);
+  static_assert(M == kSize<V> || 2 * M == kSize<V>);
+  return s;
+}
+// The first M lanes of v to p, and back from there: M lanes from p, and another M from q where a vector has twice as many.
+template <int M, class T, class V>
+ORD_INLINE void store_first(T* p, V v) {
+  __builtin_memcpy(p, &v, M * sizeof(T));
+}
+template <class V, int... I>
+ORD_INLINE V join(const void* p, const void* q, Lanes<I...>) {
+  typedef decltype(V{}[0] + 0) Half __attribute__((vector_size(sizeof(V) / 2)));
+  Half a, b;
+  __builtin_memcpy(&a, p, sizeof a);
+  __builtin_memcpy(&b, q, sizeof b);
+  return __builtin_shufflevector(a, b, I...);
+}
+template <int M, class V>
+ORD_INLINE V load_parts(const void* p, const void* q) {
+  using L = Lanes<__integer_pack(kSize<V>)...>;
+  if constexpr (M == kSize<V>) {
+    V v;
+    __builtin_memcpy(&v, p, sizeof v);
+    return v;
+  } else {
+    return join<V>(p, q, L{});
+  }
+}
 template <class I>
 ORD_INLINE bool any(I mask) {
   v2l part[sizeof(I) / 16];

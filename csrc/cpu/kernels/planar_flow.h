@@ -6,6 +6,10 @@
 
 namespace ORD_ISA {
 
+#define ORD_TARGET
+#include "common/transpose.h"
+#undef ORD_TARGET
+
 // One group's parameters in the compute type, and their terms.
 template <class T>
 struct GroupParams {
@@ -104,14 +108,12 @@ struct Flow : Width<kD> {
     for (int64_t d = 0; d < D; d += 64 / sizeof(S)) __builtin_prefetch(p + d, kWrite, 2);
   }
 
-  // What the layers make of a block's rows, [K, R] each: bias and terms, then tanh and sech^2.
+  // What the layers make of a block's rows, [K, R] each: terms, then tanh and sech^2.
   struct Scalars {
-    T *b, *c, *s, *x, *sp, *t, *h;
-    V* products;  // [2, K, W]
+    T *c, *s, *x, *sp, *t, *h;
     Scalars(T* scratch, int64_t K) {
-      T** const all[kFlowScalars] = {&b, &c, &s, &x, &sp, &t, &h};
+      T** const all[kFlowScalars] = {&c, &s, &x, &sp, &t, &h};
       for (T** p : all) *p = scratch, scratch += K * R;
-      products = (V*)scratch;
     }
     void set_terms(int64_t at, const LayerTerms<V>& l) const { store(c + at, l.c), store(s + at, l.s), store(x + at, l.x), store(sp + at, l.sp); }
     LayerTerms<V> terms(int64_t at) const { return {load(c + at), load(s + at), load(x + at), load(sp + at), V{}, V{}}; }
@@ -119,42 +121,47 @@ struct Flow : Width<kD> {
 
   void shared_terms(const Scalars& q, const GroupParams<T>& p) const {
     for (int64_t k = 0; k < K; ++k)
-      for (int64_t i = k * R; i < (k + 1) * R; i += W) {
-        store(q.b + i, V{} + p.b[k]);
-        q.set_terms(i, p.terms(k));
-      }
+      for (int64_t i = k * R; i < (k + 1) * R; i += W) q.set_terms(i, p.terms(k));
   }
 
-  // w.u and |w|^2 of the layers of rows [r0, r0 + n), n <= W, to be summed over their lanes: [K, W] each, read in memory order.
-  inline __attribute__((always_inline)) void products(int64_t r0, int n, V* wu, V* ww) const {
-    for (int i = 0; i < n; ++i) {
-      for (int64_t k = 0; k < K; ++k) {
-        const P *const ui = u(r0 + i, k), *const wi = w(r0 + i, k);
-        V y[2] = {}, q[2] = {};
-        vectors_by_two<T>(D, [&](int64_t d, int m, int j) __attribute__((always_inline)) {
-          const V wv = load(wi + d, m, w_end);
-          y[j] += wv * load(ui + d, m, u_end);
-          q[j] += wv * wv;
-        });
-        wu[k * W + i] = y[0] + y[1], ww[k * W + i] = q[0] + q[1];
+  // w.u and |w|^2 of the layers of rows [r0, r0 + n), n <= W, [K, R] each, read in memory order. A row's products of a few layers are
+  // summed over their lanes together while they are in registers, and only their numbers change places with the other rows'.
+  inline __attribute__((always_inline)) void products(int64_t r0, int n, T* wu, T* ww) const {
+    constexpr int kAtOnce = W < 8 ? W : 8, kLayers = kAtOnce / 2;
+    alignas(64) T sums[W * kAtOnce];
+    for (int i = n * kAtOnce; i < W * kAtOnce; ++i) sums[i] = 0;
+    for (int64_t k0 = 0; k0 < K; k0 += kLayers) {
+      const int layers = K - k0 < kLayers ? K - k0 : kLayers;
+      for (int i = 0; i < n; ++i) {
+        const P *uk = u(r0 + i, k0), *wk = w(r0 + i, k0);
+        V y[kAtOnce] = {};
+#pragma GCC unroll 4
+        for (int k = 0; k < kLayers; ++k, uk += a.u_layer, wk += a.w_layer) {
+          if (k == layers) break;
+          V by_u[2] = {}, by_w[2] = {};
+          vectors_by_two<T>(D, [&](int64_t d, int m, int j) __attribute__((always_inline)) {
+            const V wv = load(wk + d, m, w_end);
+            by_u[j] += wv * load(uk + d, m, u_end);
+            by_w[j] += wv * wv;
+          });
+          y[2 * k] = by_u[0] + by_u[1], y[2 * k + 1] = by_w[0] + by_w[1];
+        }
+        store_first<kAtOnce>(sums + i * kAtOnce, sum_each_of<kAtOnce>(y));
       }
-    }
-    for (int64_t k = 0; k < K; ++k) {
-      for (int i = n; i < W; ++i) wu[k * W + i] = ww[k * W + i] = V{};
+      V v[kAtOnce];
+#pragma GCC unroll 8
+      for (int i = 0; i < kAtOnce; ++i) v[i] = load_parts<kAtOnce, V>(sums + i * kAtOnce, sums + (i + kAtOnce) * kAtOnce);
+      transpose<1, kAtOnce>(v);
+#pragma GCC unroll 4
+      for (int k = 0; k < kLayers; ++k) {
+        if (k < layers) store(wu + (k0 + k) * R, v[2 * k]), store(ww + (k0 + k) * R, v[2 * k + 1]);
+      }
     }
   }
 
   // They wait for no state: a row's parameters are read in one go, and all layers' chains of scalar functions run side by side.
   void own_terms(int64_t r0, int n, const Scalars& q) const {
-    for (int i = 0; i < n; i += W) {
-      const int m = n - i < W ? n - i : W;
-      V *const wu = q.products, *const ww = wu + K * W;
-      products(r0 + i, m, wu, ww);
-      for (int64_t k = 0; k < K; ++k) {
-        for (int j = 0; j < W; ++j) q.b[k * R + i + j] = j < m ? b(r0 + i + j, k) : 0;
-        store(q.x + k * R + i, sum_each(wu + k * W)), store(q.s + k * R + i, sum_each(ww + k * W));  // kept there until all are made
-      }
-    }
+    for (int i = 0; i < n; i += W) products(r0 + i, n - i < W ? n - i : W, q.x + i, q.s + i);  // kept there until all are made
     for (int64_t k = 0; k < K; ++k)
       for (int64_t i = k * R; i < k * R + n; i += W) q.set_terms(i, layer_terms(load(q.x + i), load(q.s + i), a.mode));
   }
@@ -223,7 +230,7 @@ struct Flow : Width<kD> {
     } else {
       before >= 0 ? dot_products<true>(r0, n, k, before, z, moved, by, wz) : dot_products<false>(r0, n, k, k, z, nullptr, nullptr, wz);
     }
-    for (int i = 0; i < n; i += W) store(pre + i, sum_each(wz + i) + load(q.b + k * R + i));
+    for (int i = 0; i < n; i += W) store(pre + i, sum_each(wz + i) + (p ? V{} + p->b[k] : V{}));
     if constexpr (kInverse) solve_layers(pre, q.s + k * R, q.sp + k * R, n);
     for (int i = 0; i < n; i += W) {
       V tv, hv;
@@ -246,7 +253,7 @@ struct Flow : Width<kD> {
         prefetch_row<1>((const S*)a.z_out + (r0 + i) * D);
       }
       const T ti = kMove ? t[i] : 0, ci = kMove ? c[i] : 0;
-      V sums[2] = {};
+      V sums[2] = {{b(r0 + i, k)}};  // in the first lane
       vectors_by_two<T>(D, [&](int64_t d, int m, int j) __attribute__((always_inline)) {
         V zv = load(z + d);
         if constexpr (kMove) {
@@ -267,7 +274,7 @@ struct Flow : Width<kD> {
       for (int64_t r = begin; r < end; r += R) block<kInverse>(r, end - r < R ? end - r : R, scratch, q, nullptr);
       return;
     }
-    GroupParams<T> p(scratch + R * Dp + (kFlowScalars + 2 * kFlowRows) * K * R, K, Dp);
+    GroupParams<T> p(scratch + R * Dp + kFlowScalars * K * R, K, Dp);
     for (int64_t r = begin; r < end;) {
       const int64_t g = r / a.N, stop = (g + 1) * a.N < end ? (g + 1) * a.N : end;
       load_group(g, p);

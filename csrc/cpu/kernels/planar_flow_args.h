@@ -19,17 +19,17 @@ struct FlowArgs {
 };
 
 constexpr int64_t kFlowRows = 16;  // most rows at a time: their scalar functions are vectorised over the rows
-constexpr int64_t kFlowScalars = 7;  // that a forward keeps of every row and layer
+constexpr int64_t kFlowScalars = 6;  // that a forward keeps of every row and layer
 constexpr int64_t flow_padded(int64_t D) { return (D + 15) / 16 * 16; }
 
 // Scratch per thread, in elements of the compute type.
 constexpr int64_t flow_scratch(const FlowArgs& a, bool backward) {
   const int64_t Dp = flow_padded(a.D), params = a.N > 1 ? a.K * (2 * Dp + 8) : 0;
-  if (!backward) return kFlowRows * (Dp + (kFlowScalars + 2 * kFlowRows) * a.K) + params;
+  if (!backward) return kFlowRows * (Dp + kFlowScalars * a.K) + params;
   const int64_t states = (a.K + 1) * a.block * Dp;
-  // Shared parameters: scalars, parameters, sums. Each row's own: scalars, then two vectors per layer and row of a vector of rows.
+  // Shared parameters: scalars, parameters, sums. Each row's own: scalars.
   if (a.N > 1) return states + 5 * a.K * kFlowRows + params + 2 * a.K * (2 * Dp + 2);
-  return states + a.K * kFlowRows * (9 + 2 * kFlowRows);
+  return states + 9 * a.K * kFlowRows;
 }
 
 enum class FlowType { f32, f64, bf16, f16 };  // storage types

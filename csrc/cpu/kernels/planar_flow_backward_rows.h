@@ -50,7 +50,7 @@ struct FlowBackwardRows : Flow<S, P, kD> {
     V gu[W], gw[W];  // products of g with uhat and w, to be summed over their lanes
     for (int i = n; i < W; ++i) gu[i] = gw[i] = V{};
     for (int i = 0; i < n; ++i) gl[i] = ((const T*)a.gl)[r0 + i];
-    scalars<kInverse>(r0, n, l, next);
+    scalars<kInverse>(r0, n, l);
     rebuild(r0, n, z, l);
     start(r0, n, kInverse ? 0 : K - 1, g, l, gu, gw);
     for (int64_t layer = 0; layer + 1 < K; ++layer) {
@@ -63,15 +63,14 @@ struct FlowBackwardRows : Flow<S, P, kD> {
 
   // The scalars of all layers of rows [r0, r0 + n), n <= W.
   template <bool kInverse>
-  void scalars(int64_t r0, int n, const Scalars& l, T* room) const {
+  void scalars(int64_t r0, int n, const Scalars& l) const {
     for (int64_t k = 0; k < K; ++k) {
       for (int i = 0; i < W; ++i) l.t[k * R + i] = i < n ? ((const T*)a.act_in)[(r0 + i) * K + k] : 0;
     }
-    V *const wu = (V*)room, *const ww = wu + K * W;
-    this->products(r0, n, wu, ww);
+    this->products(r0, n, l.c, l.n2);  // kept there until all are made
     for (int64_t k = 0; k < K; ++k) {
       const int64_t at = k * R;
-      const auto e = layer_terms(sum_each(wu + k * W), sum_each(ww + k * W), a.mode);
+      const auto e = layer_terms(load(l.c + at), load(l.n2 + at), a.mode);
       V t, h, by_a, by_x, inverse;
       tanh_sech2(load(l.t + at), t, h);
       log_det_slopes(t, h, e, a.mode, by_a, by_x, inverse);
