@@ -81,10 +81,11 @@ SCHEMAS: dict[str, tuple[str, str | None]] = {
         " int seed) -> Tensor",
         None,
     ),
-    # numbers [S, 8] in fp64: c0, c1, d0, d1, d2, sigma, timestep, place among the K aligned ones or -1
+    # numbers [S, 8] in fp64: c0, c1, d0, d1, d2, sigma, timestep, place among the K aligned ones or -1; bf16: the weights are bf16 numbers,
+    # and what enters a product may be rounded to that
     "denoise_chain": (
         "(Tensor x, Tensor cond, Tensor w_in, Tensor b_in, Tensor w_cond, Tensor w_out, Tensor b_out, Tensor embedding, Tensor numbers,"
-        " Tensor? noise, Tensor? row_ids, Tensor? draw_ids, int K, float clip, int seed) -> (Tensor x_0, Tensor states)",
+        " Tensor? noise, Tensor? row_ids, Tensor? draw_ids, int K, float clip, int seed, bool bf16) -> (Tensor x_0, Tensor states)",
         None,
     ),
     # window: -1 for the whole vocabulary

@@ -102,6 +102,39 @@ def test_native_sizes(marks, B, D, C, hidden, K):
     assert error(got, truth(x, cond, denoiser, schedule, 12, aligned, **options)) < 2e-5
 
 
+@pytest.mark.parametrize("marks", [pytest.param(None, marks=native)])
+@pytest.mark.parametrize(
+    ("B", "D", "C", "hidden", "K"),
+    [(1, 64, 32, 256, 8), (130, 64, 5, 256, 8), (33, 33, 70, 96, 1), (6, 7, 1, 1, 2), (49, 130, 3, 65, 4), (8, 1, 2, 5, 3)],
+)
+def test_bf16_sizes(marks, B, D, C, hidden, K):
+    """Where the processor multiplies in pairs, states and hidden units are rounded on their way into a product, and no more."""
+    x, cond, denoiser, schedule, aligned = setup(B, D, C, hidden, dtype=torch.bfloat16, K=K)
+    options = dict(eta=1.0, seed=-1)
+    got = run("cpu", x, cond, denoiser, schedule, steps=12, aligned=aligned, **options)
+    assert got[0].dtype == torch.bfloat16
+    wide = copy.deepcopy(denoiser).double()
+    embedding = denoiser.embedding
+    wide.embedding.forward = lambda t: embedding(t).double()  # the module's own, in its dtype
+    assert error(got, truth(x, cond, wide, schedule, 12, aligned, **options)) < 1.2e-2
+
+
+@pytest.mark.parametrize("marks", [pytest.param(None, marks=native)])
+def test_bf16_infinities_and_saturated_units(marks):
+    x, cond, denoiser, schedule, aligned = setup(B=7, D=64, C=32, hidden=256)
+    clean = run("cpu", *(t.bfloat16() for t in (x, cond)), denoiser.bfloat16(), schedule, steps=6, aligned=aligned, clip=1.0)
+    x[0, 3], x[1, 5], x[2] = torch.inf, torch.nan, 1e30
+    args = [t.bfloat16() for t in (x, cond)]
+    got = run("cpu", *args, denoiser, schedule, steps=6, aligned=aligned, clip=1.0)
+    assert got[0][0].isnan().all()
+    assert got[0][1].isnan().all()
+    for a, b in zip(got, clean, strict=True):
+        assert torch.equal(a[3:], b[3:])
+    args = x[3:].bfloat16(), cond[3:].mul(100).bfloat16()  # units at both ends of silu
+    got = run("cpu", *args, denoiser, schedule, steps=6, aligned=aligned)
+    assert error(got, truth(*args, denoiser, schedule, 6, aligned, dtype=torch.float32)) < 1.2e-2
+
+
 @pytest.mark.parametrize("prediction", ["v", "x0"])
 @pytest.mark.parametrize("backend", BACKENDS[:2])
 def test_a_thousand_steps(backend, prediction):
@@ -114,7 +147,7 @@ def test_a_thousand_steps(backend, prediction):
 
 
 @pytest.mark.parametrize("marks", [pytest.param(None, marks=native)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_rows_keep_their_bits_in_any_batch_and_thread_count(marks, dtype):
     x, cond, denoiser, schedule, aligned = setup(B=131, D=33, C=9, hidden=96, dtype=dtype)
     ids = torch.randperm(131) + IDS

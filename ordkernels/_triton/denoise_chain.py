@@ -114,7 +114,7 @@ def reasons_against(x: Tensor, *_: Any) -> list[str]:
 
 def denoise_chain(
     x: Tensor, cond: Tensor, w_in: Tensor, b_in: Tensor, w_cond: Tensor, w_out: Tensor, b_out: Tensor, embedding: Tensor, numbers: Tensor,
-    noise: Tensor | None, row_ids: Tensor | None, draw_ids: Tensor | None, K: int, clip: float, seed: int,
+    noise: Tensor | None, row_ids: Tensor | None, draw_ids: Tensor | None, K: int, clip: float, seed: int, bf16: bool = False,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     B, D = x.shape
     S, H = embedding.shape[0], w_out.shape[1]

@@ -64,7 +64,7 @@ def chain_numbers(alpha_bar: Sequence[float], steps: Sequence[int], aligned: Seq
 
 def folded_chain(
     x: Tensor, cond: Tensor, w_in: Tensor, b_in: Tensor, w_cond: Tensor, w_out: Tensor, b_out: Tensor, embedding: Tensor, numbers: Tensor,
-    noise: Tensor | None, row_ids: Tensor | None, draw_ids: Tensor | None, K: int, clip: float, seed: int,
+    noise: Tensor | None, row_ids: Tensor | None, draw_ids: Tensor | None, K: int, clip: float, seed: int, bf16: bool = False,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The chain of an ``MLPDenoiser`` from its weights: what a timestep or a condition adds to the hidden layer is computed once."""
     D = x.shape[1]

@@ -4,21 +4,56 @@
 // Matrices lie in tiles of 64 columns, [tiles][rows][64], so that every stride is a constant. One step of a block:
 //   for each 64 hidden units: h = time + cond + W_x x, h = silu(h), out += W_o h;  then x0 and the next x from x and out.
 // Every sum runs over its inputs in one order whatever the number of rows, so a row's bits do not depend on its block.
+//
+// Weights in bf16 may be multiplied in pairs (gemm_pairs.h): x and h are then rounded to bf16 where they enter a product, and the state,
+// the sums and the condition stay in fp32. All of h is made before W_o, so that a sum stays in its register.
 #pragma once
 #include "common/vmath.h"
 #include "cpu/kernels/denoise_chain_args.h"
+#include "cpu/kernels/gemm_pairs.h"
 #include "cpu/kernels/mlp_tiles.h"
 
 namespace ORD_ISA {
 namespace {
 
-template <class T>
+template <class T, bool kPairs = false>
 struct Chain : Mlp<T, ChainArgs> {
   using Base = Mlp<T, ChainArgs>;
   using V = typename Traits<T>::V;
   static constexpr int64_t R = kMlpRows;
 
   using Base::a, Base::Db, Base::Hb, Base::Cb, Base::w_in, Base::w_out, Base::w_cond, Base::times, Base::bias;
+
+#if ORD_BYTES == 64 && defined(__x86_64__)
+  static constexpr int64_t kTile = kT * kT / 2, kRow = kT / 2;  // words
+
+  uint32_t* in_pairs() const { return (uint32_t*)((T*)a.shared + mlp_shared(a)); }  // [Hb][Db] tiles
+  uint32_t* out_pairs() const { return in_pairs() + Hb * Db * kTile; }
+
+  void prepare(T* scratch) const {
+    Base::prepare(scratch);
+    if constexpr (kPairs) {
+      for (int64_t j = 0; j < Hb; ++j)
+        for (int64_t i = 0; i < Db; ++i) {
+          const int64_t at = j * Db + i;
+          pack_pairs(w_in + at * kT * kT, part(a.D, i), in_pairs() + at * kTile);
+          pack_pairs(w_out + at * kT * kT, part(a.H, j), out_pairs() + at * kTile);
+        }
+    }
+  }
+
+  // `denoise` with room for x and h in pairs.
+  void denoise_pairs(int64_t n, int64_t s, const T* x, const T* cond, T* room, T* out) const {
+    uint32_t *const x_pairs = (uint32_t*)room, *const h_pairs = x_pairs + R * Db * kRow;
+    to_pairs(x, Db * n * kT, x_pairs);
+    for (int64_t j = 0; j < Hb; ++j)
+      multiply_pairs<true>(n, {x_pairs, in_pairs() + j * Db * kTile, n * kRow, kTile, Db, (part(a.D, Db - 1) + 1) / 2}, cond + j * n * kT, kT,
+                           times + (s * Hb + j) * kT, h_pairs + j * n * kRow);
+    for (int64_t i = 0; i < Db; ++i)
+      multiply_pairs<false>(n, {h_pairs, out_pairs() + i * kTile, n * kRow, Db * kTile, Hb, (part(a.H, Hb - 1) + 1) / 2}, bias + i * kT, 0,
+                            nullptr, out + i * n * kT);
+  }
+#endif
 
   // out [Db][n][64] = the denoiser at (x, step s); x and out in tiles, cond [Hb][n][64] projected.
   void denoise(int64_t n, int64_t s, const T* x, const T* cond, T* h, T* out) const {
@@ -79,7 +114,11 @@ struct Chain : Mlp<T, ChainArgs> {
                          cond + j * rows, kT);
     for (int64_t s = 0; s < a.S; ++s) {
       const double* c = a.numbers + 8 * s;
-      denoise(n, s, x, cond, h, out);
+      if constexpr (kPairs) {
+        denoise_pairs(n, s, x, cond, scratch + chain_scratch_alone(a), out);
+      } else {
+        denoise(n, s, x, cond, h, out);
+      }
       T* const keep = c[7] < 0 ? nullptr : (T*)a.states + (r0 * a.K + (int64_t)c[7]) * a.D;
       if (c[5] != 0 && noise_of(s, r0, n, noise))
         update<true>(n, c, x, out, noise, keep, a.K * a.D);
@@ -104,11 +143,21 @@ struct Chain : Mlp<T, ChainArgs> {
 
 }  // namespace
 
+// Calls f with the chain of these arguments.
+template <class F>
+static void with_chain(const ChainArgs& a, void* scratch, F f) {
+  if (a.wide) return f(Chain<double>{{a}}, (double*)scratch);
+#if ORD_BYTES == 64 && defined(__x86_64__)
+  if (a.pairs) return f(Chain<float, true>{{a}}, (float*)scratch);
+#endif
+  f(Chain<float>{{a}}, (float*)scratch);
+}
+
 void denoise_chain_prepare(const ChainArgs& a, void* scratch) {
-  a.wide ? Chain<double>{{a}}.prepare((double*)scratch) : Chain<float>{{a}}.prepare((float*)scratch);
+  with_chain(a, scratch, [](const auto& chain, auto* s) { chain.prepare(s); });
 }
 void denoise_chain(const ChainArgs& a, int64_t begin, int64_t end, void* scratch) {
-  a.wide ? Chain<double>{{a}}.run(begin, end, (double*)scratch) : Chain<float>{{a}}.run(begin, end, (float*)scratch);
+  with_chain(a, scratch, [&](const auto& chain, auto* s) { chain.run(begin, end, s); });
 }
 
 }  // namespace ORD_ISA
