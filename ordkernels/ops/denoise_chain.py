@@ -63,8 +63,9 @@ def denoise_chain(
     Returns:
         x_0 ``[B, D]`` and x0_at_aligned ``[B, K, D]``, like x_T. fp64 is computed in fp64, the others in fp32 and rounded once; on
         Zen 4 processors, which multiply bf16 twice as fast, bf16 states and hidden units are rounded where they enter a product,
-        too: after 50 steps 3e-3 of the largest value either way (256 hidden units), and 5e-3 with what the weights lost. Next to them a call takes the packed weights, S times the hidden width, and on a CPU up to 0.2 MB per thread at D = 64; up to 1 MB
-        stays with the calling thread.
+        too: after 50 steps 3e-3 of the largest value either way (256 hidden units), and 5e-3 with what the weights lost. Next to
+        the outputs a call takes the packed weights, S times the hidden width, and on a CPU up to 0.2 MB per thread at D = 64; up to
+        1 MB stays with the calling thread.
 
     Raises:
         TypeError, ValueError: naming the argument, what was expected and what came. RuntimeError: ``use_backend("triton")`` with fp64
