@@ -106,7 +106,7 @@ inline void plan_backward(FlowType type, FlowArgs& a) {
   const int64_t row = a.K * flow_padded(a.D) * compute_size(type), fit = (512 << 10) / row;
   // Gradients larger than a good part of the caches would push out everything else, and each line would be read before it is written.
   const int64_t bytes = a.G * a.K * a.D * compute_size(type);
-  a.stream = a.N == 1 && past_caches(a.gu, bytes) && past_caches(a.gw, bytes);
+  a.stream = a.N == 1 && past_caches(a.gu, bytes, 2 * bytes) && past_caches(a.gw, bytes, 2 * bytes);
   a.block = fit > kFlowRows ? kFlowRows : fit > 1 ? fit : 1;
 }
 

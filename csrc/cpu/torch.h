@@ -5,6 +5,7 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <algorithm>
 #include <initializer_list>
 #include <optional>
 #include <tuple>
@@ -44,9 +45,9 @@ inline Tensor fresh(const Tensor& like, torch::headeronly::IntHeaderOnlyArrayRef
 inline Tensor fresh_like(const Tensor& t) { return fresh(t, t.sizes()); }
 
 // Is an output better written past the caches? Not a small one, which they hold, nor one in pages that the system has yet to hand
-// out: it zeroes each at its first touch, in the caches.
-inline bool past_caches(const void* to, int64_t bytes) {
-  if (bytes < (INT64_C(8) << 20) || reinterpret_cast<uintptr_t>(to) % 64) return false;
+// out: it zeroes each at its first touch, in the caches. `together`: bytes of all that is written in the same pass.
+inline bool past_caches(const void* to, int64_t bytes, int64_t together = 0) {
+  if (std::max(bytes, together) < (INT64_C(8) << 20) || reinterpret_cast<uintptr_t>(to) % 64) return false;
   const uintptr_t page = (reinterpret_cast<uintptr_t>(to) + bytes / 2) & ~uintptr_t(4095);
   unsigned char there = 1;
   return mincore(reinterpret_cast<void*>(page), 1, &there) || there & 1;

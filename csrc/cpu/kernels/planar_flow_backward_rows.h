@@ -155,6 +155,12 @@ struct FlowBackwardRows : Flow<S, P, kD> {
       const P *const ui = this->u(r, k), *const wi = this->w(r, k), *const next_u = this->u(r, next_k), *const next_w = this->w(r, next_k);
       P *const to_u = (P*)a.gu + r * a.gu_group + k * a.gu_layer, *const to_w = (P*)a.gw + r * a.gw_group + k * a.gw_layer;
       S* const to_z = (S*)a.z_out + r * D;
+      if constexpr (!kStream) {  // each line is read before it is written, and no stream to be seen in these either
+        for (int64_t d = 0; d < D; d += 64 / sizeof(P)) {
+          __builtin_prefetch(to_u + W * a.gu_group + d, 1, 2);
+          __builtin_prefetch(to_w + W * a.gw_group + d, 1, 2);
+        }
+      }
       const T ti = pull[i], gai = ga[i], gxi = gx[i], cti = c_pull[i], wi_by = on_w[i], next_c = l.c[next_k * R + i];
       V x[2] = {}, y[2] = {};
       vectors_by_two<T>(D, [&](int64_t d, int m, int j) __attribute__((always_inline)) {
