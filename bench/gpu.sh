@@ -38,7 +38,7 @@ TAIL=25 stage tests 150 env ORDKERNELS_TEST_DEVICE=cuda "$PYTHON" -m pytest -q "
 
 if command -v compute-sanitizer >/dev/null; then
   for tool in memcheck racecheck; do
-    stage "sanitizer_$tool" 40 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$tool" --error-exitcode 9 \
+    stage "sanitizer_$tool" 60 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$tool" --error-exitcode 9 \
       "$PYTHON" bench/gpu_smoke.py
   done
 else

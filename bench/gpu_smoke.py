@@ -1,65 +1,75 @@
-"""Every GPU kernel once on small and odd shapes, for compute-sanitizer: checks the results, and leaves the rest to the tool."""
+"""Every GPU kernel once on small and odd shapes, for compute-sanitizer: checks the results, and leaves the rest to the tool.
 
+python bench/gpu_smoke.py              on a GPU
+TRITON_INTERPRET=1 python bench/gpu_smoke.py --device cpu      the same calls in Triton's interpreter
+"""
+
+import argparse
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parent))
 
+import cases
 import torch
 
 import ordkernels
-from ordkernels import ops, rng
+from ordkernels import ops
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser("bench/gpu_smoke.py")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    device = parser.parse_args().device
+    if reasons := ordkernels.available_backends("planar_flow")["triton"]:
+        raise SystemExit(f"no GPU backend: {'; '.join(reasons)}")
     torch.manual_seed(0)
-    backends = [name for name in ("triton", "cuda") if not ordkernels.available_backends("planar_flow")[name]]
-    if not backends:
-        raise SystemExit(f"no GPU backend: {ordkernels.available_backends('planar_flow')}")
-    for backend in backends:
-        for B, N, K, D in ((1, 1, 1, 1), (5, 3, 2, 7), (129, 1, 4, 64)):
-            flow(backend, B, N, K, D)
-        loss(backend)
-    noise()
-    torch.cuda.synchronize()
-    print(f"ran on {', '.join(backends)}")
+    for B, N, K, D in ((1, 1, 1, 1), (5, 3, 2, 7), (129, 1, 4, 64)):
+        flow(device, B, N, K, D)
+    ran = [name for name in cases.NAMES if run_cases(name, device)]
+    if device == "cuda":
+        torch.cuda.synchronize()
+    print(f"ran {', '.join(ran)}")
 
 
-def flow(backend: str, B: int, N: int, K: int, D: int) -> None:
-    z, u, w = (torch.randn(*s, device="cuda", requires_grad=True) for s in ((B, N, D), (B, K, D), (B, K, D)))
-    b = torch.randn(B, K, device="cuda", requires_grad=True)
-    h, weight = (torch.randn(*s, device="cuda", requires_grad=True) for s in ((B, 16), (K * (2 * D + 1), 16)))
-    bias = torch.randn(K * (2 * D + 1), device="cuda", requires_grad=True)
-    calls = ((ops.planar_flow, (z, u, w, b)), (ops.planar_flow_inverse, (z, u, w, b)), (ops.conditional_planar_flow, (z, h, weight, bias)))
-    for op, args in calls:
-        results = []
-        for name in (backend, "reference"):
-            if ordkernels.available_backends(op.__name__)[name]:
+def on_triton(device: str) -> Any:
+    """A GPU takes Triton by itself."""
+    return ordkernels.use_backend("triton") if device == "cpu" else nullcontext()
+
+
+def run_cases(name: str, device: str) -> bool:
+    """The tiny cases of a benchmark, where a GPU kernel serves them: ours against the truth."""
+    some = False
+    for case in cases.cases(name, device, "tiny"):
+        truth = case.checked_truth()
+        try:
+            with on_triton(device):
+                error = case.error(cases.OURS, truth)
+        except RuntimeError as why:
+            if device == "cpu" and "cannot run on the backend 'triton'" in str(why):  # of NumPy arrays
                 continue
-            with ordkernels.use_backend(name):
-                out, log_det = op(*args)
-                results.append((out, log_det, *torch.autograd.grad((out.sum(), log_det.sum()), args)))
-        if len(results) == 2:
-            for got, expected in zip(*results, strict=True):
-                scale = expected.abs().max().clamp(min=1)
-                assert (got - expected).abs().max() <= 1e-2 * scale, (op.__name__, B, N, K, D)
+            raise
+        assert error <= case.tolerances.get(cases.OURS, case.tolerance), (case.op, case.name, error)
+        some = True
+    return some
 
 
-def loss(backend: str) -> None:
-    if ordkernels.available_backends("wasserstein_quantile_loss")[backend]:
-        return
-    s = torch.randn(33, 20, device="cuda", requires_grad=True)
-    q = torch.randn(33, 20, device="cuda").sort(dim=1).values
-    with ordkernels.use_backend(backend):
-        ops.wasserstein_quantile_loss(s, q, q, lam=0.5).sum().backward()
-    assert s.grad is not None
-    assert s.grad.isfinite().all()
-
-
-def noise() -> None:
-    ids = torch.arange(37, device="cuda")
-    assert (rng.normal(3, ids, step=1, width=5).cpu() - rng.normal(3, ids.cpu(), step=1, width=5)).abs().max() < 1e-5
-    assert torch.equal(rng.uniform(3, ids, step=1, width=5).cpu(), rng.uniform(3, ids.cpu(), step=1, width=5))
+def flow(device: str, B: int, N: int, K: int, D: int) -> None:
+    """Several samples per set of parameters, which no benchmark has."""
+    z, u, w = (torch.randn(*s, device=device, requires_grad=True) for s in ((B, N, D), (B, K, D), (B, K, D)))
+    b = torch.randn(B, K, device=device, requires_grad=True)
+    for op in (ops.planar_flow, ops.planar_flow_inverse):
+        results = []
+        for backend in ("triton", "reference"):
+            with ordkernels.use_backend(backend):
+                out, log_det = op(z, u, w, b)
+                results.append((out, log_det, *torch.autograd.grad((out.sum(), log_det.sum()), (z, u, w, b))))
+        for got, expected in zip(*results, strict=True):
+            scale = expected.abs().max().clamp(min=1)
+            assert (got - expected).abs().max() <= 1e-2 * scale, (op.__name__, B, N, K, D)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """The benchmarks' correctness gate on tiny shapes: ours and every rival agree with the truth. Nothing is timed."""
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -147,3 +149,12 @@ def test_the_quantiles_that_are_the_truth_are_numpys(cases):
 def test_unknown_ops_are_named(cases):
     with pytest.raises(SystemExit, match=f"op: expected one of {', '.join(cases.NAMES)}, got 'flow'"):
         cases.load("flow")
+
+
+@pytest.mark.triton
+def test_what_the_sanitizers_run_runs():
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        pytest.skip("in Triton's interpreter alone, TRITON_INTERPRET=1; on a GPU bench/gpu.sh runs it")
+    run = subprocess.run([sys.executable, str(BENCH / "gpu_smoke.py"), "--device", "cpu"], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert run.stdout == f"ran {', '.join(OPS)}\n"
