@@ -36,6 +36,12 @@ struct Rows {
     transpose<1, W>(t);
   }
 
+  // Row r of x, for later: a scan reads a line of each of W rows, then the next ones, which the hardware does not see coming.
+  ORD_MEMBER void prefetch(const S* x, int64_t r) const {
+    if (a.K * sizeof(S) > 4096) return;  // long rows are streams
+    for (int64_t k = 0; k < a.K; k += 64 / sizeof(S)) __builtin_prefetch(x + r * a.K + k, 0, 2);
+  }
+
   // The scan of rows r0, ...: the sum, the first k that reaches the cap (K: none) and what is left there.
   // Not inlined: forward and backward share the code.
   template <bool CAPPED, bool SHARED>
@@ -81,6 +87,7 @@ struct Rows {
 template <class S, bool CAPPED, bool SHARED>
 static void nested_rows(const Args& args, int64_t begin, int64_t end) {
   using R = Rows<S>;
+  using T = typename R::T;
   using V = typename R::V;
   using I = typename R::I;
   using L [[maybe_unused]] = typename R::L;
@@ -97,12 +104,15 @@ static void nested_rows(const Args& args, int64_t begin, int64_t end) {
     const V after = left == left ? V{} : left;
     for (int i = 0; i < n; ++i) {
       const int64_t r = r0 + i;
+      const V left_i = splat((T)left[i]), after_i = splat((T)after[i]);
+      const I cap = I{} + first[i];
+      rows.prefetch(rows.v, r + 2 * W);
+      if (!SHARED) rows.prefetch(rows.w, r + 2 * W);
       vectors<typename R::T>(K, [&](int64_t k, int m) __attribute__((always_inline)) {
         V part = clip_width(load(rows.v + r * K + k, m, rows.v_end), rows.template widths<SHARED>(r, k, m));
         if (CAPPED) {
           const I at = counting_from(k, V{});
-          const I cap = I{} + first[i];
-          part = at < cap ? part : (at == cap ? splat(left[i]) : splat(after[i]));
+          part = at < cap ? part : (at == cap ? left_i : after_i);
         }
         store(out + r * K + k, part, m, args.stream);
       });
@@ -151,10 +161,14 @@ static void nested_rows_backward(const Args& args, int64_t begin, int64_t end, d
     for (int i = 0; i < n; ++i) {
       const int64_t r = r0 + i;
       const V b = splat((T)base[i]);
+      [[maybe_unused]] const I cap = I{} + first[i];
+      rows.prefetch(rows.v, r + 2 * W);
+      if (go) rows.prefetch(go, r + 2 * W);
+      if (!SHARED) rows.prefetch(rows.w, r + 2 * W);
       vectors<T>(K, [&](int64_t k, int m) __attribute__((always_inline)) {
         const V x = load(rows.v + r * K + k, m, rows.v_end), w = rows.template widths<SHARED>(r, k, m);
         V g = go ? load(go + r * K + k, m, go_end) + b : b;
-        if (CAPPED) g = counting_from(k, V{}) < I{} + first[i] ? g : V{};
+        if (CAPPED) g = counting_from(k, V{}) < cap ? g : V{};
         store(gv + r * K + k, (V)((I)g & (I)(x >= 0.0f) & (I)(x <= w)), m, args.stream);
         if (SHARED) {
           if (!acc) return;
