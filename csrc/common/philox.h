@@ -57,7 +57,7 @@ constexpr int kBlocks = 64;  // blocks of four words that are made together
 // Of each block: word 0 and 2 into a, word 1 and 3 into b, side by side, so that a[j], b[j] are the pairs of Box-Muller.
 PHILOX_INLINE void make(const uint64_t* __restrict row, const uint64_t* __restrict index, uint64_t step, uint64_t seed, int n,
                         uint64_t* __restrict a, uint64_t* __restrict b) {
-  constexpr int U = 2;
+  constexpr int U = kBytes == 64 ? 4 : 2;
   words keys[20];
   for (uint32_t r = 0, k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32); r < 10; ++r, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u) {
     keys[2 * r] = words{} + k0;
@@ -140,7 +140,7 @@ __attribute__((noinline)) static void uniforms(const uint32_t* __restrict a, con
 template <bool NORMAL>
 PHILOX_INLINE void blocks(const uint64_t* row, const uint64_t* index, uint64_t step, uint64_t seed, int n, float* out) {
   alignas(64) uint64_t a[kBlocks], b[kBlocks];
-  constexpr int grain = 2 * kLanes;
+  constexpr int grain = 4 * kLanes;
   n = (n + grain - 1) / grain * grain;
   make(row, index, step, seed, n, a, b);
   (NORMAL ? normals : uniforms)((const uint32_t*)a, (const uint32_t*)b, 2 * n, out);

@@ -10,11 +10,40 @@ static inline int64_t largest_draw(int64_t width) {
   return room < 0 ? -1 : room / width;
 }
 
+// Rows of whole blocks, which lie one after the other in `out`.
+template <bool NORMAL>
+static inline void noise_of_blocks(const int64_t* __restrict rows, const int64_t* __restrict draws, int64_t draw, int64_t seed, int64_t step,
+                                   int64_t width, float* __restrict out, int64_t begin, int64_t end) {
+  using philox::kBlocks;
+  alignas(64) uint64_t row[kBlocks] = {}, index[kBlocks] = {};
+  const int64_t each = width / 4;
+  float* to = out + begin * width;
+  int64_t n = 0;
+  for (int64_t r = begin; r < end; ++r) {
+    uint64_t first = (uint64_t)(draws ? draws[r] : draw) * each;
+    for (int64_t left = each; left;) {
+      const int64_t m = left < kBlocks - n ? left : kBlocks - n;
+      for (int64_t i = 0; i < m; ++i) row[n + i] = (uint64_t)rows[r], index[n + i] = first + i;
+      n += m, first += m, left -= m;
+      if (n < kBlocks) continue;
+      philox::blocks<NORMAL>(row, index, (uint64_t)step, (uint64_t)seed, kBlocks, to);
+      to += 4 * kBlocks, n = 0;
+    }
+  }
+  if (!n) return;
+  alignas(64) float made[4 * kBlocks];
+  philox::blocks<NORMAL>(row, index, (uint64_t)step, (uint64_t)seed, (int)n, made);
+  __builtin_memcpy(to, made, 4 * n * sizeof(float));
+}
+
 template <bool NORMAL>
 static inline void noise(const int64_t* __restrict rows, const int64_t* __restrict draws, int64_t draw, int64_t seed, int64_t step,
                          int64_t width, float* __restrict out, int64_t begin, int64_t end) {
   using philox::kBlocks;
   const int64_t largest = largest_draw(width);
+  bool whole = width % 4 == 0 && (draws || (draw >= 0 && draw <= largest));
+  for (int64_t r = begin; draws && r < end; ++r) whole &= draws[r] >= 0 && draws[r] <= largest;
+  if (whole) return noise_of_blocks<NORMAL>(rows, draws, draw, seed, step, width, out, begin, end);
   struct Piece {
     float* to;
     int skip, count;
@@ -22,11 +51,9 @@ static inline void noise(const int64_t* __restrict rows, const int64_t* __restri
   alignas(64) uint64_t row[kBlocks] = {}, index[kBlocks] = {};
   alignas(64) float made[4 * kBlocks];
   int n = 0;
-  // Blocks of many rows are made together. Rows of whole blocks, all in range, lie one after the other in `out`.
-  const auto flush = [&] {
-    const bool whole = width % 4 == 0 && n == kBlocks && pieces[n - 1].to - pieces[0].to == 4 * (kBlocks - 1);
-    philox::blocks<NORMAL>(row, index, (uint64_t)step, (uint64_t)seed, n, whole ? pieces[0].to : made);
-    for (int i = 0; i < n && !whole; ++i) {
+  const auto flush = [&] {  // blocks of many rows are made together
+    philox::blocks<NORMAL>(row, index, (uint64_t)step, (uint64_t)seed, n, made);
+    for (int i = 0; i < n; ++i) {
       const float* from = made + 4 * i + pieces[i].skip;
       if (pieces[i].count == 4)
         __builtin_memcpy(pieces[i].to, from, 16);
