@@ -2,10 +2,13 @@
 
 An operation on tensors of two devices raises, and so does whatever asks the device for a value, `.item()` and `if tensor`: a
 training step that does so waits for its GPU. Values are not computed; on a real GPU, ``ORDKERNELS_TEST_DEVICE=cuda`` has the
-tests of the ops compute them.
+tests of the ops compute them. A device has to be made up before the first backward pass of a process, so these run in one of their own.
 """
 
 import copy
+import os
+import subprocess
+import sys
 from contextlib import suppress
 from typing import Any
 
@@ -28,10 +31,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from ordkernels.models import fit
 
 OTHER = "other"
+ALONE = "ORDKERNELS_TEST_DEVICES_ALONE"
 
 
 @pytest.fixture
 def mode(monkeypatch: pytest.MonkeyPatch) -> FakeTensorMode:
+    if ALONE not in os.environ:
+        pytest.skip("test_in_a_process_of_its_own runs it")
     backend = pytest.importorskip("torch.utils.backend_registration")
     if not hasattr(backend, "_setup_privateuseone_for_python_backend"):
         pytest.skip(f"torch {torch.__version__} cannot make up a device in Python")
@@ -80,6 +86,14 @@ def predicts(mode: FakeTensorMode, model: nn.Module, batch: dict[str, torch.Tens
         assert model.eval().predict(x).device.type == OTHER
         if hasattr(model, "sample"):
             assert model.sample(x, 4).device.type == OTHER
+
+
+@pytest.mark.skipif(ALONE in os.environ, reason="this is that process")
+def test_in_a_process_of_its_own():
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
+    run = subprocess.run(command, env=os.environ | {ALONE: "1"}, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout[-4000:]
+    assert "24 passed, 1 skipped" in run.stdout or "cannot make up a device" in run.stdout, run.stdout[-1000:]
 
 
 def test_fake_tensors_see_what_they_are_here_for(mode):
