@@ -108,7 +108,8 @@ def reasons_against(info: OpInfo, backend: str) -> list[str]:
             kernel = {"cpu": "native CPU", "triton": "Triton", "cuda": "CUDA C++"}[backend]
             return [f"{info.name} has no {kernel} kernel yet; its reference is vectorised"]
         if backend != "cpu":
-            return [f"{info.name} works on NumPy arrays on the CPU{f', and on CUDA tensors by {info.on_device}' * bool(info.on_device)}"]
+            also = f", and on CUDA tensors by {info.on_device}" if info.on_device else ""
+            return [f"{info.name} works on NumPy arrays on the CPU{also}"]
         return [] if host_module() else [host_reason()]
     return {"cpu": _against_cpu, "triton": _against_triton, "cuda": _against_cuda}[backend](info)
 

@@ -203,7 +203,7 @@ def odds_weights(y: Tensor, positive: Tensor | None = None) -> tuple[Tensor, Ten
         >>> odds_weights(torch.tensor([7.0, 3.0]), torch.tensor([True, False]))
         (tensor([7., 0.]), tensor([0., 1.]))
     """
-    _targets("y", y, least=0)
+    _targets("y", y, least=0, wait=False)
     if positive is None:
         return y, torch.ones_like(y)
     if not isinstance(positive, Tensor) or positive.dtype != torch.bool:
@@ -349,12 +349,14 @@ def _depth(name: str, leaves: int) -> int:
     return depth
 
 
-def _targets(name: str, y: Tensor, least: int = 1) -> None:
+def _targets(name: str, y: Tensor, least: int = 1, wait: bool = True) -> None:
+    """wait: look at the values on a GPU, too; a loss does not."""
     floating(name, y)
     dims(name, y, [1], "[N]")
     if len(y) < least:
         raise ValueError(f"{name}: expected at least one value, got none")
-    check_nonnegative(name, y)
+    if wait or y.device.type == "cpu":
+        check_nonnegative(name, y)
 
 
 def _mixture(logits: Tensor, scale: Tensor, mu: Tensor) -> None:

@@ -32,16 +32,15 @@ def check_batch(batch: dict[str, Tensor], dense_width: int, quantiles: int, *, t
 
 
 def check_target(y: Tensor, B: int, name: str = "y") -> None:
-    """``ValueError`` for a wrong shape, and as `check_nonnegative`."""
+    """``ValueError`` for a wrong shape, and on the CPU as `check_nonnegative`: to look at a GPU's values would have every step wait."""
     if list(y.shape) != [B]:
         raise ValueError(f"{name}: expected shape {[B]}, got {list(y.shape)}")
-    check_nonnegative(name, y)
+    if y.device.type == "cpu":
+        check_nonnegative(name, y)
 
 
 def check_nonnegative(name: str, y: Tensor) -> None:
-    """``ValueError`` for NaN, infinite or negative values ``[N]`` on the CPU: to look at a GPU's would have every step wait for it."""
-    if y.device.type != "cpu":
-        return
+    """``ValueError`` for NaN, infinite or negative values ``[N]``."""
     bad = torch.nonzero(~(y >= 0) | torch.isinf(y))[:1].flatten().tolist()
     if bad:
         raise ValueError(f"{name}: expected finite values of at least 0, got {float(y[bad[0]])} at row {bad[0]}")

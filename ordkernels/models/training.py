@@ -40,7 +40,7 @@ def fit(
         on_step: called after each step with its number, from 1, and the loss's parts.
         time_budget: seconds; training stops after the step that reaches it (then results depend on the machine).
 
-    Errors: ``ValueError`` for no rows, for counts below 1, and, with the step, for a loss that is not finite.
+    Errors: ``ValueError`` for no rows, for counts below 1, for labels that are not finite, and, with the step, for such a loss.
 
     Example::
 
