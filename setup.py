@@ -42,16 +42,16 @@ def kernel_sources() -> list[str]:
 
     A header that another one includes is a part of that one, and gets none of its own.
     """
-    headers = {path.name: path.read_text() for path in sorted(Path("csrc/cpu/kernels").glob("*.h"))}
+    headers = {str(path.relative_to("csrc")): path.read_text() for path in sorted(Path("csrc/cpu").glob("*/*.h"))}
     folder = Path("build/isa")
     folder.mkdir(parents=True, exist_ok=True)
     made = []
     for name in headers:
-        if any(f'"cpu/kernels/{name}"' in text for text in headers.values()):
+        if any(f'"{name}"' in text for text in headers.values()):
             continue
         for isa in ISA:
             path = folder / f"{Path(name).stem}_{isa}.cpp"
-            text = f'#define ORD_ISA {isa}\n#include "cpu/kernels/{name}"\n'
+            text = f'#define ORD_ISA {isa}\n#include "{name}"\n'
             if not path.exists() or path.read_text() != text:
                 path.write_text(text)
             made.append(str(path))

@@ -2,9 +2,9 @@
 // each block's parameters again and turns them into their gradients in place. Workspace: one block of parameters (about half a MB),
 // and for half precision fp32 copies of the weight and of a block of h.
 //
-// The matrix products are our own (kernels/gemm.h). Torch's ran at 100 of the 256 GFLOP/s of the processor this was measured on, and
+// The matrix products are our own (gemm/gemm.h). Torch's ran at 100 of the 256 GFLOP/s of the processor this was measured on, and
 // each call of one costs microseconds, which made blocks large.
-#include "cpu/kernels/gemm_args.h"
+#include "cpu/gemm/gemm_args.h"
 #include "cpu/planar_flow.h"
 
 #define DECLARE(isa)                                                     \

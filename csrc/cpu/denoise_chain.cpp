@@ -2,7 +2,7 @@
 #include <optional>
 
 #include "cpu/kept.h"
-#include "cpu/kernels/denoise_chain_args.h"
+#include "cpu/ops/denoise_chain_args.h"
 #include "cpu/scratch.h"
 #include "cpu/torch.h"
 

@@ -2,7 +2,7 @@
 #include <optional>
 
 #include "cpu/kept.h"
-#include "cpu/kernels/fusion_chain_args.h"
+#include "cpu/ops/fusion_chain_args.h"
 #include "cpu/scratch.h"
 #include "cpu/torch.h"
 

@@ -2,7 +2,7 @@
 #pragma once
 #include <string>
 
-#include "cpu/kernels/planar_flow_args.h"
+#include "cpu/ops/planar_flow_args.h"
 #include "cpu/scratch.h"
 #include "cpu/torch.h"
 

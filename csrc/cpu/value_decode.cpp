@@ -1,7 +1,7 @@
 // value_decode, whole sequences in one call: check, prepare the weights once, share out the rows.
 #include <optional>
 
-#include "cpu/kernels/value_decode_args.h"
+#include "cpu/ops/value_decode_args.h"
 #include "cpu/scratch.h"
 #include "cpu/torch.h"
 

@@ -39,7 +39,7 @@ ORD_TARGET void sort_columns(K* tile, int64_t n) {
   }
 }
 
-#include "common/transpose.h"
+#include "cpu/simd/transpose.h"
 
 // group[g] [size[g]] into column g of a tile, as keys (radix.h), padded below; a vector of each at a time. `end`: of the array that they
 // lie in. Writes up to 16 rows past the last.

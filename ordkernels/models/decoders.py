@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..ops._checks import dims, floating, same, shape
+from .._validation.tensors import dims, floating, same, shape
 from .features import check_nonnegative
 
 __all__ = [

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import ops
+from .._validation.numbers import positive_sizes
 from ..nn import IncrementHeads, MLPDenoiser, TransformerDenoiser
-from ..nn.flows import _positive
 from ..samplers import DiffoRSampler
 from ..schedules import NoiseSchedule, aligned_timesteps, mixture_timesteps
 from .features import TargetModel
@@ -128,7 +128,7 @@ class DiffoR(TargetModel):
         history_dropout: float = 0.2,
     ) -> None:
         super().__init__()
-        _positive(latent=latent, heads=heads, T=T)
+        positive_sizes(latent=latent, heads=heads, T=T)
         for name, value, allowed in (
             ("process", process, ("diffusion", "flow_matching")),
             ("prediction", prediction, ("eps", "x0", "v")),

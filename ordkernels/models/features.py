@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .._validation.numbers import positive_sizes
 from ..nn import QuantileEncoder
-from ..nn.flows import _positive
 
 __all__ = ["FeatureEncoder", "TargetModel", "check_batch", "check_nonnegative", "check_target"]
 
@@ -77,7 +77,7 @@ class FeatureEncoder(nn.Module):
         patterns_in_context: bool = True,
     ) -> None:
         super().__init__()
-        _positive(n_users=n_users, n_items=n_items, dense_width=dense_width, hidden=hidden, id_width=id_width)
+        positive_sizes(n_users=n_users, n_items=n_items, dense_width=dense_width, hidden=hidden, id_width=id_width)
         for name, p in (("dropout", dropout), ("id_dropout", id_dropout), ("history_dropout", history_dropout)):
             if not 0 <= p < 1:
                 raise ValueError(f"{name}: expected a probability in [0, 1), got {p}")

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import ops
-from ..nn.flows import Constrained, _positive
+from .._validation.numbers import positive_sizes
+from ..nn.flows import Constrained
 from ..nn.priors import DiffusionPrior, FlowPrior, StandardPrior
 from ..samplers import FlowSampler
 from .features import FeatureEncoder, TargetModel, check_batch
@@ -111,7 +112,7 @@ class FlowTime(TargetModel):
         diffusion_steps: int = 10,
     ) -> None:
         super().__init__()
-        _positive(latent=latent, layers=layers, quantiles=quantiles)
+        positive_sizes(latent=latent, layers=layers, quantiles=quantiles)
         if not 0 <= lam <= 1:
             raise ValueError(f"lam: expected a share in [0, 1], got {lam}")
         if crps_space not in ("both", "linear", "log"):

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import ops
+from .._validation.numbers import positive_sizes
 from ..nn import ValueDecoder
-from ..nn.flows import _positive
 from ..samplers import ValueSampler
 from ..vocabulary import ValueVocabulary
 from .features import TargetModel
@@ -153,7 +153,7 @@ class GenerativeRegression(TargetModel):
         history_dropout: float = 0.2,
     ) -> None:
         super().__init__()
-        _positive(hidden=hidden, layers=layers, heads=heads, ffn=ffn)
+        positive_sizes(hidden=hidden, layers=layers, heads=heads, ffn=ffn)
         if not isinstance(vocabulary, ValueVocabulary) and vocabulary not in ("dynamic", "manual", "binary"):
             raise ValueError(f"vocabulary: expected 'dynamic', 'manual', 'binary' or a ValueVocabulary, got {vocabulary!r}")
         if mixup not in ("window", "full", None):

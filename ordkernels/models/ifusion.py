@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .. import ops
+from .._validation.numbers import positive_sizes
 from ..nn import MLPDenoiser, SessionDenoiser, SessionFilters
-from ..nn.flows import _positive
 from ..samplers import FusionSampler
 from ..schedules import NoiseSchedule
 from .diffor import _schedule
@@ -134,7 +134,7 @@ class IFusion(InterestModel):
             levels=levels, click_weight=click_weight, number_weight=number_weight, context=context, dropout=dropout,
             id_dropout=id_dropout, history_dropout=history_dropout,
         )  # fmt: skip
-        _positive(T=T, steps=steps, denoiser_hidden=denoiser_hidden)
+        positive_sizes(T=T, steps=steps, denoiser_hidden=denoiser_hidden)
         for name, value, allowed in (("guidance", guidance, ("dcfg", "cfg")), ("disentangle", disentangle, ("dot", "cosine", "gradient"))):
             if value not in allowed:
                 raise ValueError(f"{name}: expected one of {', '.join(map(repr, allowed))}, got {value!r}")

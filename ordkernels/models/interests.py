@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import ops
-from ..nn.flows import _positive
+from .._validation.numbers import positive_sizes
 from .features import TargetModel
 from .tabular import ContextEncoder
 from .targets import TargetMap
@@ -50,7 +50,7 @@ class SequenceEncoder(nn.Module):
 
     def __init__(self, width: int, positions: int, *, layers: int = 1, heads: int = 4, dropout: float = 0.1) -> None:
         super().__init__()
-        _positive(width=width, positions=positions, layers=layers, heads=heads)
+        positive_sizes(width=width, positions=positions, layers=layers, heads=heads)
         if width % heads:
             raise ValueError(f"width: expected a multiple of heads = {heads}, got {width}")
         self.position = nn.Embedding(positions, width)
@@ -116,7 +116,7 @@ class InterestModel(TargetModel):
         history_dropout: float,
     ) -> None:
         super().__init__()
-        _positive(n_users=n_users, n_items=n_items, latent=latent, hidden=hidden, sessions=sessions, long=long, levels=levels)
+        positive_sizes(n_users=n_users, n_items=n_items, latent=latent, hidden=hidden, sessions=sessions, long=long, levels=levels)
         if feedback_width < 0:
             raise ValueError(f"feedback_width: expected at least 0, got {feedback_width}")
         self._weights(click_weight=click_weight, number_weight=number_weight)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..nn.flows import _positive
+from .._validation.numbers import positive_sizes
 from .features import FeatureEncoder, check_batch, check_target
 
 __all__ = ["ContextEncoder", "TableClassifier", "TableRegression"]
@@ -40,7 +40,7 @@ class ContextEncoder(nn.Module):
         history_dropout: float = 0.2,
     ) -> None:
         super().__init__()
-        _positive(dense_width=dense_width, hidden=hidden)
+        positive_sizes(dense_width=dense_width, hidden=hidden)
         self.width = hidden
         self.dense_width, self.quantiles, self.plain = dense_width, quantiles, n_users == n_items == 0
         if self.plain:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .flows import _positive
+from .._validation.numbers import positive_sizes
 
 __all__ = ["ValueDecoder"]
 
@@ -74,7 +74,7 @@ class ValueDecoder(nn.Module):
     ) -> None:
         super().__init__()
         memory_width = d_model if memory_width is None else memory_width
-        _positive(vocab_size=vocab_size, d_model=d_model, heads=heads, ffn=ffn, layers=layers, memory_width=memory_width)
+        positive_sizes(vocab_size=vocab_size, d_model=d_model, heads=heads, ffn=ffn, layers=layers, memory_width=memory_width)
         if vocab_size < 4:
             raise ValueError(f"vocab_size: expected at least 4 (three specials and a value), got {vocab_size}")
         if d_model % heads:
@@ -84,7 +84,7 @@ class ValueDecoder(nn.Module):
         if activation not in ("relu", "gelu"):
             raise ValueError(f"activation: expected 'relu' or 'gelu', got {activation!r}")
         if positions is not None:
-            _positive(positions=positions)
+            positive_sizes(positions=positions)
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout: expected a probability in [0, 1), got {dropout}")
         if not 0 <= norm_eps < math.inf:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .._validation.numbers import positive_sizes
 from .encoders import _Block
-from .flows import _positive
 
 __all__ = ["FoldedMLP", "MLPDenoiser", "TimeEmbedding", "TransformerDenoiser"]
 
@@ -45,7 +45,7 @@ class TimeEmbedding(nn.Module):
 
     def __init__(self, width: int = 64) -> None:
         super().__init__()
-        _positive(width=width)
+        positive_sizes(width=width)
         if width % 2:
             raise ValueError(f"width: expected an even number (a sine and a cosine per frequency), got {width}")
         self.count = width // 2
@@ -95,7 +95,7 @@ class MLPDenoiser(nn.Module):
 
     def __init__(self, width: int, cond_width: int, hidden: int = 256, time_width: int = 64, *, dropout: float = 0.0) -> None:
         super().__init__()
-        _positive(width=width, cond_width=cond_width, hidden=hidden, time_width=time_width)
+        positive_sizes(width=width, cond_width=cond_width, hidden=hidden, time_width=time_width)
         self.width, self.cond_width, self.hidden, self.time_width, self.dropout = width, cond_width, hidden, time_width, dropout
         self.embedding = TimeEmbedding(time_width)
         self.input = nn.Linear(width + time_width, hidden)
@@ -159,7 +159,9 @@ class TransformerDenoiser(nn.Module):
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        _positive(width=width, cond_width=cond_width, tokens=tokens, d_model=d_model, layers=layers, heads=heads, time_width=time_width)
+        positive_sizes(
+            width=width, cond_width=cond_width, tokens=tokens, d_model=d_model, layers=layers, heads=heads, time_width=time_width
+        )
         if width % tokens:
             raise ValueError(f"width: expected a multiple of tokens = {tokens}, got {width}")
         if d_model % heads:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .flows import _positive
+from .._validation.numbers import positive_sizes
 
 __all__ = ["QuantileEncoder"]
 
@@ -44,7 +44,7 @@ class QuantileEncoder(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        _positive(quantiles=quantiles, width=width, heads=heads, layers=layers)
+        positive_sizes(quantiles=quantiles, width=width, heads=heads, layers=layers)
         if kind not in ("transformer", "mlp"):
             raise ValueError(f"kind: expected 'transformer' or 'mlp', got {kind!r}")
         if width % heads:

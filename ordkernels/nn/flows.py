@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Transform, constraints
 
 from .. import ops
+from .._validation.numbers import positive_sizes
 
 __all__ = ["ConditionalPlanarFlow", "PlanarFlow", "PlanarTransform"]
 
@@ -120,7 +121,7 @@ class PlanarFlow(nn.Module):
 
     def __init__(self, width: int, layers: int = 4, constrained: Constrained = True) -> None:
         super().__init__()
-        _positive(width=width, layers=layers)
+        positive_sizes(width=width, layers=layers)
         self.width, self.layers, self.constrained = width, layers, constrained
         self.u = nn.Parameter(torch.empty(layers, width))
         self.w = nn.Parameter(torch.empty(layers, width))
@@ -172,7 +173,7 @@ class ConditionalPlanarFlow(nn.Module):
 
     def __init__(self, width: int, cond_width: int, layers: int = 4, constrained: Constrained = True) -> None:
         super().__init__()
-        _positive(width=width, cond_width=cond_width, layers=layers)
+        positive_sizes(width=width, cond_width=cond_width, layers=layers)
         self.width, self.cond_width, self.layers, self.constrained = width, cond_width, layers, constrained
         self.weight = nn.Parameter(torch.empty(layers * (2 * width + 1), cond_width))
         self.bias = nn.Parameter(torch.empty(layers * (2 * width + 1)))
@@ -209,9 +210,3 @@ class ConditionalPlanarFlow(nn.Module):
 
 def _unit_rows(like: Tensor) -> Tensor:
     return nn.functional.normalize(torch.randn_like(like), dim=-1)
-
-
-def _positive(**sizes: Any) -> None:
-    for name, size in sizes.items():
-        if not isinstance(size, int) or size < 1:
-            raise ValueError(f"{name}: expected a whole number of at least 1, got {size!r}")

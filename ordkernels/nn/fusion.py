@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..ops import _checks
+from .._validation import tensors as _checks
+from .._validation.numbers import positive_sizes
 from .denoisers import MLPDenoiser
-from .flows import _positive
 
 __all__ = ["SessionDenoiser", "SessionFilters", "pad_sessions"]
 
@@ -197,7 +197,7 @@ class SessionFilters(nn.Module):
     ) -> None:
         super().__init__()
         out, hidden = (given if given is not None else n for given, n in ((out_width, width), (hidden, 2 * width)))
-        _positive(width=width, out_width=out, hidden=hidden)
+        positive_sizes(width=width, out_width=out, hidden=hidden)
         self.width = width
         self.core, self.transient = (
             nn.Sequential(nn.Linear(width, hidden), nn.SiLU(), nn.Dropout(p), nn.Linear(hidden, out))

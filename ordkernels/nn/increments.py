@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .flows import _positive
+from .._validation.numbers import positive_sizes
 
 __all__ = ["IncrementHeads"]
 
@@ -45,7 +45,7 @@ class IncrementHeads(nn.Module):
 
     def __init__(self, width: int, heads: int = 8, hidden: int = 64, *, widths: Sequence[float] | Tensor | None = None) -> None:
         super().__init__()
-        _positive(width=width, heads=heads, hidden=hidden)
+        positive_sizes(width=width, heads=heads, hidden=hidden)
         self.width, self.heads = width, heads
         given = torch.full((heads,), 1.0 / heads) if widths is None else torch.as_tensor(widths, dtype=torch.get_default_dtype())
         if list(given.shape) != [heads] or not bool((given >= 0).all()):

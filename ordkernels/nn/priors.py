@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
-from .flows import ConditionalPlanarFlow, Constrained, _positive
+from .._validation.numbers import positive_sizes
+from .flows import ConditionalPlanarFlow, Constrained
 
 __all__ = ["DiffusionPrior", "FlowPrior", "StandardPrior"]
 
@@ -67,7 +68,7 @@ class DiffusionPrior(nn.Module):
         steps: int = 10,
     ) -> None:
         super().__init__()
-        _positive(width=width, cond_width=cond_width, hidden=hidden, steps=steps)
+        positive_sizes(width=width, cond_width=cond_width, hidden=hidden, steps=steps)
         if kind not in ("ddpm", "flow_matching"):
             raise ValueError(f"kind: expected 'ddpm' or 'flow_matching', got {kind!r}")
         self.kind, self.steps = kind, steps

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._validation import tensors as _checks
 from ..reference import crps as reference
 from ..scores import _array
-from . import _checks
 from ._autograd import DifferentiableOp
 
 __all__ = ["crps", "pinball"]

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from .. import _backend
+from .._validation import tensors as _checks
 from ..reference import denoise as reference
-from . import _checks
 from ._autograd import DifferentiableOp, Kernel, _front
 
 __all__ = ["flow_sample", "flow_step", "predict_x0", "q_sample", "reverse_step"]

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._validation import tensors as _checks
 from ..reference import denoise_chain as reference
 from ..schedules import NoiseSchedule
-from . import _checks
 from ._inference import InferenceOp, mlp_weights, tensor_of
 from .denoise import Prediction, _clip, _kind
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._validation import tensors as _checks
 from ..reference import fusion_chain as reference
 from ..schedules import NoiseSchedule
-from . import _checks
 from ._inference import InferenceOp, mlp_weights
 from .denoise_chain import KEPT, _check_ids, _embedding, _int, _sequence, _signed
 from .denoise_guided import _gamma

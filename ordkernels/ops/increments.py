@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
+from .._validation import tensors as _checks
 from ..reference import increments as reference
-from . import _checks
 from ._autograd import DifferentiableOp, Kernel, _front
 
 __all__ = ["encode_increments", "nested_min"]

@@ -5,8 +5,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from .._validation import tensors as _checks
 from ..reference import planar_flow as reference
-from . import _checks
 from ._autograd import DifferentiableOp, Kernel, _front
 
 __all__ = ["conditional_planar_flow", "planar_flow", "planar_flow_inverse"]

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._validation import tensors as _checks
 from ..reference import value_decode as reference
-from . import _checks
 from ._inference import InferenceOp
 from .denoise_chain import _check_ids, _int, _signed
 

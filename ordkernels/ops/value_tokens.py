@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._validation import tensors as _checks
 from ..reference import value_tokens as reference
 from ..reference.planar_flow import compute_dtype
-from . import _checks
 from ._autograd import DifferentiableOp, Kernel, _front
 
 __all__ = ["embedding_mixup", "windowed_value"]

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._validation import tensors as _checks
 from ..reference import wasserstein as reference
 from ..reference.planar_flow import compute_dtype
-from . import _checks
 from ._autograd import DifferentiableOp
 
 __all__ = ["wasserstein_quantile_loss"]

@@ -1,0 +1,237 @@
+// The parts of a decoder's step that work on one row: norms, attention over the cache, activations.
+#pragma once
+#include "cpu/simd/vmath.h"
+#include "cpu/gemm/gemm_tile_size.h"
+
+namespace ORD_ISA {
+namespace {
+
+template <int w, class V>
+ORD_INLINE V larger_of_lanes(V v) {  // lane i and lane i ^ w; where one is NaN, either
+  const V o = partner<w>(v);
+  return v > o ? v : o;
+}
+template <class V>
+ORD_INLINE auto largest(V v) {
+  if constexpr (kSize<V> > 8) v = larger_of_lanes<8>(v);
+  if constexpr (kSize<V> > 4) v = larger_of_lanes<4>(v);
+  if constexpr (kSize<V> > 2) v = larger_of_lanes<2>(v);
+  return larger_of_lanes<1>(v)[0];
+}
+
+template <class V>
+ORD_INLINE V inverse_root(V v) {
+  for (int i = 0; i < kSize<V>; ++i) v[i] = __builtin_sqrt(v[i]);
+  return 1.0f / v;
+}
+
+// x Phi(x), absolute error below 2e-7 max(1, |x|): erf by Cephes' polynomials, in x^2 below 1 and in 1 / x^2 above.
+ORD_INLINE vf gelu(vf x) {
+  const vf u = absolute(x) * 0.70710678f, z = u * u;
+  vf p = z * 7.853861353153693e-5f - 8.010193625184903e-4f;
+  p = p * z + 5.188327685732524e-3f;
+  p = p * z - 2.685381193529856e-2f;
+  p = p * z + 1.128358514861418e-1f;
+  p = p * z - 3.761262582423300e-1f;
+  p = p * z + 1.128379165726710e0f;
+  const vf near = u * p;
+  const vf inv = 1.0f / (u < 1.0f ? (vf){} + 1.0f : u), w = inv * inv;
+  vf q = w * 2.326819970068386e-2f - 1.387039388740657e-1f;  // 1 to 2
+  q = q * w + 3.687424674597105e-1f;
+  q = q * w - 5.824733027278666e-1f;
+  q = q * w + 6.210004621745983e-1f;
+  q = q * w - 4.944515323274145e-1f;
+  q = q * w + 3.404879937665872e-1f;
+  q = q * w - 2.741127028184656e-1f;
+  q = q * w + 5.638259427386472e-1f;
+  vf r = w * -1.047766399936249e+1f + 1.297719955372516e+1f;  // above
+  r = r * w - 7.495518717768503e+0f;
+  r = r * w + 2.921019019210786e+0f;
+  r = r * w - 1.015265279202700e+0f;
+  r = r * w + 4.218463358204948e-1f;
+  r = r * w - 2.820767439740514e-1f;
+  r = r * w + 5.641895067754075e-1f;
+  vf e, em1;
+  exp_neg(z, e, em1);
+  const vf far = 1.0f - e * inv * (u < 2.0f ? q : r);
+  const vf erf = with_sign(u < 1.0f ? near : far, x);
+  return x * (0.5f * erf + 0.5f);
+}
+ORD_INLINE vd gelu(vd x) {
+  vd r = {};
+  for (int i = 0; i < kLanes<double>; ++i) r[i] = x[i] * 0.5 * __builtin_erfc(-x[i] * 0.70710678118654752440);
+  return r;
+}
+
+template <class T>
+__attribute__((noinline)) static void activate(T* __restrict h, int64_t n, bool smooth) {
+  using V = typename Traits<T>::V;
+  constexpr int W = kLanes<T>;
+  if (smooth) {
+    for (int64_t i = 0; i < n; i += W) store(h + i, gelu(load(h + i)));
+  } else {
+    for (int64_t i = 0; i < n; i += W) {
+      const V v = load(h + i);
+      store(h + i, v < (T)0 ? V{} : v);  // NaN stays
+    }
+  }
+}
+
+// ---- layer norm of n rows 64 apart, whose tiles lie `stride` apart; w, b padded to tiles with zeros
+
+// As many rows together as a vector has lanes: their means and scales are a vector each. kD: d, or 0.
+template <class T, int kD>
+__attribute__((noinline)) static void norm_rows(int64_t n, int64_t width, T eps, const T* from, int64_t stride, const T* w, const T* b, T* to) {
+  using V = typename Traits<T>::V;
+  constexpr int W = kLanes<T>;
+  const int64_t d = kD ? kD : width, nb = tiles_of(d);
+  const auto columns = [&](auto f) __attribute__((always_inline)) {  // f(place in a row, place in w and b, lanes)
+    for (int64_t i = 0; i < nb; ++i)
+      vectors<T>(part(d, i), [&](int64_t j, int lanes) __attribute__((always_inline)) { f(i * stride + j, i * kT + j, lanes); });
+  };
+  for (; n > 0; n -= W, from += W * kT, to += W * kT) {
+    const int m = n < W ? (int)n : W;
+    V s[W], q[W];
+    alignas(64) T mean[W], scale[W];
+    for (int r = m; r < W; ++r) s[r] = q[r] = V{};
+    for (int r = 0; r < m; ++r) {
+      V all = {};
+      columns([&](int64_t j, int64_t, int lanes) __attribute__((always_inline)) { all += load(from + r * kT + j, lanes, from + r * kT + j + W); });
+      s[r] = all;
+    }
+    store(mean, sum_each(s) / (T)d);
+    for (int r = 0; r < m; ++r) {
+      V all = {};
+      columns([&](int64_t j, int64_t, int lanes) __attribute__((always_inline)) {
+        V c = load(from + r * kT + j) - mean[r];
+        if (lanes < W) c = (V)((Ints<V>)c & first_lanes(lanes, V{}));
+        all += c * c;
+      });
+      q[r] = all;
+    }
+    store(scale, inverse_root(sum_each(q) / (T)d + eps));
+    for (int r = 0; r < m; ++r)
+      columns([&](int64_t j, int64_t at, int) __attribute__((always_inline)) {
+        store(to + r * kT + j, (load(from + r * kT + j) - mean[r]) * scale[r] * load(w + at) + load(b + at));
+      });
+  }
+}
+
+template <class T>
+static void norm(int64_t n, int64_t d, T eps, const T* from, int64_t stride, const T* w, const T* b, T* to) {
+  d == kT ? norm_rows<T, kT>(n, d, eps, from, stride, w, b, to) : norm_rows<T, 0>(n, d, eps, from, stride, w, b, to);
+}
+
+// ---- attention of one row: q [d], scaled; k, v [n, dv] of its cache; room for padded(n) scores -> to [d], room behind
+
+// exp(score - most) in place of n scores, and of what fills the last vector; the sums by lanes.
+template <class T, class V>
+ORD_INLINE V exponentials(T* score, int64_t n, V most) {
+  V all = {};
+  for (int64_t t = 0; t < n; t += kLanes<T>) {
+    V e, em1;
+    exp_neg(load(score + t) - most, e, em1);
+    store(score + t, e);
+    all += e;
+  }
+  return all;
+}
+
+template <class T>
+__attribute__((noinline)) static void attend(int64_t n, int64_t heads, int64_t width, int64_t dv, const T* q, const T* k, const T* v, T* score, T* to) {
+  using V = typename Traits<T>::V;
+  constexpr int W = kLanes<T>;
+  const V minus = V{} - (T)__builtin_inf();
+  for (int64_t h = 0; h < heads; ++h, q += width, k += width, v += width, to += width) {
+    V top = minus;
+    for (int64_t t = 0; t < n; t += W) {
+      V dot[W] = {};
+      const int m = n - t < W ? (int)(n - t) : W;
+      for (int l = 0; l < m; ++l) {
+        const T* kt = k + (t + l) * dv;
+        V s = {};
+        vectors<T>(width, [&](int64_t j, int lanes) __attribute__((always_inline)) {
+          V p = load(q + j) * load(kt + j);
+          if (lanes < W) p = (V)((Ints<V>)p & first_lanes(lanes, V{}));
+          s += p;
+        });
+        dot[l] = s;
+      }
+      V s = sum_each(dot);
+      if (m < W) s = first_lanes(m, V{}) ? s : minus;
+      store(score + t, s);
+      top = top > s ? top : s;
+    }
+    const V most = V{} + largest(top);
+    const V share = V{} + (T)1 / sum(exponentials(score, n, most));
+    for (int64_t j = 0; j < width; j += W) {  // lanes behind the head are the next one's to write
+      V o = {};
+      for (int64_t t = 0; t < n; ++t) o += score[t] * load(v + t * dv + j);
+      store(to + j, o * share);
+    }
+  }
+}
+
+// `reduce` over the lanes that are a multiple of `heads` apart, a power of two.
+template <class V, class F>
+ORD_INLINE V over_positions(V v, int64_t heads, F reduce) {
+  if constexpr (kSize<V> > 8)
+    if (heads <= 8) v = reduce(v, partner<8>(v));
+  if constexpr (kSize<V> > 4)
+    if (heads <= 4) v = reduce(v, partner<4>(v));
+  if (heads <= 2 && kSize<V> > 2) v = reduce(v, partner<2 % kSize<V>>(v));
+  if (heads == 1) v = reduce(v, partner<1>(v));
+  return v;
+}
+
+// The same for heads of HV whole vectors, their number a divisor of a vector's lanes: a lane is a position and a head, so that one
+// vector holds the scores of several positions. Reads up to a vector's lanes of keys past the last position.
+template <class T, int HV>
+__attribute__((noinline)) static void attend_together(int64_t n, int64_t heads, const T* q, const T* k, const T* v, T* score, T* to) {
+  using V = typename Traits<T>::V;
+  constexpr int W = kLanes<T>, N = HV * W;
+  const int64_t pairs = n * heads;
+  V each[W * HV];
+#pragma GCC unroll 64
+  for (int l = 0; l < W * HV; ++l) each[l] = load(q + (l & (heads * HV - 1)) * W);
+  V top = V{} - (T)__builtin_inf();
+  for (int64_t p = 0; p < pairs; p += W) {
+    V dot[W];
+#pragma GCC unroll 16
+    for (int l = 0; l < W; ++l) {
+      dot[l] = each[l * HV] * load(k + (p + l) * N);
+#pragma GCC unroll 8
+      for (int i = 1; i < HV; ++i) dot[l] += each[l * HV + i] * load(k + (p + l) * N + i * W);
+    }
+    V s = sum_each(dot);
+    if (pairs - p < W) s = first_lanes((int)(pairs - p), V{}) ? s : V{} - (T)__builtin_inf();
+    store(score + p, s);
+    top = top > s ? top : s;
+  }
+  const V most = over_positions(top, heads, [](V a, V b) __attribute__((always_inline)) { return a > b ? a : b; });
+  const V all = exponentials(score, pairs, most);
+  const V share = (T)1 / over_positions(all, heads, [](V a, V b) __attribute__((always_inline)) { return a + b; });
+  for (int64_t p = 0; p < pairs; p += W) store(score + p, load(score + p) * share);
+  for (int64_t h = 0; h < heads; ++h) {
+    V o[HV] = {};
+    for (int64_t p = h; p < pairs; p += heads)
+#pragma GCC unroll 8
+      for (int i = 0; i < HV; ++i) o[i] += score[p] * load(v + p * N + i * W);
+#pragma GCC unroll 8
+    for (int i = 0; i < HV; ++i) store(to + h * N + i * W, o[i]);
+  }
+}
+
+template <class T>
+static void attention(int64_t n, int64_t heads, int64_t width, int64_t dv, const T* q, const T* k, const T* v, T* score, T* to) {
+  constexpr int W = kLanes<T>;
+  if (W % heads == 0 && dv == heads * width) {
+    if (width == W) return attend_together<T, 1>(n, heads, q, k, v, score, to);
+    if (width == 2 * W) return attend_together<T, 2>(n, heads, q, k, v, score, to);
+    if (width == 4 * W) return attend_together<T, 4>(n, heads, q, k, v, score, to);
+  }
+  attend(n, heads, width, dv, q, k, v, score, to);
+}
+
+}  // namespace
+}  // namespace ORD_ISA

@@ -1,0 +1,61 @@
+"""Checks of numbers: integers, sizes, seeds, reals. NumPy scalars count as numbers, bools do not."""
+
+import math
+import operator
+from typing import Any
+
+__all__ = ["integer", "one_of", "positive_sizes", "real", "seed"]
+
+
+def integer(name: str, x: Any, *, least: int | None = None, most: int | None = None) -> int:
+    """``x`` as an int in ``[least, most]``."""
+    if isinstance(x, bool):
+        raise TypeError(f"{name}: expected an int, got bool")
+    try:
+        n = operator.index(x)
+    except TypeError:
+        raise TypeError(f"{name}: expected an int, got {type(x).__name__}") from None
+    if (least is not None and n < least) or (most is not None and n > most):
+        raise ValueError(f"{name}: expected {_range(least, most)}, got {n}")
+    return n
+
+
+def positive_sizes(**sizes: Any) -> None:
+    """Whole numbers of at least 1."""
+    for name, size in sizes.items():
+        if not isinstance(size, int) or size < 1:
+            raise ValueError(f"{name}: expected a whole number of at least 1, got {size!r}")
+
+
+def real(name: str, x: Any, *, least: float = -math.inf, most: float = math.inf, finite: bool = True) -> float:
+    """``x`` as a float in ``[least, most]``; NaN is refused, infinities unless ``finite=False``."""
+    if isinstance(x, bool | str | bytes) or not hasattr(x, "__float__"):
+        raise TypeError(f"{name}: expected a number, got {type(x).__name__}")
+    v = float(x)
+    if not least <= v <= most or (finite and math.isinf(v)):
+        what = "a finite number" if finite else "a number"
+        bounds = "" if least == -math.inf and most == math.inf else f" of {_range(_finite(least), _finite(most))}"
+        raise ValueError(f"{name}: expected {what}{bounds}, got {x}")
+    return v
+
+
+def one_of(name: str, x: Any, allowed: tuple[Any, ...]) -> Any:
+    """``x`` if it is one of ``allowed``."""
+    if x not in allowed:
+        raise ValueError(f"{name}: expected {' or '.join(map(repr, allowed))}, got {x!r}")
+    return x
+
+
+def seed(x: Any, name: str = "seed") -> int:
+    """Any integer, mod 2^64, as the dispatcher's int64."""
+    return (integer(name, x) + 2**63) % 2**64 - 2**63
+
+
+def _range(least: float | None, most: float | None) -> str:
+    if most is None:
+        return f"at least {least}"
+    return f"at most {most}" if least is None else f"{least} to {most}"
+
+
+def _finite(x: float) -> float | None:
+    return None if math.isinf(x) else x

@@ -1,0 +1,160 @@
+"""The benchmarks' correctness gate on tiny shapes: ours and every rival agree with the truth. Nothing is timed."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ordkernels.testing import timing
+
+BENCH = Path(__file__).parents[2] / "bench"
+OPS = (
+    "denoise", "denoise_chain", "denoise_guided", "fusion_chain", "increments", "planar_flow", "quantiles", "rng", "scores", "value_decode",
+    "value_tokens",
+)  # fmt: skip
+pytestmark = pytest.mark.skipif(not BENCH.is_dir(), reason="bench/ is not part of this package")
+
+
+@pytest.fixture
+def cases(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCH))
+    for name in [n for n in sys.modules if n == "cases" or n.startswith("cases.")]:
+        monkeypatch.delitem(sys.modules, name)
+    import cases
+
+    monkeypatch.setattr(cases, "COMPILER", "eager")
+    torch.compiler.reset()
+    return cases
+
+
+@pytest.fixture
+def run(monkeypatch, cases):
+    monkeypatch.delitem(sys.modules, "run", raising=False)
+    import run
+
+    return run
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_every_run_of_every_case_is_right(op, cases, run):
+    assert op in cases.NAMES
+    found = list(cases.cases(op, "cpu", "tiny"))
+    assert found
+    for case in found:
+        right, wrong = run.gate(case)
+        assert not wrong, (case.name, wrong)
+        assert case.tolerance <= 1e-3
+        assert set(right) == set(case.runs)
+        assert cases.OURS in right
+        assert case.bytes > 0
+        for target in case.targets:
+            assert target.against in ("best rival", "limit", "memory") or target.against in case.runs
+
+
+def test_the_gate_stops_wrong_and_failing_runs(cases, run):
+    truth = np.arange(4.0)
+    runs = {
+        "right": lambda: truth * (1 + 1e-6),
+        "off": lambda: truth + 0.1,
+        "shape": lambda: truth[:3],
+        "nan": lambda: np.where(truth == 2, np.nan, truth),
+        "less": lambda: (),
+        "raises": lambda: 1 / 0,
+    }
+    right, wrong = run.gate(cases.Case("op", "name", runs, lambda: (truth,), 1e-4, bytes=1))
+    assert list(right) == ["right"]
+    assert set(wrong) == set(runs) - {"right"}
+    assert wrong["raises"] == "ZeroDivisionError: division by zero"
+
+
+def test_a_case_is_run_and_judged(cases, run):
+    x = torch.randn(100)
+    case = cases.Case(
+        "op", "double", {cases.OURS: lambda: x * 2, "rival": lambda: x + x, "bad": lambda: x * 3}, lambda: (x.double() * 2,), 1e-6,
+        bytes=800, flops=100, targets=[cases.Target("some", "best rival", 0.0), cases.Target("none", "limit", 1e9)],
+    )  # fmt: skip
+    row = run.run_case(case, seconds=0.01, flop_rate=1e9)
+    assert row["best_rival"] == "rival"
+    assert set(row["ms"]) == {cases.OURS, "rival"}
+    assert "bad" in row["rejected"]
+    assert [t["met"] for t in row["targets"]] == [True, False]
+    assert row["limit_ms"] > 0
+
+
+def test_interleaved_takes_turns_and_medians():
+    calls = []
+    times = timing.interleaved({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, seconds=0, rounds=(3, 3), warm=1, sample=0)
+    assert set(times) == {"a", "b"}
+    assert all(t.n >= 3 and t.low <= t.median <= t.high for t in times.values())
+    assert calls[:4] == ["a", "a", "b", "b"]  # each warmed up, each tried once, then in turns
+    turns = "".join(calls[4:])
+    assert turns.count("ab") >= 3
+
+
+def test_peak_memory_sees_an_allocation():
+    extra = timing.peak_extra_memory(lambda: torch.ones(1 << 24))  # 64 MiB
+    if extra is None:
+        pytest.skip("this system does not tell")
+    assert 0.9 * (1 << 26) < extra < 1.5 * (1 << 26)
+
+
+def test_tables_go_between_the_readmes_markers(monkeypatch, tmp_path, cases, run):
+    monkeypatch.delitem(sys.modules, "table", raising=False)
+    import table
+
+    x = torch.randn(100)
+    case = cases.Case("op", "double", {cases.OURS: lambda: x * 2, "rival": lambda: x + x}, lambda: (x.double() * 2,), 1e-6, bytes=800)
+    report = run.about("cpu") | {
+        "command": "python bench/run.py op",
+        "limits": [{"threads": 1, "copy_GBs": 10.0, "gemm_float32_GFLOPs": 50.0}],
+        "results": [run.run_case(case, seconds=0.01, flop_rate=1e9) | {"threads": 1}],
+    }
+    (tmp_path / "r.json").write_text(json.dumps(report))
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n")
+    assert table.main([str(tmp_path / "r.json"), "--readme", str(readme), "--all", str(tmp_path / "all.md")]) == 0
+    text = readme.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith(f"{table.END}\nafter\n")
+    assert "old" not in text
+    assert "| op: double |" in text
+    assert "| op: double | 1 |" in (tmp_path / "all.md").read_text()
+    assert "ratio, 1 thread |" in text
+    assert "not yet measured" in text
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_scalings_run_at_every_tiny_size(op, cases):
+    found = list(cases.scalings(op, "cpu", "tiny"))
+    assert found
+    for scaling in found:
+        for n in scaling.sizes:
+            assert scaling.make(n)() is not None
+            assert scaling.per(n) > 0
+
+
+def test_the_quantiles_that_are_the_truth_are_numpys(cases):
+    from cases import quantiles
+
+    for n in (1, 2, 7, 100):
+        x = np.random.default_rng(n).random(n)
+        np.testing.assert_allclose(quantiles._quantiles(x), np.quantile(x, quantiles.LEVELS), rtol=1e-12)
+
+
+def test_unknown_ops_are_named(cases):
+    with pytest.raises(SystemExit, match=f"op: expected one of {', '.join(cases.NAMES)}, got 'flow'"):
+        cases.load("flow")
+
+
+@pytest.mark.triton
+def test_what_the_sanitizers_run_runs():
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        pytest.skip("in Triton's interpreter alone, TRITON_INTERPRET=1; on a GPU bench/gpu.sh runs it")
+    run = subprocess.run([sys.executable, str(BENCH / "gpu_smoke.py"), "--device", "cpu"], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert run.stdout == f"ran {', '.join(OPS)}\n"

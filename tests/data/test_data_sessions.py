@@ -1,0 +1,190 @@
+"""Long histories and sessions: nothing of a row's own moment or later in them, by brute force; MovieLens in both layouts."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ordkernels.data import kuairand_sessions, movielens, n_ids
+from ordkernels.data.sessions import user_log
+
+REAL = Path(__file__).resolve().parents[2] / "bench" / "data" / "kuairand_pure"
+LOG = ["user_id", "video_id", "date", "hourmin", "time_ms", "is_click", "play_time_ms", "duration_ms", "tab"]
+HOUR = 3_600_000
+
+
+def log(n, seed, users=5):
+    """Ties in time, gaps of every length, in no order."""
+    rng = np.random.default_rng(seed)
+    time = np.cumsum(rng.choice([0, 1000, HOUR // 2, HOUR // 2 + 1, HOUR], n, p=[0.2, 0.4, 0.1, 0.1, 0.2]))
+    order = rng.permutation(n)
+    return rng.integers(0, users, n), rng.integers(0, 30, n), time[order], rng.random((n, 2))
+
+
+def brute(row, user, item, time, signals, past, sessions, items, long, current, grow):
+    """Of one row, from the definition."""
+    mine = np.flatnonzero(user == user[row])
+    mine = mine[np.argsort(time[mine], kind="stable")]
+    cut, groups = [], []
+    for i in mine:
+        if not cut or time[i] - time[cut[-1]] > HOUR // 2:
+            cut = []
+            groups.append(cut)
+        cut.append(i)
+    own = next(g for g in groups if row in g)
+    seen = [[i for i in g if time[i] < time[row]] for g in groups if current or g is not own]
+    seen = [g for g in seen if g][-sessions:]
+    ids, feedback = np.zeros((sessions, items)), np.zeros((sessions, items, 3))
+    for k, g in enumerate(seen, start=sessions - len(seen)):
+        for j, i in enumerate(g[-items:]):
+            ids[k, j] = item[i] + 1
+            feedback[k, j] = [*signals[i], np.log1p((time[row] - time[i]) / HOUR)]
+    history = [*past, *(item[i] for i in mine if grow and time[i] < time[row])][-long:]
+    return ids, feedback, history
+
+
+@pytest.mark.parametrize(("current", "grow"), [(True, True), (False, True), (True, False)])
+def test_histories_and_sessions_by_brute_force(current, grow):
+    user, item, time, signals = log(150, 1)
+    past_user, past_item = np.array([3, 0, 3, 3, 4]), np.array([40, 41, 42, 43, 44])
+    how = {"sessions": 3, "items": 2, "long": 6}
+    out = user_log(user, item, time, signals, past_user, past_item, current=current, grow=grow, **how)
+    for row in range(len(user)):
+        past = past_item[past_user == user[row]]
+        ids, feedback, history = brute(row, user, item, time, signals, past, *how.values(), current, grow)
+        np.testing.assert_array_equal(out["sessions"][row], ids)
+        np.testing.assert_allclose(out["feedback"][row], feedback, rtol=1e-5)
+        assert out["long_length"][row] == len(history)
+        assert out["long"][row].tolist() == [i + 1 for i in history] + [0] * (6 - len(history))
+
+
+def test_nothing_at_the_rows_own_moment_or_later_is_read():
+    user, item, time, signals = log(120, 2, users=2)
+    how = {"sessions": 3, "items": 4, "long": 20}
+    before = user_log(user, item, time, signals, **how)
+    row = int(np.argsort(time)[70])
+    later = time >= time[row]
+    other = np.where(later, item + 50, item)
+    after = user_log(user, other, time, np.where(later[:, None], 7.0, signals), **how)
+    for name in before:
+        np.testing.assert_array_equal(before[name][row], after[name][row])
+    assert any((before["long"][i] != after["long"][i]).any() for i in np.flatnonzero(later))
+
+
+def test_logs_of_one_row_and_of_none():
+    one = user_log(np.array([0]), np.array([3]), np.array([5]), np.ones((1, 2)), sessions=2, items=2, long=3)
+    assert not one["sessions"].any()
+    assert not one["long"].any()
+    none = np.zeros(0, dtype=np.int64)
+    out = user_log(none, none, none, np.zeros((0, 2)), sessions=2, items=3, long=4)
+    assert {k: v.shape for k, v in out.items()} == {
+        "sessions": (0, 2, 3), "feedback": (0, 2, 3, 3), "long_length": (0,), "long": (0, 4),
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="long: expected at least 1, got 0"):
+        user_log(none, none, none, np.zeros((0, 2)), sessions=1, items=1, long=0)
+
+
+def write(file, header, rows):
+    with open(file, "w", newline="") as f:
+        csv.writer(f).writerows([header, *rows])
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """KuaiRand's original layout: the days before the training days are the histories."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for i in range(300):
+        day = 20220423 + min(i // 30, 7) if i < 240 else 20220501
+        rows.append([int(rng.integers(0, 6)), 100 + int(rng.integers(0, 20)), day, 1200, 10_000 + i // 2 * 400_000, i % 2,
+                     int(rng.integers(0, 60_000)), 9000, i % 15])  # fmt: skip
+    write(tmp_path / "log_standard_all.csv", LOG, rows)
+    write(tmp_path / "user_features_pure.csv", ["user_id", "user_active_degree"], [[u, "full_active"] for u in range(6)])
+    write(tmp_path / "video_features_basic_pure.csv", ["video_id", "upload_type"], [[v, "Web"] for v in range(100, 120)])
+    return tmp_path
+
+
+def test_kuairand_in_its_own_layout(folder):
+    train, test = kuairand_sessions(folder, sessions=2, items=3, long=8)
+    assert len(train["y"]) == 180
+    assert len(test["y"]) == 60
+    with open(folder / "log_standard_all.csv") as f:
+        rows = [[int(v) for v in line] for line in list(csv.reader(f))[1:]]
+    video = {int(i): int(v) for part in (train, test) for i, v in zip(part["item"], part["video_id"], strict=True)}
+    for part in (train, test):
+        for b in range(0, len(part["y"]), 7):
+            user, time = int(part["user_id"][b]), int(part["time_ms"][b])
+            want = [r[1] for r in rows if r[0] == user and r[4] < time][-8:]
+            got = [video.get(int(i) - 1) for i in part["long"][b] if i > 0]
+            assert len(got) == len(want)
+            assert all(g in (w, None) for g, w in zip(got, want, strict=True))
+            mine = next(r for r in rows if r[0] == user and r[4] == time and r[1] == int(part["video_id"][b]))
+            assert float(part["click"][b]) in {r[5] for r in rows if r[:2] == mine[:2] and r[4] == time}
+    users, items = n_ids(train, test)
+    assert items >= max(int(train["long"].max()), int(test["sessions"].max()))
+    assert users == 6
+
+
+@pytest.mark.skipif(not (REAL / "interactions.npz").is_file(), reason="bench/data/kuairand_pure is not there")
+def test_packed_histories_must_not_hold_the_future():
+    with pytest.raises(ValueError, match="train_dates: expected 20220425 or later"):
+        kuairand_sessions(REAL, train_dates=(20220424, 20220430), sessions=1, items=1, long=1)
+
+
+# ---------------------------------------------------------------------------------------------------- MovieLens
+
+
+def recbole(folder, ratings):
+    (folder / "ml-100k.inter").write_text(
+        "user_id:token\titem_id:token\trating:float\ttimestamp:float\n" + "".join("\t".join(map(str, r)) + "\n" for r in ratings)
+    )
+    (folder / "ml-100k.user").write_text("user_id:token\tage:token\tgender:token\toccupation:token\tzip_code:token\n"
+                                         "1\t24\tM\ttechnician\t1\n2\t53\tF\tother\t2\n")  # fmt: skip
+    (folder / "ml-100k.item").write_text(
+        "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq\n7\tA\t1995\tComedy Drama\n8\tB\t\tDrama\n"
+    )
+
+
+def grouplens(folder, ratings):
+    (folder / "u.data").write_text("".join("\t".join(map(str, r)) + "\n" for r in ratings))
+    (folder / "u.user").write_text("1|24|M|technician|1\n2|53|F|other|2\n")
+    flags = lambda *on: "|".join(str(int(i in on)) for i in range(19))  # noqa: E731
+    (folder / "u.item").write_text(f"7|Caf\xe9 (1995)|01-Jan-1995||u|{flags(5, 8)}\n8|B|||u|{flags(8)}\n", encoding="latin-1")
+
+
+RATINGS = [[1, 7, 4, 100], [2, 8, 3, 100], [1, 8, 5, 200], [1, 9, 2, 200 + 1801], [2, 7, 1, 4000], [1, 7, 5, 5000], [2, 9, 4, 5000]]
+
+
+@pytest.mark.parametrize("layout", [recbole, grouplens])
+def test_movielens_in_both_layouts(tmp_path, layout):
+    layout(tmp_path, RATINGS[::-1])  # any order
+    train, test = movielens(tmp_path, sessions=2, items=2, long=3, test_share=0.2)
+    assert len(train["y"]) == 5
+    assert len(test["y"]) == 2  # both of the last second
+    both = {k: torch.cat((train[k], test[k])) for k in train}
+    assert both["click"].tolist() == [float(y >= 4) for y in both["y"]]
+    row = int(((both["user_id"] == 1) & (both["time_ms"] == 5_000_000)).nonzero())
+    assert both["sessions"][row].tolist() == [[1, 2], [3, 0]]  # films 7, 8, then 9 over half an hour later
+    assert both["long"][row].tolist() == [1, 2, 3]
+    np.testing.assert_allclose(both["feedback"][row, 0, 1], [1, np.log(6), np.log1p(4800 / 3600)], rtol=1e-5)
+    first = int(((both["user_id"] == 1) & (both["time_ms"] == 100_000)).nonzero())
+    assert not both["sessions"][first].any()
+    assert both["has_user"][first] == 0
+    np.testing.assert_allclose(both["q_user"][row], np.quantile([4, 5, 2], (np.arange(20) + 0.5) / 20), rtol=1e-6)
+    assert bool(both["dense"].isfinite().all())
+
+
+def test_movielens_errors(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no ml-100k.inter and no u.data in .*grouplens.org"):
+        movielens(tmp_path)
+    recbole(tmp_path, RATINGS)
+    with pytest.raises(ValueError, match="test_share"):
+        movielens(tmp_path, test_share=1.0)
+    (tmp_path / "ml-100k.user").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no ml-100k.user in"):
+        movielens(tmp_path)
+    (tmp_path / "ml-100k.user").write_text("user_id:token\tage:token\n1\t2\n")
+    with pytest.raises(ValueError, match="expected 4 columns, got 2 in row 0"):
+        movielens(tmp_path)

@@ -1,0 +1,230 @@
+"""`score-file`: every format gives the scores of the rows it holds, and says what is wrong with a file."""
+
+import gzip
+import json
+import subprocess
+import sys
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ordkernels import _columns, scores, scoring_file
+from ordkernels.__main__ import main
+from ordkernels.scores_grid import GridXAUC
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch):
+    monkeypatch.setattr(_columns, "ROWS", 64)
+
+
+def rows(n=300, seed=0):
+    rng = np.random.default_rng(seed)
+    y = np.round(rng.lognormal(0, 1, n), 2)
+    table = {"id": np.arange(n), "y": y, "p": np.round(y * rng.lognormal(0, 0.5, n), 2), "user": rng.integers(-3, 9, n) + 2**60}
+    return table | {"w": rng.integers(0, 4, n)}
+
+
+def csv_text(table, delimiter=","):
+    lines = [delimiter.join(table), *(delimiter.join(map(repr, row)) for row in zip(*(v.tolist() for v in table.values()), strict=True))]
+    return "\n".join(lines) + "\n"
+
+
+def write(path, table):
+    name = path.name
+    if name.endswith(".npz"):
+        (np.savez_compressed if "small" in name else np.savez)(path, **table)
+    elif name.endswith(".parquet"):
+        pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+        pa.parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+        pa.parquet.write_table(pa.table(table), path, row_group_size=130)
+    else:
+        text = csv_text(table, "\t" if ".tsv" in name else ",")
+        path.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode("utf-8-sig"))
+    return path
+
+
+def run(*argv):
+    return main(["score-file", *map(str, argv)])
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.csv.gz", "a.tsv", "a.npz", "small.npz", "a.parquet"])
+def test_every_format(name, tmp_path, capsys):
+    table = rows()
+    y, p, g, w = (table[k] for k in ("y", "p", "user", "w"))
+    path = write(tmp_path / name, table)
+    edges = [0, 1, 2, 5]
+    argv = [path, "--truth", "y", "--pred", "p", "--group", "user", "--weight", "w", "--theta", "0.5", "2", "--edges", *edges, "--json"]
+    assert run(*argv) == 0
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    expected = {
+        "mae": scores.mae(y, p), "rmse": scores.rmse(y, p), "lcc": scores.lcc(y, p), "srcc": scores.srcc(y, p),
+        "cs@0.5": scores.cumulative_score(y, p, 0.5), "cs@2": scores.cumulative_score(y, p, 2),
+        "xauc": scores.xauc(y, p, weight=w).value, "xauc_by_group": scores.xauc(y, p, weight=w, group=g).value,
+        "jsd": scores.histogram_jsd(y, p, g, edges=edges, base=2),
+    }  # fmt: skip
+    assert found["scores"] == pytest.approx(expected, rel=1e-13)
+    assert found["rows"] == 300
+    assert "exact XAUC of 300 rows needs 0.0 MB of memory" in err  # before it starts
+
+
+def test_the_table_for_a_person(tmp_path, capsys):
+    path = write(tmp_path / "a.npz", {"y": np.array([0, 1, 1, 0]), "p": np.array([0.1, 0.9, 0.2, 0.2], np.float32)})
+    assert run(path, "--truth", "y", "--pred", "p", "--ties", "strict") == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+    assert dict(lines)["auc"] == "0.875"
+    assert dict(lines)["xauc"] == "0.75"
+
+
+def test_binned_bounds_the_exact_score_in_one_pass(tmp_path, capsys, monkeypatch):
+    table = rows()
+    path = write(tmp_path / "a.npz", table)
+    monkeypatch.setattr(scoring_file, "_memory_available", lambda: 0)
+    assert run(path, "--truth", "y", "--pred", "p", "--binned-xauc", "128", "--json", "--group", "user") == 0
+    found = json.loads(capsys.readouterr().out)
+    value, bound = found["scores"]["xauc_binned"], found["scores"]["xauc_bound"]
+    assert (value, bound) == GridXAUC(128).update(table["y"], table["p"]).result()[:2]
+    assert abs(value - scores.xauc(table["y"], table["p"]).value) <= bound < 0.1
+    assert set(found["left_out"]) == {"srcc", "xauc", "xauc_by_group"}
+    assert run(path, "--truth", "y", "--pred", "p") == 2  # no memory at all
+    assert "of memory: --binned-xauc" in capsys.readouterr().err.replace(", 0.0 MB available", "")
+
+
+def test_memory_does_not_grow_with_the_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr(_columns, "ROWS", 1 << 10)
+    peaks = []
+    for n in (5_000, 100_000):
+        y = np.random.default_rng(0).normal(0, 1, n)
+        path = tmp_path / f"{n}.npz"
+        np.savez(path, y=y, p=y + 1)
+        tracemalloc.start()
+        scoring_file.score_file(path, "y", "p", binned=64)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < peaks[0] * 1.2 + 65536 < 800_000  # the columns have 1.6 MB
+
+
+BAD_CSV = {
+    "nan": ("y,p\n1,2\n,3\n4,nan\nNA,1\n", "y: expected no NaN, got 2 of 4 rows, the first in row 1"),
+    "inf": ("y,p\n1,2\n2,-inf\n4,inf\n", "p: expected finite numbers, got -inf among 2 of 3 rows, the first in row 1"),
+    "text": ("y,p\n" + "1,2\n" * 70 + "4,high\n", "p: expected numbers, got 'high' in row 70"),
+    "short": ("y,p\n1,2\n4\n", "p: expected at least 2 cells in every row, got 1 in row 1"),
+    "empty": ("", "expected a header line with the columns' names, got none"),
+    "header only": ("y,p\n", "expected at least one row, got none"),
+    "blank": ("y,p\n\n\n", "expected at least one row, got none"),
+    "missing": ("y,q\n1,2\n", "--pred: expected a column of a.csv, one of 'y', 'q', got 'p'"),
+    "newline": ('y,p,c\n1,2,"a\nb"\n', "expected"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_CSV)
+def test_bad_csv(case, tmp_path, capsys):
+    content, message = BAD_CSV[case]
+    path = tmp_path / "a.csv"
+    path.write_text(content)
+    assert run(path, "--truth", "y", "--pred", "p") == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("score-file: ")
+    assert message in err
+
+
+def test_nan_is_counted_over_all_chunks_and_named_by_the_row_in_the_file(tmp_path, capsys):
+    table = rows()
+    table["p"][[130, 131, 299]] = np.nan
+    for name in ("a.csv", "a.npz", "a.parquet"):
+        assert run(write(tmp_path / name, table), "--truth", "y", "--pred", "p") == 2
+        assert "p: expected no NaN, got 3 of 300 rows, the first in row 130" in capsys.readouterr().err
+
+
+def test_quoted_cells_and_blank_lines_and_missing_text_elsewhere(tmp_path, capsys):
+    path = tmp_path / "a.csv"
+    path.write_text('name,"y",p\n"a, b",1,"2"\n\n"c ""d""",3,1\n,5, 9\n')
+    assert run(path, "--truth", "y", "--pred", "p", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["rows"] == 3
+    assert found["scores"]["mae"] == pytest.approx(7 / 3)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "extra", "message"),
+    [
+        ({"y": [1, 2], "p": [1.0]}, [], "p: expected 2 rows, as y, got 1"),
+        ({"y": [1, 2], "p": ["a", "b"]}, [], "p: expected numbers, got <U1"),
+        ({"y": [[1, 2]], "p": [1, 2]}, [], "y: expected an array of shape [N], got [1, 2]"),
+        ({"y": np.array([1, None]), "p": [1, 2]}, [], "y: expected numbers, got object"),
+        ({"y": [], "p": []}, [], "expected at least one row, got none"),
+        ({"y": [1, 2], "p": [1, 2], "g": [0.5, 1]}, ["--group", "g"], "g: expected integers, got float64"),
+        ({"y": [1, 2], "p": [1, 2], "w": [-1, 1]}, ["--weight", "w"], "weight: expected numbers of at least 0, got -1.0 at index 0"),
+        ({"y": [1, 2], "p": [1, 2], "w": [1, 1]}, ["--weight", "w", "--binned-xauc"], "--weight: expected exact XAUC"),
+        ({"y": [1, 2], "p": [1, 2]}, ["--ties", "strict", "--binned-xauc"], "--ties: expected exact XAUC"),
+        ({"y": [1, 2], "p": [1, 2]}, ["--edges", "1", "2"], "--edges: expected together with --group"),
+        ({"y": [1, 2], "p": [1, 2]}, ["--binned-xauc", "3"], "bins: expected 8 to 32768, got 3"),
+        ({"y": [1, 2], "p": [1, 2]}, ["--theta", "-1"], "thetas: expected"),
+        ({"y": [1, 2], "p": [1, 2]}, ["--group", "u"], "--group: expected a column of a.npz, one of 'y', 'p', got 'u'"),
+    ],
+)
+def test_bad_npz(arrays, extra, message, tmp_path, capsys):
+    np.savez(tmp_path / "a.npz", **{k: np.asarray(v) for k, v in arrays.items()})
+    assert run(tmp_path / "a.npz", "--truth", "y", "--pred", "p", *extra) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_bad_files(tmp_path, capsys):
+    for name, content, message in (
+        ("a.npz", b"y", "expected an NPZ file"),
+        ("a.txt", b"y", "expected a name that ends in .csv"),
+        ("a.csv.gz", b"y,p\n", "gzip"),
+        ("a.csv", b"\xff\xfe", "utf-8"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        assert run(tmp_path / name, "--truth", "y", "--pred", "p") == 2
+        assert message in capsys.readouterr().err
+    assert run(tmp_path / "no.csv", "--truth", "y", "--pred", "p") == 2
+    assert "does not exist" in capsys.readouterr().err
+    assert run(tmp_path, "--truth", "y", "--pred", "p") == 2
+    assert "(a folder)" in capsys.readouterr().err
+
+
+def test_group_ids_in_csv_have_64_bits_or_an_error(tmp_path, capsys):
+    path = tmp_path / "a.csv"
+    for cell, message in (("ann", "got 'ann' in row 1"), ("", "got '' in row 1"), (str(2**64), f"got '{2**64}' in row 1")):
+        path.write_text(f"y,p,g\n1,2,{2**62 + 1}\n1,3,{cell}\n")
+        assert run(path, "--truth", "y", "--pred", "p", "--group", "g") == 2
+        assert f"g: expected integers of 64 bits, {message}" in capsys.readouterr().err
+
+
+def test_parquet_types_and_nulls(tmp_path, capsys, monkeypatch):
+    pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    table = {"y": pa.array([1, None, 3]), "p": pa.array([1.0, 2.0, 3.0], pa.float32()), "s": pa.array(["a", "b", "c"])}
+    path = write(tmp_path / "a.parquet", table)
+    for pred, message in (("p", "y: expected no NaN, got 1 of 3 rows, the first in row 1"), ("s", "s: expected numbers, got string")):
+        assert run(path, "--truth", "y", "--pred", pred) == 2
+        assert message in capsys.readouterr().err
+    assert run(path, "--truth", "p", "--pred", "p", "--group", "y") == 2
+    assert "y: expected no NaN" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert run(path, "--truth", "y", "--pred", "p") == 2
+    assert "pip install 'ordkernels[parquet]'" in capsys.readouterr().err
+
+
+def test_one_row_and_constant_columns_have_no_correlation(tmp_path, capsys):
+    for values in ([2.0], [2.0, 2.0]):
+        np.savez(tmp_path / "a.npz", y=values, p=np.arange(len(values)))
+        assert run(tmp_path / "a.npz", "--truth", "y", "--pred", "p", "--json") == 0
+        found = json.loads(capsys.readouterr().out)["scores"]
+        assert found["xauc"] is found["srcc"] is found["lcc"] is None
+
+
+def test_needs_no_torch(tmp_path):
+    path = write(tmp_path / "a.csv", rows(20))
+    code = "import sys; from ordkernels.__main__ import main; r = main(sys.argv[1:]); assert 'torch' not in sys.modules; sys.exit(r)"
+    argv = [sys.executable, "-c", code, "score-file", str(path), "--truth", "y", "--pred", "p", "--binned-xauc", "16"]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "xauc_bound" in done.stdout
