@@ -18,7 +18,7 @@ PIP = $(PY) -m pip install -q --disable-pip-version-check
 $(VENV)/deps: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)"
-	$(PIP) "$(TRITON)" numpy hypothesis matplotlib mypy ninja "pybind11>=2.13" pytest pytest-benchmark pytest-xdist ruff scikit-learn "setuptools>=77" torchmetrics tqdm wheel
+	$(PIP) "$(TRITON)" clang-format==23.1.5 numpy hypothesis matplotlib mypy ninja "pybind11>=2.13" pytest pytest-benchmark pytest-xdist ruff scikit-learn "setuptools>=77" torchmetrics tqdm wheel
 	touch $@
 
 $(VENV)/done: $(VENV)/deps setup.py $(shell find csrc -type f)
@@ -40,6 +40,7 @@ test: $(VENV)/done
 lint: $(VENV)/done
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/clang-format --dry-run -Werror $$(git ls-files "csrc/*.h" "csrc/*.cpp")
 	$(VENV)/bin/mypy
 
 bench: $(VENV)/done

@@ -7,13 +7,18 @@ enum class Isa { base, avx2, avx512 };
 
 inline Isa isa() {
   static const Isa chosen = [] {
-    Isa best = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-                       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd")
-                   ? Isa::avx512
-               : __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2") ? Isa::avx2
-                                                                                                                   : Isa::base;
+    Isa best =
+        __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+                __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd")
+            ? Isa::avx512
+        : __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2") ? Isa::avx2
+                                                                                                            : Isa::base;
     const char* s = std::getenv("ORDKERNELS_ISA");
-    const Isa wish = !s ? best : !std::strcmp(s, "avx512") ? Isa::avx512 : !std::strcmp(s, "avx2") ? Isa::avx2 : !std::strcmp(s, "base") ? Isa::base : best;
+    const Isa wish = !s                          ? best
+                     : !std::strcmp(s, "avx512") ? Isa::avx512
+                     : !std::strcmp(s, "avx2")   ? Isa::avx2
+                     : !std::strcmp(s, "base")   ? Isa::base
+                                                 : best;
     return wish < best ? wish : best;
   }();
   return chosen;

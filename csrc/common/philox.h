@@ -1,7 +1,9 @@
-// Philox-4x32-10 (Salmon, Moraes, Dror, Shaw: Parallel Random Numbers: As Easy as 1, 2, 3) and fp32 normals from its words.
-// Vectorised by hand over blocks of four words; compiled once per instruction set, so no std headers and internal linkage only.
+// Philox-4x32-10 (Salmon, Moraes, Dror, Shaw: Parallel Random Numbers: As Easy as 1, 2, 3) and fp32 normals from its
+// words. Vectorised by hand over blocks of four words; compiled once per instruction set, so no std headers and
+// internal linkage only.
 //
-// Another kernel that makes its own noise calls noise_row(); the words are those of ordkernels.rng, whatever the caller's split.
+// Another kernel that makes its own noise calls noise_row(); the words are those of ordkernels.rng, whatever the
+// caller's split.
 #pragma once
 #include <cstdint>
 
@@ -18,8 +20,10 @@ constexpr int kBytes = 32;
 constexpr int kBytes = 16;
 #endif
 constexpr int kLanes = kBytes / 8;
-typedef uint64_t words __attribute__((vector_size(kBytes)));  // one 32-bit word per 64-bit lane; the upper half may hold anything
-typedef words place __attribute__((may_alias, aligned(8)));  // a memcpy of 32 bytes is split in two, whose reload stalls
+typedef uint64_t words
+    __attribute__((vector_size(kBytes)));  // one 32-bit word per 64-bit lane; the upper half may hold anything
+typedef words place
+    __attribute__((may_alias, aligned(8)));  // a memcpy of 32 bytes is split in two, whose reload stalls
 typedef int32_t halves __attribute__((vector_size(kBytes)));
 
 // Low half times low half, all 64 bits: one instruction on every x86-64.
@@ -27,7 +31,8 @@ PHILOX_INLINE words multiply(words a, words b) {
 #if defined(__clang__) || !defined(__x86_64__)
   return (a & 0xFFFFFFFFu) * (b & 0xFFFFFFFFu);
 #elif defined(__AVX512F__)
-  return (words)__builtin_ia32_pmuludq512_mask((halves)a, (halves)b, __extension__(__attribute__((vector_size(64))) long long){}, (unsigned char)-1);
+  return (words)__builtin_ia32_pmuludq512_mask(
+      (halves)a, (halves)b, __extension__(__attribute__((vector_size(64))) long long){}, (unsigned char)-1);
 #elif defined(__AVX2__)
   return (words)__builtin_ia32_pmuludq256((halves)a, (halves)b);
 #else
@@ -35,7 +40,8 @@ PHILOX_INLINE words multiply(words a, words b) {
 #endif
 }
 
-// Ten rounds on U vectors at once: one alone waits for its multiplications. keys: two a round, made once for many blocks.
+// Ten rounds on U vectors at once: one alone waits for its multiplications. keys: two a round, made once for many
+// blocks.
 template <int U>
 PHILOX_INLINE void rounds(words (&c0)[U], words (&c1)[U], words (&c2)[U], words (&c3)[U], const words* keys) {
   const words m0 = words{} + 0xD2511F53u, m1 = words{} + 0xCD9E8D57u;
@@ -54,12 +60,14 @@ PHILOX_INLINE void rounds(words (&c0)[U], words (&c1)[U], words (&c2)[U], words 
 
 constexpr int kBlocks = 64;  // blocks of four words that are made together
 
-// Of each block: word 0 and 2 into a, word 1 and 3 into b, side by side, so that a[j], b[j] are the pairs of Box-Muller.
-PHILOX_INLINE void make(const uint64_t* __restrict row, const uint64_t* __restrict index, uint64_t step, uint64_t seed, int n,
-                        uint64_t* __restrict a, uint64_t* __restrict b) {
+// Of each block: word 0 and 2 into a, word 1 and 3 into b, side by side, so that a[j], b[j] are the pairs of
+// Box-Muller.
+PHILOX_INLINE void make(const uint64_t* __restrict row, const uint64_t* __restrict index, uint64_t step, uint64_t seed,
+                        int n, uint64_t* __restrict a, uint64_t* __restrict b) {
   constexpr int U = kBytes == 64 ? 4 : 2;
   words keys[20];
-  for (uint32_t r = 0, k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32); r < 10; ++r, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u) {
+  for (uint32_t r = 0, k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32); r < 10;
+       ++r, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u) {
     keys[2 * r] = words{} + k0;
     keys[2 * r + 1] = words{} + k1;
   }
@@ -108,16 +116,23 @@ PHILOX_INLINE float radius(uint32_t x) {
 }
 
 // Box-Muller. The angle 2 pi u of the unrounded u = k 2^-25 is reduced to an eighth of a turn in integers, exactly.
-PHILOX_INLINE float sine(float t) { return t + t * t * t * (-1.6666654611e-1f + t * t * (8.3321608736e-3f + t * t * -1.9515295891e-4f)); }
+PHILOX_INLINE float sine(float t) {
+  return t + t * t * t * (-1.6666654611e-1f + t * t * (8.3321608736e-3f + t * t * -1.9515295891e-4f));
+}
 PHILOX_INLINE float cosine(float t) {
-  return 1.0f + t * t * (-0.5f + t * t * (4.166664568298827e-2f + t * t * (-1.388731625493765e-3f + t * t * 2.443315711809948e-5f)));
+  return 1.0f +
+         t * t *
+             (-0.5f +
+              t * t * (4.166664568298827e-2f + t * t * (-1.388731625493765e-3f + t * t * 2.443315711809948e-5f)));
 }
 
 // Pairs of words -> pairs of floats. By value throughout, and not inlined: references into the loop and the loss of
 // `__restrict` both stop the vectoriser.
-__attribute__((noinline)) static void normals(const uint32_t* __restrict a, const uint32_t* __restrict b, int n, float* __restrict out) {
+__attribute__((noinline)) static void normals(const uint32_t* __restrict a, const uint32_t* __restrict b, int n,
+                                              float* __restrict out) {
 #pragma omp simd
-  for (int64_t j = 0; j < n; ++j) {  // not int: under -fwrapv (which setuptools adds) 2 * j could wrap, and nothing is vectorised
+  for (int64_t j = 0; j < n;
+       ++j) {  // not int: under -fwrapv (which setuptools adds) 2 * j could wrap, and nothing is vectorised
     const int32_t k = (int32_t)((b[j] >> 7) | 1);
     const int32_t q = (k + (1 << 22)) >> 23, odd = -(q & 1);
     const float t = (float)(k - (q << 23)) * 1.87253514146e-7f;  // 2 pi / 2^25
@@ -128,7 +143,8 @@ __attribute__((noinline)) static void normals(const uint32_t* __restrict a, cons
   }
 }
 
-__attribute__((noinline)) static void uniforms(const uint32_t* __restrict a, const uint32_t* __restrict b, int n, float* __restrict out) {
+__attribute__((noinline)) static void uniforms(const uint32_t* __restrict a, const uint32_t* __restrict b, int n,
+                                               float* __restrict out) {
 #pragma omp simd
   for (int64_t j = 0; j < n; ++j) {
     out[2 * j] = uniform(a[j]);
@@ -151,16 +167,22 @@ template <bool NORMAL>
 static inline void noise_row(uint64_t row, uint64_t first, uint64_t step, uint64_t seed, int64_t n, float* out) {
   alignas(64) uint64_t rows[kBlocks], index[kBlocks];
   alignas(64) float made[4 * kBlocks];
-  for (int i = 0; i < kBlocks; ++i) rows[i] = row;
+  for (int i = 0; i < kBlocks; ++i) {
+    rows[i] = row;
+  }
   for (int64_t done = 0; done < n;) {
     const uint64_t block = (first + done) / 4;
     const int skip = (int)((first + done) % 4);
     const int64_t left = (n - done + skip + 3) / 4;
     const int m = left < kBlocks ? (int)left : kBlocks;
-    for (int i = 0; i < kBlocks; ++i) index[i] = block + i;
+    for (int i = 0; i < kBlocks; ++i) {
+      index[i] = block + i;
+    }
     blocks<NORMAL>(rows, index, step, seed, m, made);
     const int64_t take = 4 * m - skip < n - done ? 4 * m - skip : n - done;
-    for (int64_t i = 0; i < take; ++i) out[done + i] = made[skip + i];
+    for (int64_t i = 0; i < take; ++i) {
+      out[done + i] = made[skip + i];
+    }
     done += take;
   }
 }

@@ -1,9 +1,9 @@
-// conditional_planar_flow: planar_flow on h @ weight.T + bias, in blocks of rows whose parameters stay in cache. Backward makes
-// each block's parameters again and turns them into their gradients in place. Workspace: one block of parameters (about half a MB),
-// and for half precision fp32 copies of the weight and of a block of h.
+// conditional_planar_flow: planar_flow on h @ weight.T + bias, in blocks of rows whose parameters stay in cache.
+// Backward makes each block's parameters again and turns them into their gradients in place. Workspace: one block of
+// parameters (about half a MB), and for half precision fp32 copies of the weight and of a block of h.
 //
-// The matrix products are our own (gemm/gemm.h). Torch's ran at 100 of the 256 GFLOP/s of the processor this was measured on, and
-// each call of one costs microseconds, which made blocks large.
+// The matrix products are our own (gemm/gemm.h). Torch's ran at 100 of the 256 GFLOP/s of the processor this was
+// measured on, and each call of one costs microseconds, which made blocks large.
 #include "cpu/gemm/gemm_args.h"
 #include "cpu/planar_flow.h"
 
@@ -29,19 +29,21 @@ Tensor matrix(const void* data, int64_t rows, int64_t columns, ScalarType type) 
 // By the rows of c; the sums of none depend on how they are shared out.
 void multiply(const GemmArgs& g) {
   const auto kernel = ORD_DISPATCH(gemm);
-  const int64_t grain = (int64_t{1} << 20) / (g.N * g.K + 1) + 6;  // rows worth starting a thread for: some 10 us of work
-  const bool ok = parallel_with_scratch(g.M, grain, gemm_scratch(g), [&](int64_t begin, int64_t end, void* scratch) { kernel(g, begin, end, scratch); });
+  const int64_t grain =
+      (int64_t{1} << 20) / (g.N * g.K + 1) + 6;  // rows worth starting a thread for: some 10 us of work
+  const bool ok = parallel_with_scratch(
+      g.M, grain, gemm_scratch(g), [&](int64_t begin, int64_t end, void* scratch) { kernel(g, begin, end, scratch); });
   STD_TORCH_CHECK(ok, "conditional_planar_flow: out of memory");
 }
 
 struct Conditional {
   FlowArgs a{};
   FlowType type;
-  bool wide;                      // parameters in a wider type than z
+  bool wide;  // parameters in a wider type than z
   ScalarType storage, compute;
   int64_t B, N, H, C, rows, size;  // C = K (2D + 1); rows per block; bytes of a storage element
-  Tensor z, h, weight, bias;      // weight and bias in the compute type
-  Tensor params;                  // one block [rows, C]
+  Tensor z, h, weight, bias;       // weight and bias in the compute type
+  Tensor params;                   // one block [rows, C]
 
   Conditional(const Tensor& z_, const Tensor& h_, const Tensor& weight_, const Tensor& bias_, int64_t mode)
       : type(flow_type("z", z_)), storage(z_.scalar_type()), compute(compute_type(z_)) {
@@ -52,7 +54,8 @@ struct Conditional {
     B = a.G, N = a.N;
     STD_TORCH_CHECK(h_.dim() == 2, "h: expected [B, H], got ", shape_text(h_));
     H = h_.size(1), C = weight_.dim() == 2 ? weight_.size(0) : 0;
-    STD_TORCH_CHECK(C > 0 && C % (2 * a.D + 1) == 0 && a.D > 0, "weight: expected [K (2D + 1), H] with 2D + 1 = ", 2 * a.D + 1, ", got ", shape_text(weight_));
+    STD_TORCH_CHECK(C > 0 && C % (2 * a.D + 1) == 0 && a.D > 0,
+                    "weight: expected [K (2D + 1), H] with 2D + 1 = ", 2 * a.D + 1, ", got ", shape_text(weight_));
     a.K = C / (2 * a.D + 1);
     check_shape("h", h_, {B, H});
     check_shape("weight", weight_, {C, H});
@@ -77,8 +80,9 @@ struct Conditional {
     a.z_row = D;
   }
 
-  GemmArgs product(int64_t M, int64_t N, int64_t K, const void* x, int64_t x_row, int64_t x_column, const void* y, int64_t y_row, int64_t y_column,
-                   GemmStart start, void* to, int64_t to_row, const void* row = nullptr) const {
+  GemmArgs product(int64_t M, int64_t N, int64_t K, const void* x, int64_t x_row, int64_t x_column, const void* y,
+                   int64_t y_row, int64_t y_column, GemmStart start, void* to, int64_t to_row,
+                   const void* row = nullptr) const {
     return {compute == ScalarType::Double, M, N, K, x, y, row, x_row, x_column, y_row, y_column, start, to, to_row};
   }
   // Row r of a tensor [B, N, width] in the storage type, or of bytes `e` an element.
@@ -92,8 +96,8 @@ struct Conditional {
 
   // The block of rows [r, r + n): its parameters, and the arguments of the flow.
   FlowArgs start(int64_t r, int64_t n, const Tensor& h_block) {
-    multiply(product(n, C, H, h_block.const_data_ptr(), H, 1, weight.const_data_ptr(), 1, H, GemmStart::bias, params.mutable_data_ptr(), C,
-                     bias.const_data_ptr()));
+    multiply(product(n, C, H, h_block.const_data_ptr(), H, 1, weight.const_data_ptr(), 1, H, GemmStart::bias,
+                     params.mutable_data_ptr(), C, bias.const_data_ptr()));
     FlowArgs b = a;
     b.G = n;
     b.z = at(z.const_data_ptr(), r * N * a.D, size);
@@ -101,14 +105,17 @@ struct Conditional {
   }
 };
 
-std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& z, const Tensor& h, const Tensor& weight, const Tensor& bias, int64_t mode) {
+std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& z, const Tensor& h, const Tensor& weight, const Tensor& bias,
+                                           int64_t mode) {
   Conditional c(z, h, weight, bias, mode);
   const int64_t D = c.a.D, K = c.a.K, e = compute_size(c.type);
   auto shape = rows_shape(c.z);
   auto out = torch::stable::new_empty(c.z, shape_of(c.z)), log_det = torch::stable::new_empty(c.z, shape, c.compute);
   shape.push_back(K);
   auto act = torch::stable::new_empty(c.z, shape, c.compute);
-  if (c.B * c.N == 0) return {out, log_det, act};
+  if (c.B * c.N == 0) {
+    return {out, log_det, act};
+  }
   for (int64_t r = 0; r < c.B; r += c.rows) {
     const int64_t n = c.B - r < c.rows ? c.B - r : c.rows;
     FlowArgs a = c.start(r, n, c.block_h(r, n));
@@ -120,8 +127,9 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& z, const Tensor& h, con
   return {out, log_det, act};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& z, const Tensor& act_, const Tensor& h, const Tensor& weight,
-                                                    const Tensor& bias, const Tensor& gz_, const Tensor& gl_, int64_t mode) {
+std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& z, const Tensor& act_, const Tensor& h,
+                                                    const Tensor& weight, const Tensor& bias, const Tensor& gz_,
+                                                    const Tensor& gl_, int64_t mode) {
   Conditional c(z, h, weight, bias, mode);
   const int64_t D = c.a.D, K = c.a.K, C = c.C, H = c.H, e = compute_size(c.type);
   auto shape = rows_shape(c.z);
@@ -132,12 +140,16 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& z, const Tenso
   shape.push_back(K);
   check_shape("act", act_, shape);
   check_type("act", act_, c.compute);
-  const Tensor act = torch::stable::contiguous(act_), gl = torch::stable::contiguous(gl_), gz = torch::stable::contiguous(gz_);
+  const Tensor act = torch::stable::contiguous(act_), gl = torch::stable::contiguous(gl_),
+               gz = torch::stable::contiguous(gz_);
 
   auto dz = torch::stable::new_empty(c.z, shape_of(c.z)), dh = torch::stable::new_empty(c.z, {c.B, H});
-  auto dweight = torch::stable::new_zeros(c.z, {C, H}, c.compute), dbias = torch::stable::new_zeros(c.z, {C}, c.compute);
+  auto dweight = torch::stable::new_zeros(c.z, {C, H}, c.compute),
+       dbias = torch::stable::new_zeros(c.z, {C}, c.compute);
   auto dh_block = torch::stable::new_empty(c.z, {c.wide ? c.rows : 0, H}, c.compute);
-  if (c.B * c.N == 0) dh = torch::stable::new_zeros(c.z, {c.B, H});
+  if (c.B * c.N == 0) {
+    dh = torch::stable::new_zeros(c.z, {c.B, H});
+  }
   for (int64_t r = 0; r < c.B && c.N > 0; r += c.rows) {
     const int64_t n = c.B - r < c.rows ? c.B - r : c.rows;
     const Tensor h_block = c.block_h(r, n);
@@ -151,7 +163,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& z, const Tenso
     plan_backward(c.type, a);
     run_backward(c.type, c.wide, false, a, c.z);
 
-    const void *const g = c.params.const_data_ptr(), *const w = c.weight.const_data_ptr(), *const hb = h_block.const_data_ptr();
+    const void *const g = c.params.const_data_ptr(), *const w = c.weight.const_data_ptr(),
+                      *const hb = h_block.const_data_ptr();
     void* const to = c.at(dh.mutable_data_ptr(), r * H, c.size);
     multiply(c.product(n, H, C, g, C, 1, w, H, 1, GemmStart::zero, c.wide ? dh_block.mutable_data_ptr() : to, H));
     if (c.wide) {
@@ -161,7 +174,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& z, const Tenso
     multiply(c.product(C, H, n, g, 1, C, hb, H, 1, GemmStart::c, dweight.mutable_data_ptr(), H));
     ORD_DISPATCH(add_columns)(e == 8, g, n, C, dbias.mutable_data_ptr());
   }
-  if (c.wide) dweight = torch::stable::to(dweight, c.storage), dbias = torch::stable::to(dbias, c.storage);
+  if (c.wide) {
+    dweight = torch::stable::to(dweight, c.storage), dbias = torch::stable::to(dbias, c.storage);
+  }
   return {dz, dh, dweight, dbias};
 }
 

@@ -4,12 +4,13 @@
 #include "cpu/scratch.h"
 #include "cpu/torch.h"
 
-#define DECLARE(isa)                                                                                                                \
-  namespace isa {                                                                                                                   \
-  void crps_forward(bool, const void*, const void*, void*, void*, double, void*, int64_t, int64_t, int64_t);                        \
-  void crps_backward(bool, const void*, const void*, void*, void*, int64_t, int64_t, int64_t);                                      \
-  void pinball_forward(bool, const void*, const void*, const void*, void*, int64_t, int64_t, int64_t, int64_t);                     \
-  void pinball_backward(bool, const void*, const void*, const void*, const void*, void*, void*, int64_t, int64_t, int64_t, int64_t); \
+#define DECLARE(isa)                                                                                              \
+  namespace isa {                                                                                                 \
+  void crps_forward(bool, const void*, const void*, void*, void*, double, void*, int64_t, int64_t, int64_t);      \
+  void crps_backward(bool, const void*, const void*, void*, void*, int64_t, int64_t, int64_t);                    \
+  void pinball_forward(bool, const void*, const void*, const void*, void*, int64_t, int64_t, int64_t, int64_t);   \
+  void pinball_backward(bool, const void*, const void*, const void*, const void*, void*, void*, int64_t, int64_t, \
+                        int64_t, int64_t);                                                                        \
   }
 DECLARE(base)
 DECLARE(avx2)
@@ -18,7 +19,8 @@ DECLARE(avx512)
 namespace {
 
 bool check_matrix(const char* name, const Tensor& t) {
-  STD_TORCH_CHECK(t.scalar_type() == ScalarType::Float || t.scalar_type() == ScalarType::Double, name, ": expected float32 or float64");
+  STD_TORCH_CHECK(t.scalar_type() == ScalarType::Float || t.scalar_type() == ScalarType::Double, name,
+                  ": expected float32 or float64");
   STD_TORCH_CHECK(t.dim() == 2, name, ": expected [B, L], got ", t.dim(), " dimensions");
   return t.scalar_type() == ScalarType::Double;
 }
@@ -59,13 +61,16 @@ std::tuple<Tensor, Tensor> crps_backward(const Tensor& slopes_, const Tensor& g_
   const void *s = slopes.const_data_ptr(), *gp = g.const_data_ptr();
   void *to = needs & 1 ? gs.mutable_data_ptr() : nullptr, *by_y = needs & 2 ? gy.mutable_data_ptr() : nullptr;
   auto* f = ORD_DISPATCH(crps_backward);
-  torch::stable::parallel_for(0, B, 1 + 16384 / (L + 1), [&](int64_t b, int64_t e) { f(wide, s, gp, to, by_y, L, b, e); });
+  torch::stable::parallel_for(0, B, 1 + 16384 / (L + 1),
+                              [&](int64_t b, int64_t e) { f(wide, s, gp, to, by_y, L, b, e); });
   return {gs, gy};
 }
 
 // Levels [B, L], and the step from row to row, 0 where all rows are one.
 std::tuple<Tensor, int64_t> rows(const Tensor& levels) {
-  if (levels.stride(0) == 0 && levels.stride(1) == 1) return {levels, 0};
+  if (levels.stride(0) == 0 && levels.stride(1) == 1) {
+    return {levels, 0};
+  }
   return {torch::stable::contiguous(levels), levels.size(1)};
 }
 
@@ -81,24 +86,30 @@ Tensor pinball(const Tensor& q_, const Tensor& y_, const Tensor& levels_) {
   void* to = out.mutable_data_ptr();
   auto* f = ORD_DISPATCH(pinball_forward);
   const int64_t by = step;
-  torch::stable::parallel_for(0, B, 1 + 16384 / (L + 1), [&](int64_t b, int64_t e) { f(wide, a, t, l, to, by, L, b, e); });
+  torch::stable::parallel_for(0, B, 1 + 16384 / (L + 1),
+                              [&](int64_t b, int64_t e) { f(wide, a, t, l, to, by, L, b, e); });
   return out;
 }
 
-std::tuple<Tensor, Tensor> pinball_backward(const Tensor& q_, const Tensor& y_, const Tensor& levels_, const std::optional<Tensor>& g_,
-                                            int64_t wanted) {
+std::tuple<Tensor, Tensor> pinball_backward(const Tensor& q_, const Tensor& y_, const Tensor& levels_,
+                                            const std::optional<Tensor>& g_, int64_t wanted) {
   const bool wide = check_matrix("q", q_);
   const int64_t B = q_.size(0), L = q_.size(1);
   check_like("y", y_, q_, false);
   check_like("levels", levels_, q_, true);
-  if (g_) check_like("g", *g_, q_, true);
+  if (g_) {
+    check_like("g", *g_, q_, true);
+  }
   const Tensor q = torch::stable::contiguous(q_), y = torch::stable::contiguous(y_);
   Tensor g;
-  if (g_) g = torch::stable::contiguous(*g_);
+  if (g_) {
+    g = torch::stable::contiguous(*g_);
+  }
   const auto [levels, step] = rows(levels_);
   Tensor gq = wanted & 1 ? torch::stable::new_empty(q, {B, L}) : torch::stable::new_empty(q, {0});
   Tensor gy = torch::stable::new_empty(q, {wanted & 2 ? B : 0});
-  const void *a = q.const_data_ptr(), *t = y.const_data_ptr(), *l = levels.const_data_ptr(), *gp = g_ ? g.const_data_ptr() : nullptr;
+  const void *a = q.const_data_ptr(), *t = y.const_data_ptr(), *l = levels.const_data_ptr(),
+             *gp = g_ ? g.const_data_ptr() : nullptr;
   void *to = wanted & 1 ? gq.mutable_data_ptr() : nullptr, *by_y = wanted & 2 ? gy.mutable_data_ptr() : nullptr;
   auto* f = ORD_DISPATCH(pinball_backward);
   const int64_t by = step;

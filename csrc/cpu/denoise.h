@@ -22,14 +22,14 @@ struct Args {
   const void *x, *output, *noise;
   PerRow t, s;
   double eta, clip;
-  bool whole;   // a step to x_s, not x0 alone
-  bool reclip;  // eps again from the clipped x0
+  bool whole;              // a step to x_s, not x0 alone
+  bool reclip;             // eps again from the clipped x0
   const int64_t* row_ids;  // null: b
   uint64_t seed, step;
   void *x_s, *x0;
-  const void *g_xs, *g_x0;             // null: zero
-  void *g_x, *g_output, *g_noise;      // null: not wanted
-  void* dots;                          // [B, K, 6 or 2], in the compute type; null: not wanted
+  const void *g_xs, *g_x0;         // null: zero
+  void *g_x, *g_output, *g_noise;  // null: not wanted
+  void* dots;                      // [B, K, 6 or 2], in the compute type; null: not wanted
   int64_t B, K, D;
   bool x_per_b;  // sample: x is [B, D], for every k the same
   bool stream;   // write past the caches
@@ -39,17 +39,17 @@ struct Args {
 struct Guided : Args {
   const void *f_cp, *f_tf;
   double gamma_cp, gamma_tf;
-  bool beta;    // the variance is beta, not the posterior's
+  bool beta;  // the variance is beta, not the posterior's
   void *g_cp, *g_tf;
 };
 
-#define ORD_DECLARE_DENOISE(isa)                                                \
-  namespace isa {                                                               \
-  void reverse_step(const denoise::Args&, int64_t begin, int64_t end);          \
-  void reverse_step_backward(const denoise::Args&, int64_t begin, int64_t end); \
-  void sample(const denoise::Args&, int64_t begin, int64_t end);                \
-  void sample_backward(const denoise::Args&, int64_t begin, int64_t end);       \
-  void guided_step(const denoise::Guided&, int64_t begin, int64_t end);         \
+#define ORD_DECLARE_DENOISE(isa)                                                 \
+  namespace isa {                                                                \
+  void reverse_step(const denoise::Args&, int64_t begin, int64_t end);           \
+  void reverse_step_backward(const denoise::Args&, int64_t begin, int64_t end);  \
+  void sample(const denoise::Args&, int64_t begin, int64_t end);                 \
+  void sample_backward(const denoise::Args&, int64_t begin, int64_t end);        \
+  void guided_step(const denoise::Guided&, int64_t begin, int64_t end);          \
   void guided_step_backward(const denoise::Guided&, int64_t begin, int64_t end); \
   }
 

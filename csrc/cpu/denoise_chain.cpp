@@ -6,10 +6,10 @@
 #include "cpu/scratch.h"
 #include "cpu/torch.h"
 
-#define DECLARE(isa)                                                         \
-  namespace isa {                                                            \
-  void denoise_chain_prepare(const ChainArgs&, void*);                       \
-  void denoise_chain(const ChainArgs&, int64_t begin, int64_t end, void*);   \
+#define DECLARE(isa)                                                       \
+  namespace isa {                                                          \
+  void denoise_chain_prepare(const ChainArgs&, void*);                     \
+  void denoise_chain(const ChainArgs&, int64_t begin, int64_t end, void*); \
   }
 DECLARE(base)
 DECLARE(avx2)
@@ -19,8 +19,8 @@ namespace {
 
 using Maybe = std::optional<Tensor>;
 
-// Whether bf16 numbers are multiplied at twice the rate of fp32's: on Zen 4. On Zen 5 and on Intel's cores both have one rate, and fp32
-// loses nothing.
+// Whether bf16 numbers are multiplied at twice the rate of fp32's: on Zen 4. On Zen 5 and on Intel's cores both have
+// one rate, and fp32 loses nothing.
 bool pairs_are_faster() {
 #if defined(__x86_64__)
   static const bool are = __builtin_cpu_supports("avx512bf16") && __builtin_cpu_is("amdfam19h");
@@ -30,55 +30,82 @@ bool pairs_are_faster() {
 #endif
 }
 
-std::tuple<Tensor, Tensor> chain(const Tensor& x_, const Tensor& cond_, const Tensor& w_in_, const Tensor& b_in_, const Tensor& w_cond_,
-                                 const Tensor& w_out_, const Tensor& b_out_, const Tensor& embedding_, const Tensor& numbers_,
-                                 const Maybe& noise_, const Maybe& row_ids_, const Maybe& draw_ids_, int64_t K, double clip, int64_t seed, bool bf16) {
+std::tuple<Tensor, Tensor> chain(const Tensor& x_, const Tensor& cond_, const Tensor& w_in_, const Tensor& b_in_,
+                                 const Tensor& w_cond_, const Tensor& w_out_, const Tensor& b_out_,
+                                 const Tensor& embedding_, const Tensor& numbers_, const Maybe& noise_,
+                                 const Maybe& row_ids_, const Maybe& draw_ids_, int64_t K, double clip, int64_t seed,
+                                 bool bf16) {
   const ScalarType type = x_.scalar_type();
   STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::Double, "x: expected float32 or float64");
-  STD_TORCH_CHECK(x_.dim() == 2 && cond_.dim() == 2 && w_in_.dim() == 2 && embedding_.dim() == 2, "x, cond, w_in, embedding: expected matrices");
+  STD_TORCH_CHECK(x_.dim() == 2 && cond_.dim() == 2 && w_in_.dim() == 2 && embedding_.dim() == 2,
+                  "x, cond, w_in, embedding: expected matrices");
   ChainArgs a{};
   a.wide = type == ScalarType::Double;
   a.pairs = bf16 && !a.wide && pairs_are_faster();
-  a.B = x_.size(0), a.D = x_.size(1), a.C = cond_.size(1), a.H = w_in_.size(0), a.S = embedding_.size(0), a.E = embedding_.size(1), a.K = K;
-  STD_TORCH_CHECK(a.D > 0 && a.C > 0 && a.H > 0 && a.E > 0 && a.S > 0 && K > 0, "widths, steps, K: expected at least 1");
+  a.B = x_.size(0), a.D = x_.size(1), a.C = cond_.size(1), a.H = w_in_.size(0), a.S = embedding_.size(0),
+  a.E = embedding_.size(1), a.K = K;
+  STD_TORCH_CHECK(a.D > 0 && a.C > 0 && a.H > 0 && a.E > 0 && a.S > 0 && K > 0,
+                  "widths, steps, K: expected at least 1");
   const Tensor x = exactly("x", x_, type, {a.B, a.D}), cond = exactly("cond", cond_, type, {a.B, a.C});
   const Tensor w_in = exactly("w_in", w_in_, type, {a.H, a.D + a.E}), b_in = exactly("b_in", b_in_, type, {a.H});
-  const Tensor w_cond = exactly("w_cond", w_cond_, type, {a.H, a.C}), w_out = exactly("w_out", w_out_, type, {a.D, a.H});
-  const Tensor b_out = exactly("b_out", b_out_, type, {a.D}), embedding = exactly("embedding", embedding_, type, {a.S, a.E});
+  const Tensor w_cond = exactly("w_cond", w_cond_, type, {a.H, a.C}),
+               w_out = exactly("w_out", w_out_, type, {a.D, a.H});
+  const Tensor b_out = exactly("b_out", b_out_, type, {a.D}),
+               embedding = exactly("embedding", embedding_, type, {a.S, a.E});
   const Tensor numbers = exactly("numbers", numbers_, ScalarType::Double, {a.S, 8});
   Maybe noise, row_ids, draw_ids;
-  if (noise_) noise = exactly("noise", *noise_, type, {a.S, a.B, a.D});
-  if (row_ids_) row_ids = exactly("row_ids", *row_ids_, ScalarType::Long, {a.B});
-  if (draw_ids_) draw_ids = exactly("draw_ids", *draw_ids_, ScalarType::Long, {a.B});
+  if (noise_) {
+    noise = exactly("noise", *noise_, type, {a.S, a.B, a.D});
+  }
+  if (row_ids_) {
+    row_ids = exactly("row_ids", *row_ids_, ScalarType::Long, {a.B});
+  }
+  if (draw_ids_) {
+    draw_ids = exactly("draw_ids", *draw_ids_, ScalarType::Long, {a.B});
+  }
 
   a.numbers = in<double>(numbers);
   for (int64_t s = 0; s < a.S; ++s) {
     const double* n = a.numbers + 8 * s;
-    STD_TORCH_CHECK(n[6] >= 0 && n[6] < 4294967296.0 && n[7] >= -1 && n[7] < K, "numbers: expected a timestep and a place below K");
+    STD_TORCH_CHECK(n[6] >= 0 && n[6] < 4294967296.0 && n[7] >= -1 && n[7] < K,
+                    "numbers: expected a timestep and a place below K");
     STD_TORCH_CHECK(n[5] == 0 || noise || row_ids, "noise: expected noise or row_ids, as a step has noise");
   }
   auto x_0 = fresh(x, {a.B, a.D}), states = fresh(x, {a.B, K, a.D});
-  if (a.B == 0) return {x_0, states};
+  if (a.B == 0) {
+    return {x_0, states};
+  }
   a.x = x.const_data_ptr(), a.cond = cond.const_data_ptr();
   a.w_in = w_in.const_data_ptr(), a.b_in = b_in.const_data_ptr(), a.w_cond = w_cond.const_data_ptr();
   a.w_out = w_out.const_data_ptr(), a.b_out = b_out.const_data_ptr(), a.embedding = embedding.const_data_ptr();
   a.noise = noise ? noise->const_data_ptr() : nullptr;
-  a.made = !noise && row_ids, a.row_ids = a.made ? in<int64_t>(*row_ids) : nullptr, a.draw_ids = a.made && draw_ids ? in<int64_t>(*draw_ids) : nullptr;
+  a.made = !noise && row_ids, a.row_ids = a.made ? in<int64_t>(*row_ids) : nullptr,
+  a.draw_ids = a.made && draw_ids ? in<int64_t>(*draw_ids) : nullptr;
   a.seed = static_cast<uint64_t>(seed), a.clip = clip;
   a.x_0 = x_0.mutable_data_ptr(), a.states = states.mutable_data_ptr();
 
-  const int64_t size = a.wide ? 8 : 4, bytes = (chain_scratch(a) * size + 63) / 64 * 64, packed = chain_shared(a) * size;
+  const int64_t size = a.wide ? 8 : 4, bytes = (chain_scratch(a) * size + 63) / 64 * 64,
+                packed = chain_shared(a) * size;
   Kept* const kept = keep<ChainArgs>({a.wide + 2 * a.pairs, a.D, a.C, a.H, a.E, a.S}, packed,
-                                    {{a.embedding, a.S * a.E * size}, {a.b_in, a.H * size}, {a.b_out, a.D * size},
-                                     {a.w_in, a.H * (a.D + a.E) * size}, {a.w_out, a.D * a.H * size}, {a.w_cond, a.H * a.C * size}});
+                                     {{a.embedding, a.S * a.E * size},
+                                      {a.b_in, a.H * size},
+                                      {a.b_out, a.D * size},
+                                      {a.w_in, a.H * (a.D + a.E) * size},
+                                      {a.w_out, a.D * a.H * size},
+                                      {a.w_cond, a.H * a.C * size}});
   const int64_t all = kept ? bytes : bytes + packed;
   void* const scratch = thread_scratch(all);
   STD_TORCH_CHECK(scratch, "no memory for ", all, " bytes of scratch");
   a.shared = kept ? kept->p : static_cast<char*>(scratch) + bytes;
-  if (!kept || !kept->ready) ORD_DISPATCH(denoise_chain_prepare)(a, scratch);
-  if (kept) kept->ready = true;
+  if (!kept || !kept->ready) {
+    ORD_DISPATCH(denoise_chain_prepare)(a, scratch);
+  }
+  if (kept) {
+    kept->ready = true;
+  }
   auto* const run = ORD_DISPATCH(denoise_chain);
-  const bool ok = parallel_with_scratch(a.B, 12, bytes, [&](int64_t begin, int64_t end, void* s) { run(a, begin, end, s); });
+  const bool ok =
+      parallel_with_scratch(a.B, 12, bytes, [&](int64_t begin, int64_t end, void* s) { run(a, begin, end, s); });
   STD_TORCH_CHECK(ok, "no memory for ", bytes, " bytes of scratch per thread");
   return {x_0, states};
 }

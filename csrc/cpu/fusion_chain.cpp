@@ -6,10 +6,10 @@
 #include "cpu/scratch.h"
 #include "cpu/torch.h"
 
-#define DECLARE(isa)                                                        \
-  namespace isa {                                                           \
-  void fusion_chain_prepare(const FusionArgs&, void*);                      \
-  void fusion_chain(const FusionArgs&, int64_t begin, int64_t end, void*);  \
+#define DECLARE(isa)                                                       \
+  namespace isa {                                                          \
+  void fusion_chain_prepare(const FusionArgs&, void*);                     \
+  void fusion_chain(const FusionArgs&, int64_t begin, int64_t end, void*); \
   }
 DECLARE(base)
 DECLARE(avx2)
@@ -19,28 +19,38 @@ namespace {
 
 using Maybe = std::optional<Tensor>;
 
-Tensor chain(const Tensor& x_, const Tensor& g_cp_, const Tensor& g_tf_, const Tensor& mask_, const Tensor& w_in_, const Tensor& b_in_,
-             const Tensor& w_cond_, const Tensor& w_out_, const Tensor& b_out_, const Tensor& empty_, const Tensor& embedding_,
-             const Tensor& numbers_, const Maybe& noise_, const Maybe& row_ids_, const Maybe& draw_ids_, double gamma_cp, double gamma_tf,
-             int64_t seed) {
+Tensor chain(const Tensor& x_, const Tensor& g_cp_, const Tensor& g_tf_, const Tensor& mask_, const Tensor& w_in_,
+             const Tensor& b_in_, const Tensor& w_cond_, const Tensor& w_out_, const Tensor& b_out_,
+             const Tensor& empty_, const Tensor& embedding_, const Tensor& numbers_, const Maybe& noise_,
+             const Maybe& row_ids_, const Maybe& draw_ids_, double gamma_cp, double gamma_tf, int64_t seed) {
   const ScalarType type = x_.scalar_type();
   STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::Double, "h_long: expected float32 or float64");
-  STD_TORCH_CHECK(x_.dim() == 2 && g_cp_.dim() == 3 && w_in_.dim() == 2 && embedding_.dim() == 2, "h_long, g_cp, w_in, embedding: wrong dimensions");
+  STD_TORCH_CHECK(x_.dim() == 2 && g_cp_.dim() == 3 && w_in_.dim() == 2 && embedding_.dim() == 2,
+                  "h_long, g_cp, w_in, embedding: wrong dimensions");
   FusionArgs a{};
   a.wide = type == ScalarType::Double;
   a.B = x_.size(0), a.D = x_.size(1), a.K = g_cp_.size(1), a.C = g_cp_.size(2), a.H = w_in_.size(0);
   a.S = embedding_.size(0), a.E = embedding_.size(1);
   STD_TORCH_CHECK(a.D > 0 && a.C > 0 && a.H > 0 && a.E > 0 && a.S > 0, "widths, steps: expected at least 1");
   const Tensor x = exactly("h_long", x_, type, {a.B, a.D}), g_cp = exactly("g_cp", g_cp_, type, {a.B, a.K, a.C});
-  const Tensor g_tf = exactly("g_tf", g_tf_, type, {a.B, a.K, a.C}), mask = exactly("mask", mask_, ScalarType::Bool, {a.B, a.K});
+  const Tensor g_tf = exactly("g_tf", g_tf_, type, {a.B, a.K, a.C}),
+               mask = exactly("mask", mask_, ScalarType::Bool, {a.B, a.K});
   const Tensor w_in = exactly("w_in", w_in_, type, {a.H, a.D + a.E}), b_in = exactly("b_in", b_in_, type, {a.H});
-  const Tensor w_cond = exactly("w_cond", w_cond_, type, {a.H, a.C}), w_out = exactly("w_out", w_out_, type, {a.D, a.H});
+  const Tensor w_cond = exactly("w_cond", w_cond_, type, {a.H, a.C}),
+               w_out = exactly("w_out", w_out_, type, {a.D, a.H});
   const Tensor b_out = exactly("b_out", b_out_, type, {a.D}), empty = exactly("empty", empty_, type, {a.C});
-  const Tensor embedding = exactly("embedding", embedding_, type, {a.S, a.E}), numbers = exactly("numbers", numbers_, ScalarType::Double, {a.S, 4});
+  const Tensor embedding = exactly("embedding", embedding_, type, {a.S, a.E}),
+               numbers = exactly("numbers", numbers_, ScalarType::Double, {a.S, 4});
   Maybe noise, row_ids, draw_ids;
-  if (noise_) noise = exactly("noise", *noise_, type, {a.S, a.B, a.D});
-  if (row_ids_) row_ids = exactly("row_ids", *row_ids_, ScalarType::Long, {a.B});
-  if (draw_ids_) draw_ids = exactly("draw_ids", *draw_ids_, ScalarType::Long, {a.B});
+  if (noise_) {
+    noise = exactly("noise", *noise_, type, {a.S, a.B, a.D});
+  }
+  if (row_ids_) {
+    row_ids = exactly("row_ids", *row_ids_, ScalarType::Long, {a.B});
+  }
+  if (draw_ids_) {
+    draw_ids = exactly("draw_ids", *draw_ids_, ScalarType::Long, {a.B});
+  }
 
   a.numbers = in<double>(numbers);
   for (int64_t s = 0; s < a.S; ++s) {
@@ -49,29 +59,48 @@ Tensor chain(const Tensor& x_, const Tensor& g_cp_, const Tensor& g_tf_, const T
     STD_TORCH_CHECK(n[2] == 0 || noise || row_ids, "noise: expected noise or row_ids, as a step has noise");
   }
   auto x_0 = fresh(x, {a.B, a.D});
-  if (a.B == 0) return x_0;
+  if (a.B == 0) {
+    return x_0;
+  }
   a.x = x.const_data_ptr(), a.mask = in<uint8_t>(mask);
-  if (gamma_cp != 0) a.g[a.guided] = g_cp.const_data_ptr(), a.gamma[a.guided++] = gamma_cp;
-  if (gamma_tf != 0) a.g[a.guided] = g_tf.const_data_ptr(), a.gamma[a.guided++] = gamma_tf;
+  if (gamma_cp != 0) {
+    a.g[a.guided] = g_cp.const_data_ptr(), a.gamma[a.guided++] = gamma_cp;
+  }
+  if (gamma_tf != 0) {
+    a.g[a.guided] = g_tf.const_data_ptr(), a.gamma[a.guided++] = gamma_tf;
+  }
   a.w_in = w_in.const_data_ptr(), a.b_in = b_in.const_data_ptr(), a.w_cond = w_cond.const_data_ptr();
-  a.w_out = w_out.const_data_ptr(), a.b_out = b_out.const_data_ptr(), a.empty = empty.const_data_ptr(), a.embedding = embedding.const_data_ptr();
+  a.w_out = w_out.const_data_ptr(), a.b_out = b_out.const_data_ptr(), a.empty = empty.const_data_ptr(),
+  a.embedding = embedding.const_data_ptr();
   a.noise = noise ? noise->const_data_ptr() : nullptr;
-  a.made = !noise && row_ids, a.row_ids = a.made ? in<int64_t>(*row_ids) : nullptr, a.draw_ids = a.made && draw_ids ? in<int64_t>(*draw_ids) : nullptr;
+  a.made = !noise && row_ids, a.row_ids = a.made ? in<int64_t>(*row_ids) : nullptr,
+  a.draw_ids = a.made && draw_ids ? in<int64_t>(*draw_ids) : nullptr;
   a.seed = static_cast<uint64_t>(seed);
   a.x_0 = x_0.mutable_data_ptr();
 
-  const int64_t size = a.wide ? 8 : 4, bytes = (fusion_scratch(a) * size + 63) / 64 * 64, packed = (fusion_shared(a) * size + 63) / 64 * 64;
+  const int64_t size = a.wide ? 8 : 4, bytes = (fusion_scratch(a) * size + 63) / 64 * 64,
+                packed = (fusion_shared(a) * size + 63) / 64 * 64;
   Kept* const kept = keep<FusionArgs>({a.wide, a.D, a.C, a.H, a.E, a.S}, packed,
-                                      {{a.embedding, a.S * a.E * size}, {a.b_in, a.H * size}, {a.b_out, a.D * size}, {a.empty, a.C * size},
-                                       {a.w_in, a.H * (a.D + a.E) * size}, {a.w_out, a.D * a.H * size}, {a.w_cond, a.H * a.C * size}});
+                                      {{a.embedding, a.S * a.E * size},
+                                       {a.b_in, a.H * size},
+                                       {a.b_out, a.D * size},
+                                       {a.empty, a.C * size},
+                                       {a.w_in, a.H * (a.D + a.E) * size},
+                                       {a.w_out, a.D * a.H * size},
+                                       {a.w_cond, a.H * a.C * size}});
   const int64_t all = kept ? bytes : bytes + packed;
   void* const scratch = thread_scratch(all);
   STD_TORCH_CHECK(scratch, "no memory for ", all, " bytes of scratch");
   a.shared = kept ? kept->p : static_cast<char*>(scratch) + bytes;
-  if (!kept || !kept->ready) ORD_DISPATCH(fusion_chain_prepare)(a, scratch);
-  if (kept) kept->ready = true;
+  if (!kept || !kept->ready) {
+    ORD_DISPATCH(fusion_chain_prepare)(a, scratch);
+  }
+  if (kept) {
+    kept->ready = true;
+  }
   auto* const run = ORD_DISPATCH(fusion_chain);
-  const bool ok = parallel_with_scratch(a.B, 4, bytes, [&](int64_t begin, int64_t end, void* s) { run(a, begin, end, s); });
+  const bool ok =
+      parallel_with_scratch(a.B, 4, bytes, [&](int64_t begin, int64_t end, void* s) { run(a, begin, end, s); });
   STD_TORCH_CHECK(ok, "no memory for ", bytes, " bytes of scratch per thread");
   return x_0;
 }

@@ -28,7 +28,8 @@ int type_code(const Tensor& t) {
 
 void check(const char* name, const Tensor& t, const Tensor& like, int64_t B, int64_t K) {  // K < 0: [B]
   STD_TORCH_CHECK(t.scalar_type() == like.scalar_type(), name, ": expected the dtype of the first argument");
-  STD_TORCH_CHECK(t.dim() == (K < 0 ? 1 : 2) && t.size(0) == B && (K < 0 || t.size(1) == K), name, ": expected [B = ", B, K < 0 ? "]" : ", K]");
+  STD_TORCH_CHECK(t.dim() == (K < 0 ? 1 : 2) && t.size(0) == B && (K < 0 || t.size(1) == K), name,
+                  ": expected [B = ", B, K < 0 ? "]" : ", K]");
 }
 
 Maybe dense(const Maybe& t) { return t ? Maybe(compact(*t)) : Maybe(); }
@@ -42,18 +43,22 @@ Args arguments(const Tensor& v, const Tensor& w, int64_t K) {
   a.shared = w.dim() == 1;
   STD_TORCH_CHECK(K > 0, "widths: expected at least one");
   STD_TORCH_CHECK(w.scalar_type() == v.scalar_type(), "widths: expected the dtype of the first argument");
-  STD_TORCH_CHECK(a.shared ? w.size(0) == K : w.dim() == 2 && w.size(0) == a.B && w.size(1) == K, "widths: expected [K] or [B, K], K = ", K);
+  STD_TORCH_CHECK(a.shared ? w.size(0) == K : w.dim() == 2 && w.size(0) == a.B && w.size(1) == K,
+                  "widths: expected [K] or [B, K], K = ", K);
   a.v = v.const_data_ptr(), a.w = w.const_data_ptr();
   return a;
 }
 
 void set_capacity(Args& a, const Tensor& v, const Maybe& capacity, double cap) {
-  if (capacity) check("capacity", *capacity, v, a.B, -1);
+  if (capacity) {
+    check("capacity", *capacity, v, a.B, -1);
+  }
   a.capacity = data(capacity), a.cap = cap;
   a.capped = capacity || cap != INFINITY;
 }
 
-// A [B, K] output that would push everything else out of the caches, each line read before it is written, is written past them.
+// A [B, K] output that would push everything else out of the caches, each line read before it is written, is written
+// past them.
 bool stream(const Args& a, const void* to) {
   const int64_t size = a.type == 0 ? 4 : a.type == 1 ? 8 : 2;
   // Rows of whole vectors. Rows of 32 bytes are half a vector in AVX-512, and are tiles there.
@@ -63,8 +68,8 @@ bool stream(const Args& a, const void* to) {
 int64_t padded(int64_t K) { return (K + 15) / 16 * 16; }  // whole vectors of any instruction set
 int64_t grain(int64_t K) { return 1 + 16384 / K; }
 
-// Runs f(begin, end, sums, scratch) on blocks of rows that depend on B and K alone, so that the sums do not on the threads.
-// Both are [rows_of_K, padded K]; returns the sums of all blocks.
+// Runs f(begin, end, sums, scratch) on blocks of rows that depend on B and K alone, so that the sums do not on the
+// threads. Both are [rows_of_K, padded K]; returns the sums of all blocks.
 template <class F>
 std::vector<double> in_blocks(const Args& a, int64_t sums, int64_t scratch, F f) {
   const int64_t P = padded(a.K), most = 65536 / P;
@@ -72,10 +77,15 @@ std::vector<double> in_blocks(const Args& a, int64_t sums, int64_t scratch, F f)
   const int64_t size = (a.B + blocks - 1) / blocks, each = (sums + scratch) * P;
   std::vector<double> space(blocks * each);
   torch::stable::parallel_for(0, blocks, 1, [&](int64_t first, int64_t last) {
-    for (int64_t i = first; i < last; ++i) f(i * size, std::min(a.B, (i + 1) * size), &space[i * each], &space[i * each + sums * P]);
+    for (int64_t i = first; i < last; ++i) {
+      f(i * size, std::min(a.B, (i + 1) * size), &space[i * each], &space[i * each + sums * P]);
+    }
   });
-  for (int64_t i = 1; i < blocks; ++i)
-    for (int64_t k = 0; k < sums * P; ++k) space[k] += space[i * each + k];
+  for (int64_t i = 1; i < blocks; ++i) {
+    for (int64_t k = 0; k < sums * P; ++k) {
+      space[k] += space[i * each + k];
+    }
+  }
   space.resize(sums * P);
   return space;
 }
@@ -103,18 +113,24 @@ Tensor encode_increments(const Tensor& y_, const Tensor& w_) {
   return v;
 }
 
-std::tuple<Tensor, Tensor> encode_increments_backward(const Tensor& y_, const Tensor& w_, const Maybe& g_, int64_t wanted) {
+std::tuple<Tensor, Tensor> encode_increments_backward(const Tensor& y_, const Tensor& w_, const Maybe& g_,
+                                                      int64_t wanted) {
   STD_TORCH_CHECK(y_.dim() == 1 && w_.dim() >= 1, "y: expected [B], widths [K] or [B, K]");
   const Tensor y = compact(y_), w = compact(w_);
   Args a = arguments(y, w, w.size(-1));
   auto gy = fresh_like(y), gw = fresh_like(w);
-  if (!g_) return {torch::stable::fill_(gy, 0), torch::stable::fill_(gw, 0)};
+  if (!g_) {
+    return {torch::stable::fill_(gy, 0), torch::stable::fill_(gw, 0)};
+  }
   check("g", *g_, y, a.B, a.K);
   const Tensor g = compact(*g_);
   a.g_out = g.const_data_ptr(), a.gv = gy.mutable_data_ptr();
-  if (!a.shared) a.gw = gw.mutable_data_ptr();
+  if (!a.shared) {
+    a.gw = gw.mutable_data_ptr();
+  }
   auto* f = ORD_DISPATCH(encode_increments_backward);
-  const auto sums = in_blocks(a, 2, 3, [&](int64_t s, int64_t e, double* to, double* scratch) { f(a, s, e, to, scratch); });
+  const auto sums =
+      in_blocks(a, 2, 3, [&](int64_t s, int64_t e, double* to, double* scratch) { f(a, s, e, to, scratch); });
   if (a.shared) {
     std::vector<double> total(a.K);
     double later = 0;
@@ -141,27 +157,36 @@ std::tuple<Tensor, Tensor> nested_min(const Tensor& v_, const Tensor& w_, const 
   return {value, clipped};
 }
 
-std::tuple<Tensor, Tensor, Tensor> nested_min_backward(const Tensor& v_, const Tensor& w_, const Maybe& capacity_, const Maybe& gy_,
-                                                       const Maybe& go_, double cap, int64_t wanted) {
+std::tuple<Tensor, Tensor, Tensor> nested_min_backward(const Tensor& v_, const Tensor& w_, const Maybe& capacity_,
+                                                       const Maybe& gy_, const Maybe& go_, double cap, int64_t wanted) {
   STD_TORCH_CHECK(v_.dim() == 2 && w_.dim() >= 1, "increments: expected [B, K], widths [K] or [B, K]");
   const Tensor v = compact(v_), w = compact(w_);
   const Maybe capacity = dense(capacity_), gy = dense(gy_), go = dense(go_);
   Args a = arguments(v, w, v.size(1));
   set_capacity(a, v, capacity, cap);
-  if (gy) check("g_value", *gy, v, a.B, -1);
-  if (go) check("g_clipped", *go, v, a.B, a.K);
+  if (gy) {
+    check("g_value", *gy, v, a.B, -1);
+  }
+  if (go) {
+    check("g_clipped", *go, v, a.B, a.K);
+  }
   const bool want_w = wanted & 2;
   auto gv = fresh(v, {a.B, a.K});
   auto gw = want_w ? fresh_like(w) : fresh(w, {0});
   auto gc = fresh(v, {capacity ? a.B : 0});
   a.g_value = data(gy), a.g_out = data(go);
   a.gv = gv.mutable_data_ptr();
-  if (!a.shared && want_w) a.gw = gw.mutable_data_ptr();
-  if (capacity) a.gc = gc.mutable_data_ptr();
+  if (!a.shared && want_w) {
+    a.gw = gw.mutable_data_ptr();
+  }
+  if (capacity) {
+    a.gc = gc.mutable_data_ptr();
+  }
   a.stream = stream(a, a.gv) && (!a.gw || stream(a, a.gw));
   auto* f = ORD_DISPATCH(nested_min_backward);
   if (a.shared && want_w) {
-    const auto sums = in_blocks(a, 1, 1, [&](int64_t s, int64_t e, double* to, double* scratch) { f(a, s, e, to, scratch); });
+    const auto sums =
+        in_blocks(a, 1, 1, [&](int64_t s, int64_t e, double* to, double* scratch) { f(a, s, e, to, scratch); });
     write(sums.data(), gw, a.K);
   } else {
     torch::stable::parallel_for(0, a.B, grain(a.K), [&](int64_t s, int64_t e) { f(a, s, e, nullptr, nullptr); });

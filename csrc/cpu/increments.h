@@ -5,10 +5,10 @@
 namespace increments {
 
 struct Args {
-  int type;             // 0 float, 1 double, 2 bfloat16, 3 half
-  const void* v;        // [B, K], or y [B]
-  const void* w;        // [K] or [B, K]
-  bool shared;          // widths are [K]
+  int type;              // 0 float, 1 double, 2 bfloat16, 3 half
+  const void* v;         // [B, K], or y [B]
+  const void* w;         // [K] or [B, K]
+  bool shared;           // widths are [K]
   const void* capacity;  // [B], or null: `cap`, or no cap at all
   double cap;
   bool capped;
@@ -25,12 +25,12 @@ struct Args {
 
 // Shared widths: one block of rows leaves its part of the gradient in `sums` [K]; `scratch` [K] is its own.
 // encode_backward leaves sums [2, K]: what passes, and what lies above; scratch [2, K].
-#define ORD_DECLARE_INCREMENTS(isa)                                                                       \
-  namespace isa {                                                                                         \
-  void encode_increments(const increments::Args&, int64_t begin, int64_t end, double* scratch);           \
+#define ORD_DECLARE_INCREMENTS(isa)                                                                                    \
+  namespace isa {                                                                                                      \
+  void encode_increments(const increments::Args&, int64_t begin, int64_t end, double* scratch);                        \
   void encode_increments_backward(const increments::Args&, int64_t begin, int64_t end, double* sums, double* scratch); \
-  void nested_min(const increments::Args&, int64_t begin, int64_t end);                                   \
-  void nested_min_backward(const increments::Args&, int64_t begin, int64_t end, double* sums, double* scratch); \
+  void nested_min(const increments::Args&, int64_t begin, int64_t end);                                                \
+  void nested_min_backward(const increments::Args&, int64_t begin, int64_t end, double* sums, double* scratch);        \
   }
 
 }  // namespace increments

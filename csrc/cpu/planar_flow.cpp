@@ -25,7 +25,8 @@ void set_params(FlowArgs& a, const Tensor& z, const Tensor& u, const Tensor& w) 
 void set_z(FlowArgs& a, const Tensor& z) { a.z = z.const_data_ptr(), a.z_row = row_stride(z); }
 
 template <bool kInverse>
-std::tuple<Tensor, Tensor, Tensor> flow(const Tensor& z_, const Tensor& u_, const Tensor& w_, const Tensor& b, int64_t mode) {
+std::tuple<Tensor, Tensor, Tensor> flow(const Tensor& z_, const Tensor& u_, const Tensor& w_, const Tensor& b,
+                                        int64_t mode) {
   FlowArgs a{};
   const FlowType type = flow_type("z", z_);
   a.mode = mode_of(mode);
@@ -51,8 +52,9 @@ std::tuple<Tensor, Tensor, Tensor> flow(const Tensor& z_, const Tensor& u_, cons
 }
 
 template <bool kInverse>
-std::tuple<Tensor, Tensor, Tensor, Tensor> flow_backward(const Tensor& z_, const Tensor& act_, const Tensor& u_, const Tensor& w_,
-                                                         const Tensor& gz_, const Tensor& gl_, int64_t mode) {
+std::tuple<Tensor, Tensor, Tensor, Tensor> flow_backward(const Tensor& z_, const Tensor& act_, const Tensor& u_,
+                                                         const Tensor& w_, const Tensor& gz_, const Tensor& gl_,
+                                                         int64_t mode) {
   FlowArgs a{};
   const FlowType type = flow_type("z", z_);
   a.mode = mode_of(mode);
@@ -71,11 +73,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> flow_backward(const Tensor& z_, const
 
   const auto shape = shape_of(u), heads = std::vector<int64_t>(shape.begin(), shape.end() - 1);
   auto dz = fresh(z, shape_of(z));
-  if (a.G * a.N == 0) return {dz, torch::stable::new_zeros(u, shape), torch::stable::new_zeros(u, shape), torch::stable::new_zeros(u, heads)};
+  if (a.G * a.N == 0) {
+    return {dz, torch::stable::new_zeros(u, shape), torch::stable::new_zeros(u, shape),
+            torch::stable::new_zeros(u, heads)};
+  }
   auto du = fresh(u, shape), dw = fresh(u, shape), db = fresh(u, heads);
   set_z(a, z);
   a.act_in = act.const_data_ptr(), a.gz = gz.const_data_ptr(), a.gz_row = row_stride(gz), a.gl = gl.const_data_ptr();
-  a.z_out = dz.mutable_data_ptr(), a.gu = du.mutable_data_ptr(), a.gw = dw.mutable_data_ptr(), a.gb = db.mutable_data_ptr();
+  a.z_out = dz.mutable_data_ptr(), a.gu = du.mutable_data_ptr(), a.gw = dw.mutable_data_ptr(),
+  a.gb = db.mutable_data_ptr();
   a.gu_group = a.gw_group = a.K * a.D, a.gu_layer = a.gw_layer = a.D, a.gb_group = a.K, a.gb_layer = 1;
   plan_backward(type, a);
   run_backward(type, false, kInverse, a, z);

@@ -3,11 +3,11 @@
 
 #include "cpu/torch.h"
 
-#define DECLARE(isa)                                                                                                        \
-  namespace isa {                                                                                                           \
-  void random_normal(const int64_t*, const int64_t*, int64_t, int64_t, int64_t, int64_t, float*, int64_t, int64_t);         \
-  void random_uniform(const int64_t*, const int64_t*, int64_t, int64_t, int64_t, int64_t, float*, int64_t, int64_t);        \
-  void philox_words(const int64_t*, const int64_t*, uint32_t*, int64_t, int64_t);                                           \
+#define DECLARE(isa)                                                                                                 \
+  namespace isa {                                                                                                    \
+  void random_normal(const int64_t*, const int64_t*, int64_t, int64_t, int64_t, int64_t, float*, int64_t, int64_t);  \
+  void random_uniform(const int64_t*, const int64_t*, int64_t, int64_t, int64_t, int64_t, float*, int64_t, int64_t); \
+  void philox_words(const int64_t*, const int64_t*, uint32_t*, int64_t, int64_t);                                    \
   }
 DECLARE(base)
 DECLARE(avx2)
@@ -21,8 +21,8 @@ void check_ids(const char* name, const Tensor& t) {
 }
 
 template <class Kernel>
-Tensor noise(Kernel kernel, const Tensor& row_ids, const std::optional<Tensor>& draw_ids, int64_t draw, int64_t seed, int64_t step,
-             int64_t width) {
+Tensor noise(Kernel kernel, const Tensor& row_ids, const std::optional<Tensor>& draw_ids, int64_t draw, int64_t seed,
+             int64_t step, int64_t width) {
   check_ids("row_ids", row_ids);
   STD_TORCH_CHECK(width >= 0, "width: expected 0 or more, got ", width);
   STD_TORCH_CHECK(step >= 0 && step < (INT64_C(1) << 32), "step: expected 0 to 2^32 - 1, got ", step);
@@ -35,24 +35,30 @@ Tensor noise(Kernel kernel, const Tensor& row_ids, const std::optional<Tensor>& 
     draws = torch::stable::contiguous(*draw_ids);
   }
   auto o = torch::stable::new_empty(rows, {B, width}, ScalarType::Float);
-  if (B == 0 || width == 0) return o;
+  if (B == 0 || width == 0) {
+    return o;
+  }
   const int64_t *r = in<int64_t>(rows), *d = draws ? in<int64_t>(*draws) : nullptr;
   float* to = out<float>(o);
-  torch::stable::parallel_for(0, B, 1 + 16384 / width, [&](int64_t s, int64_t e) { kernel(r, d, draw, seed, step, width, to, s, e); });
+  torch::stable::parallel_for(0, B, 1 + 16384 / width,
+                              [&](int64_t s, int64_t e) { kernel(r, d, draw, seed, step, width, to, s, e); });
   return o;
 }
 
-Tensor random_normal(const Tensor& row_ids, const std::optional<Tensor>& draw_ids, int64_t draw, int64_t seed, int64_t step, int64_t width) {
+Tensor random_normal(const Tensor& row_ids, const std::optional<Tensor>& draw_ids, int64_t draw, int64_t seed,
+                     int64_t step, int64_t width) {
   return noise(ORD_DISPATCH(random_normal), row_ids, draw_ids, draw, seed, step, width);
 }
 
-Tensor random_uniform(const Tensor& row_ids, const std::optional<Tensor>& draw_ids, int64_t draw, int64_t seed, int64_t step, int64_t width) {
+Tensor random_uniform(const Tensor& row_ids, const std::optional<Tensor>& draw_ids, int64_t draw, int64_t seed,
+                      int64_t step, int64_t width) {
   return noise(ORD_DISPATCH(random_uniform), row_ids, draw_ids, draw, seed, step, width);
 }
 
 // The words as int32 bit patterns: uint32 has few ops in torch; the Python function views them.
 Tensor philox_words(const Tensor& counter_, const Tensor& key_) {
-  STD_TORCH_CHECK(counter_.scalar_type() == ScalarType::Long && key_.scalar_type() == ScalarType::Long, "counter, key: expected int64");
+  STD_TORCH_CHECK(counter_.scalar_type() == ScalarType::Long && key_.scalar_type() == ScalarType::Long,
+                  "counter, key: expected int64");
   STD_TORCH_CHECK(counter_.dim() == 2 && counter_.size(1) == 4, "counter: expected [N, 4]");
   const int64_t N = counter_.size(0);
   STD_TORCH_CHECK(key_.dim() == 2 && key_.size(0) == N && key_.size(1) == 2, "key: expected [N, 2] with N = ", N);

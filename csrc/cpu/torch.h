@@ -26,10 +26,13 @@ T* out(Tensor& t) {
 }
 
 // new_empty and contiguous for small calls: torch's own look the op up by its name, a microsecond each.
-inline Tensor fresh(const Tensor& like, torch::headeronly::IntHeaderOnlyArrayRef sizes, std::optional<ScalarType> type = {}) {
+inline Tensor fresh(const Tensor& like, torch::headeronly::IntHeaderOnlyArrayRef sizes,
+                    std::optional<ScalarType> type = {}) {
   const int64_t n = static_cast<int64_t>(sizes.size());
   std::vector<int64_t> strides(n);
-  for (int64_t i = n, step = 1; i-- > 0; step *= sizes[i] > 0 ? sizes[i] : 1) strides[i] = step;
+  for (int64_t i = n, step = 1; i-- > 0; step *= sizes[i] > 0 ? sizes[i] : 1) {
+    strides[i] = step;
+  }
   int32_t dtype, device, index;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &index));
@@ -44,10 +47,13 @@ inline Tensor fresh(const Tensor& like, torch::headeronly::IntHeaderOnlyArrayRef
 }
 inline Tensor fresh_like(const Tensor& t) { return fresh(t, t.sizes()); }
 
-// Is an output better written past the caches? Not a small one, which they hold, nor one in pages that the system has yet to hand
-// out: it zeroes each at its first touch, in the caches. `together`: bytes of all that is written in the same pass.
+// Is an output better written past the caches? Not a small one, which they hold, nor one in pages that the system has
+// yet to hand out: it zeroes each at its first touch, in the caches. `together`: bytes of all that is written in the
+// same pass.
 inline bool past_caches(const void* to, int64_t bytes, int64_t together = 0) {
-  if (std::max(bytes, together) < (INT64_C(8) << 20) || reinterpret_cast<uintptr_t>(to) % 64) return false;
+  if (std::max(bytes, together) < (INT64_C(8) << 20) || reinterpret_cast<uintptr_t>(to) % 64) {
+    return false;
+  }
   const uintptr_t page = (reinterpret_cast<uintptr_t>(to) + bytes / 2) & ~uintptr_t(4095);
   unsigned char there = 1;
   return mincore(reinterpret_cast<void*>(page), 1, &there) || there & 1;
@@ -59,7 +65,9 @@ inline Tensor compact(const Tensor& t) { return t.is_contiguous() ? t : torch::s
 inline Tensor exactly(const char* name, const Tensor& t, ScalarType type, std::initializer_list<int64_t> shape) {
   STD_TORCH_CHECK(t.scalar_type() == type, name, ": its dtype does not fit the other arguments (ids: int64)");
   bool same = t.dim() == static_cast<int64_t>(shape.size());
-  for (int64_t i = 0; same && i < t.dim(); ++i) same = t.size(i) == shape.begin()[i];
+  for (int64_t i = 0; same && i < t.dim(); ++i) {
+    same = t.size(i) == shape.begin()[i];
+  }
   STD_TORCH_CHECK(same, name, ": its shape does not fit the other arguments");
   return compact(t);
 }

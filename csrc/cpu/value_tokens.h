@@ -28,14 +28,15 @@ inline int64_t scratch_size(const Args& a) {
   return a.half < 0 ? a.block * (2 * padded(a.V) + a.P) : 2 * padded(a.V + 16) + padded(a.E);
 }
 
-// scratch: of the compute type, `scratch_size` elements. sums [V, P] or [P] (or null): a block of rows leaves its part of the table's
-// gradient there; it is zero before. `part` is as large, of the compute type, zero before and after.
-#define ORD_DECLARE_VALUE_TOKENS(isa)                                                                                            \
-  namespace isa {                                                                                                                \
-  void embedding_mixup(const value_tokens::Args&, int64_t begin, int64_t end, void* scratch);                                    \
-  void embedding_mixup_backward(const value_tokens::Args&, int64_t begin, int64_t end, void* scratch, void* part, double* sums); \
-  void windowed_value(const value_tokens::Args&, int64_t begin, int64_t end, void* scratch);                                     \
-  void windowed_value_backward(const value_tokens::Args&, int64_t begin, int64_t end, void* scratch, double* sums);              \
+// scratch: of the compute type, `scratch_size` elements. sums [V, P] or [P] (or null): a block of rows leaves its part
+// of the table's gradient there; it is zero before. `part` is as large, of the compute type, zero before and after.
+#define ORD_DECLARE_VALUE_TOKENS(isa)                                                                               \
+  namespace isa {                                                                                                   \
+  void embedding_mixup(const value_tokens::Args&, int64_t begin, int64_t end, void* scratch);                       \
+  void embedding_mixup_backward(const value_tokens::Args&, int64_t begin, int64_t end, void* scratch, void* part,   \
+                                double* sums);                                                                      \
+  void windowed_value(const value_tokens::Args&, int64_t begin, int64_t end, void* scratch);                        \
+  void windowed_value_backward(const value_tokens::Args&, int64_t begin, int64_t end, void* scratch, double* sums); \
   }
 
 }  // namespace value_tokens

@@ -1,10 +1,10 @@
 // _vmath(x, which): the kernels' own exp, tanh, ... on a tensor, so that tests can state their errors.
 #include "cpu/torch.h"
 
-#define ORD_DECLARE(isa)                                      \
-  namespace isa {                                             \
-  bool vmath_f32(int, const float*, float*, int64_t);         \
-  bool vmath_f64(int, const double*, double*, int64_t);       \
+#define ORD_DECLARE(isa)                                \
+  namespace isa {                                       \
+  bool vmath_f32(int, const float*, float*, int64_t);   \
+  bool vmath_f64(int, const double*, double*, int64_t); \
   }
 ORD_DECLARE(base)
 ORD_DECLARE(avx2)

@@ -1,5 +1,5 @@
-// Large arrays without initial values. Where the system offers large pages they are asked for: first touches of small ones
-// cost more than a pass of a radix sort.
+// Large arrays without initial values. Where the system offers large pages they are asked for: first touches of small
+// ones cost more than a pass of a radix sort.
 #pragma once
 
 #include <sys/mman.h>
@@ -20,9 +20,13 @@ class Buffer {
     const size_t align = large ? kPage : 64;
     bytes = (bytes + align - 1) / align * align;
     p_ = static_cast<T*>(std::aligned_alloc(align, bytes));
-    if (!p_) throw std::bad_alloc();
+    if (!p_) {
+      throw std::bad_alloc();
+    }
 #ifdef MADV_HUGEPAGE
-    if (large) madvise(p_, bytes, MADV_HUGEPAGE);
+    if (large) {
+      madvise(p_, bytes, MADV_HUGEPAGE);
+    }
 #endif
   }
   ~Buffer() { std::free(p_); }

@@ -7,8 +7,8 @@
 #include "host/radix.h"
 
 namespace ordkernels::host {
-constexpr int kLanes = 8;       // what levels are padded to
-constexpr int kMostWide = 16;   // the most groups in a tile
+constexpr int kLanes = 8;      // what levels are padded to
+constexpr int kMostWide = 16;  // the most groups in a tile
 }  // namespace ordkernels::host
 
 #define ORD_ISA base

@@ -7,10 +7,12 @@ void bind_scores(pybind11::module_& m);
 void bind_scores_histogram(pybind11::module_& m);
 void bind_scores_pairs(pybind11::module_& m);
 void bind_vocabulary(pybind11::module_& m);
-}
+}  // namespace ordkernels::host
 
 PYBIND11_MODULE(_host, m) {
-  m.doc() = "Data-side kernels of ordkernels on NumPy arrays. Use ordkernels.quantiles, .scores and .vocabulary; these functions check less.";
+  m.doc() =
+      "Data-side kernels of ordkernels on NumPy arrays. Use ordkernels.quantiles, .scores and .vocabulary; these "
+      "functions check less.";
   ordkernels::host::bind_quantiles(m);
   ordkernels::host::bind_scores(m);
   ordkernels::host::bind_scores_histogram(m);

@@ -1,8 +1,9 @@
 // Pairs of rows in order and out of it, exactly, in O(n log n).
 //
-// Rows are sorted by (prediction, y); then the discordant pairs are the inversions of y. Both steps are the same radix sort, most
-// significant digit first, eight bits of a range's own span a level: of the second only the pairs that the moves turn round are
-// kept (a pair whose keys first differ in this digit). Blocks have a fixed size, so no result depends on the number of threads.
+// Rows are sorted by (prediction, y); then the discordant pairs are the inversions of y. Both steps are the same radix
+// sort, most significant digit first, eight bits of a range's own span a level: of the second only the pairs that the
+// moves turn round are kept (a pair whose keys first differ in this digit). Blocks have a fixed size, so no result
+// depends on the number of threads.
 #pragma once
 
 #include <algorithm>
@@ -26,8 +27,11 @@ struct BelowTable {
 };
 inline constexpr BelowTable kBelow = [] {  // lane l of row d: l < d
   BelowTable t{};
-  for (int d = 0; d < 16; ++d)
-    for (int l = 0; l < 16; ++l) t.row[d][l] = l < d;
+  for (int d = 0; d < 16; ++d) {
+    for (int l = 0; l < 16; ++l) {
+      t.row[d][l] = l < d;
+    }
+  }
   return t;
 }();
 template <class K>
@@ -75,7 +79,8 @@ struct Row<K, true> {
 template <class K>
 int digit_shift(K low, K high, int bits = 8) {
   using U = std::make_unsigned_t<K>;
-  return std::max(static_cast<int>(std::bit_width(static_cast<U>(static_cast<U>(high) - static_cast<U>(low)))) - bits, 0);
+  return std::max(static_cast<int>(std::bit_width(static_cast<U>(static_cast<U>(high) - static_cast<U>(low)))) - bits,
+                  0);
 }
 template <class K>
 unsigned digit(K k, K low, int shift) {
@@ -96,21 +101,33 @@ class RowSort {
   // A few rows by their ranks, without a branch that depends on them; only ties are put right one by one.
   static void few(const R* from, R* to, int64_t n) {
     if (n < 2) {
-      if (n) *to = *from;
+      if (n) {
+        *to = *from;
+      }
       return;
     }
     alignas(32) K keys[kFew], rank[kFew];
     R rows[kFew];
-    for (int64_t i = 0; i < n; ++i) keys[i] = from[i].p, rows[i] = from[i];
-    for (int64_t i = n; i % (32 / sizeof(K)); ++i) keys[i] = std::numeric_limits<K>::max();
+    for (int64_t i = 0; i < n; ++i) {
+      keys[i] = from[i].p, rows[i] = from[i];
+    }
+    for (int64_t i = n; i % (32 / sizeof(K)); ++i) {
+      keys[i] = std::numeric_limits<K>::max();
+    }
     ORD_DISPATCH(rank_few(keys, n, rank));
-    for (int64_t i = 0; i < n; ++i) to[rank[i]] = rows[i];
+    for (int64_t i = 0; i < n; ++i) {
+      to[rank[i]] = rows[i];
+    }
     if constexpr (Both) {
       for (int64_t i = 1; i < n; ++i) {
-        if (to[i].p != to[i - 1].p || to[i].y >= to[i - 1].y) continue;
+        if (to[i].p != to[i - 1].p || to[i].y >= to[i - 1].y) {
+          continue;
+        }
         const R x = to[i];
         int64_t j = i;
-        for (; j > 0 && before(x, to[j - 1]); --j) to[j] = to[j - 1];
+        for (; j > 0 && before(x, to[j - 1]); --j) {
+          to[j] = to[j - 1];
+        }
         to[j] = x;
       }
     }
@@ -134,23 +151,38 @@ class RowSort {
   // The rows of `a`, sorted, into `b` (to_b) or back into `a`.
   template <bool ByY>
   static void sort(R* a, R* b, int64_t n, bool to_b, int threads) {
-    if (n <= kFew) return few(a, to_b ? b : a, n);
-    if (n >= kShared) return sort_shared<ByY>(a, b, n, to_b, threads);
+    if (n <= kFew) {
+      return few(a, to_b ? b : a, n);
+    }
+    if (n >= kShared) {
+      return sort_shared<ByY>(a, b, n, to_b, threads);
+    }
     const auto [low, high] = range<ByY>(a, n);
     if (low == high) {
-      if constexpr (Both && !ByY) return sort<true>(a, b, n, to_b, threads);
-      if (to_b) std::copy_n(a, n, b);
+      if constexpr (Both && !ByY) {
+        return sort<true>(a, b, n, to_b, threads);
+      }
+      if (to_b) {
+        std::copy_n(a, n, b);
+      }
       return;
     }
-    const int bits = std::clamp<int>(std::bit_width(static_cast<uint64_t>(n)) - 5, 3, 8), shift = digit_shift(low, high, bits);
+    const int bits = std::clamp<int>(std::bit_width(static_cast<uint64_t>(n)) - 5, 3, 8),
+              shift = digit_shift(low, high, bits);
     uint32_t next[kDigits];  // as far as there are digits
     const int64_t digits = int64_t(1) << bits;
     std::fill_n(next, digits, 0);
-    for (int64_t i = 0; i < n; ++i) ++next[digit(key<ByY>(a[i]), low, shift)];
-    for (uint32_t d = 0, sum = 0; d < digits; ++d) sum += std::exchange(next[d], sum);
+    for (int64_t i = 0; i < n; ++i) {
+      ++next[digit(key<ByY>(a[i]), low, shift)];
+    }
+    for (uint32_t d = 0, sum = 0; d < digits; ++d) {
+      sum += std::exchange(next[d], sum);
+    }
     scatter(a, n, b, next, [&](const R& r) { return digit(key<ByY>(r), low, shift); });
     for (int64_t d = 0, begin = 0; d < digits && begin < n; begin = next[d++]) {  // next: now the ends
-      if (next[d] > begin) sort<ByY>(b + begin, a + begin, next[d] - begin, !to_b, 1);
+      if (next[d] > begin) {
+        sort<ByY>(b + begin, a + begin, next[d] - begin, !to_b, 1);
+      }
     }
   }
 
@@ -161,42 +193,61 @@ class RowSort {
     std::vector<std::pair<K, K>> ranges(blocks);
     parallel_for(blocks, threads, [&](int64_t c) { ranges[c] = range<ByY>(a + c * kBlock, size(c)); });
     auto [low_, high_] = ranges[0];
-    for (const auto& [l, h] : ranges) low_ = std::min(low_, l), high_ = std::max(high_, h);
+    for (const auto& [l, h] : ranges) {
+      low_ = std::min(low_, l), high_ = std::max(high_, h);
+    }
     const K low = low_, high = high_;
     if (low == high) {
-      if constexpr (Both && !ByY) return sort_shared<true>(a, b, n, to_b, threads);
-      if (to_b) parallel_for(blocks, threads, [&](int64_t c) { std::copy_n(a + c * kBlock, size(c), b + c * kBlock); });
+      if constexpr (Both && !ByY) {
+        return sort_shared<true>(a, b, n, to_b, threads);
+      }
+      if (to_b) {
+        parallel_for(blocks, threads, [&](int64_t c) { std::copy_n(a + c * kBlock, size(c), b + c * kBlock); });
+      }
       return;
     }
     const int shift = digit_shift(low, high);
     std::vector<int64_t> next(blocks * kDigits, 0), start(kDigits + 1);
     parallel_for(blocks, threads, [&](int64_t c) {
       uint32_t count[kDigits] = {};
-      for (const R *r = a + c * kBlock, *end = r + size(c); r < end; ++r) ++count[digit(key<ByY>(*r), low, shift)];
+      for (const R *r = a + c * kBlock, *end = r + size(c); r < end; ++r) {
+        ++count[digit(key<ByY>(*r), low, shift)];
+      }
       std::copy_n(count, kDigits, next.data() + c * kDigits);
     });
     int64_t sum = 0;
     for (int d = 0; d < kDigits; ++d) {
       start[d] = sum;
-      for (int64_t c = 0; c < blocks; ++c) sum += std::exchange(next[c * kDigits + d], sum);
+      for (int64_t c = 0; c < blocks; ++c) {
+        sum += std::exchange(next[c * kDigits + d], sum);
+      }
     }
     start[kDigits] = n;
     parallel_for(blocks, threads, [&](int64_t c) {
-      scatter(a + c * kBlock, size(c), b, next.data() + c * kDigits, [&](const R& r) { return digit(key<ByY>(r), low, shift); });
+      scatter(a + c * kBlock, size(c), b, next.data() + c * kDigits,
+              [&](const R& r) { return digit(key<ByY>(r), low, shift); });
     });
-    auto child = [&](int64_t d, int with) { sort<ByY>(b + start[d], a + start[d], start[d + 1] - start[d], !to_b, with); };
+    auto child = [&](int64_t d, int with) {
+      sort<ByY>(b + start[d], a + start[d], start[d + 1] - start[d], !to_b, with);
+    };
     auto shared = [&](int64_t d) { return start[d + 1] - start[d] >= kShared; };
     for (int64_t d = 0; d < kDigits; ++d) {
-      if (shared(d)) child(d, threads);
+      if (shared(d)) {
+        child(d, threads);
+      }
     }
     parallel_for(kDigits, threads, [&](int64_t d) {
-      if (!shared(d) && start[d] < start[d + 1]) child(d, 1);
+      if (!shared(d) && start[d] < start[d + 1]) {
+        child(d, 1);
+      }
     });
   }
 
  public:
   static void run(R* a, R* spare, int64_t n, int threads) {
-    if (n) sort<false>(a, spare, n, false, threads);
+    if (n) {
+      sort<false>(a, spare, n, false, threads);
+    }
   }
 };
 
@@ -214,7 +265,9 @@ struct Inversions {
 
 template <bool W>
 Count<W> pairs_of(int64_t n, double sum, double squares) {
-  if constexpr (W) return std::max(sum * sum - squares, 0.0) / 2;
+  if constexpr (W) {
+    return std::max(sum * sum - squares, 0.0) / 2;
+  }
   return n % 2 ? n * ((n - 1) / 2) : n / 2 * (n - 1);
 }
 
@@ -235,8 +288,12 @@ class InversionCount {
       ORD_DISPATCH(weigh_each(a.key, a.w, n, &t.above, &t.equal));
     } else {
       alignas(32) K keys[kFew];
-      for (int64_t i = 0; i < n; ++i) keys[i] = a.key[i];
-      for (int64_t i = n; i % (32 / sizeof(K)); ++i) keys[i] = std::numeric_limits<K>::max();
+      for (int64_t i = 0; i < n; ++i) {
+        keys[i] = a.key[i];
+      }
+      for (int64_t i = n; i % (32 / sizeof(K)); ++i) {
+        keys[i] = std::numeric_limits<K>::max();
+      }
       ORD_DISPATCH(count_few(keys, n, &t.above, &t.equal));
     }
     return t;
@@ -245,7 +302,9 @@ class InversionCount {
   static Inversions<W> all_equal(Arrays a, int64_t n) {
     double sum = 0, squares = 0;
     if constexpr (W) {
-      for (int64_t i = 0; i < n; ++i) sum += a.w[i], squares += a.w[i] * a.w[i];
+      for (int64_t i = 0; i < n; ++i) {
+        sum += a.w[i], squares += a.w[i] * a.w[i];
+      }
     }
     return {0, pairs_of<W>(n, sum, squares)};
   }
@@ -261,7 +320,9 @@ class InversionCount {
       for (int64_t i = 0; i < n; ++i) {
         const unsigned d = digit(a.key[i], low, shift), h = d >> 4, l = d & 15;
         total += a.w[i] * (high[h] + lows[h][l]);
-        for (unsigned j = 0; j < 16; ++j) high[j] += j < h ? a.w[i] : 0, lows[h][j] += j < l ? a.w[i] : 0;
+        for (unsigned j = 0; j < 16; ++j) {
+          high[j] += j < h ? a.w[i] : 0, lows[h][j] += j < l ? a.w[i] : 0;
+        }
         ++count[d];
         weight[d] += a.w[i];
       }
@@ -282,12 +343,20 @@ class InversionCount {
   }
 
   static Inversions<W> count(Arrays a, Arrays b, int64_t n, int threads) {
-    if (n < 2) return {};
-    if (n <= kFew) return few(a, n);
-    if (n > kBlock) return count_blocks(a, b, n, threads);
+    if (n < 2) {
+      return {};
+    }
+    if (n <= kFew) {
+      return few(a, n);
+    }
+    if (n > kBlock) {
+      return count_blocks(a, b, n, threads);
+    }
     K low, high;
     ORD_DISPATCH(key_range(a.key, n, &low, &high));
-    if (low == high) return all_equal(a, n);
+    if (low == high) {
+      return all_equal(a, n);
+    }
     const bool some = !W && n <= kSome;
     const int shift = digit_shift(low, high, some ? 4 : 8);
     const int64_t digits = some ? 16 : kDigits;
@@ -299,25 +368,36 @@ class InversionCount {
     } else {
       total.above = block(a, n, low, shift, next, weight);
     }
-    for (uint32_t d = 0, sum = 0; d < digits; ++d) sum += std::exchange(next[d], sum);
+    for (uint32_t d = 0, sum = 0; d < digits; ++d) {
+      sum += std::exchange(next[d], sum);
+    }
     scatter_keys(a, b, n, low, shift, next);
     for (int64_t d = 0, begin = 0; d < digits && begin < n; begin = next[d++]) {
-      if (next[d] > begin + 1) total += count(b.at(begin), a.at(begin), next[d] - begin, 1);
+      if (next[d] > begin + 1) {
+        total += count(b.at(begin), a.at(begin), next[d] - begin, 1);
+      }
     }
     return total;
   }
 
   static Inversions<W> count_blocks(Arrays a, Arrays b, int64_t n, int threads) {
-    if (n < kShared) threads = 1;
+    if (n < kShared) {
+      threads = 1;
+    }
     const int64_t blocks = (n + kBlock - 1) / kBlock;
     auto size = [&](int64_t c) { return std::min(kBlock, n - c * kBlock); };
     std::vector<std::pair<K, K>> ranges(blocks);
-    parallel_for(blocks, threads,
-                 [&](int64_t c) { ORD_DISPATCH(key_range(a.key + c * kBlock, size(c), &ranges[c].first, &ranges[c].second)); });
+    parallel_for(blocks, threads, [&](int64_t c) {
+      ORD_DISPATCH(key_range(a.key + c * kBlock, size(c), &ranges[c].first, &ranges[c].second));
+    });
     auto [low_, high_] = ranges[0];
-    for (const auto& [l, h] : ranges) low_ = std::min(low_, l), high_ = std::max(high_, h);
+    for (const auto& [l, h] : ranges) {
+      low_ = std::min(low_, l), high_ = std::max(high_, h);
+    }
     const K low = low_, high = high_;
-    if (low == high) return all_equal(a, n);
+    if (low == high) {
+      return all_equal(a, n);
+    }
     const int shift = digit_shift(low, high);
     std::vector<uint32_t> counts(blocks * kDigits);
     std::vector<double> weights(W ? blocks * kDigits : 1);
@@ -352,15 +432,23 @@ class InversionCount {
     parallel_for(blocks, threads,
                  [&](int64_t c) { scatter_keys(a.at(c * kBlock), b, size(c), low, shift, next.data() + c * kDigits); });
     std::vector<Inversions<W>> each(kDigits);
-    auto child = [&](int64_t d, int with) { each[d] = count(b.at(start[d]), a.at(start[d]), start[d + 1] - start[d], with); };
+    auto child = [&](int64_t d, int with) {
+      each[d] = count(b.at(start[d]), a.at(start[d]), start[d + 1] - start[d], with);
+    };
     auto shared = [&](int64_t d) { return start[d + 1] - start[d] >= kShared; };
     for (int64_t d = 0; d < kDigits; ++d) {
-      if (shared(d)) child(d, threads);
+      if (shared(d)) {
+        child(d, threads);
+      }
     }
     parallel_for(kDigits, threads, [&](int64_t d) {
-      if (!shared(d)) child(d, 1);
+      if (!shared(d)) {
+        child(d, 1);
+      }
     });
-    for (const auto& t : each) total += t;
+    for (const auto& t : each) {
+      total += t;
+    }
     return total;
   }
 
@@ -374,16 +462,21 @@ class InversionCount {
 
 constexpr int64_t kRunChunk = 1 << 16;
 
-// Calls body(begin, end, chunk) for every run of equal(row, next row) among rows [0, n), each in the chunk where it begins.
+// Calls body(begin, end, chunk) for every run of equal(row, next row) among rows [0, n), each in the chunk where it
+// begins.
 template <class Equal, class Body>
 void for_each_run(int64_t n, int threads, const Equal& equal, const Body& body) {
   parallel_for((n + kRunChunk - 1) / kRunChunk, threads, [&](int64_t c) {
     const int64_t end = std::min(n, (c + 1) * kRunChunk);
     int64_t i = c * kRunChunk;
-    while (i < end && i > 0 && equal(i - 1, i)) ++i;
+    while (i < end && i > 0 && equal(i - 1, i)) {
+      ++i;
+    }
     while (i < end) {
       int64_t j = i + 1;
-      while (j < n && equal(j - 1, j)) ++j;
+      while (j < n && equal(j - 1, j)) {
+        ++j;
+      }
       body(i, j, c);
       i = j;
     }
@@ -418,7 +511,9 @@ PairCount<W> count_pairs(Row<K, W>* rows, Row<K, W>* spare, int64_t n, int threa
         Count<W> both = 0;
         for (int64_t r = i; r < j; ++r) {
           y[r] = rows[r].y;
-          if constexpr (W) w[r] = rows[r].w, sum += w[r], squares += w[r] * w[r];
+          if constexpr (W) {
+            w[r] = rows[r].w, sum += w[r], squares += w[r] * w[r];
+          }
         }
         const K* labels = y + i;
         std::vector<K> sorted;
@@ -430,21 +525,28 @@ PairCount<W> count_pairs(Row<K, W>* rows, Row<K, W>* spare, int64_t n, int threa
         for (int64_t r = 0, end; r < j - i; r = end) {
           double part = 0, part_squares = 0;
           for (end = r; end < j - i && labels[end] == labels[r]; ++end) {
-            if constexpr (W) part += w[i + end], part_squares += w[i + end] * w[i + end];
+            if constexpr (W) {
+              part += w[i + end], part_squares += w[i + end] * w[i + end];
+            }
           }
           both += pairs_of<W>(end - r, part, part_squares);
         }
         same[c] += pairs_of<W>(j - i, sum, squares) - both;
-        if constexpr (W) sums[2 * c] += sum, sums[2 * c + 1] += squares;
+        if constexpr (W) {
+          sums[2 * c] += sum, sums[2 * c + 1] += squares;
+        }
       });
   PairCount<W> out;
   double sum = 0, squares = 0;
   for (int64_t c = 0; c < chunks; ++c) {
     out.tied += same[c];
-    if constexpr (W) sum += sums[2 * c], squares += sums[2 * c + 1];
+    if constexpr (W) {
+      sum += sums[2 * c], squares += sums[2 * c + 1];
+    }
   }
   K* spare_y = reinterpret_cast<K*>(rows);
-  double* spare_w = W ? reinterpret_cast<double*>(reinterpret_cast<char*>(rows) + (n * sizeof(K) + 7) / 8 * 8) : nullptr;
+  double* spare_w =
+      W ? reinterpret_cast<double*>(reinterpret_cast<char*>(rows) + (n * sizeof(K) + 7) / 8 * 8) : nullptr;
   const Inversions<W> found = InversionCount<K, W>::run(y, w, spare_y, spare_w, n, threads);
   out.discordant = found.above;
   out.pairs = pairs_of<W>(n, sum, squares) - found.equal;

@@ -15,16 +15,17 @@ ORD_TARGET void key_range(const K* __restrict a, int64_t n, K* low, K* high) {
   *high = h;
 }
 
-// Of a[0, n), n < 2^16: how many pairs i < j have digit(i) > digit(j), and each digit's count. A digit is a byte of two halves of
-// four bits. Lane d of `high` says how many high halves so far were above d, lane d of `low[h]` how many low halves among those
-// with the high half h: a vector addition each, in place of a tree.
+// Of a[0, n), n < 2^16: how many pairs i < j have digit(i) > digit(j), and each digit's count. A digit is a byte of two
+// halves of four bits. Lane d of `high` says how many high halves so far were above d, lane d of `low[h]` how many low
+// halves among those with the high half h: a vector addition each, in place of a tree.
 template <class K>
 ORD_TARGET uint64_t count_digits(const K* __restrict a, int64_t n, K least, int shift, uint32_t* __restrict count) {
   using U = __typeof__(unsigned_of(K()));
   alignas(32) uint16_t high[16] = {}, low[16][16] = {};
   uint64_t total = 0;
   for (int64_t i = 0; i < n; ++i) {
-    const unsigned d = static_cast<unsigned>((static_cast<U>(a[i]) - static_cast<U>(least)) >> shift), h = d >> 4, l = d & 15;
+    const unsigned d = static_cast<unsigned>((static_cast<U>(a[i]) - static_cast<U>(least)) >> shift), h = d >> 4,
+                   l = d & 15;
     total += static_cast<uint32_t>(high[h]) + low[h][l];
     *reinterpret_cast<Halves*>(high) += *reinterpret_cast<const Halves*>(kBelow[h]);
     *reinterpret_cast<Halves*>(low[h]) += *reinterpret_cast<const Halves*>(kBelow[l]);
@@ -50,11 +51,14 @@ ORD_TARGET uint64_t count_nibbles(const K* __restrict a, int64_t n, K least, int
     total += above[d];
     *reinterpret_cast<Halves*>(above) += *reinterpret_cast<const Halves*>(kBelow[d]);
   }
-  for (int d = 0; d < 16; ++d) count[d] = (d ? above[d - 1] : static_cast<uint32_t>(n)) - above[d];
+  for (int d = 0; d < 16; ++d) {
+    count[d] = (d ? above[d - 1] : static_cast<uint32_t>(n)) - above[d];
+  }
   return total;
 }
 
-// A few keys, in an aligned array padded to whole vectors with the largest key: a vector of them against each key in turn.
+// A few keys, in an aligned array padded to whole vectors with the largest key: a vector of them against each key in
+// turn.
 template <class K>
 struct Lanes {
   typedef K Vector __attribute__((vector_size(32), may_alias));
@@ -86,7 +90,9 @@ ORD_TARGET void count_few(const K* a, int64_t n, int64_t* above, int64_t* equal)
     same += s & there;
   }
   *above = *equal = 0;
-  for (int l = 0; l < kCount; ++l) *above += more[l], *equal += same[l];
+  for (int l = 0; l < kCount; ++l) {
+    *above += more[l], *equal += same[l];
+  }
 }
 
 // rank[i]: the place of a[i] after a stable sort.
@@ -98,13 +104,17 @@ ORD_TARGET void rank_few(const K* a, int64_t n, K* rank) {
   for (int64_t b = 0; b < n; b += kCount) {
     const V k = *reinterpret_cast<const V*>(a + b);
     V r = V{} + static_cast<K>(b);
-    for (int64_t i = 0; i < b; ++i) r += (a[i] - V{}) > k;
+    for (int64_t i = 0; i < b; ++i) {
+      r += (a[i] - V{}) > k;
+    }
     const int64_t left = n - b < kCount ? n - b : kCount;
     for (int64_t i = 0; i < left; ++i) {
       const V x = a[b + i] - V{};
       r -= (x < k) | ((x == k) & (lane > static_cast<K>(i)));
     }
-    for (int64_t i = b + kCount; i < n; ++i) r -= (a[i] - V{}) < k;
+    for (int64_t i = b + kCount; i < n; ++i) {
+      r -= (a[i] - V{}) < k;
+    }
     *reinterpret_cast<V*>(rank + b) = r;
   }
 }

@@ -17,7 +17,9 @@ template <class Body>
 void parallel_for(int64_t chunks, int threads, const Body& body) {
   const int extra = static_cast<int>(std::min<int64_t>(threads, chunks)) - 1;
   if (extra <= 0) {
-    for (int64_t c = 0; c < chunks; ++c) body(c);
+    for (int64_t c = 0; c < chunks; ++c) {
+      body(c);
+    }
     return;
   }
   std::atomic<int64_t> next{0};
@@ -25,11 +27,15 @@ void parallel_for(int64_t chunks, int threads, const Body& body) {
   std::mutex lock;
   auto work = [&] {
     try {
-      for (int64_t c; (c = next.fetch_add(1)) < chunks;) body(c);
+      for (int64_t c; (c = next.fetch_add(1)) < chunks;) {
+        body(c);
+      }
     } catch (...) {
       next.store(chunks);
       std::lock_guard<std::mutex> hold(lock);
-      if (!error) error = std::current_exception();
+      if (!error) {
+        error = std::current_exception();
+      }
     }
   };
   std::vector<std::thread> pool;
@@ -42,8 +48,12 @@ void parallel_for(int64_t chunks, int threads, const Body& body) {
     }
   }
   work();
-  for (auto& t : pool) t.join();
-  if (error) std::rethrow_exception(error);
+  for (auto& t : pool) {
+    t.join();
+  }
+  if (error) {
+    std::rethrow_exception(error);
+  }
 }
 
 }  // namespace ordkernels::host

@@ -1,5 +1,6 @@
 // Quantiles of ragged groups: each group sorted by the cheapest sort for its size, then read at the levels' positions.
-// Short groups are sorted eight or sixteen at a time by a vectorised network (lane_sort.h), long ones by radix (radix.h).
+// Short groups are sorted eight or sixteen at a time by a vectorised network (lane_sort.h), long ones by radix
+// (radix.h).
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
@@ -20,7 +21,7 @@ namespace {
 
 namespace py = pybind11;
 
-constexpr int64_t kLongest = 1024;     // the longest group a tile takes: 32 or 64 KiB of fp32 keys, about the first cache
+constexpr int64_t kLongest = 1024;  // the longest group a tile takes: 32 or 64 KiB of fp32 keys, about the first cache
 constexpr int64_t kChunk = 64 * 1024;  // values per unit of work: enough groups to find eight of a size
 
 // One thread's buffers.
@@ -35,17 +36,24 @@ template <class F>
 void order_by_size(const int64_t* offsets, int64_t begin, int64_t end, Workspace<F>& w) {
   auto slot = [&](int64_t g) { return kLongest + 1 - std::min(offsets[g + 1] - offsets[g], kLongest + 1); };
   std::fill(w.start.begin(), w.start.end(), 0);
-  for (int64_t g = begin; g < end; ++g) ++w.start[slot(g)];
+  for (int64_t g = begin; g < end; ++g) {
+    ++w.start[slot(g)];
+  }
   const int64_t empty = w.start[kLongest + 1];  // the last slot
-  for (int64_t s = 0, sum = 0; s < kLongest + 2; ++s) sum += std::exchange(w.start[s], sum);
+  for (int64_t s = 0, sum = 0; s < kLongest + 2; ++s) {
+    sum += std::exchange(w.start[s], sum);
+  }
   w.order.resize(end - begin - empty);
   for (int64_t g = begin; g < end; ++g) {
-    if (offsets[g] < offsets[g + 1]) w.order[w.start[slot(g)]++] = g;
+    if (offsets[g] < offsets[g + 1]) {
+      w.order[w.start[slot(g)]++] = g;
+    }
   }
 }
 
-// Calls read(g, n, keys, stride) with the sorted keys of every group of values [all] in [begin, end) that is not empty. Of a long group
-// only those ranks need be in place for which a function wanted(n) makes says so (radix.h, select_ranks).
+// Calls read(g, n, keys, stride) with the sorted keys of every group of values [all] in [begin, end) that is not empty.
+// Of a long group only those ranks need be in place for which a function wanted(n) makes says so (radix.h,
+// select_ranks).
 template <class F, class Wanted, class Read>
 void for_each_sorted(const F* values, int64_t all, const int64_t* offsets, int64_t begin, int64_t end, Workspace<F>& w,
                      const Wanted& wanted, const Read& read) {
@@ -59,12 +67,16 @@ void for_each_sorted(const F* values, int64_t all, const int64_t* offsets, int64
   for (int64_t i = 0; i < groups;) {
     const int64_t rows = size(i), lanes = std::min(wide, groups - i);
     int64_t filled = 0;
-    for (int64_t g = 0; g < lanes; ++g) filled += size(i + g);
+    for (int64_t g = 0; g < lanes; ++g) {
+      filled += size(i + g);
+    }
     if (rows > kLongest || (rows > 32 && filled < 3 * rows)) {  // a tile of mostly padding costs more than one sort
       const F* from = values + offsets[w.order[i]];
       w.keys.resize(rows);
       w.sorted.resize(rows);
-      for (int64_t j = 0; j < rows; ++j) w.keys[j] = to_key(from[j]);
+      for (int64_t j = 0; j < rows; ++j) {
+        w.keys[j] = to_key(from[j]);
+      }
       select_ranks(w.keys.data(), rows, w.sorted.data(), w.spare, w.bins, wanted(rows));
       read(w.order[i], rows, w.sorted.data(), int64_t(1));
       ++i;
@@ -78,7 +90,9 @@ void for_each_sorted(const F* values, int64_t all, const int64_t* offsets, int64
     }
     load_tile(from, sizes, rows, values + all, w.tile.data());
     sort_columns(w.tile.data(), rows);
-    for (int64_t g = 0; g < lanes; ++g) read(w.order[i + g], sizes[g], w.tile.data() + g, wide);
+    for (int64_t g = 0; g < lanes; ++g) {
+      read(w.order[i + g], sizes[g], w.tile.data() + g, wide);
+    }
     i += lanes;
   }
 }
@@ -102,19 +116,27 @@ void segment_quantiles(const F* values, const int64_t* offsets, int64_t groups, 
   for_each_chunk<F>(offsets, groups, threads, [&](int64_t begin, int64_t end, Workspace<F>& w) {
     Positions at(levels, count);
     const F* const last = out + end * count;  // groups come in order of size, so their rows are written here and there
-    for (const F* to = out + begin * count; to < last; to += 64 / sizeof(F)) __builtin_prefetch(to, 1, 2);
+    for (const F* to = out + begin * count; to < last; to += 64 / sizeof(F)) {
+      __builtin_prefetch(to, 1, 2);
+    }
     for (int64_t g = begin; g < end; ++g) {
-      if (offsets[g] == offsets[g + 1]) std::fill_n(out + g * count, count, std::numeric_limits<F>::quiet_NaN());
+      if (offsets[g] == offsets[g + 1]) {
+        std::fill_n(out + g * count, count, std::numeric_limits<F>::quiet_NaN());
+      }
     }
     auto wanted = [&](int64_t n) {
       at.set(n);
       return [&at, l = int64_t(0)](int64_t from, int64_t to) mutable {
-        while (l < at.count && at.hi[at.rising[l]] < from) ++l;
+        while (l < at.count && at.hi[at.rising[l]] < from) {
+          ++l;
+        }
         return l < at.count && at.lo[at.rising[l]] < to;
       };
     };
     LevelReader<F> reader(levels, count);
-    auto read = [&](int64_t g, int64_t n, const key_of<F>* keys, int64_t stride) { reader.read(keys, stride, n, out + g * count); };
+    auto read = [&](int64_t g, int64_t n, const key_of<F>* keys, int64_t stride) {
+      reader.read(keys, stride, n, out + g * count);
+    };
     for_each_sorted(values, offsets[groups], offsets, begin, end, w, wanted, read);
     reader.finish();
   });
@@ -133,28 +155,33 @@ void leave_one_out_quantiles(const F* values, const int64_t* offsets, int64_t gr
     F *above = rows.data(), *across = above + count, *below = across + count;
     std::vector<K> sorted;
     auto all = [](int64_t) { return [](int64_t, int64_t) { return true; }; };
-    for_each_sorted(values, offsets[groups], offsets, begin, end, w, all, [&](int64_t g, int64_t n, const K* keys, int64_t stride) {
-      const F* group = values + offsets[g];
-      F* to = out + offsets[g] * count;
-      if (n == 1) {
-        std::fill_n(to, count, std::numeric_limits<F>::quiet_NaN());
-        return;
-      }
-      at.set(n - 1);
-      reader.read(keys, stride, n - 1, below);           // r > hi
-      reader.read(keys + stride, stride, n - 1, above);  // r <= lo
-      reader.finish();
-      for (int64_t l = 0; l < count; ++l) {
-        const double a = from_key<F>(keys[at.lo[l] * stride]), b = from_key<F>(keys[(at.hi[l] + 1) * stride]);
-        across[l] = static_cast<F>(interpolate(a, b, at.t[l]));
-      }
-      sorted.resize(n);
-      for (int64_t i = 0; i < n; ++i) sorted[i] = keys[i * stride];
-      for (int64_t i = 0; i < n; ++i, to += count) {
-        const int64_t r = lower_bound(sorted.data(), n, to_key(group[i]));
-        for (int64_t l = 0; l < count; ++l) to[l] = r <= at.lo[l] ? above[l] : r <= at.hi[l] ? across[l] : below[l];
-      }
-    });
+    for_each_sorted(
+        values, offsets[groups], offsets, begin, end, w, all, [&](int64_t g, int64_t n, const K* keys, int64_t stride) {
+          const F* group = values + offsets[g];
+          F* to = out + offsets[g] * count;
+          if (n == 1) {
+            std::fill_n(to, count, std::numeric_limits<F>::quiet_NaN());
+            return;
+          }
+          at.set(n - 1);
+          reader.read(keys, stride, n - 1, below);           // r > hi
+          reader.read(keys + stride, stride, n - 1, above);  // r <= lo
+          reader.finish();
+          for (int64_t l = 0; l < count; ++l) {
+            const double a = from_key<F>(keys[at.lo[l] * stride]), b = from_key<F>(keys[(at.hi[l] + 1) * stride]);
+            across[l] = static_cast<F>(interpolate(a, b, at.t[l]));
+          }
+          sorted.resize(n);
+          for (int64_t i = 0; i < n; ++i) {
+            sorted[i] = keys[i * stride];
+          }
+          for (int64_t i = 0; i < n; ++i, to += count) {
+            const int64_t r = lower_bound(sorted.data(), n, to_key(group[i]));
+            for (int64_t l = 0; l < count; ++l) {
+              to[l] = r <= at.lo[l] ? above[l] : r <= at.hi[l] ? across[l] : below[l];
+            }
+          }
+        });
   });
 }
 

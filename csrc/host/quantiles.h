@@ -24,7 +24,9 @@ class Positions {
   }
 
   void set(int64_t n) {  // n >= 1
-    if (n == values) return;
+    if (n == values) {
+      return;
+    }
     values = n;
     set_positions(n, levels.data(), padded(count), lo.data(), hi.data(), t.data());
   }
@@ -45,25 +47,34 @@ class Positions {
 // that only the middle of (-inf, inf) is NaN.
 inline double interpolate(double a, double b, double t) {
   const double gap = b - a;
-  if (!std::isfinite(gap)) [[unlikely]] return a == b || t == 0 ? a : a * (1 - t) + b * t;
+  if (!std::isfinite(gap)) [[unlikely]] {
+    return a == b || t == 0 ? a : a * (1 - t) + b * t;
+  }
   const double up = a + gap * t, down = b - gap * (1 - t);
   return t < 0.5 ? up : down;
 }
 
-// The quantiles of many arrays of sorted keys. What is asked of an array is copied at once, and computed with that of the next ones: a
-// vector load waits for narrow stores to its bytes, and with them for all stores before, down to the last row's on its way to memory.
+// The quantiles of many arrays of sorted keys. What is asked of an array is copied at once, and computed with that of
+// the next ones: a vector load waits for narrow stores to its bytes, and with them for all stores before, down to the
+// last row's on its way to memory.
 template <class F>
 class LevelReader {
  public:
   using K = key_of<F>;
 
   LevelReader(const double* levels, int64_t count)
-      : count_(count), padded_(Positions::padded(count)), at_(kSlots, Positions(levels, count)), below_(kSlots * padded_),
+      : count_(count),
+        padded_(Positions::padded(count)),
+        at_(kSlots, Positions(levels, count)),
+        below_(kSlots * padded_),
         above_(kSlots * padded_) {}
 
-  // Those of keys[0], keys[stride], ... keys[(n - 1) stride], to out [count] at the latest when `finish` is called; stride 1, 8 or 16.
+  // Those of keys[0], keys[stride], ... keys[(n - 1) stride], to out [count] at the latest when `finish` is called;
+  // stride 1, 8 or 16.
   void read(const K* keys, int64_t stride, int64_t n, F* out) {
-    if (used_ == kSlots) finish();
+    if (used_ == kSlots) {
+      finish();
+    }
     at_[used_].set(n);
     out_[used_] = out;
     stride == 1 ? copy<1>(keys) : stride == 8 ? copy<8>(keys) : copy<16>(keys);
@@ -74,8 +85,12 @@ class LevelReader {
     for (int i = 0; i < used_; ++i) {
       const K *const below = below_.data() + i * padded_, *const above = above_.data() + i * padded_;
       const double* const t = at_[i].t.data();
-      if (interpolate_levels(below, above, t, count_, out_[i])) continue;
-      for (int64_t l = 0; l < count_; ++l) out_[i][l] = static_cast<F>(interpolate(from_key<F>(below[l]), from_key<F>(above[l]), t[l]));
+      if (interpolate_levels(below, above, t, count_, out_[i])) {
+        continue;
+      }
+      for (int64_t l = 0; l < count_; ++l) {
+        out_[i][l] = static_cast<F>(interpolate(from_key<F>(below[l]), from_key<F>(above[l]), t[l]));
+      }
     }
     used_ = 0;
   }

@@ -40,11 +40,15 @@ inline void group_events(const int64_t* group, int64_t n, std::vector<int64_t>& 
   const uint64_t range = static_cast<uint64_t>(*high) - static_cast<uint64_t>(least);
   if (range < static_cast<uint64_t>(n) + 1024) {  // ids dense enough to count
     std::vector<int64_t> next(range + 1, 0);
-    for (int64_t i = 0; i < n; ++i) ++next[group[i] - least];
+    for (int64_t i = 0; i < n; ++i) {
+      ++next[group[i] - least];
+    }
     starts.clear();
     int64_t sum = 0;
     for (auto& c : next) {
-      if (c) starts.push_back(sum);
+      if (c) {
+        starts.push_back(sum);
+      }
       sum += std::exchange(c, sum);
     }
     starts.push_back(n);
@@ -52,12 +56,16 @@ inline void group_events(const int64_t* group, int64_t n, std::vector<int64_t>& 
     return;
   }
   std::vector<Event> events(n), spare;
-  for (int64_t i = 0; i < n; ++i) events[i] = {group[i], i};
+  for (int64_t i = 0; i < n; ++i) {
+    events[i] = {group[i], i};
+  }
   radix_sort(events.data(), n, spare);
   starts.clear();
   for (int64_t i = 0; i < n; ++i) {
     order[i] = events[i].index;
-    if (i == 0 || events[i].key != events[i - 1].key) starts.push_back(i);
+    if (i == 0 || events[i].key != events[i - 1].key) {
+      starts.push_back(i);
+    }
   }
   starts.push_back(n);
 }
@@ -68,7 +76,12 @@ class History {
   using K = key_of<F>;
 
   History(const F* values, const double* levels, int64_t count, int64_t min_events, F* out)
-      : values_(values), out_(out), count_(count), min_events_(min_events), at_(levels, count), reader_(levels, count) {}
+      : values_(values),
+        out_(out),
+        count_(count),
+        min_events_(min_events),
+        at_(levels, count),
+        reader_(levels, count) {}
 
   // The rows of one group's events.
   template <class T>
@@ -79,11 +92,18 @@ class History {
       events_[i] = {time_key(time[order[i]]), order[i]};
       sorted &= i == 0 || events_[i - 1].key <= events_[i].key;
     }
-    if (!sorted) radix_sort(events_.data(), n, spare_);
+    if (!sorted) {
+      radix_sort(events_.data(), n, spare_);
+    }
     incoming_.resize(n);  // gathered apart from the replay, so that cache misses overlap
-    for (int64_t i = 0; i < n; ++i) incoming_[i] = to_key(values_[events_[i].index]);
-    for (int64_t i = 0; i < std::min(n, kInsertLongest); ++i) {  // rows lie anywhere: they come while others are computed
-      for (int64_t l = 0; l < count_; l += 64 / sizeof(F)) __builtin_prefetch(row(i) + l, 1, 2);
+    for (int64_t i = 0; i < n; ++i) {
+      incoming_[i] = to_key(values_[events_[i].index]);
+    }
+    for (int64_t i = 0; i < std::min(n, kInsertLongest);
+         ++i) {  // rows lie anywhere: they come while others are computed
+      for (int64_t l = 0; l < count_; l += 64 / sizeof(F)) {
+        __builtin_prefetch(row(i) + l, 1, 2);
+      }
     }
     if (n <= kInsertLongest) {
       forwards(n);
@@ -95,7 +115,9 @@ class History {
  private:
   int64_t tie_end(int64_t i, int64_t n) const {
     int64_t j = i + 1;
-    while (j < n && events_[j].key == events_[i].key) ++j;
+    while (j < n && events_[j].key == events_[i].key) {
+      ++j;
+    }
     return j;
   }
 
@@ -103,8 +125,12 @@ class History {
 
   // Copies the row of event i to the events (i, j) of the same time; without a past of min_events it is NaN.
   void finish(int64_t i, int64_t j) const {
-    if (i < min_events_ || i == 0) std::fill_n(row(i), count_, std::numeric_limits<F>::quiet_NaN());
-    for (int64_t k = i + 1; k < j; ++k) std::copy_n(row(i), count_, row(k));
+    if (i < min_events_ || i == 0) {
+      std::fill_n(row(i), count_, std::numeric_limits<F>::quiet_NaN());
+    }
+    for (int64_t k = i + 1; k < j; ++k) {
+      std::copy_n(row(i), count_, row(k));
+    }
   }
 
   void forwards(int64_t n) {
@@ -113,7 +139,9 @@ class History {
       j = tie_end(i, n);
       if (i >= min_events_ && i > 0) {
         reader_.read(past_.data(), 1, i, row(i));
-        if (j - i > 1) reader_.finish();
+        if (j - i > 1) {
+          reader_.finish();
+        }
       }
       finish(i, j);
       for (int64_t k = i; k < j; ++k) {
@@ -142,20 +170,30 @@ class History {
     node_of_.resize(n);
     sorted_.resize(n);
     keys_.resize(n + 2);
-    for (int64_t i = 0; i < n; ++i) sorted_[i] = {incoming_[i], i};
+    for (int64_t i = 0; i < n; ++i) {
+      sorted_[i] = {incoming_[i], i};
+    }
     radix_sort(sorted_.data(), n, spare_values_);
-    for (int64_t k = 0; k <= n + 1; ++k) nodes_[k] = {{k - 1, k, k + 1}};
+    for (int64_t k = 0; k <= n + 1; ++k) {
+      nodes_[k] = {{k - 1, k, k + 1}};
+    }
     for (int64_t k = 0; k < n; ++k) {
       node_of_[sorted_[k].place] = k + 1;
       keys_[k + 1] = sorted_[k].key;
     }
     at_.set(n);
     cursors_.clear();
-    for (int64_t l = 0; l < count_; ++l) cursors_.push_back({at_.lo[l] + 1, at_.lo[l]});
+    for (int64_t l = 0; l < count_; ++l) {
+      cursors_.push_back({at_.lo[l] + 1, at_.lo[l]});
+    }
     for (int64_t j = n; j > 0;) {
       int64_t i = j - 1;
-      while (i > 0 && events_[i - 1].key == events_[i].key) --i;
-      for (int64_t k = i; k < j; ++k) remove(node_of_[k]);
+      while (i > 0 && events_[i - 1].key == events_[i].key) {
+        --i;
+      }
+      for (int64_t k = i; k < j; ++k) {
+        remove(node_of_[k]);
+      }
       if (i >= min_events_ && i > 0) {
         at_.set(i);
         follow();
@@ -190,8 +228,12 @@ class History {
       const int64_t way = (at_.lo[l] > c.rank) - (at_.lo[l] < c.rank);
       c.node = nodes_[c.node].step[1 + way];
       c.rank += way;
-      while (c.rank < at_.lo[l]) c.node = nodes_[c.node].step[2], ++c.rank;
-      while (c.rank > at_.lo[l]) c.node = nodes_[c.node].step[0], --c.rank;
+      while (c.rank < at_.lo[l]) {
+        c.node = nodes_[c.node].step[2], ++c.rank;
+      }
+      while (c.rank > at_.lo[l]) {
+        c.node = nodes_[c.node].step[0], --c.rank;
+      }
     }
   }
 
@@ -215,7 +257,8 @@ void history_quantiles(const F* values, const int64_t* group, const T* time, int
   group_events(group, n, order, starts);
   const int64_t groups = static_cast<int64_t>(starts.size()) - 1, chunks = n / kHistoryChunk + 1;
   auto first = [&](int64_t c) {
-    return c == chunks ? groups : std::lower_bound(starts.begin(), starts.end() - 1, c * kHistoryChunk) - starts.begin();
+    return c == chunks ? groups
+                       : std::lower_bound(starts.begin(), starts.end() - 1, c * kHistoryChunk) - starts.begin();
   };
   parallel_for(chunks, threads, [&](int64_t c) {
     History<F> history(values, levels, count, min_events, out);

@@ -59,22 +59,33 @@ void radix_sort_digits(P* a, int64_t n, std::vector<P>& spare) {
   constexpr int kDigits = (8 * sizeof(K) + Bits - 1) / Bits;
   constexpr int64_t kBins = int64_t(1) << Bits;
   constexpr U kSign = U(1) << (8 * sizeof(K) - 1);
-  if (static_cast<int64_t>(spare.size()) < n) spare.resize(n);
+  if (static_cast<int64_t>(spare.size()) < n) {
+    spare.resize(n);
+  }
   std::vector<int64_t> count(kDigits * kBins, 0);
   for (int64_t i = 0; i < n; ++i) {
     const U k = static_cast<U>(sort_key(a[i])) ^ kSign;
-    for (int d = 0; d < kDigits; ++d) ++count[d * kBins + static_cast<int64_t>((k >> (d * Bits)) & (kBins - 1))];
+    for (int d = 0; d < kDigits; ++d) {
+      ++count[d * kBins + static_cast<int64_t>((k >> (d * Bits)) & (kBins - 1))];
+    }
   }
   P *from = a, *to = spare.data();
   for (int d = 0; d < kDigits; ++d) {
     int64_t* bin = count.data() + d * kBins;
     const U first = static_cast<U>(sort_key(from[0])) ^ kSign;
-    if (bin[(first >> (d * Bits)) & (kBins - 1)] == n) continue;
-    for (int64_t b = 0, sum = 0; b < kBins; ++b) sum += std::exchange(bin[b], sum);
-    scatter(from, n, to, bin, [&](const P& p) { return ((static_cast<U>(sort_key(p)) ^ kSign) >> (d * Bits)) & (kBins - 1); });
+    if (bin[(first >> (d * Bits)) & (kBins - 1)] == n) {
+      continue;
+    }
+    for (int64_t b = 0, sum = 0; b < kBins; ++b) {
+      sum += std::exchange(bin[b], sum);
+    }
+    scatter(from, n, to, bin,
+            [&](const P& p) { return ((static_cast<U>(sort_key(p)) ^ kSign) >> (d * Bits)) & (kBins - 1); });
     std::swap(from, to);
   }
-  if (from != a) std::copy(from, from + n, a);
+  if (from != a) {
+    std::copy(from, from + n, a);
+  }
 }
 
 template <class P>
@@ -106,7 +117,9 @@ void select_ranks(const K* a, int64_t n, K* out, std::vector<K>& spare, std::vec
   const int64_t count = int64_t(1) << digits;
   bins.assign(3 * count + 1, 0);
   int64_t *next = bins.data(), *step = next + count, *start = step + count;  // step: 1 in wanted buckets, else 0
-  for (int64_t i = 0; i < n; ++i) ++next[bin(a[i])];
+  for (int64_t i = 0; i < n; ++i) {
+    ++next[bin(a[i])];
+  }
   for (int64_t b = 0, sum = 0; b < count; ++b) {
     start[b] = sum;
     sum += next[b];
@@ -119,9 +132,13 @@ void select_ranks(const K* a, int64_t n, K* out, std::vector<K>& spare, std::vec
     out[next[b]] = a[i];  // an unwanted bucket keeps overwriting its first place
     next[b] += step[b];
   }
-  if (shift == 0) return;  // every bucket holds one key
+  if (shift == 0) {
+    return;  // every bucket holds one key
+  }
   for (int64_t b = 0; b < count; ++b) {
-    if (step[b]) radix_sort(out + start[b], start[b + 1] - start[b], spare);
+    if (step[b]) {
+      radix_sort(out + start[b], start[b + 1] - start[b], spare);
+    }
   }
 }
 

@@ -1,5 +1,5 @@
-// Scores that are sums over rows, in one pass. Rows are summed in blocks of a fixed size, the blocks in a fixed tree: no result
-// depends on the number of threads, and rounding grows with the logarithm of N.
+// Scores that are sums over rows, in one pass. Rows are summed in blocks of a fixed size, the blocks in a fixed tree:
+// no result depends on the number of threads, and rounding grows with the logarithm of N.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
@@ -37,7 +37,9 @@ constexpr int64_t kBlock = 1024, kUnit = 64;  // rows in a block, blocks in a un
 template <class T, class Merge>
 T tree(std::vector<T> parts, const Merge& merge) {
   for (size_t step = 1; step < parts.size(); step *= 2) {
-    for (size_t i = 0; i + step < parts.size(); i += 2 * step) merge(parts[i], parts[i + step]);
+    for (size_t i = 0; i + step < parts.size(); i += 2 * step) {
+      merge(parts[i], parts[i + step]);
+    }
   }
   return parts.empty() ? T{} : parts[0];
 }
@@ -69,16 +71,15 @@ py::tuple errors(const array<F>& y, const array<F>& p, double theta, int threads
   Errors all;
   {
     py::gil_scoped_release release;
-    all = tree(over_blocks<Errors>(n, threads,
-                                   [&](int64_t i, int64_t m) {
-                                     Errors e;
-                                     isa() == Isa::base ? base::block_errors(from + i, to + i, m, theta, e.sums, &e.within)
-                                                        : avx2::block_errors(from + i, to + i, m, theta, e.sums, &e.within);
-                                     return e;
-                                   }),
-               [](Errors& a, const Errors& b) {
-                 a.sums[0] += b.sums[0], a.sums[1] += b.sums[1], a.within += b.within;
-               });
+    all = tree(
+        over_blocks<Errors>(n, threads,
+                            [&](int64_t i, int64_t m) {
+                              Errors e;
+                              isa() == Isa::base ? base::block_errors(from + i, to + i, m, theta, e.sums, &e.within)
+                                                 : avx2::block_errors(from + i, to + i, m, theta, e.sums, &e.within);
+                              return e;
+                            }),
+        [](Errors& a, const Errors& b) { a.sums[0] += b.sums[0], a.sums[1] += b.sums[1], a.within += b.within; });
   }
   return py::make_tuple(all.sums[0], all.sums[1], all.within);
 }
@@ -140,7 +141,9 @@ py::tuple coverage(const array<F>& lower, const array<F>& upper, const array<F>&
                                     for (int64_t r = i; r < i + m; ++r) {
                                       c.inside += (a[r] <= x[r]) & (x[r] <= b[r]);
                                       c.width += static_cast<double>(b[r]) - static_cast<double>(a[r]);
-                                      if (a[r] > b[r]) [[unlikely]] c.crossed = std::min(c.crossed, r);
+                                      if (a[r] > b[r]) [[unlikely]] {
+                                        c.crossed = std::min(c.crossed, r);
+                                      }
                                     }
                                     return c;
                                   }),
@@ -156,7 +159,8 @@ void bind(py::module_& m) {
   using py::arg;
   m.def("errors", &errors<F>, arg("y").noconvert(), arg("prediction").noconvert(), arg("theta"), arg("num_threads"));
   m.def("moments", &moments<F>, arg("y").noconvert(), arg("prediction").noconvert(), arg("num_threads"));
-  m.def("coverage", &coverage<F>, arg("lower").noconvert(), arg("upper").noconvert(), arg("y").noconvert(), arg("num_threads"));
+  m.def("coverage", &coverage<F>, arg("lower").noconvert(), arg("upper").noconvert(), arg("y").noconvert(),
+        arg("num_threads"));
 }
 
 }  // namespace

@@ -1,9 +1,9 @@
-// Small matrix products on tiles of 64 columns: matrices lie as [tiles][rows][64], weights as tiles of 64 inputs x 64 outputs, so that
-// every stride is a constant. Every sum runs over its inputs in one order whatever the number of rows, so a row's bits do not
-// depend on the rows around it.
+// Small matrix products on tiles of 64 columns: matrices lie as [tiles][rows][64], weights as tiles of 64 inputs x 64
+// outputs, so that every stride is a constant. Every sum runs over its inputs in one order whatever the number of rows,
+// so a row's bits do not depend on the rows around it.
 #pragma once
-#include "cpu/simd/vmath.h"
 #include "cpu/gemm/gemm_tile_size.h"
+#include "cpu/simd/vmath.h"
 
 namespace ORD_ISA {
 namespace {
@@ -17,47 +17,67 @@ ORD_INLINE void product(const T* a, const T* b, int64_t k, const T* p, int64_t p
 #pragma GCC unroll 8
   for (int m = 0; m < M; ++m)
 #pragma GCC unroll 8
-    for (int v = 0; v < NV; ++v) acc[m][v] = load(p + m * p_row + v * W);
+    for (int v = 0; v < NV; ++v) {
+      acc[m][v] = load(p + m * p_row + v * W);
+    }
   if (q) {
 #pragma GCC unroll 8
     for (int v = 0; v < NV; ++v) {
       const V qv = load(q + v * W);
 #pragma GCC unroll 8
-      for (int m = 0; m < M; ++m) acc[m][v] += qv;
+      for (int m = 0; m < M; ++m) {
+        acc[m][v] += qv;
+      }
     }
   }
   for (int64_t i = 0; i < k; ++i) {
     V bv[NV];
 #pragma GCC unroll 8
-    for (int v = 0; v < NV; ++v) bv[v] = load(b + i * kT + v * W);
+    for (int v = 0; v < NV; ++v) {
+      bv[v] = load(b + i * kT + v * W);
+    }
 #pragma GCC unroll 8
     for (int m = 0; m < M; ++m) {
       const T am = a[m * kT + i];
 #pragma GCC unroll 8
-      for (int v = 0; v < NV; ++v) acc[m][v] += am * bv[v];
+      for (int v = 0; v < NV; ++v) {
+        acc[m][v] += am * bv[v];
+      }
     }
   }
 #pragma GCC unroll 8
   for (int m = 0; m < M; ++m)
 #pragma GCC unroll 8
-    for (int v = 0; v < NV; ++v) store(c + m * kT + v * W, acc[m][v]);
+    for (int v = 0; v < NV; ++v) {
+      store(c + m * kT + v * W, acc[m][v]);
+    }
 }
 
 // The widest panel for M rows that stays in registers: 12 sums of 16 registers, 24 of the 32 that AVX-512 has.
 template <class T, int M>
-constexpr int kPanel = ORD_BYTES == 64 ? (sizeof(T) == 4 ? 4 : M > 3 ? 4 : 8) : M == 1 ? 8 : M < 4 ? 4 : 2;
+constexpr int kPanel = ORD_BYTES == 64 ? (sizeof(T) == 4 ? 4
+                                          : M > 3        ? 4
+                                                         : 8)
+                       : M == 1        ? 8
+                       : M < 4         ? 4
+                                       : 2;
 
 // `n` strips of M rows by one tile, columns [0, columns).
 template <class T, int M>
-__attribute__((noinline)) static void strips(int64_t n, const T* a, const T* b, int64_t k, const T* p, int64_t p_row, const T* q, T* c, int64_t columns) {
+__attribute__((noinline)) static void strips(int64_t n, const T* a, const T* b, int64_t k, const T* p, int64_t p_row,
+                                             const T* q, T* c, int64_t columns) {
   constexpr int NV = kPanel<T, M>, N = NV * kLanes<T>;
-  for (int64_t j = 0; j < columns; j += N)
-    for (int64_t s = 0; s < n; ++s)
-      product<T, M, NV>(a + s * M * kT, b + j, k, p + s * M * p_row + j, p_row, q ? q + j : nullptr, c + s * M * kT + j);
+  for (int64_t j = 0; j < columns; j += N) {
+    for (int64_t s = 0; s < n; ++s) {
+      product<T, M, NV>(a + s * M * kT, b + j, k, p + s * M * p_row + j, p_row, q ? q + j : nullptr,
+                        c + s * M * kT + j);
+    }
+  }
 }
 
 template <class T>
-static void strips_of(int64_t m, int64_t n, const T* a, const T* b, int64_t k, const T* p, int64_t p_row, const T* q, T* c, int64_t columns) {
+static void strips_of(int64_t m, int64_t n, const T* a, const T* b, int64_t k, const T* p, int64_t p_row, const T* q,
+                      T* c, int64_t columns) {
   switch (m) {
     case 1: return strips<T, 1>(n, a, b, k, p, p_row, q, c, columns);
     case 2: return strips<T, 2>(n, a, b, k, p, p_row, q, c, columns);
@@ -70,9 +90,12 @@ static void strips_of(int64_t m, int64_t n, const T* a, const T* b, int64_t k, c
 
 // c [rows, 64] = p (+ q) + a [rows, k] tile [k, 64], in strips of up to six rows, as even as can be.
 template <class T>
-static void multiply_tile(int64_t rows, const T* a, const T* tile, int64_t k, const T* p, int64_t p_row, const T* q, T* c, int64_t columns) {
+static void multiply_tile(int64_t rows, const T* a, const T* tile, int64_t k, const T* p, int64_t p_row, const T* q,
+                          T* c, int64_t columns) {
   const int64_t n = (rows + 5) / 6, low = rows / n, big = rows % n, r = big * (low + 1);
-  if (big) strips_of<T>(low + 1, big, a, tile, k, p, p_row, q, c, columns);
+  if (big) {
+    strips_of<T>(low + 1, big, a, tile, k, p, p_row, q, c, columns);
+  }
   strips_of<T>(low, n - big, a + r * kT, tile, k, p + r * p_row, p_row, q, c + r * kT, columns);
 }
 
@@ -80,10 +103,12 @@ static void multiply_tile(int64_t rows, const T* a, const T* tile, int64_t k, co
 template <class T>
 static void pack(const T* w, int64_t stride, int64_t n, int64_t k, T* to) {
   constexpr int64_t P = 8;
-  for (int64_t j = 0; j < n; j += kT)
+  for (int64_t j = 0; j < n; j += kT) {
     for (int64_t i = 0; i < k; i += kT, to += kT * kT) {
       const int64_t N = n - j < kT ? n - j : kT, k_here = k - i < kT ? k - i : kT;
-      if (N < kT) __builtin_memset(to, 0, kT * kT * sizeof(T));
+      if (N < kT) {
+        __builtin_memset(to, 0, kT * kT * sizeof(T));
+      }
       int64_t jj = 0;
       for (; jj + P <= N; jj += P) {
         int64_t ii = 0;
@@ -92,18 +117,21 @@ static void pack(const T* w, int64_t stride, int64_t n, int64_t k, T* to) {
           V8 r[P], s[P];
           const T* from = w + (j + jj) * stride + i + ii;
 #pragma GCC unroll 8
-          for (int l = 0; l < P; ++l) r[l] = *(const V8*)(from + l * stride);
+          for (int l = 0; l < P; ++l) {
+            r[l] = *(const V8*)(from + l * stride);
+          }
 #pragma GCC unroll 8
           for (int l = 0; l < P; l += 2) {
             s[l] = __builtin_shufflevector(r[l], r[l + 1], 0, 8, 2, 10, 4, 12, 6, 14);
             s[l + 1] = __builtin_shufflevector(r[l], r[l + 1], 1, 9, 3, 11, 5, 13, 7, 15);
           }
 #pragma GCC unroll 8
-          for (int l = 0; l < P; ++l)
+          for (int l = 0; l < P; ++l) {
             if (!(l & 2)) {
               r[l] = __builtin_shufflevector(s[l], s[l + 2], 0, 1, 8, 9, 4, 5, 12, 13);
               r[l + 2] = __builtin_shufflevector(s[l], s[l + 2], 2, 3, 10, 11, 6, 7, 14, 15);
             }
+          }
           T* const out = to + ii * kT + jj;
 #pragma GCC unroll 4
           for (int l = 0; l < 4; ++l) {
@@ -111,23 +139,33 @@ static void pack(const T* w, int64_t stride, int64_t n, int64_t k, T* to) {
             *(V8*)(out + (l + 4) * kT) = __builtin_shufflevector(r[l], r[l + 4], 4, 5, 6, 7, 12, 13, 14, 15);
           }
         }
-        for (; ii < k_here; ++ii)
-          for (int64_t l = 0; l < P; ++l) to[ii * kT + jj + l] = w[(j + jj + l) * stride + i + ii];
+        for (; ii < k_here; ++ii) {
+          for (int64_t l = 0; l < P; ++l) {
+            to[ii * kT + jj + l] = w[(j + jj + l) * stride + i + ii];
+          }
+        }
       }
-      for (; jj < N; ++jj)
-        for (int64_t ii = 0; ii < k_here; ++ii) to[ii * kT + jj] = w[(j + jj) * stride + i + ii];
+      for (; jj < N; ++jj) {
+        for (int64_t ii = 0; ii < k_here; ++ii) {
+          to[ii * kT + jj] = w[(j + jj) * stride + i + ii];
+        }
+      }
     }
+  }
 }
 
 // rows [n, width], `width` apart -> [tiles][n][64], zeros behind
 template <class T>
 static void to_tiles(const T* from, int64_t n, int64_t width, T* to) {
-  for (int64_t i = 0; i < tiles_of(width); ++i)
+  for (int64_t i = 0; i < tiles_of(width); ++i) {
     for (int64_t r = 0; r < n; ++r, to += kT) {
       const int64_t w = part(width, i);
-      if (w < kT) __builtin_memset(to, 0, kT * sizeof(T));
+      if (w < kT) {
+        __builtin_memset(to, 0, kT * sizeof(T));
+      }
       __builtin_memcpy(to, from + r * width + i * kT, w * sizeof(T));
     }
+  }
 }
 
 }  // namespace

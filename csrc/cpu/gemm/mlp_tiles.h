@@ -1,14 +1,14 @@
-// An MLPDenoiser's weights in tiles, what every timestep adds to its hidden layer, and the noise of a block of rows: shared by the
-// ops that run whole chains of it.
+// An MLPDenoiser's weights in tiles, what every timestep adds to its hidden layer, and the noise of a block of rows:
+// shared by the ops that run whole chains of it.
 #pragma once
-#include "cpu/simd/vmath.h"
 #include "cpu/gemm/gemm_tile.h"
 #include "cpu/gemm/mlp_args.h"
 #include "cpu/simd/silu.h"
+#include "cpu/simd/vmath.h"
 
 namespace ORD_ISA {
-void random_normal(const int64_t* rows, const int64_t* draws, int64_t draw, int64_t seed, int64_t step, int64_t width, float* out,
-                   int64_t begin, int64_t end);  // ops/rng.h
+void random_normal(const int64_t* rows, const int64_t* draws, int64_t draw, int64_t seed, int64_t step, int64_t width,
+                   float* out, int64_t begin, int64_t end);  // ops/rng.h
 namespace {
 
 template <class T, class Args>  // Args: an MlpArgs
@@ -16,20 +16,23 @@ struct Mlp {
   static constexpr int64_t R = kMlpRows;
   const Args& a;
   const int64_t Db = tiles_of(a.D), Hb = tiles_of(a.H), Cb = tiles_of(a.C), Eb = tiles_of(a.E);
-  T* const w_in = (T*)a.shared;                     // [Hb][Db] tiles
-  T* const w_out = w_in + Hb * Db * kT * kT;        // [Hb][Db]: of one block of hidden units side by side
-  T* const w_cond = w_out + Hb * Db * kT * kT;      // [Hb][Cb]
-  T* const w_time = w_cond + Hb * Cb * kT * kT;     // [Hb][Eb]
-  T* const times = w_time + Hb * Eb * kT * kT;      // [S][Hb 64]
-  T* const bias = times + a.S * Hb * kT;            // [Db 64], zeros behind
-  T* const first_bias = bias + Db * kT;             // [Hb 64], zeros behind
+  T* const w_in = (T*)a.shared;                  // [Hb][Db] tiles
+  T* const w_out = w_in + Hb * Db * kT * kT;     // [Hb][Db]: of one block of hidden units side by side
+  T* const w_cond = w_out + Hb * Db * kT * kT;   // [Hb][Cb]
+  T* const w_time = w_cond + Hb * Cb * kT * kT;  // [Hb][Eb]
+  T* const times = w_time + Hb * Eb * kT * kT;   // [S][Hb 64]
+  T* const bias = times + a.S * Hb * kT;         // [Db 64], zeros behind
+  T* const first_bias = bias + Db * kT;          // [Hb 64], zeros behind
 
   // Once per call: the weights in tiles, and what every timestep adds to the hidden layer, W_t e(t) + b.
   void prepare(T* scratch) const {
     const int64_t H = a.H, D = a.D, E = a.E;
     pack((const T*)a.w_in, D + E, H, D, w_in);
-    for (int64_t j = 0; j < Hb; ++j)  // tiles of W_o: [Hb][Db]
-      for (int64_t i = 0; i < Db; ++i) pack((const T*)a.w_out + i * kT * H + j * kT, H, part(D, i), part(H, j), w_out + (j * Db + i) * kT * kT);
+    for (int64_t j = 0; j < Hb; ++j) {  // tiles of W_o: [Hb][Db]
+      for (int64_t i = 0; i < Db; ++i) {
+        pack((const T*)a.w_out + i * kT * H + j * kT, H, part(D, i), part(H, j), w_out + (j * Db + i) * kT * kT);
+      }
+    }
     pack((const T*)a.w_cond, a.C, H, a.C, w_cond);
     pack((const T*)a.w_in + D, D + E, H, E, w_time);
     __builtin_memset(bias, 0, Db * kT * sizeof(T));
@@ -41,10 +44,13 @@ struct Mlp {
       const int64_t n = a.S - s < R ? a.S - s : R;
       to_tiles((const T*)a.embedding + s * E, n, E, scratch);
       for (int64_t j = 0; j < Hb; ++j) {
-        for (int64_t i = 0; i < Eb; ++i)
-          multiply_tile<T>(n, scratch + i * n * kT, w_time + (j * Eb + i) * kT * kT, part(E, i), i ? made : first_bias + j * kT, i ? kT : 0, nullptr,
-                           made, kT);
-        for (int64_t r = 0; r < n; ++r) __builtin_memcpy(times + ((s + r) * Hb + j) * kT, made + r * kT, kT * sizeof(T));
+        for (int64_t i = 0; i < Eb; ++i) {
+          multiply_tile<T>(n, scratch + i * n * kT, w_time + (j * Eb + i) * kT * kT, part(E, i),
+                           i ? made : first_bias + j * kT, i ? kT : 0, nullptr, made, kT);
+        }
+        for (int64_t r = 0; r < n; ++r) {
+          __builtin_memcpy(times + ((s + r) * Hb + j) * kT, made + r * kT, kT * sizeof(T));
+        }
       }
     }
   }
@@ -52,15 +58,17 @@ struct Mlp {
 
 // The noise of n rows at a timestep, [n, D] and room behind.
 template <class T>
-static void made_noise(const int64_t* rows, const int64_t* draws, uint64_t seed, double step, int64_t D, int64_t n, T* to) {
+static void made_noise(const int64_t* rows, const int64_t* draws, uint64_t seed, double step, int64_t D, int64_t n,
+                       T* to) {
   float* const made = (float*)to;
   random_normal(rows, draws, 0, (int64_t)seed, (int64_t)step, D, made, 0, n);
-  if constexpr (sizeof(T) == 8)
+  if constexpr (sizeof(T) == 8) {
     for (int64_t i = n * D; i-- > 0;) {  // in place, from the end
       float v;
       __builtin_memcpy(&v, made + i, sizeof v);
       to[i] = v;
     }
+  }
 }
 
 }  // namespace

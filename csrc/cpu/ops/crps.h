@@ -1,7 +1,7 @@
 // CRPS of a sample, samples [B,L], y [B], and the pinball loss of quantiles, q [B,L], y [B]; rows [begin, end).
 //
-// With d = s - y in rising order, CRPS is sum_l d_l (sign(d_l) / L - lift_l): one factor for each, which is also its slope.
-// Rows are sorted eight at once (row_sort.h), for the value alone as bare numbers.
+// With d = s - y in rising order, CRPS is sum_l d_l (sign(d_l) / L - lift_l): one factor for each, which is also its
+// slope. Rows are sorted eight at once (row_sort.h), for the value alone as bare numbers.
 #pragma once
 #include <cstdint>
 
@@ -50,8 +50,11 @@ RS_INLINE F sign(F d) {
 
 // Sums of eight columns, of which a narrow type's are moved to fp64 before they get long.
 template <class F, class Key>
-RS_INLINE void weigh(const Key* __restrict tile, const F* __restrict lift, F per_row, int64_t L, double* __restrict value) {
-  for (int r = 0; r < kRows; ++r) value[r] = 0;
+RS_INLINE void weigh(const Key* __restrict tile, const F* __restrict lift, F per_row, int64_t L,
+                     double* __restrict value) {
+  for (int r = 0; r < kRows; ++r) {
+    value[r] = 0;
+  }
   for (int64_t first = 0; first < L; first += 32) {
     const int64_t last = first + 32 < L ? first + 32 : L;
     F part[kRows] = {};
@@ -62,15 +65,18 @@ RS_INLINE void weigh(const Key* __restrict tile, const F* __restrict lift, F per
         part[r] += d * (sign(d) * per_row - lift[l]);
       }
     }
-    for (int r = 0; r < kRows; ++r) value[r] += part[r];
+    for (int r = 0; r < kRows; ++r) {
+      value[r] += part[r];
+    }
   }
 }
 
 #if defined(__AVX2__)
-// Eight rows of fp32, L >= 8, less their y, into the columns of a tile: eight places at a time, the last eight again where L is not a
-// multiple. Stored one by one they would keep the sort's first loads waiting. (Sixteen rows with AVX-512 were tried: exchanges of 64
-// bytes wait three times as long for the stores before.)
-RS_INLINE void load_columns(const float* __restrict samples, const float* __restrict y, int64_t L, Bare<float>* __restrict tile, bool* wild) {
+// Eight rows of fp32, L >= 8, less their y, into the columns of a tile: eight places at a time, the last eight again
+// where L is not a multiple. Stored one by one they would keep the sort's first loads waiting. (Sixteen rows with
+// AVX-512 were tried: exchanges of 64 bytes wait three times as long for the stores before.)
+RS_INLINE void load_columns(const float* __restrict samples, const float* __restrict y, int64_t L,
+                            Bare<float>* __restrict tile, bool* wild) {
   typedef float V __attribute__((vector_size(32)));
   typedef int32_t I __attribute__((vector_size(32)));
   I bad[kRows] = {};
@@ -86,30 +92,43 @@ RS_INLINE void load_columns(const float* __restrict samples, const float* __rest
     }
     transpose<1, kRows>(v);
 #pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r) __builtin_memcpy(tile + (l + r) * kRows, v + r, sizeof(V));
+    for (int r = 0; r < kRows; ++r) {
+      __builtin_memcpy(tile + (l + r) * kRows, v + r, sizeof(V));
+    }
   }
-  for (int r = 0; r < kRows; ++r)
-    for (int i = 0; i < 8; ++i) wild[r] |= bad[r][i] != 0;
+  for (int r = 0; r < kRows; ++r) {
+    for (int i = 0; i < 8; ++i) {
+      wild[r] |= bad[r][i] != 0;
+    }
+  }
 }
 #endif
 
 // tile [L, kRows], then lift [L]: the thread's workspace. slopes [B,L] by place, or null, then with bare numbers.
 template <class F, class Key>
-static void forward(const F* __restrict samples, const F* __restrict y, F* __restrict value, F* __restrict slopes, double per_pair,
-                    Key* __restrict tile, F* __restrict lift, int64_t L, int64_t begin, int64_t end) {
+static void forward(const F* __restrict samples, const F* __restrict y, F* __restrict value, F* __restrict slopes,
+                    double per_pair, Key* __restrict tile, F* __restrict lift, int64_t L, int64_t begin, int64_t end) {
   const Network net(L);
   const F per_row = (F)(1.0 / (double)L);
-  for (int64_t l = 0; l < L; ++l) lift[l] = (F)((double)(2 * l - (L - 1)) * per_pair);
+  for (int64_t l = 0; l < L; ++l) {
+    lift[l] = (F)((double)(2 * l - (L - 1)) * per_pair);
+  }
   for (int64_t r0 = begin; r0 < end; r0 += kRows) {
     const int64_t n = end - r0 < kRows ? end - r0 : kRows;
     bool wild[kRows] = {};
     bool loaded = false;
 #if defined(__AVX2__)
-    if constexpr (sizeof(Key) == 4)
-      if (n == kRows && L >= 8) load_columns(samples + r0 * L, y + r0, L, tile, wild), loaded = true;
+    if constexpr (sizeof(Key) == 4) {
+      if (n == kRows && L >= 8) {
+        load_columns(samples + r0 * L, y + r0, L, tile, wild), loaded = true;
+      }
+    }
 #endif
-    if (n < kRows)
-      for (int64_t i = 0; i < L * kRows; ++i) pack((F)0, 0, tile[i]);
+    if (n < kRows) {
+      for (int64_t i = 0; i < L * kRows; ++i) {
+        pack((F)0, 0, tile[i]);
+      }
+    }
     for (int64_t r = loaded ? n : 0; r < n; ++r) {
       const F* __restrict x = samples + (r0 + r) * L;
       const F t = y[r0 + r];
@@ -132,10 +151,15 @@ static void forward(const F* __restrict samples, const F* __restrict y, F* __res
           const Key k = tile[l * kRows + r];
           to[place(k)] = sign(number(k)) * per_row - lift[l];
         }
-        if (!wild[r]) continue;
+        if (!wild[r]) {
+          continue;
+        }
         const F* __restrict x = samples + (r0 + r) * L;
-        for (int64_t l = 0; l < L; ++l)
-          if (x[l] - y[r0 + r] != x[l] - y[r0 + r]) to[l] = (F)__builtin_nan("");
+        for (int64_t l = 0; l < L; ++l) {
+          if (x[l] - y[r0 + r] != x[l] - y[r0 + r]) {
+            to[l] = (F)__builtin_nan("");
+          }
+        }
       }
     }
   }
@@ -143,26 +167,32 @@ static void forward(const F* __restrict samples, const F* __restrict y, F* __res
 
 // Null for a gradient that is not wanted.
 template <class F>
-static void backward(const F* __restrict slopes, const F* __restrict g, F* __restrict gs, F* __restrict gy, int64_t L, int64_t begin,
-                     int64_t end) {
+static void backward(const F* __restrict slopes, const F* __restrict g, F* __restrict gs, F* __restrict gy, int64_t L,
+                     int64_t begin, int64_t end) {
   for (int64_t r = begin; r < end; ++r) {
     const F* __restrict s = slopes + r * L;
     const F gr = g[r];
     if (gs)
 #pragma omp simd
-      for (int64_t l = 0; l < L; ++l) gs[r * L + l] = gr * s[l];
-    if (!gy) continue;
+      for (int64_t l = 0; l < L; ++l) {
+        gs[r * L + l] = gr * s[l];
+      }
+    if (!gy) {
+      continue;
+    }
     F sum = 0;
 #pragma omp simd reduction(+ : sum)
-    for (int64_t l = 0; l < L; ++l) sum += s[l];
+    for (int64_t l = 0; l < L; ++l) {
+      sum += s[l];
+    }
     gy[r] = -gr * sum;
   }
 }
 
 // step: from row to row of levels. g: null for none that came.
 template <class F>
-static void pinball(const F* __restrict q, const F* __restrict y, const F* __restrict levels, F* __restrict out, int64_t step, int64_t L,
-                    int64_t begin, int64_t end) {
+static void pinball(const F* __restrict q, const F* __restrict y, const F* __restrict levels, F* __restrict out,
+                    int64_t step, int64_t L, int64_t begin, int64_t end) {
   for (int64_t r = begin; r < end; ++r) {
     const F t = y[r];
     const F* __restrict level = levels + r * step;
@@ -175,8 +205,9 @@ static void pinball(const F* __restrict q, const F* __restrict y, const F* __res
 }
 
 template <class F>
-static void pinball_backward(const F* __restrict q, const F* __restrict y, const F* __restrict levels, const F* __restrict g,
-                             F* __restrict gq, F* __restrict gy, int64_t step, int64_t L, int64_t begin, int64_t end) {
+static void pinball_backward(const F* __restrict q, const F* __restrict y, const F* __restrict levels,
+                             const F* __restrict g, F* __restrict gq, F* __restrict gy, int64_t step, int64_t L,
+                             int64_t begin, int64_t end) {
   for (int64_t r = begin; r < end; ++r) {
     const F t = y[r];
     const F* __restrict level = levels + r * step;
@@ -186,49 +217,68 @@ static void pinball_backward(const F* __restrict q, const F* __restrict y, const
       const F d = t - q[r * L + l];
       const F below = d < 0 ? level[l] - 1 : d == 0 ? level[l] - (F)0.5 : d;  // NaN stays
       const F slope = (d > 0 ? level[l] : below) * (g ? g[r * L + l] : (F)0);
-      if (gq) gq[r * L + l] = -slope;
+      if (gq) {
+        gq[r * L + l] = -slope;
+      }
       sum += slope;
     }
-    if (gy) gy[r] = sum;
+    if (gy) {
+      gy[r] = sum;
+    }
   }
 }
 
 }  // namespace crps
 
 // workspace: L * kRows keys, of 8 bytes for fp32 and of 16 for fp64, then L numbers.
-void crps_forward(bool wide, const void* s, const void* y, void* value, void* slopes, double per_pair, void* workspace, int64_t L,
-                  int64_t begin, int64_t end) {
+void crps_forward(bool wide, const void* s, const void* y, void* value, void* slopes, double per_pair, void* workspace,
+                  int64_t L, int64_t begin, int64_t end) {
   namespace c = crps;
-#define CRPS_RUN(F, K)                                                                                                                \
-  c::forward<F, K>((const F*)s, (const F*)y, (F*)value, (F*)slopes, per_pair, (K*)workspace, (F*)((K*)workspace + L * c::kRows), L,   \
-                   begin, end)
-  if (wide && slopes) CRPS_RUN(double, c::Key64);
-  else if (wide) CRPS_RUN(double, c::Bare<double>);
-  else if (slopes) CRPS_RUN(float, c::Key32);
-  else CRPS_RUN(float, c::Bare<float>);
+#define CRPS_RUN(F, K)                                                                       \
+  c::forward<F, K>((const F*)s, (const F*)y, (F*)value, (F*)slopes, per_pair, (K*)workspace, \
+                   (F*)((K*)workspace + L * c::kRows), L, begin, end)
+  if (wide && slopes) {
+    CRPS_RUN(double, c::Key64);
+  } else if (wide) {
+    CRPS_RUN(double, c::Bare<double>);
+  } else if (slopes) {
+    CRPS_RUN(float, c::Key32);
+  } else {
+    CRPS_RUN(float, c::Bare<float>);
+  }
 #undef CRPS_RUN
 }
 
-void crps_backward(bool wide, const void* slopes, const void* g, void* gs, void* gy, int64_t L, int64_t begin, int64_t end) {
+void crps_backward(bool wide, const void* slopes, const void* g, void* gs, void* gy, int64_t L, int64_t begin,
+                   int64_t end) {
   namespace c = crps;
-  if (wide) c::backward((const double*)slopes, (const double*)g, (double*)gs, (double*)gy, L, begin, end);
-  else c::backward((const float*)slopes, (const float*)g, (float*)gs, (float*)gy, L, begin, end);
+  if (wide) {
+    c::backward((const double*)slopes, (const double*)g, (double*)gs, (double*)gy, L, begin, end);
+  } else {
+    c::backward((const float*)slopes, (const float*)g, (float*)gs, (float*)gy, L, begin, end);
+  }
 }
 
-void pinball_forward(bool wide, const void* q, const void* y, const void* levels, void* out, int64_t step, int64_t L, int64_t begin,
-                     int64_t end) {
+void pinball_forward(bool wide, const void* q, const void* y, const void* levels, void* out, int64_t step, int64_t L,
+                     int64_t begin, int64_t end) {
   namespace c = crps;
-  if (wide) c::pinball((const double*)q, (const double*)y, (const double*)levels, (double*)out, step, L, begin, end);
-  else c::pinball((const float*)q, (const float*)y, (const float*)levels, (float*)out, step, L, begin, end);
+  if (wide) {
+    c::pinball((const double*)q, (const double*)y, (const double*)levels, (double*)out, step, L, begin, end);
+  } else {
+    c::pinball((const float*)q, (const float*)y, (const float*)levels, (float*)out, step, L, begin, end);
+  }
 }
 
-void pinball_backward(bool wide, const void* q, const void* y, const void* levels, const void* g, void* gq, void* gy, int64_t step,
-                      int64_t L, int64_t begin, int64_t end) {
+void pinball_backward(bool wide, const void* q, const void* y, const void* levels, const void* g, void* gq, void* gy,
+                      int64_t step, int64_t L, int64_t begin, int64_t end) {
   namespace c = crps;
-#define PINBALL_RUN(F)                                                                                                               \
+#define PINBALL_RUN(F) \
   c::pinball_backward((const F*)q, (const F*)y, (const F*)levels, (const F*)g, (F*)gq, (F*)gy, step, L, begin, end)
-  if (wide) PINBALL_RUN(double);
-  else PINBALL_RUN(float);
+  if (wide) {
+    PINBALL_RUN(double);
+  } else {
+    PINBALL_RUN(float);
+  }
 #undef PINBALL_RUN
 }
 

@@ -13,7 +13,9 @@ struct Step {
 };
 
 static Step step_numbers(int kind, double t, double s, double eta, bool reclip, bool whole) {
-  if (kind == denoise::kFlow) return {1, -t, 0, 1, s - t, 0};
+  if (kind == denoise::kFlow) {
+    return {1, -t, 0, 1, s - t, 0};
+  }
   const double a = __builtin_sqrt(t), n = __builtin_sqrt(1 - t);
   double e0, e1, e2 = 0;  // eps = e0 x + e1 output + e2 x0
   Step r{};
@@ -24,8 +26,12 @@ static Step step_numbers(int kind, double t, double s, double eta, bool reclip, 
   } else {
     r.c0 = a, r.c1 = -n, e0 = n, e1 = a;
   }
-  if (!whole) return r;
-  if (reclip) e0 = 1 / n, e1 = 0, e2 = -a / n;
+  if (!whole) {
+    return r;
+  }
+  if (reclip) {
+    e0 = 1 / n, e1 = 0, e2 = -a / n;
+  }
   const double variance = eta == 0 ? 0 : eta * eta * ((1 - s) / (1 - t)) * (1 - t / s);
   const double left = 1 - s - variance;
   const double q = __builtin_sqrt(left < 0 ? 0 : left);
@@ -53,25 +59,38 @@ __attribute__((noinline)) void step_rows_as(const DenoiseArgs& a, int64_t begin,
   Step c = fixed ? step_numbers(a.kind, a.t.number, a.s.number, a.eta, a.reclip, whole) : Step{};
   const V limit = V{} + (T)a.clip;
   const I use_x = I{} - (a.kind != denoise::kX0);  // else 0 x would make NaN of an infinite x
-  for_rows<NOISE == denoise::kMade>(a, begin, end, [&](int64_t row, int64_t b, int64_t k, int64_t d, int64_t n, const float* made) {
-    if (!fixed) c = step_numbers(a.kind, at_row(a.t, b, k), at_row(a.s, b, k), a.eta, a.reclip, a.whole);
-    const V c0 = V{} + (T)c.c0, c1 = V{} + (T)c.c1, d0 = V{} + (T)c.d0, d1 = V{} + (T)c.d1, d2 = V{} + (T)c.d2;
-    [[maybe_unused]] const V sigma = V{} + (T)c.sigma;
-    const int64_t at = row * a.D + d;
-    vectors<T>(n, [&](int64_t i, int m) __attribute__((always_inline)) {
-      const int64_t j = at + i;
-      const V xv = load(x + j, m, x + total), ov = load(o + j, m, o + total);
-      const V est = clip_both(c0 * (V)((I)xv & use_x) + c1 * ov, limit);
-      store(x0 + j, est, m, stream);
-      if (whole) {
-        V y = d0 * est + d1 * xv + d2 * ov;
-        if (NOISE == denoise::kGiven) y += sigma * load(e + j, m, e + total);
-        if (NOISE == denoise::kMade) y += sigma * noise_lanes(made + i, m, V{});
-        store(xs + j, y, m, stream);
-      }
-    });
-  }, fixed && a.D % 16 == 0);  // else a number's last bit may depend on where its row lies: what is left over is compiled apart
-  if (stream) __builtin_ia32_sfence();
+  for_rows<NOISE == denoise::kMade>(
+      a, begin, end,
+      [&](int64_t row, int64_t b, int64_t k, int64_t d, int64_t n, const float* made) {
+        if (!fixed) {
+          c = step_numbers(a.kind, at_row(a.t, b, k), at_row(a.s, b, k), a.eta, a.reclip, a.whole);
+        }
+        const V c0 = V{} + (T)c.c0, c1 = V{} + (T)c.c1, d0 = V{} + (T)c.d0, d1 = V{} + (T)c.d1, d2 = V{} + (T)c.d2;
+        [[maybe_unused]] const V sigma = V{} + (T)c.sigma;
+        const int64_t at = row * a.D + d;
+        vectors<T>(n, [&](int64_t i, int m) __attribute__((always_inline)) {
+          const int64_t j = at + i;
+          const V xv = load(x + j, m, x + total), ov = load(o + j, m, o + total);
+          const V est = clip_both(c0 * (V)((I)xv & use_x) + c1 * ov, limit);
+          store(x0 + j, est, m, stream);
+          if (whole) {
+            V y = d0 * est + d1 * xv + d2 * ov;
+            if (NOISE == denoise::kGiven) {
+              y += sigma * load(e + j, m, e + total);
+            }
+            if (NOISE == denoise::kMade) {
+              y += sigma * noise_lanes(made + i, m, V{});
+            }
+            store(xs + j, y, m, stream);
+          }
+        });
+      },
+      fixed &&
+          a.D % 16 ==
+              0);  // else a number's last bit may depend on where its row lies: what is left over is compiled apart
+  if (stream) {
+    __builtin_ia32_sfence();
+  }
 }
 
 template <class S, int NOISE>
@@ -85,55 +104,80 @@ __attribute__((noinline)) void step_rows_backward(const DenoiseArgs& a, int64_t 
   using V = typename Traits<S>::V;
   using I = typename Traits<S>::I;
   const int64_t total = a.B * a.K * a.D;
-  const S *x = (const S*)a.x, *o = (const S*)a.output, *e = (const S*)a.noise, *gs = (const S*)a.g_xs, *g0 = (const S*)a.g_x0;
+  const S *x = (const S*)a.x, *o = (const S*)a.output, *e = (const S*)a.noise, *gs = (const S*)a.g_xs,
+          *g0 = (const S*)a.g_x0;
   S *gx = (S*)a.g_x, *go = (S*)a.g_output, *gn = (S*)a.g_noise;
   T* dots = (T*)a.dots;
   const bool fixed = !a.t.p && !a.s.p, stream = a.stream, whole = a.whole;
   const int count = whole ? 6 : 2;
-  if (dots)
-    for (int64_t i = begin * a.K * count; i < end * a.K * count; ++i) dots[i] = 0;
+  if (dots) {
+    for (int64_t i = begin * a.K * count; i < end * a.K * count; ++i) {
+      dots[i] = 0;
+    }
+  }
   Step c = fixed ? step_numbers(a.kind, a.t.number, a.s.number, a.eta, a.reclip, whole) : Step{};
   const V limit = V{} + (T)a.clip;
   const bool clips = a.clip < __builtin_inf();
-  for_rows<NOISE == denoise::kMade>(a, begin, end, [&](int64_t row, int64_t b, int64_t k, int64_t d, int64_t n, const float* made) {
-    if (!fixed) c = step_numbers(a.kind, at_row(a.t, b, k), at_row(a.s, b, k), a.eta, a.reclip, whole);
-    const V c0 = V{} + (T)c.c0, c1 = V{} + (T)c.c1, d0 = V{} + (T)c.d0, d1 = V{} + (T)c.d1, d2 = V{} + (T)c.d2;
-    const V sigma = V{} + (T)c.sigma;
-    const bool only_output = a.kind == denoise::kX0;
-    const int64_t at = row * a.D + d;
-    V hx{}, ho{}, s0{}, sx{}, so{}, sn{};
-    vectors<T>(n, [&](int64_t i, int m) __attribute__((always_inline)) {
-      const int64_t j = at + i;
-      const V g = gs ? load(gs + j, m, gs + total) : V{};  // zeros behind the end, so the sums need no mask
-      V h = d0 * g;
-      if (g0) h += load(g0 + j, m, g0 + total);
-      if (clips || dots) {
-        const V xv = load(x + j, m, x + total), ov = load(o + j, m, o + total);
-        const V raw = only_output ? ov : c0 * xv + c1 * ov;
-        h = (I)(raw >= -limit) & (I)(raw <= limit) ? h : V{};
-        if (dots) {
-          hx += h * xv, ho += h * ov;
-          s0 += g * clip_both(raw, limit), sx += g * xv, so += g * ov;
-          if (NOISE == denoise::kGiven) sn += g * load(e + j, m, e + total);
-          if (NOISE == denoise::kMade) sn += g * noise_lanes(made + i, m, V{});
+  for_rows<NOISE == denoise::kMade>(
+      a, begin, end, [&](int64_t row, int64_t b, int64_t k, int64_t d, int64_t n, const float* made) {
+        if (!fixed) {
+          c = step_numbers(a.kind, at_row(a.t, b, k), at_row(a.s, b, k), a.eta, a.reclip, whole);
         }
-      }
-      if (gx) store(gx + j, c0 * h + d1 * g, m, stream);
-      if (go) store(go + j, c1 * h + d2 * g, m, stream);
-      if (gn) store(gn + j, sigma * g, m, stream);
-    });
-    if (dots) {
-      T* to = dots + row * count;
-      to[0] += sum(hx), to[1] += sum(ho);
-      if (whole) to[2] += sum(s0), to[3] += sum(sx), to[4] += sum(so), to[5] += sum(sn);
-    }
-  });
-  if (stream) __builtin_ia32_sfence();
+        const V c0 = V{} + (T)c.c0, c1 = V{} + (T)c.c1, d0 = V{} + (T)c.d0, d1 = V{} + (T)c.d1, d2 = V{} + (T)c.d2;
+        const V sigma = V{} + (T)c.sigma;
+        const bool only_output = a.kind == denoise::kX0;
+        const int64_t at = row * a.D + d;
+        V hx{}, ho{}, s0{}, sx{}, so{}, sn{};
+        vectors<T>(n, [&](int64_t i, int m) __attribute__((always_inline)) {
+          const int64_t j = at + i;
+          const V g = gs ? load(gs + j, m, gs + total) : V{};  // zeros behind the end, so the sums need no mask
+          V h = d0 * g;
+          if (g0) {
+            h += load(g0 + j, m, g0 + total);
+          }
+          if (clips || dots) {
+            const V xv = load(x + j, m, x + total), ov = load(o + j, m, o + total);
+            const V raw = only_output ? ov : c0 * xv + c1 * ov;
+            h = (I)(raw >= -limit) & (I)(raw <= limit) ? h : V{};
+            if (dots) {
+              hx += h * xv, ho += h * ov;
+              s0 += g * clip_both(raw, limit), sx += g * xv, so += g * ov;
+              if (NOISE == denoise::kGiven) {
+                sn += g * load(e + j, m, e + total);
+              }
+              if (NOISE == denoise::kMade) {
+                sn += g * noise_lanes(made + i, m, V{});
+              }
+            }
+          }
+          if (gx) {
+            store(gx + j, c0 * h + d1 * g, m, stream);
+          }
+          if (go) {
+            store(go + j, c1 * h + d2 * g, m, stream);
+          }
+          if (gn) {
+            store(gn + j, sigma * g, m, stream);
+          }
+        });
+        if (dots) {
+          T* to = dots + row * count;
+          to[0] += sum(hx), to[1] += sum(ho);
+          if (whole) {
+            to[2] += sum(s0), to[3] += sum(sx), to[4] += sum(so), to[5] += sum(sn);
+          }
+        }
+      });
+  if (stream) {
+    __builtin_ia32_sfence();
+  }
 }
 
 // c0 x + c1 noise
 ORD_INLINE Step sample_numbers(int kind, double t) {
-  if (kind == denoise::kFlow) return {1 - t, t, 0, 0, 0, 0};
+  if (kind == denoise::kFlow) {
+    return {1 - t, t, 0, 0, 0, 0};
+  }
   return {__builtin_sqrt(t), __builtin_sqrt(1 - t), 0, 0, 0, 0};
 }
 
@@ -146,9 +190,11 @@ __attribute__((noinline)) void sample_rows(const DenoiseArgs& a, int64_t begin, 
   S* out = (S*)a.x_s;
   const bool stream = a.stream;
   Step c = sample_numbers(a.kind, a.t.number);
-  for (int64_t b = begin; b < end; ++b)
+  for (int64_t b = begin; b < end; ++b) {
     for (int64_t k = 0; k < a.K; ++k) {
-      if (a.t.p) c = sample_numbers(a.kind, at_row(a.t, b, k));
+      if (a.t.p) {
+        c = sample_numbers(a.kind, at_row(a.t, b, k));
+      }
       const V c0 = V{} + (T)c.c0, c1 = V{} + (T)c.c1;
       const S *xr = x + (a.x_per_b ? b : b * a.K + k) * D, *er = e + (b * a.K + k) * D;
       S* to = out + (b * a.K + k) * D;
@@ -156,7 +202,10 @@ __attribute__((noinline)) void sample_rows(const DenoiseArgs& a, int64_t begin, 
         store(to + i, c0 * load(xr + i, m, x + x_total) + c1 * load(er + i, m, e + total), m, stream);
       });
     }
-  if (stream) __builtin_ia32_sfence();
+  }
+  if (stream) {
+    __builtin_ia32_sfence();
+  }
 }
 
 template <class S>
@@ -171,23 +220,33 @@ __attribute__((noinline)) void sample_rows_backward(const DenoiseArgs& a, int64_
   Step c = sample_numbers(a.kind, a.t.number);
   for (int64_t b = begin; b < end; ++b) {
     for (int64_t k = 0; k < a.K; ++k) {
-      if (!gn && !dots && (a.x_per_b || !gx)) break;
-      if (a.t.p) c = sample_numbers(a.kind, at_row(a.t, b, k));
+      if (!gn && !dots && (a.x_per_b || !gx)) {
+        break;
+      }
+      if (a.t.p) {
+        c = sample_numbers(a.kind, at_row(a.t, b, k));
+      }
       const V c0 = V{} + (T)c.c0, c1 = V{} + (T)c.c1;
       const int64_t row = b * a.K + k, at = row * D, x_at = (a.x_per_b ? b : row) * D;
       V sx{}, sn{};
       vectors<T>(D, [&](int64_t i, int m) __attribute__((always_inline)) {
         const V gv = load(g + at + i, m, g + total);
-        if (gx && !a.x_per_b) store(gx + at + i, c0 * gv, m, stream);
-        if (gn) store(gn + at + i, c1 * gv, m, stream);
+        if (gx && !a.x_per_b) {
+          store(gx + at + i, c0 * gv, m, stream);
+        }
+        if (gn) {
+          store(gn + at + i, c1 * gv, m, stream);
+        }
         if (dots) {
           sx += gv * load(x + x_at + i, m, x + x_total);
           sn += gv * load(e + at + i, m, e + total);
         }
       });
-      if (dots) dots[2 * row] = sum(sx), dots[2 * row + 1] = sum(sn);
+      if (dots) {
+        dots[2 * row] = sum(sx), dots[2 * row + 1] = sum(sn);
+      }
     }
-    if (gx && a.x_per_b)
+    if (gx && a.x_per_b) {
       vectors<T>(D, [&](int64_t i, int m) __attribute__((always_inline)) {
         V s{};
         for (int64_t k = 0; k < a.K; ++k) {
@@ -196,8 +255,11 @@ __attribute__((noinline)) void sample_rows_backward(const DenoiseArgs& a, int64_
         }
         store(gx + b * D + i, s, m);
       });
+    }
   }
-  if (stream) __builtin_ia32_sfence();
+  if (stream) {
+    __builtin_ia32_sfence();
+  }
 }
 
 }  // namespace

@@ -1,17 +1,19 @@
-// Whole reverse chains of a one-layer denoiser. A block of up to 48 rows goes through all steps before the next block, so its
-// state, its projected condition and the weights stay in cache: 98 + 128 KB for D = 64 and 256 hidden units.
+// Whole reverse chains of a one-layer denoiser. A block of up to 48 rows goes through all steps before the next block,
+// so its state, its projected condition and the weights stay in cache: 98 + 128 KB for D = 64 and 256 hidden units.
 //
 // Matrices lie in tiles of 64 columns, [tiles][rows][64], so that every stride is a constant. One step of a block:
-//   for each 64 hidden units: h = time + cond + W_x x, h = silu(h), out += W_o h;  then x0 and the next x from x and out.
+//   for each 64 hidden units: h = time + cond + W_x x, h = silu(h), out += W_o h;  then x0 and the next x from x and
+//   out.
 // Every sum runs over its inputs in one order whatever the number of rows, so a row's bits do not depend on its block.
 //
-// Weights in bf16 may be multiplied in pairs (gemm_pairs.h): x and h are then rounded to bf16 where they enter a product, and the state,
-// the sums and the condition stay in fp32. All of h is made before W_o, so that a sum stays in its register.
+// Weights in bf16 may be multiplied in pairs (gemm_pairs.h): x and h are then rounded to bf16 where they enter a
+// product, and the state, the sums and the condition stay in fp32. All of h is made before W_o, so that a sum stays in
+// its register.
 #pragma once
-#include "cpu/simd/vmath.h"
-#include "cpu/ops/denoise_chain_args.h"
 #include "cpu/gemm/gemm_pairs.h"
 #include "cpu/gemm/mlp_tiles.h"
+#include "cpu/ops/denoise_chain_args.h"
+#include "cpu/simd/vmath.h"
 
 namespace ORD_ISA {
 namespace {
@@ -33,12 +35,13 @@ struct Chain : Mlp<T, ChainArgs> {
   void prepare(T* scratch) const {
     Base::prepare(scratch);
     if constexpr (kPairs) {
-      for (int64_t j = 0; j < Hb; ++j)
+      for (int64_t j = 0; j < Hb; ++j) {
         for (int64_t i = 0; i < Db; ++i) {
           const int64_t at = j * Db + i;
           pack_pairs(w_in + at * kT * kT, part(a.D, i), in_pairs() + at * kTile);
           pack_pairs(w_out + at * kT * kT, part(a.H, j), out_pairs() + at * kTile);
         }
+      }
     }
   }
 
@@ -46,12 +49,15 @@ struct Chain : Mlp<T, ChainArgs> {
   void denoise_pairs(int64_t n, int64_t s, const T* x, const T* cond, T* room, T* out) const {
     uint32_t *const x_pairs = (uint32_t*)room, *const h_pairs = x_pairs + R * Db * kRow;
     to_pairs(x, Db * n * kT, x_pairs);
-    for (int64_t j = 0; j < Hb; ++j)
-      multiply_pairs<true>(n, {x_pairs, in_pairs() + j * Db * kTile, n * kRow, kTile, Db, (part(a.D, Db - 1) + 1) / 2}, cond + j * n * kT, kT,
-                           times + (s * Hb + j) * kT, h_pairs + j * n * kRow);
-    for (int64_t i = 0; i < Db; ++i)
-      multiply_pairs<false>(n, {h_pairs, out_pairs() + i * kTile, n * kRow, Db * kTile, Hb, (part(a.H, Hb - 1) + 1) / 2}, bias + i * kT, 0,
-                            nullptr, out + i * n * kT);
+    for (int64_t j = 0; j < Hb; ++j) {
+      multiply_pairs<true>(n, {x_pairs, in_pairs() + j * Db * kTile, n * kRow, kTile, Db, (part(a.D, Db - 1) + 1) / 2},
+                           cond + j * n * kT, kT, times + (s * Hb + j) * kT, h_pairs + j * n * kRow);
+    }
+    for (int64_t i = 0; i < Db; ++i) {
+      multiply_pairs<false>(n,
+                            {h_pairs, out_pairs() + i * kTile, n * kRow, Db * kTile, Hb, (part(a.H, Hb - 1) + 1) / 2},
+                            bias + i * kT, 0, nullptr, out + i * n * kT);
+    }
   }
 #endif
 
@@ -60,33 +66,43 @@ struct Chain : Mlp<T, ChainArgs> {
     const int64_t tile = kT * kT, rows = n * kT;
     for (int64_t jj = 0; jj < Hb; ++jj) {
       const int64_t j = s & 1 ? Hb - 1 - jj : jj;  // back and forth: what was used last is still in the nearest cache
-      for (int64_t i = 0; i < Db; ++i)
+      for (int64_t i = 0; i < Db; ++i) {
         multiply_tile<T>(n, x + i * rows, w_in + (j * Db + i) * tile, part(a.D, i), i ? h : cond + j * rows, kT,
                          i ? nullptr : times + (s * Hb + j) * kT, h, part(a.H, j));
+      }
       silu_all(h, rows);
-      for (int64_t i = 0; i < Db; ++i)
-        multiply_tile<T>(n, h, w_out + (j * Db + i) * tile, part(a.H, j), jj ? out + i * rows : bias + i * kT, jj ? kT : 0, nullptr, out + i * rows,
-                         part(a.D, i));
+      for (int64_t i = 0; i < Db; ++i) {
+        multiply_tile<T>(n, h, w_out + (j * Db + i) * tile, part(a.H, j), jj ? out + i * rows : bias + i * kT,
+                         jj ? kT : 0, nullptr, out + i * rows, part(a.D, i));
+      }
     }
   }
 
   template <bool kNoise>
-  __attribute__((noinline)) void update(int64_t n, const double* c, T* x, const T* out, const T* noise, T* keep, int64_t keep_row) const {
-    const V c0 = V{} + (T)c[0], c1 = V{} + (T)c[1], d0 = V{} + (T)c[2], d1 = V{} + (T)c[3], d2 = V{} + (T)c[4], sigma = V{} + (T)c[5];
+  __attribute__((noinline)) void update(int64_t n, const double* c, T* x, const T* out, const T* noise, T* keep,
+                                        int64_t keep_row) const {
+    const V c0 = V{} + (T)c[0], c1 = V{} + (T)c[1], d0 = V{} + (T)c[2], d1 = V{} + (T)c[3], d2 = V{} + (T)c[4],
+            sigma = V{} + (T)c[5];
     const V limit = V{} + (T)a.clip;
     const bool only_output = c[0] == 0 && c[1] == 1;  // 0 x would make NaN of an infinite x
-    for (int64_t i = 0; i < Db; ++i)
-      for (int64_t r = 0; r < n; ++r, x += kT, out += kT)
+    for (int64_t i = 0; i < Db; ++i) {
+      for (int64_t r = 0; r < n; ++r, x += kT, out += kT) {
         vectors<T>(part(a.D, i), [&](int64_t d, int lanes) __attribute__((always_inline)) {
           const V xv = load(x + d), ov = load(out + d);
           V est = only_output ? ov : c0 * xv + c1 * ov;
           est = est < -limit ? -limit : est;
           est = est > limit ? limit : est;
           V y = d0 * est + d1 * xv + d2 * ov;
-          if constexpr (kNoise) y += sigma * load(noise + r * a.D + i * kT + d);
+          if constexpr (kNoise) {
+            y += sigma * load(noise + r * a.D + i * kT + d);
+          }
           store(x + d, y);
-          if (keep) store(keep + r * keep_row + i * kT + d, est, lanes);
+          if (keep) {
+            store(keep + r * keep_row + i * kT + d, est, lanes);
+          }
         });
+      }
+    }
   }
 
   // The noise of step s, [n, D] and room to read behind. True where there is any.
@@ -95,7 +111,9 @@ struct Chain : Mlp<T, ChainArgs> {
       __builtin_memcpy(to, (const T*)a.noise + (s * a.B + r0) * a.D, n * a.D * sizeof(T));
       return true;
     }
-    if (!a.made) return false;
+    if (!a.made) {
+      return false;
+    }
     made_noise(a.row_ids + r0, a.draw_ids ? a.draw_ids + r0 : nullptr, a.seed, a.numbers[8 * s + 6], a.D, n, to);
     return true;
   }
@@ -103,15 +121,18 @@ struct Chain : Mlp<T, ChainArgs> {
   // Rows [r0, r0 + n) through all steps.
   void block(int64_t r0, int64_t n, T* scratch) const {
     const int64_t rows = n * kT;
-    T *const x = scratch, *const out = x + R * Db * kT, *const cond = out + R * Db * kT, *const h = cond + R * Hb * kT, *const noise = h + R * kT;
+    T *const x = scratch, *const out = x + R * Db * kT, *const cond = out + R * Db * kT, *const h = cond + R * Hb * kT,
+             *const noise = h + R * kT;
     T* const given = noise + R * a.D + kT;  // the condition as it comes, in tiles
     to_tiles((const T*)a.x + r0 * a.D, n, a.D, x);
     to_tiles((const T*)a.cond + r0 * a.C, n, a.C, given);
     static const T zeros[kT] = {};
-    for (int64_t j = 0; j < Hb; ++j)
-      for (int64_t i = 0; i < Cb; ++i)
-        multiply_tile<T>(n, given + i * rows, w_cond + (j * Cb + i) * kT * kT, part(a.C, i), i ? cond + j * rows : zeros, i ? kT : 0, nullptr,
-                         cond + j * rows, kT);
+    for (int64_t j = 0; j < Hb; ++j) {
+      for (int64_t i = 0; i < Cb; ++i) {
+        multiply_tile<T>(n, given + i * rows, w_cond + (j * Cb + i) * kT * kT, part(a.C, i),
+                         i ? cond + j * rows : zeros, i ? kT : 0, nullptr, cond + j * rows, kT);
+      }
+    }
     for (int64_t s = 0; s < a.S; ++s) {
       const double* c = a.numbers + 8 * s;
       if constexpr (kPairs) {
@@ -120,14 +141,17 @@ struct Chain : Mlp<T, ChainArgs> {
         denoise(n, s, x, cond, h, out);
       }
       T* const keep = c[7] < 0 ? nullptr : (T*)a.states + (r0 * a.K + (int64_t)c[7]) * a.D;
-      if (c[5] != 0 && noise_of(s, r0, n, noise))
+      if (c[5] != 0 && noise_of(s, r0, n, noise)) {
         update<true>(n, c, x, out, noise, keep, a.K * a.D);
-      else
+      } else {
         update<false>(n, c, x, out, noise, keep, a.K * a.D);
+      }
     }
-    for (int64_t i = 0; i < Db; ++i)
-      for (int64_t r = 0; r < n; ++r)
+    for (int64_t i = 0; i < Db; ++i) {
+      for (int64_t r = 0; r < n; ++r) {
         __builtin_memcpy((T*)a.x_0 + (r0 + r) * a.D + i * kT, x + (i * n + r) * kT, part(a.D, i) * sizeof(T));
+      }
+    }
   }
 
   void run(int64_t begin, int64_t end, T* scratch) const {
@@ -136,8 +160,11 @@ struct Chain : Mlp<T, ChainArgs> {
       const int64_t at = (end - begin) * i / blocks;
       return i < blocks ? begin + (at + 5) / 6 * 6 : end;
     };
-    for (int64_t i = 0; i < blocks; ++i)
-      if (start(i) < start(i + 1)) block(start(i), start(i + 1) - start(i), scratch);
+    for (int64_t i = 0; i < blocks; ++i) {
+      if (start(i) < start(i + 1)) {
+        block(start(i), start(i + 1) - start(i), scratch);
+      }
+    }
   }
 };
 
@@ -146,9 +173,13 @@ struct Chain : Mlp<T, ChainArgs> {
 // Calls f with the chain of these arguments.
 template <class F>
 static void with_chain(const ChainArgs& a, void* scratch, F f) {
-  if (a.wide) return f(Chain<double>{{a}}, (double*)scratch);
+  if (a.wide) {
+    return f(Chain<double>{{a}}, (double*)scratch);
+  }
 #if ORD_BYTES == 64 && defined(__x86_64__)
-  if (a.pairs) return f(Chain<float, true>{{a}}, (float*)scratch);
+  if (a.pairs) {
+    return f(Chain<float, true>{{a}}, (float*)scratch);
+  }
 #endif
   f(Chain<float>{{a}}, (float*)scratch);
 }

@@ -1,9 +1,9 @@
-// The rows that denoising steps go over, their levels, and the noise that is made for them on the way: in a tile of 64 blocks on the
-// stack, used from there.
+// The rows that denoising steps go over, their levels, and the noise that is made for them on the way: in a tile of 64
+// blocks on the stack, used from there.
 #pragma once
 #include "common/philox.h"
-#include "cpu/simd/vmath.h"
 #include "cpu/denoise.h"
+#include "cpu/simd/vmath.h"
 
 namespace ORD_ISA {
 namespace {
@@ -11,12 +11,15 @@ namespace {
 using DenoiseArgs = denoise::Args;
 
 ORD_INLINE double at_row(const denoise::PerRow& a, int64_t b, int64_t k) {
-  if (!a.p) return a.number;
+  if (!a.p) {
+    return a.number;
+  }
   const int64_t i = b * a.by_b + k * a.by_k;
   return a.wide ? ((const double*)a.p)[i] : ((const float*)a.p)[i];
 }
 
-static __attribute__((noinline)) void normals(const uint64_t* row, const uint64_t* index, uint64_t step, uint64_t seed, int n, float* to) {
+static __attribute__((noinline)) void normals(const uint64_t* row, const uint64_t* index, uint64_t step, uint64_t seed,
+                                              int n, float* to) {
   philox::blocks<true>(row, index, step, seed, n, to);
 }
 
@@ -38,50 +41,68 @@ ORD_INLINE void noise_tiles(const DenoiseArgs& a, int64_t begin, int64_t end, F 
       uint64_t* to = row;
       for (int j = 0; j < n; ++j, to += now) {
         const uint64_t id = a.row_ids ? (uint64_t)a.row_ids[b + j] : (uint64_t)(b + j);
-        for (int i = 0; i < now; ++i) to[i] = id;
+        for (int i = 0; i < now; ++i) {
+          to[i] = id;
+        }
       }
       if (first != indexed || n > rows) {  // else they are there from the tile before
-        for (int j = 0; j < n; ++j)
-          for (int i = 0; i < now; ++i) index[j * now + i] = first + i;
+        for (int j = 0; j < n; ++j) {
+          for (int i = 0; i < now; ++i) {
+            index[j * now + i] = first + i;
+          }
+        }
         indexed = first, rows = n;
       }
       normals(row, index, a.step, a.seed, n * now, made);
       const int64_t lane = 4 * first, lanes = width - lane < 4 * now ? width - lane : 4 * now;
-      for (int j = 0; j < n; ++j) f(b + j, lane, lanes, made + 4 * j * now);
+      for (int j = 0; j < n; ++j) {
+        f(b + j, lane, lanes, made + 4 * j * now);
+      }
     }
   }
 }
 
 // n floats of noise -> lanes of the compute type
 ORD_INLINE vf noise_lanes(const float* p, int n, vf) {
-  if (n == kLanes<float>) return load(p);
+  if (n == kLanes<float>) {
+    return load(p);
+  }
   vf v{};
-  for (int i = 0; i < n; ++i) v[i] = p[i];
+  for (int i = 0; i < n; ++i) {
+    v[i] = p[i];
+  }
   return v;
 }
 ORD_INLINE vd noise_lanes(const float* p, int n, vd) {
   vd v{};
-  for (int i = 0; i < n; ++i) v[i] = p[i];
+  for (int i = 0; i < n; ++i) {
+    v[i] = p[i];
+  }
   return v;
 }
 
-// f(row, b, k, first element, elements, made noise or null): whole rows, or the parts of them that a tile of noise covers; `alike`: all
-// rows are one to f, and come as one where no noise is made.
+// f(row, b, k, first element, elements, made noise or null): whole rows, or the parts of them that a tile of noise
+// covers; `alike`: all rows are one to f, and come as one where no noise is made.
 template <bool MADE, class F>
 ORD_INLINE void for_rows(const DenoiseArgs& a, int64_t begin, int64_t end, F f, bool alike = false) {
   if constexpr (MADE) {
-    noise_tiles(a, begin, end, [&](int64_t b, int64_t lane, int64_t lanes, const float* noise) __attribute__((always_inline)) {
-      for (int64_t done = 0; done < lanes;) {
-        const int64_t at = lane + done, k = a.K == 1 ? 0 : at / a.D, d = a.K == 1 ? at : at % a.D;  // a division takes 20 cycles
-        const int64_t n = a.D - d < lanes - done ? a.D - d : lanes - done;
-        f(b * a.K + k, b, k, d, n, noise + done);
-        done += n;
-      }
-    });
+    noise_tiles(a, begin, end,
+                [&](int64_t b, int64_t lane, int64_t lanes, const float* noise) __attribute__((always_inline)) {
+                  for (int64_t done = 0; done < lanes;) {
+                    const int64_t at = lane + done, k = a.K == 1 ? 0 : at / a.D,
+                                  d = a.K == 1 ? at : at % a.D;  // a division takes 20 cycles
+                    const int64_t n = a.D - d < lanes - done ? a.D - d : lanes - done;
+                    f(b * a.K + k, b, k, d, n, noise + done);
+                    done += n;
+                  }
+                });
   } else {
     const int64_t K = alike ? 1 : a.K, last = alike ? begin + 1 : end, n = alike ? (end - begin) * a.K * a.D : a.D;
-    for (int64_t b = begin; b < last; ++b)
-      for (int64_t k = 0; k < K; ++k) f(b * a.K + k, b, k, (int64_t)0, n, (const float*)nullptr);
+    for (int64_t b = begin; b < last; ++b) {
+      for (int64_t k = 0; k < K; ++k) {
+        f(b * a.K + k, b, k, (int64_t)0, n, (const float*)nullptr);
+      }
+    }
   }
 }
 

@@ -1,10 +1,11 @@
 // nested_min of rows that fill vectors: K = M lanes or half of them. Included once per instruction set.
 //
-// W rows are M vectors on end. Transposed, vector k holds column k and a lane a row; parts and gradients are made there in one
-// pass and turned back. While nothing is NaN or infinite the parts need no more than the sum so far and whether the cap is ahead.
+// W rows are M vectors on end. Transposed, vector k holds column k and a lane a row; parts and gradients are made there
+// in one pass and turned back. While nothing is NaN or infinite the parts need no more than the sum so far and whether
+// the cap is ahead.
 #pragma once
-#include "cpu/simd/vmath.h"
 #include "cpu/increments.h"
+#include "cpu/simd/vmath.h"
 
 namespace ORD_ISA {
 namespace {
@@ -25,18 +26,24 @@ ORD_INLINE V clip_width(V v, V w) {
 template <class T>
 ORD_INLINE auto splat(T x) {  // not V{} + x: an addition of 0 is not nothing, because of -0
   typename Traits<T>::V v;
-  for (int i = 0; i < kLanes<T>; ++i) v[i] = x;
+  for (int i = 0; i < kLanes<T>; ++i) {
+    v[i] = x;
+  }
   return v;
 }
 
 ORD_INLINE vi counting_from(int64_t k, vf) {
   vi lane;
-  for (int i = 0; i < kLanes<float>; ++i) lane[i] = i;
+  for (int i = 0; i < kLanes<float>; ++i) {
+    lane[i] = i;
+  }
   return lane + (int32_t)k;
 }
 ORD_INLINE vl counting_from(int64_t k, vd) {
   vl lane;
-  for (int i = 0; i < kLanes<double>; ++i) lane[i] = i;
+  for (int i = 0; i < kLanes<double>; ++i) {
+    lane[i] = i;
+  }
   return lane + k;
 }
 template <class I>
@@ -61,23 +68,31 @@ struct Tile {
 
   ORD_INLINE void load_rows(const S* p, V (&t)[M]) {
 #pragma GCC unroll 16
-    for (int i = 0; i < M; ++i) t[i] = load(p + i * W);
+    for (int i = 0; i < M; ++i) {
+      t[i] = load(p + i * W);
+    }
   }
   ORD_INLINE void store_rows(S* p, const V (&t)[M], bool stream) {
 #pragma GCC unroll 16
-    for (int i = 0; i < M; ++i) store(p + i * W, t[i], W, stream);
+    for (int i = 0; i < M; ++i) {
+      store(p + i * W, t[i], W, stream);
+    }
   }
   ORD_INLINE void turn(V (&t)[M]) { transpose<1, M>(t); }
 
   // Lane h M + i is row F i + h.
   ORD_INLINE V to_lanes(V rows) {
     I from;
-    for (int l = 0; l < W; ++l) from[l] = F * (l % M) + l / M;
+    for (int l = 0; l < W; ++l) {
+      from[l] = F * (l % M) + l / M;
+    }
     return F == 1 ? rows : __builtin_shuffle(rows, from);
   }
   ORD_INLINE V to_rows(V lanes) {
     I from;
-    for (int j = 0; j < W; ++j) from[j] = j % F * M + j / F;
+    for (int j = 0; j < W; ++j) {
+      from[j] = j % F * M + j / F;
+    }
     return F == 1 ? lanes : __builtin_shuffle(lanes, from);
   }
   ORD_INLINE V capacity(const Args& a, int64_t r) {
@@ -96,8 +111,11 @@ static void nested_tiles(const Args& args, int64_t begin, int64_t end) {
   S *value = (S*)args.value, *out = (S*)args.out;
   const bool stream = args.stream;
   V shared[M];
-  if constexpr (SHARED)
-    for (int k = 0; k < M; ++k) shared[k] = splat(number(w[k]));
+  if constexpr (SHARED) {
+    for (int k = 0; k < M; ++k) {
+      shared[k] = splat(number(w[k]));
+    }
+  }
   int64_t r = begin;
   for (; r + W <= end; r += W) {
     V t[M], u[M];
@@ -136,8 +154,12 @@ static void nested_tiles(const Args& args, int64_t begin, int64_t end) {
     X::store_rows(out + r * M, t, stream);
     store(value + r, X::to_rows(total));
   }
-  if (stream) __builtin_ia32_sfence();
-  if (r < end) nested_rows<S, CAPPED, SHARED>(args, r, end);
+  if (stream) {
+    __builtin_ia32_sfence();
+  }
+  if (r < end) {
+    nested_rows<S, CAPPED, SHARED>(args, r, end);
+  }
 }
 
 constexpr int64_t kFlush = 256;  // rows that are summed in the compute type
@@ -155,8 +177,11 @@ static void nested_tiles_backward(const Args& args, int64_t begin, int64_t end, 
   S *gv = (S*)args.gv, *gw = (S*)args.gw, *gc = (S*)args.gc;
   const bool stream = args.stream;
   V shared[M], acc[M] = {};
-  if constexpr (SHARED)
-    for (int k = 0; k < M; ++k) shared[k] = splat(number(w[k]));
+  if constexpr (SHARED) {
+    for (int k = 0; k < M; ++k) {
+      shared[k] = splat(number(w[k]));
+    }
+  }
   int64_t r = begin;
   for (; r + W <= end; r += W) {
     V t[M], u[M], g[M] = {};
@@ -184,20 +209,29 @@ static void nested_tiles_backward(const Args& args, int64_t begin, int64_t end, 
         alive[k] = live;
         sum += a;
       }
-      if (gc) store(gc + r, X::to_rows((V)((I)((V)at_cap + base) & ~live)));
+      if (gc) {
+        store(gc + r, X::to_rows((V)((I)((V)at_cap + base) & ~live)));
+      }
       base = live ? base : -(V)at_cap;
 #pragma GCC unroll 16
-      for (int k = 0; k < M; ++k) g[k] = (V)((I)(g[k] + base) & alive[k]);
+      for (int k = 0; k < M; ++k) {
+        g[k] = (V)((I)(g[k] + base) & alive[k]);
+      }
     } else {
 #pragma GCC unroll 16
-      for (int k = 0; k < M; ++k) g[k] += base;
+      for (int k = 0; k < M; ++k) {
+        g[k] += base;
+      }
     }
 #pragma GCC unroll 16
     for (int k = 0; k < M; ++k) {
       const V wk = SHARED ? shared[k] : u[k];
       const V over = (V)((I)g[k] & (I)(t[k] > wk));
-      if (SHARED) acc[k] += over;
-      else u[k] = over;
+      if (SHARED) {
+        acc[k] += over;
+      } else {
+        u[k] = over;
+      }
       t[k] = (V)((I)g[k] & (I)(t[k] >= 0.0f) & (I)(t[k] <= wk));
     }
     X::turn(t);
@@ -206,16 +240,24 @@ static void nested_tiles_backward(const Args& args, int64_t begin, int64_t end, 
       X::turn(u);
       X::store_rows(gw + r * M, u, stream);
     }
-    if (SHARED && sums && (r - begin) % kFlush == kFlush - W)
+    if (SHARED && sums && (r - begin) % kFlush == kFlush - W) {
       for (int k = 0; k < M; ++k) {
         sums[k] += (double)sum(acc[k]);
         acc[k] = V{};
       }
+    }
   }
-  if (SHARED && sums)
-    for (int k = 0; k < M; ++k) sums[k] += (double)sum(acc[k]);
-  if (stream) __builtin_ia32_sfence();
-  if (r < end) nested_rows_backward<S, CAPPED, SHARED>(args, r, end, sums, scratch);
+  if (SHARED && sums) {
+    for (int k = 0; k < M; ++k) {
+      sums[k] += (double)sum(acc[k]);
+    }
+  }
+  if (stream) {
+    __builtin_ia32_sfence();
+  }
+  if (r < end) {
+    nested_rows_backward<S, CAPPED, SHARED>(args, r, end, sums, scratch);
+  }
 }
 
 }  // namespace

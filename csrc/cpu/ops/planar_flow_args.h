@@ -2,33 +2,38 @@
 #pragma once
 #include <cstdint>
 
-// Rows of z [G * N, D]: N rows share one set of parameters (N = 1: each has its own). Strides in elements; rows are contiguous.
+// Rows of z [G * N, D]: N rows share one set of parameters (N = 1: each has its own). Strides in elements; rows are
+// contiguous.
 struct FlowArgs {
-  const void *z, *u, *w, *b;        // storage type
-  int64_t z_row;                    // stride
+  const void *z, *u, *w, *b;  // storage type
+  int64_t z_row;              // stride
   int64_t u_group, u_layer, w_group, w_layer, b_group, b_layer;
-  void *z_out, *log_det, *act;      // outputs, contiguous; log_det and act in the compute type
-  const void *act_in, *gz, *gl;     // backward: act and gl contiguous in the compute type, gz in the storage type
+  void *z_out, *log_det, *act;   // outputs, contiguous; log_det and act in the compute type
+  const void *act_in, *gz, *gl;  // backward: act and gl contiguous in the compute type, gz in the storage type
   int64_t gz_row;
-  void *gu, *gw, *gb;               // gradients; each is written where its parameter was read last: they may share memory
+  void *gu, *gw, *gb;  // gradients; each is written where its parameter was read last: they may share memory
   int64_t gu_group, gu_layer, gw_group, gw_layer, gb_group, gb_layer;
-  void* partial;                    // backward, parts > 1: [G * parts, K, 2 * padded(D) + 2] in the compute type
+  void* partial;                     // backward, parts > 1: [G * parts, K, 2 * padded(D) + 2] in the compute type
   int64_t G, N, K, D, parts, block;  // parts of a group's rows in backward; rows at a time
-  bool stream;                      // write the parameters' gradients past the caches
-  int mode;                         // 0 unconstrained, 1 constrained, 2 smooth
+  bool stream;                       // write the parameters' gradients past the caches
+  int mode;                          // 0 unconstrained, 1 constrained, 2 smooth
 };
 
-constexpr int64_t kFlowRows = 16;  // most rows at a time: their scalar functions are vectorised over the rows
+constexpr int64_t kFlowRows = 16;    // most rows at a time: their scalar functions are vectorised over the rows
 constexpr int64_t kFlowScalars = 6;  // that a forward keeps of every row and layer
 constexpr int64_t flow_padded(int64_t D) { return (D + 15) / 16 * 16; }
 
 // Scratch per thread, in elements of the compute type.
 constexpr int64_t flow_scratch(const FlowArgs& a, bool backward) {
   const int64_t Dp = flow_padded(a.D), params = a.N > 1 ? a.K * (2 * Dp + 8) : 0;
-  if (!backward) return kFlowRows * (Dp + kFlowScalars * a.K) + params;
+  if (!backward) {
+    return kFlowRows * (Dp + kFlowScalars * a.K) + params;
+  }
   const int64_t states = (a.K + 1) * a.block * Dp;
   // Shared parameters: scalars, parameters, sums. Each row's own: scalars.
-  if (a.N > 1) return states + 5 * a.K * kFlowRows + params + 2 * a.K * (2 * Dp + 2);
+  if (a.N > 1) {
+    return states + 5 * a.K * kFlowRows + params + 2 * a.K * (2 * Dp + 2);
+  }
   return states + 9 * a.K * kFlowRows;
 }
 

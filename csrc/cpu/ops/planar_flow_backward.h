@@ -1,9 +1,10 @@
-// Gradients of planar flows and of their inverses. A block of rows first rebuilds its states from the input and the saved a_k
-// (going back from z_K would cancel), then walks the layers against the direction of the map.
+// Gradients of planar flows and of their inverses. A block of rows first rebuilds its states from the input and the
+// saved a_k (going back from z_K would cancel), then walks the layers against the direction of the map.
 //
 // With g the gradient of a layer's output, both maps have the same form: ga = (gradient of a), g <- g + ga w, and
 //   forward: ga = sech^2 (g.uhat) + gl dlogdet/da;         gradient of uhat: t g, with g before the update
-//   inverse: ga = gl dlogdet/da - sech^2 (g'.uhat) / det;  gradient of uhat: -t g, with g after it;  g' = g + gl dlogdet/da w
+//   inverse: ga = gl dlogdet/da - sech^2 (g'.uhat) / det;  gradient of uhat: -t g, with g after it;  g' = g + gl
+//   dlogdet/da w
 #pragma once
 #include "cpu/ops/planar_flow.h"
 #include "cpu/ops/planar_flow_backward_rows.h"
@@ -13,8 +14,8 @@ namespace ORD_ISA {
 template <class S, class P = S, int kD = 0>
 struct FlowBackward : Flow<S, P, kD> {
   using Base = Flow<S, P, kD>;
-  using typename Base::T, typename Base::V;
   using Base::a, Base::K, Base::D, Base::Dp, Base::u_end, Base::w_end, Base::z_end, Base::W, Base::R;
+  using typename Base::T, typename Base::V;
 
   explicit FlowBackward(const FlowArgs& args) : Base(args) {}
 
@@ -39,67 +40,88 @@ struct FlowBackward : Flow<S, P, kD> {
     {
       T** const all[] = {&l.t, &l.h, &l.by_a, &l.by_x, &l.inverse};
       T* next = g + a.block * Dp;
-      for (T** q : all) *q = next, next += K * R;
+      for (T** q : all) {
+        *q = next, next += K * R;
+      }
     }
     const S* const gz_end = (const S*)a.gz + (a.G * a.N - 1) * a.gz_row + D;
     for (int i = 0; i < n; ++i) {
       this->load_row((const S*)a.z + (r0 + i) * a.z_row, z_end, z + i * Dp);
       this->load_row((const S*)a.gz + (r0 + i) * a.gz_row, gz_end, g + i * Dp);
     }
-    for (int64_t k = 0; k < K; ++k) rebuild(r0, n, k, z, l, p);
+    for (int64_t k = 0; k < K; ++k) {
+      rebuild(r0, n, k, z, l, p);
+    }
     for (int64_t layer = 0; layer < K; ++layer) {
       const int64_t k = kInverse ? layer : K - 1 - layer;
       step<kInverse>(r0, n, k, z + k * a.block * Dp, g, l, p, sums);
     }
-    for (int i = 0; i < n; ++i) this->store_row(g + i * Dp, (S*)a.z_out + (r0 + i) * D);
+    for (int i = 0; i < n; ++i) {
+      this->store_row(g + i * Dp, (S*)a.z_out + (r0 + i) * D);
+    }
   }
 
   // The layer's scalars, and its output z[k + 1] (but the last) from z[k].
   void rebuild(int64_t r0, int n, int64_t k, T* z, const Scalars& l, const GroupParams<T>& p) const {
     alignas(64) T act[R] = {};
-    for (int i = 0; i < n; ++i) act[i] = ((const T*)a.act_in)[(r0 + i) * K + k];
+    for (int i = 0; i < n; ++i) {
+      act[i] = ((const T*)a.act_in)[(r0 + i) * K + k];
+    }
     const auto e = p.terms(k);
     for (int i = 0; i < n; i += W) {
       const int64_t at = k * R + i;
       V t, h, by_a, by_x, inverse;
       tanh_sech2(load(act + i), t, h);
       log_det_slopes(t, h, e, a.mode, by_a, by_x, inverse);
-      store(l.t + at, t), store(l.h + at, h), store(l.by_a + at, by_a), store(l.by_x + at, by_x), store(l.inverse + at, inverse);
+      store(l.t + at, t), store(l.h + at, h), store(l.by_a + at, by_a), store(l.by_x + at, by_x),
+          store(l.inverse + at, inverse);
     }
-    if (k + 1 == K) return;
+    if (k + 1 == K) {
+      return;
+    }
     const T *from = z + k * a.block * Dp, *const uh = p.uhat + k * Dp;
     T* to = z + (k + 1) * a.block * Dp;
     for (int i = 0; i < n; ++i, from += Dp, to += Dp) {
       const T t = l.t[k * R + i];
-      for (int64_t d = 0; d < Dp; d += W) store(to + d, load(from + d) + t * load(uh + d));
+      for (int64_t d = 0; d < Dp; d += W) {
+        store(to + d, load(from + d) + t * load(uh + d));
+      }
     }
   }
 
   template <bool kInverse>
-  void step(int64_t r0, int n, int64_t k, const T* z, T* g, const Scalars& l, const GroupParams<T>& p, Sums& sums) const {
+  void step(int64_t r0, int n, int64_t k, const T* z, T* g, const Scalars& l, const GroupParams<T>& p,
+            Sums& sums) const {
     alignas(64) T gl[R] = {}, ga[R], gx[R];
     V gu[R] = {};  // products of g and uhat, to be summed over their lanes
     const T *const uh = p.uhat + k * Dp, *gi = g;
     for (int i = 0; i < n; ++i, gi += Dp) {
       V x[2] = {};
-      vectors_by_two<T>(Dp, [&](int64_t d, int, int j) __attribute__((always_inline)) { x[j] += load(gi + d) * load(uh + d); });
+      vectors_by_two<T>(
+          Dp, [&](int64_t d, int, int j) __attribute__((always_inline)) { x[j] += load(gi + d) * load(uh + d); });
       gu[i] = x[0] + x[1], gl[i] = ((const T*)a.gl)[r0 + i];
     }
     T* const t = l.t + k * R;
     for (int i = 0; i < n; i += W) {
       const int64_t at = k * R + i;
-      const V h = load(l.h + at), tv = load(t + i), glv = load(gl + i), guv = sum_each(gu + i), by_logdet = glv * load(l.by_a + at);
+      const V h = load(l.h + at), tv = load(t + i), glv = load(gl + i), guv = sum_each(gu + i),
+              by_logdet = glv * load(l.by_a + at);
       store(ga + i, kInverse ? by_logdet - h * load(l.inverse + at) * (guv + by_logdet * p.s[k]) : guv * h + by_logdet);
       store(gx + i, glv * load(l.by_x + at));
-      if constexpr (kInverse) store(t + i, -tv);
+      if constexpr (kInverse) {
+        store(t + i, -tv);
+      }
     }
     add_rows<kInverse>(n, k, z, g, t, ga, p, sums);
-    for (int i = 0; i < n; ++i) sums.gx[k] += gx[i], sums.ga[k] += ga[i];
+    for (int i = 0; i < n; ++i) {
+      sums.gx[k] += gx[i], sums.ga[k] += ga[i];
+    }
   }
 
   // g [n, Dp] += ga w, and the sums over the rows.
   template <bool kInverse>
-  void add_rows(int n, int64_t k, const T* z, T* g, const T* t, const T* ga, const GroupParams<T>& p, Sums& sums) const {
+  void add_rows(int n, int64_t k, const T* z, T* g, const T* t, const T* ga, const GroupParams<T>& p,
+                Sums& sums) const {
     for (int64_t d = 0; d < Dp; d += W) {
       const V wv = load(p.w + k * Dp + d);
       V su = {}, sz = {};
@@ -124,16 +146,22 @@ struct FlowBackward : Flow<S, P, kD> {
     const int64_t rows = (a.N + a.parts - 1) / a.parts;
     for (int64_t part = begin, loaded = -1; part < end; ++part) {
       const int64_t g = part / a.parts, first = part % a.parts * rows, last = first + rows < a.N ? first + rows : a.N;
-      if (g != loaded) this->load_group(loaded = g, p);
+      if (g != loaded) {
+        this->load_group(loaded = g, p);
+      }
       T* const total = a.parts > 1 ? (T*)a.partial + part * sums_size() : mine;
       clear(total), clear(few);
       Sums sums(few, K, Dp);
       for (int64_t n = first, blocks = 0; n < last; n += a.block) {
         block<kInverse>(g * a.N + n, last - n < a.block ? last - n : a.block, scratch, p, sums);
-        if (++blocks % 32 == 0) add(few, total), clear(few);
+        if (++blocks % 32 == 0) {
+          add(few, total), clear(few);
+        }
       }
       add(few, total);
-      if (a.parts == 1) finish(g, p, total);
+      if (a.parts == 1) {
+        finish(g, p, total);
+      }
     }
   }
 
@@ -143,26 +171,37 @@ struct FlowBackward : Flow<S, P, kD> {
     T* const total = p.w + K * Dp + 7 * K;
     this->load_group(g, p);
     clear(total);
-    for (int64_t i = 0; i < a.parts; ++i) add((T*)a.partial + (g * a.parts + i) * sums_size(), total);
+    for (int64_t i = 0; i < a.parts; ++i) {
+      add((T*)a.partial + (g * a.parts + i) * sums_size(), total);
+    }
     finish(g, p, total);
   }
 
   void clear(T* sums) const {
-    for (int64_t i = 0; i < sums_size(); ++i) sums[i] = 0;
+    for (int64_t i = 0; i < sums_size(); ++i) {
+      sums[i] = 0;
+    }
   }
   void add(const T* __restrict from, T* __restrict to) const {
-    for (int64_t i = 0; i < sums_size(); ++i) to[i] += from[i];
+    for (int64_t i = 0; i < sums_size(); ++i) {
+      to[i] += from[i];
+    }
   }
 
   void finish(int64_t g, const GroupParams<T>& p, T* at) const {
     const Sums sums(at, K, Dp);
     for (int64_t k = 0; k < K; ++k) {
       V y = {};
-      for (int64_t d = 0; d < Dp; d += W) y += load(sums.uhat + k * Dp + d) * load(p.w + k * Dp + d);
-      const T gc = sum(y), gx = sums.gx[k] + gc * (p.slope[k] - 1) / p.n2[k], on_w = -2 * gc * p.c[k] / p.n2[k], c = p.c[k];
-      P *const to_u = (P*)a.gu + g * a.gu_group + k * a.gu_layer, *const to_w = (P*)a.gw + g * a.gw_group + k * a.gw_layer;
+      for (int64_t d = 0; d < Dp; d += W) {
+        y += load(sums.uhat + k * Dp + d) * load(p.w + k * Dp + d);
+      }
+      const T gc = sum(y), gx = sums.gx[k] + gc * (p.slope[k] - 1) / p.n2[k], on_w = -2 * gc * p.c[k] / p.n2[k],
+              c = p.c[k];
+      P *const to_u = (P*)a.gu + g * a.gu_group + k * a.gu_layer, *const to_w =
+                                                                      (P*)a.gw + g * a.gw_group + k * a.gw_layer;
       vectors<T>(D, [&](int64_t d, int m) __attribute__((always_inline)) {
-        const V uv = load(this->u(g, k) + d, m, u_end), wv = load(p.w + k * Dp + d), pulled = load(sums.uhat + k * Dp + d);
+        const V uv = load(this->u(g, k) + d, m, u_end), wv = load(p.w + k * Dp + d),
+                pulled = load(sums.uhat + k * Dp + d);
         store(to_u + d, pulled + gx * wv, m);
         store(to_w + d, load(sums.az + k * Dp + d) + c * pulled + on_w * wv + gx * uv, m);
       });
@@ -172,7 +211,8 @@ struct FlowBackward : Flow<S, P, kD> {
 };
 
 // Rows (N = 1) or parts of groups [begin, end).
-void planar_flow_backward(FlowType type, bool wide, bool inverse, const FlowArgs& a, int64_t begin, int64_t end, void* scratch) {
+void planar_flow_backward(FlowType type, bool wide, bool inverse, const FlowArgs& a, int64_t begin, int64_t end,
+                          void* scratch) {
   const auto run = [&]<class S, class P, int kD>(auto* t, Flow<S, P, kD>) {
     if (a.N > 1) {
       const FlowBackward<S, P, kD> f(a);
@@ -195,9 +235,11 @@ void planar_flow_combine(FlowType type, bool wide, const FlowArgs& a, int64_t g,
     case FlowType::f32: return FlowBackward<float>(a).combine(g, (float*)scratch);
     case FlowType::f64: return FlowBackward<double>(a).combine(g, (double*)scratch);
     case FlowType::bf16:
-      return wide ? FlowBackward<bf16, float>(a).combine(g, (float*)scratch) : FlowBackward<bf16>(a).combine(g, (float*)scratch);
+      return wide ? FlowBackward<bf16, float>(a).combine(g, (float*)scratch)
+                  : FlowBackward<bf16>(a).combine(g, (float*)scratch);
     case FlowType::f16:
-      return wide ? FlowBackward<f16, float>(a).combine(g, (float*)scratch) : FlowBackward<f16>(a).combine(g, (float*)scratch);
+      return wide ? FlowBackward<f16, float>(a).combine(g, (float*)scratch)
+                  : FlowBackward<f16>(a).combine(g, (float*)scratch);
   }
 }
 
@@ -206,7 +248,9 @@ void add_columns(bool f64, const void* x, int64_t rows, int64_t C, void* sums) {
   const auto run = [&]<class T>(const T* p, T* to) __attribute__((always_inline)) {
     vectors<T>(C, [&](int64_t c, int n) __attribute__((always_inline)) {
       auto s = load(to + c, n, to + C);
-      for (int64_t r = 0; r < rows; ++r) s += load(p + r * C + c, n, p + rows * C);
+      for (int64_t r = 0; r < rows; ++r) {
+        s += load(p + r * C + c, n, p + rows * C);
+      }
       store(to + c, s, n);
     });
   };

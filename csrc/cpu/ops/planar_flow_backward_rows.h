@@ -1,8 +1,9 @@
 // Gradients of planar flows whose rows have parameters of their own; planar_flow_backward.h has the formulas.
 //
 // None of a layer's scalars but the gradient of a depends on another layer, given the saved a_k. So a block
-// first reads its parameters in memory order, takes the scalars of all layers at once, and rebuilds its states with each in a
-// register; then it walks the layers, and the pass that writes one layer's gradients sums g.uhat and g.w for the next.
+// first reads its parameters in memory order, takes the scalars of all layers at once, and rebuilds its states with
+// each in a register; then it walks the layers, and the pass that writes one layer's gradients sums g.uhat and g.w for
+// the next.
 #pragma once
 #include "cpu/ops/planar_flow.h"
 
@@ -14,8 +15,8 @@ struct Count {};
 template <class S, class P = S, int kD = 0>
 struct FlowBackwardRows : Flow<S, P, kD> {
   using Base = Flow<S, P, kD>;
-  using typename Base::T, typename Base::V;
   using Base::a, Base::K, Base::D, Base::Dp, Base::u_end, Base::w_end, Base::z_end, Base::W, Base::R;
+  using typename Base::T, typename Base::V;
 
   const S* const gz_end = (const S*)a.gz + (a.G - 1) * a.gz_row + D;
 
@@ -34,7 +35,9 @@ struct FlowBackwardRows : Flow<S, P, kD> {
       const int n = end - r < step ? end - r : step;
       a.stream ? block<kInverse, true>(r, n, scratch) : block<kInverse, false>(r, n, scratch);
     }
-    if (a.stream) __builtin_ia32_sfence();
+    if (a.stream) {
+      __builtin_ia32_sfence();
+    }
   }
 
   // Rows [r0, r0 + n), n <= W.
@@ -45,11 +48,17 @@ struct FlowBackwardRows : Flow<S, P, kD> {
     T* next = g + a.block * Dp;
     Scalars l;
     T** const all[] = {&l.t, &l.h, &l.c, &l.s, &l.slope, &l.n2, &l.by_a, &l.by_x, &l.inverse};
-    for (T** q : all) *q = next, next += K * R;
+    for (T** q : all) {
+      *q = next, next += K * R;
+    }
     alignas(64) T gl[W] = {};
     V gu[W], gw[W];  // products of g with uhat and w, to be summed over their lanes
-    for (int i = n; i < W; ++i) gu[i] = gw[i] = V{};
-    for (int i = 0; i < n; ++i) gl[i] = ((const T*)a.gl)[r0 + i];
+    for (int i = n; i < W; ++i) {
+      gu[i] = gw[i] = V{};
+    }
+    for (int i = 0; i < n; ++i) {
+      gl[i] = ((const T*)a.gl)[r0 + i];
+    }
     scalars<kInverse>(r0, n, l);
     rebuild(r0, n, z, l);
     start(r0, n, kInverse ? 0 : K - 1, g, l, gu, gw);
@@ -65,7 +74,9 @@ struct FlowBackwardRows : Flow<S, P, kD> {
   template <bool kInverse>
   void scalars(int64_t r0, int n, const Scalars& l) const {
     for (int64_t k = 0; k < K; ++k) {
-      for (int i = 0; i < W; ++i) l.t[k * R + i] = i < n ? ((const T*)a.act_in)[(r0 + i) * K + k] : 0;
+      for (int i = 0; i < W; ++i) {
+        l.t[k * R + i] = i < n ? ((const T*)a.act_in)[(r0 + i) * K + k] : 0;
+      }
     }
     this->products(r0, n, l.c, l.n2);  // kept there until all are made
     for (int64_t k = 0; k < K; ++k) {
@@ -74,9 +85,12 @@ struct FlowBackwardRows : Flow<S, P, kD> {
       V t, h, by_a, by_x, inverse;
       tanh_sech2(load(l.t + at), t, h);
       log_det_slopes(t, h, e, a.mode, by_a, by_x, inverse);
-      store(l.t + at, t), store(l.h + at, h), store(l.c + at, e.c), store(l.slope + at, e.slope), store(l.n2 + at, e.n2);
+      store(l.t + at, t), store(l.h + at, h), store(l.c + at, e.c), store(l.slope + at, e.slope),
+          store(l.n2 + at, e.n2);
       store(l.by_a + at, by_a), store(l.by_x + at, by_x);
-      if constexpr (kInverse) store(l.s + at, e.s), store(l.inverse + at, inverse);
+      if constexpr (kInverse) {
+        store(l.s + at, e.s), store(l.inverse + at, inverse);
+      }
     }
   }
 
@@ -89,7 +103,9 @@ struct FlowBackwardRows : Flow<S, P, kD> {
       // C vectors from d on, the last of m lanes
       const auto walk = [&]<int C>(int64_t d, int m, Count<C>) __attribute__((always_inline)) {
         V zv[C];
-        for (int j = 0; j < C; ++j) zv[j] = load(from + d + j * W, m, z_end), store(z + d + j * W, zv[j]);
+        for (int j = 0; j < C; ++j) {
+          zv[j] = load(from + d + j * W, m, z_end), store(z + d + j * W, zv[j]);
+        }
         for (int64_t k = 0; k + 1 < K; ++k) {
           const P *const uk = ui + k * a.u_layer + d, *const wk = wi + k * a.w_layer + d;
           const T t = l.t[k * R + i], c = l.c[k * R + i];
@@ -101,9 +117,15 @@ struct FlowBackwardRows : Flow<S, P, kD> {
         }
       };
       int64_t d = 0;
-      for (; d + 4 * W <= D; d += 4 * W) walk(d, W, Count<4>{});
-      for (; d + W <= D; d += W) walk(d, W, Count<1>{});
-      if (d < D) walk(d, (int)(D - d), Count<1>{});
+      for (; d + 4 * W <= D; d += 4 * W) {
+        walk(d, W, Count<4>{});
+      }
+      for (; d + W <= D; d += W) {
+        walk(d, W, Count<1>{});
+      }
+      if (d < D) {
+        walk(d, (int)(D - d), Count<1>{});
+      }
     }
   }
 
@@ -152,8 +174,10 @@ struct FlowBackwardRows : Flow<S, P, kD> {
         this->template prefetch_row<0>((const S*)a.z + (r + W) * a.z_row);
         this->template prefetch_row<0>((const S*)a.gz + (r + W) * a.gz_row);
       }
-      const P *const ui = this->u(r, k), *const wi = this->w(r, k), *const next_u = this->u(r, next_k), *const next_w = this->w(r, next_k);
-      P *const to_u = (P*)a.gu + r * a.gu_group + k * a.gu_layer, *const to_w = (P*)a.gw + r * a.gw_group + k * a.gw_layer;
+      const P *const ui = this->u(r, k), *const wi = this->w(r, k), *const next_u = this->u(r, next_k),
+                     *const next_w = this->w(r, next_k);
+      P *const to_u = (P*)a.gu + r * a.gu_group + k * a.gu_layer, *const to_w =
+                                                                      (P*)a.gw + r * a.gw_group + k * a.gw_layer;
       S* const to_z = (S*)a.z_out + r * D;
       if constexpr (!kStream) {  // each line is read before it is written, and no stream to be seen in these either
         for (int64_t d = 0; d < D; d += 64 / sizeof(P)) {
@@ -167,7 +191,8 @@ struct FlowBackwardRows : Flow<S, P, kD> {
         const V uv = load(ui + d, m, u_end), wv = load(wi + d, m, w_end), old = load(g + d), next = old + gai * wv;
         const V pulled = kInverse ? next : old;
         store(to_u + d, ti * pulled + gxi * wv, m, kStream && (uintptr_t)(to_u + d) % 32 == 0);
-        store(to_w + d, gai * load(z + d) + cti * pulled + wi_by * wv + gxi * uv, m, kStream && (uintptr_t)(to_w + d) % 32 == 0);
+        store(to_w + d, gai * load(z + d) + cti * pulled + wi_by * wv + gxi * uv, m,
+              kStream && (uintptr_t)(to_w + d) % 32 == 0);
         if constexpr (kLast) {
           store(to_z + d, next, m);
         } else {

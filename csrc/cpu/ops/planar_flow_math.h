@@ -1,11 +1,12 @@
 // The scalar functions of a planar layer on vectors of rows: ordkernels/reference/planar_flow.py is the definition.
 #pragma once
-#include "cpu/simd/vmath.h"
 #include "cpu/ops/planar_flow_args.h"
+#include "cpu/simd/vmath.h"
 
 namespace ORD_ISA {
 
-// What a layer makes of w.u and |w|^2: uhat = u + c w, s = w.uhat, x the softplus argument, sp = softplus(x), slope = ds / d(w.u).
+// What a layer makes of w.u and |w|^2: uhat = u + c w, s = w.uhat, x the softplus argument, sp = softplus(x), slope =
+// ds / d(w.u).
 template <class V>
 struct LayerTerms {
   V c, s, x, sp, slope, n2;
@@ -20,7 +21,9 @@ template <class V>
 ORD_INLINE LayerTerms<V> layer_terms(V wu, V ww, int mode) {
   LayerTerms<V> l;
   const V one = (V){} + 1.0f;
-  if (mode == 0) return {(V){}, wu, wu, (V){}, one, one};
+  if (mode == 0) {
+    return {(V){}, wu, wu, (V){}, one, one};
+  }
   const auto live = ww > 0.0f;  // w = 0: no correction and no gradient of it
   l.x = mode == 2 ? wu + kShift<V> : wu;
   softplus_sigmoid(l.x, l.sp, l.slope);
@@ -37,12 +40,15 @@ constexpr float kTinyDet = 1e-30f;
 template <>
 constexpr double kTinyDet<vd> = 1e-290;
 
-// The determinant: 1 + h s near 1 (`correction` then holds what the rounding lost), tanh^2 + sech^2 softplus(x) where that cancels.
+// The determinant: 1 + h s near 1 (`correction` then holds what the rounding lost), tanh^2 + sech^2 softplus(x) where
+// that cancels.
 template <class V>
 ORD_INLINE V determinant(V t, V h, const LayerTerms<V>& l, int mode, V& correction) {
   const V v = h * l.s, u = v + 1.0f;
   correction = log1p_correction(v, u);
-  if (mode == 0) return u;
+  if (mode == 0) {
+    return u;
+  }
   const auto near = v > -0.5f;
   correction = near ? correction : (V){};
   return near | (v != v) ? u : t * t + h * l.sp;
@@ -50,7 +56,9 @@ ORD_INLINE V determinant(V t, V h, const LayerTerms<V>& l, int mode, V& correcti
 
 // log(tanh^2 + softplus(x)) where the determinant underflows: there sech^2 = 1 and log softplus(x) = x.
 ORD_INLINE double tiny_log_det(double t, double x) {
-  if (t == 0) return x;
+  if (t == 0) {
+    return x;
+  }
   const double y = 2 * __builtin_log(__builtin_fabs(t));
   return (y > x ? y : x) + __builtin_log1p(__builtin_exp(-__builtin_fabs(y - x)));
 }
@@ -60,11 +68,15 @@ ORD_INLINE V log_abs_det(V t, V h, const LayerTerms<V>& l, int mode) {
   V correction;
   const V det = determinant(t, h, l, mode, correction);
   V r = log_plus(absolute(det), correction);
-  if (mode == 0) return r;
+  if (mode == 0) {
+    return r;
+  }
   const auto tiny = det < kTinyDet<V>;
   if (any(tiny)) {
     for (int i = 0; i < kSize<V>; ++i) {
-      if (tiny[i]) r[i] = tiny_log_det(t[i], l.x[i]);
+      if (tiny[i]) {
+        r[i] = tiny_log_det(t[i], l.x[i]);
+      }
     }
   }
   return r;
@@ -78,11 +90,15 @@ ORD_INLINE void log_det_slopes(V t, V h, const LayerTerms<V>& l, int mode, V& by
   by_a = -2.0f * t * (h * l.s) / det;
   by_x = h * l.slope / det;
   inverse = 1.0f / absolute(det);
-  if (mode == 0) return;
+  if (mode == 0) {
+    return;
+  }
   const auto tiny = det < kTinyDet<V>;
   if (any(tiny)) {
     for (int i = 0; i < kSize<V>; ++i) {
-      if (!tiny[i]) continue;
+      if (!tiny[i]) {
+        continue;
+      }
       const double ld = tiny_log_det(t[i], l.x[i]), at = __builtin_fabs((double)t[i]);
       by_a[i] = at == 0 ? 0 : __builtin_copysign(2 * __builtin_exp(__builtin_log(at) - ld), (double)t[i]);
       by_x[i] = __builtin_exp(l.x[i] - ld);
@@ -91,9 +107,10 @@ ORD_INLINE void log_det_slopes(V t, V h, const LayerTerms<V>& l, int mode, V& by
   }
 }
 
-// The a with a + s tanh a = r, s >= -1, of n rows, in place of r. Odd in r, so for p = |r|, where Newton runs monotonically to
-// the root: from the left for s > 0 (concave; max(p / (1 + s), p - s) lies left), from the right for s < 0 (convex;
-// a - tanh a >= a^3 / 5 up to 1 bounds the root). Lanes stop by themselves, so that a row does not depend on its neighbours.
+// The a with a + s tanh a = r, s >= -1, of n rows, in place of r. Odd in r, so for p = |r|, where Newton runs
+// monotonically to the root: from the left for s > 0 (concave; max(p / (1 + s), p - s) lies left), from the right for s
+// < 0 (convex; a - tanh a >= a^3 / 5 up to 1 bounds the root). Lanes stop by themselves, so that a row does not depend
+// on its neighbours.
 template <class T>
 ORD_INLINE void solve_layers(T* r, const T* s, const T* sp, int n) {
   using V = typename Traits<T>::V;
@@ -127,9 +144,13 @@ ORD_INLINE void solve_layers(T* r, const T* s, const T* sp, int n) {
       store(root + i, moving ? (next > 0.0f ? next : V{}) : x);
       left |= running[i / W] = moving & (absolute(f) > 4 * eps * (x + absolute(st) + p));
     }
-    if (!any(left)) break;
+    if (!any(left)) {
+      break;
+    }
   }
-  for (int i = 0; i < n; i += W) store(r + i, with_sign(load(root + i), load(r + i)));
+  for (int i = 0; i < n; i += W) {
+    store(r + i, with_sign(load(root + i), load(r + i)));
+  }
 }
 
 }  // namespace ORD_ISA

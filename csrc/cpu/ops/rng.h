@@ -12,8 +12,9 @@ static inline int64_t largest_draw(int64_t width) {
 
 // Rows of whole blocks, which lie one after the other in `out`.
 template <bool NORMAL>
-static inline void noise_of_blocks(const int64_t* __restrict rows, const int64_t* __restrict draws, int64_t draw, int64_t seed, int64_t step,
-                                   int64_t width, float* __restrict out, int64_t begin, int64_t end) {
+static inline void noise_of_blocks(const int64_t* __restrict rows, const int64_t* __restrict draws, int64_t draw,
+                                   int64_t seed, int64_t step, int64_t width, float* __restrict out, int64_t begin,
+                                   int64_t end) {
   using philox::kBlocks;
   alignas(64) uint64_t row[kBlocks] = {}, index[kBlocks] = {};
   const int64_t each = width / 4;
@@ -23,27 +24,37 @@ static inline void noise_of_blocks(const int64_t* __restrict rows, const int64_t
     uint64_t first = (uint64_t)(draws ? draws[r] : draw) * each;
     for (int64_t left = each; left;) {
       const int64_t m = left < kBlocks - n ? left : kBlocks - n;
-      for (int64_t i = 0; i < m; ++i) row[n + i] = (uint64_t)rows[r], index[n + i] = first + i;
+      for (int64_t i = 0; i < m; ++i) {
+        row[n + i] = (uint64_t)rows[r], index[n + i] = first + i;
+      }
       n += m, first += m, left -= m;
-      if (n < kBlocks) continue;
+      if (n < kBlocks) {
+        continue;
+      }
       philox::blocks<NORMAL>(row, index, (uint64_t)step, (uint64_t)seed, kBlocks, to);
       to += 4 * kBlocks, n = 0;
     }
   }
-  if (!n) return;
+  if (!n) {
+    return;
+  }
   alignas(64) float made[4 * kBlocks];
   philox::blocks<NORMAL>(row, index, (uint64_t)step, (uint64_t)seed, (int)n, made);
   __builtin_memcpy(to, made, 4 * n * sizeof(float));
 }
 
 template <bool NORMAL>
-static inline void noise(const int64_t* __restrict rows, const int64_t* __restrict draws, int64_t draw, int64_t seed, int64_t step,
-                         int64_t width, float* __restrict out, int64_t begin, int64_t end) {
+static inline void noise(const int64_t* __restrict rows, const int64_t* __restrict draws, int64_t draw, int64_t seed,
+                         int64_t step, int64_t width, float* __restrict out, int64_t begin, int64_t end) {
   using philox::kBlocks;
   const int64_t largest = largest_draw(width);
   bool whole = width % 4 == 0 && (draws || (draw >= 0 && draw <= largest));
-  for (int64_t r = begin; draws && r < end; ++r) whole &= draws[r] >= 0 && draws[r] <= largest;
-  if (whole) return noise_of_blocks<NORMAL>(rows, draws, draw, seed, step, width, out, begin, end);
+  for (int64_t r = begin; draws && r < end; ++r) {
+    whole &= draws[r] >= 0 && draws[r] <= largest;
+  }
+  if (whole) {
+    return noise_of_blocks<NORMAL>(rows, draws, draw, seed, step, width, out, begin, end);
+  }
   struct Piece {
     float* to;
     int skip, count;
@@ -55,10 +66,13 @@ static inline void noise(const int64_t* __restrict rows, const int64_t* __restri
     philox::blocks<NORMAL>(row, index, (uint64_t)step, (uint64_t)seed, n, made);
     for (int i = 0; i < n; ++i) {
       const float* from = made + 4 * i + pieces[i].skip;
-      if (pieces[i].count == 4)
+      if (pieces[i].count == 4) {
         __builtin_memcpy(pieces[i].to, from, 16);
-      else
-        for (int j = 0; j < pieces[i].count; ++j) pieces[i].to[j] = from[j];
+      } else {
+        for (int j = 0; j < pieces[i].count; ++j) {
+          pieces[i].to[j] = from[j];
+        }
+      }
     }
     n = 0;
   };
@@ -66,7 +80,9 @@ static inline void noise(const int64_t* __restrict rows, const int64_t* __restri
     float* o = out + r * width;
     const int64_t d = draws ? draws[r] : draw;
     if (d < 0 || d > largest) {
-      for (int64_t l = 0; l < width; ++l) o[l] = __builtin_nanf("");
+      for (int64_t l = 0; l < width; ++l) {
+        o[l] = __builtin_nanf("");
+      }
       continue;
     }
     uint64_t first = (uint64_t)d * width;
@@ -77,36 +93,50 @@ static inline void noise(const int64_t* __restrict rows, const int64_t* __restri
       pieces[n] = {o + l, skip, count};
       first += count;
       l += count;
-      if (++n == kBlocks) flush();
+      if (++n == kBlocks) {
+        flush();
+      }
     }
   }
-  if (n) flush();
+  if (n) {
+    flush();
+  }
 }
 
-void random_normal(const int64_t* rows, const int64_t* draws, int64_t draw, int64_t seed, int64_t step, int64_t width, float* out,
-                   int64_t begin, int64_t end) {
+void random_normal(const int64_t* rows, const int64_t* draws, int64_t draw, int64_t seed, int64_t step, int64_t width,
+                   float* out, int64_t begin, int64_t end) {
   noise<true>(rows, draws, draw, seed, step, width, out, begin, end);
 }
 
-void random_uniform(const int64_t* rows, const int64_t* draws, int64_t draw, int64_t seed, int64_t step, int64_t width, float* out,
-                    int64_t begin, int64_t end) {
+void random_uniform(const int64_t* rows, const int64_t* draws, int64_t draw, int64_t seed, int64_t step, int64_t width,
+                    float* out, int64_t begin, int64_t end) {
   noise<false>(rows, draws, draw, seed, step, width, out, begin, end);
 }
 
 // counter [N,4], key [N,2], their lower 32 bits -> words [N,4].
-void philox_words(const int64_t* __restrict counter, const int64_t* __restrict key, uint32_t* __restrict out, int64_t begin, int64_t end) {
+void philox_words(const int64_t* __restrict counter, const int64_t* __restrict key, uint32_t* __restrict out,
+                  int64_t begin, int64_t end) {
   constexpr int W = philox::kLanes;
   for (int64_t i = begin; i < end; i += W) {
     philox::words c[4][1] = {}, keys[20] = {};
     const int n = end - i < W ? (int)(end - i) : W;
     for (int l = 0; l < n; ++l) {
-      for (int w = 0; w < 4; ++w) c[w][0][l] = (uint32_t)counter[4 * (i + l) + w];
-      for (int w = 0; w < 2; ++w) keys[w][l] = (uint32_t)key[2 * (i + l) + w];
+      for (int w = 0; w < 4; ++w) {
+        c[w][0][l] = (uint32_t)counter[4 * (i + l) + w];
+      }
+      for (int w = 0; w < 2; ++w) {
+        keys[w][l] = (uint32_t)key[2 * (i + l) + w];
+      }
     }
-    for (int r = 2; r < 20; ++r) keys[r] = keys[r - 2] + (r % 2 ? 0xBB67AE85u : 0x9E3779B9u);
+    for (int r = 2; r < 20; ++r) {
+      keys[r] = keys[r - 2] + (r % 2 ? 0xBB67AE85u : 0x9E3779B9u);
+    }
     philox::rounds<1>(c[0], c[1], c[2], c[3], keys);
-    for (int l = 0; l < n; ++l)
-      for (int w = 0; w < 4; ++w) out[4 * (i + l) + w] = (uint32_t)c[w][0][l];
+    for (int l = 0; l < n; ++l) {
+      for (int w = 0; w < 4; ++w) {
+        out[4 * (i + l) + w] = (uint32_t)c[w][0][l];
+      }
+    }
   }
 }
 

@@ -1,16 +1,17 @@
-// Decoding numbers token by token: up to 48 rows go through a step together, each at a position of its own. A row that ends
-// makes room for the next one, so every product has as many rows as there are.
+// Decoding numbers token by token: up to 48 rows go through a step together, each at a position of its own. A row that
+// ends makes room for the next one, so every product has as many rows as there are.
 //
-// A step: q, k, v of the new token (of the first layer from a table, where tokens are fed back as they are); k, v into the
-// row's cache; attention over it; the memory's part, a constant of the row and layer; the feed-forward part, 64 hidden units at a
-// time; logits; the token. Buffers lie as [tiles][rows][64], with room for all rows whatever their number.
+// A step: q, k, v of the new token (of the first layer from a table, where tokens are fed back as they are); k, v into
+// the row's cache; attention over it; the memory's part, a constant of the row and layer; the feed-forward part, 64
+// hidden units at a time; logits; the token. Buffers lie as [tiles][rows][64], with room for all rows whatever their
+// number.
 #pragma once
 #include "cpu/ops/value_decode_parts.h"
 #include "cpu/ops/value_decode_weights.h"
 
 namespace ORD_ISA {
-void random_uniform(const int64_t* rows, const int64_t* draws, int64_t draw, int64_t seed, int64_t step, int64_t width, float* out,
-                    int64_t begin, int64_t end);  // ops/rng.h
+void random_uniform(const int64_t* rows, const int64_t* draws, int64_t draw, int64_t seed, int64_t step, int64_t width,
+                    float* out, int64_t begin, int64_t end);  // ops/rng.h
 namespace {
 
 template <class T>
@@ -26,18 +27,22 @@ struct Decode : PackedDecoder<T> {
 
   // ---- a thread's rows
 
-  T *x, *y, *qkv, *mixed, *hidden, *logits, *given, *projected, *added, *waiting, *constant, *keys, *vals, *line, *noise, *query, *joined, *score;
-  int64_t n = 0;                                     // rows in flight, of which these are what is known
+  T *x, *y, *qkv, *mixed, *hidden, *logits, *given, *projected, *added, *waiting, *constant, *keys, *vals, *line,
+      *noise, *query, *joined, *score;
+  int64_t n = 0;  // rows in flight, of which these are what is known
   struct Row {
-    int64_t row, at, token, slot;                    // position; the token that goes in there; where its cache lies
-    T room, limit, total, read;                      // capacity; the largest value allowed; sums of tokens' values, of windows
+    int64_t row, at, token, slot;  // position; the token that goes in there; where its cache lies
+    T room, limit, total, read;    // capacity; the largest value allowed; sums of tokens' values, of windows
   } rows[kDecodeRows];
-  int64_t seen = 0, queue = 0, ready = 0, end = 0;   // memories of rows [seen, ready) have been seen to; [queue, end) wait
+  int64_t seen = 0, queue = 0, ready = 0,
+          end = 0;  // memories of rows [seen, ready) have been seen to; [queue, end) wait
 
   void settle(T* scratch) {
     const auto take = [&](int64_t size) { return (scratch += size) - size; };
-    x = take(nb * RT), y = take(nb * RT), qkv = take(3 * nb * RT), mixed = take(nb * RT), hidden = take(RT), logits = take(vb * RT);
-    given = take(mb * RT), projected = take(nb * RT), added = take(nb * RT), waiting = take(a.L * nb * RT), constant = take(a.L * nb * RT);
+    x = take(nb * RT), y = take(nb * RT), qkv = take(3 * nb * RT), mixed = take(nb * RT), hidden = take(RT),
+    logits = take(vb * RT);
+    given = take(mb * RT), projected = take(nb * RT), added = take(nb * RT), waiting = take(a.L * nb * RT),
+    constant = take(a.L * nb * RT);
     keys = take(R * a.L * a.steps * dv + 16 * dv), vals = take(R * a.L * a.steps * dv);
     line = take(vb * kT), noise = take(vb * kT), query = take(dv), joined = take(dv), score = take(decode_scores(a));
   }  // and room behind
@@ -48,13 +53,18 @@ struct Decode : PackedDecoder<T> {
     const int64_t m = ready - seen;
     const auto of = [this](int64_t i) { return of_d(i); };
     to_tiles((const T*)a.memory + seen * a.M, m, a.M, given);
-    if (a.project) multiply(m, given, m * kT, a.M, project, project_b, nb, projected, m * kT, of);
+    if (a.project) {
+      multiply(m, given, m * kT, a.M, project, project_b, nb, projected, m * kT, of);
+    }
     for (int64_t l = 0; l < a.L; ++l) {
       const LayerOf<T> w = layer(l);
       multiply(m, a.project ? projected : given, m * kT, a.d, w.cross_value, w.cross_value_b, nb, mixed, m * kT, of);
       multiply(m, mixed, m * kT, a.d, w.cross_out, w.cross_out_b, nb, added, m * kT, of);
-      for (int64_t r = 0; r < m; ++r)
-        for (int64_t i = 0; i < nb; ++i) copy_padded(added + (i * m + r) * kT, of_d(i), waiting + ((r * a.L + l) * nb + i) * kT);
+      for (int64_t r = 0; r < m; ++r) {
+        for (int64_t i = 0; i < nb; ++i) {
+          copy_padded(added + (i * m + r) * kT, of_d(i), waiting + ((r * a.L + l) * nb + i) * kT);
+        }
+      }
     }
   }
 
@@ -62,7 +72,9 @@ struct Decode : PackedDecoder<T> {
 
   // The next row into place r.
   void admit(int64_t r, int64_t slot) {
-    if (queue == ready) see_to_memory();
+    if (queue == ready) {
+      see_to_memory();
+    }
     const int64_t row = queue++, size = a.L * nb * kT, place = row - seen;
     __builtin_memcpy(constant + slot * size, waiting + place * size, size * sizeof(T));
     const T room = a.capacity ? ((const T*)a.capacity)[row] : (T)a.cap;
@@ -73,16 +85,23 @@ struct Decode : PackedDecoder<T> {
   }
 
   void feed(int64_t r, int64_t token) const {
-    for (int64_t i = 0; i < nb; ++i) __builtin_memcpy(x + i * RT + r * kT, embedding + (i * vb * kT + token) * kT, kT * sizeof(T));
+    for (int64_t i = 0; i < nb; ++i) {
+      __builtin_memcpy(x + i * RT + r * kT, embedding + (i * vb * kT + token) * kT, kT * sizeof(T));
+    }
   }
 
   void place_in(int64_t r) const {
-    if (a.position)
-      for (int64_t i = 0; i < nb; ++i) add(x + i * RT + r * kT, position + (rows[r].at * nb + i) * kT);
+    if (a.position) {
+      for (int64_t i = 0; i < nb; ++i) {
+        add(x + i * RT + r * kT, position + (rows[r].at * nb + i) * kT);
+      }
+    }
   }
 
   static void add(T* to, const T* more) {
-    for (int64_t j = 0; j < kT; j += W) store(to + j, load(to + j) + load(more + j));
+    for (int64_t j = 0; j < kT; j += W) {
+      store(to + j, load(to + j) + load(more + j));
+    }
   }
 
   const T* constant_of(int64_t r, int64_t l) const { return constant + (rows[r].slot * a.L + l) * nb * kT; }
@@ -102,41 +121,64 @@ struct Decode : PackedDecoder<T> {
     for (int64_t i = 0; i < nb; ++i) {
       const T* const q = from + i * stride;
       const int64_t m = of_d(i);
-      for (int64_t j = 0; j < m; j += W) store(query + i * kT + j, load(q + j) * scale);
+      for (int64_t j = 0; j < m; j += W) {
+        store(query + i * kT + j, load(q + j) * scale);
+      }
       __builtin_memcpy(k + row.at * dv + i * kT, q + nb * stride, m * sizeof(T));
       __builtin_memcpy(v + row.at * dv + i * kT, q + 2 * nb * stride, m * sizeof(T));
     }
     T* const to = nb == 1 ? mixed + r * kT : joined;  // what is written behind it is the next row's, or of no use
     attention(row.at + 1, a.heads, width, dv, query, k, v, score, to);
-    for (int64_t i = 0; nb > 1 && i < nb; ++i) __builtin_memcpy(mixed + i * RT + r * kT, joined + i * kT, of_d(i) * sizeof(T));
+    for (int64_t i = 0; nb > 1 && i < nb; ++i) {
+      __builtin_memcpy(mixed + i * RT + r * kT, joined + i * kT, of_d(i) * sizeof(T));
+    }
   }
 
   void step() const {
     const auto of = [this](int64_t i) { return of_d(i); };
     for (int64_t l = 0; l < a.L; ++l) {
       const LayerOf<T> w = layer(l);
-      if (a.pre) norms(x, w.norm1, w.norm1_b, y);
-      if (!a.table || l) multiply(n, a.pre ? y : x, RT, a.d, w.qkv, w.qkv_b, 3 * nb, qkv, RT, [this](int64_t i) { return of_d(i % nb); });
-      for (int64_t r = 0; r < n; ++r) attend_row(r, l);
+      if (a.pre) {
+        norms(x, w.norm1, w.norm1_b, y);
+      }
+      if (!a.table || l) {
+        multiply(n, a.pre ? y : x, RT, a.d, w.qkv, w.qkv_b, 3 * nb, qkv, RT,
+                 [this](int64_t i) { return of_d(i % nb); });
+      }
+      for (int64_t r = 0; r < n; ++r) {
+        attend_row(r, l);
+      }
       multiply(n, mixed, RT, a.d, w.out, w.out_b, nb, x, RT, of, x);
-      if (!a.pre) norms(x, w.norm1, w.norm1_b, x);
-      for (int64_t r = 0; r < n; ++r)
-        for (int64_t i = 0; i < nb; ++i) add(x + i * RT + r * kT, constant_of(r, l) + i * kT);
+      if (!a.pre) {
+        norms(x, w.norm1, w.norm1_b, x);
+      }
+      for (int64_t r = 0; r < n; ++r) {
+        for (int64_t i = 0; i < nb; ++i) {
+          add(x + i * RT + r * kT, constant_of(r, l) + i * kT);
+        }
+      }
       a.pre ? norms(x, w.norm3, w.norm3_b, y) : norms(x, w.norm2, w.norm2_b, x);
       const T* const in = a.pre ? y : x;
       T* const out = a.pre ? x : y;
       for (int64_t j = 0; j < fb; ++j) {
         const int64_t units = part(a.F, j);
-        for (int64_t i = 0; i < nb; ++i)
-          multiply_tile<T>(n, in + i * RT, w.linear1 + (j * nb + i) * tile, of_d(i), i ? hidden : w.linear1_b + j * kT, i ? kT : 0, nullptr, hidden, units);
+        for (int64_t i = 0; i < nb; ++i) {
+          multiply_tile<T>(n, in + i * RT, w.linear1 + (j * nb + i) * tile, of_d(i), i ? hidden : w.linear1_b + j * kT,
+                           i ? kT : 0, nullptr, hidden, units);
+        }
         activate(hidden, n * kT, a.gelu);
-        for (int64_t i = 0; i < nb; ++i)
-          multiply_tile<T>(n, hidden, w.linear2 + (j * nb + i) * tile, units, (j ? out : x) + i * RT, kT, j ? nullptr : w.linear2_b + i * kT,
-                           out + i * RT, of_d(i));
+        for (int64_t i = 0; i < nb; ++i) {
+          multiply_tile<T>(n, hidden, w.linear2 + (j * nb + i) * tile, units, (j ? out : x) + i * RT, kT,
+                           j ? nullptr : w.linear2_b + i * kT, out + i * RT, of_d(i));
+        }
       }
-      if (!a.pre) norms(y, w.norm3, w.norm3_b, x);
+      if (!a.pre) {
+        norms(y, w.norm3, w.norm3_b, x);
+      }
     }
-    if (a.pre) norms(x, last, last + nb * kT, y);
+    if (a.pre) {
+      norms(x, last, last + nb * kT, y);
+    }
     multiply(n, a.pre ? y : x, RT, a.d, head, head_b, vb, logits, RT, [this](int64_t i) { return part(a.V, i); });
   }
 
@@ -158,14 +200,18 @@ struct Decode : PackedDecoder<T> {
   // Logits and Gumbel noise of the row, in `noise`.
   const T* perturb(const Row& row, const T* l, int64_t size) const {
     float* const made = (float*)noise;
-    random_uniform(a.row_ids + row.row, a.draw_ids ? a.draw_ids + row.row : nullptr, 0, a.seed, row.at + 1, a.V, made, 0, 1);
-    if constexpr (sizeof(T) == 8)
+    random_uniform(a.row_ids + row.row, a.draw_ids ? a.draw_ids + row.row : nullptr, 0, a.seed, row.at + 1, a.V, made,
+                   0, 1);
+    if constexpr (sizeof(T) == 8) {
       for (int64_t i = a.V; i-- > 0;) {  // in place, from the end
         float u;
         __builtin_memcpy(&u, made + i, sizeof u);
         noise[i] = u;
       }
-    for (int64_t j = a.V; j < size; ++j) noise[j] = (T)0.5;
+    }
+    for (int64_t j = a.V; j < size; ++j) {
+      noise[j] = (T)0.5;
+    }
     const V inverse = V{} + (T)(1 / a.temperature), least = V{} + (T)0x1p-25;
     for (int64_t j = 0; j < size; j += W) {
       V e = -log_plus(load(noise + j), V{});
@@ -184,12 +230,19 @@ struct Decode : PackedDecoder<T> {
       bad |= v != v;
       top = v > top ? v : top;
     }
-    if (any(bad)) return -1;
+    if (any(bad)) {
+      return -1;
+    }
     most = largest(top);
-    for (int64_t j = 0; j < size; j += W)
-      if (any(load(s + j) == most))
-        for (int i = 0; i < W; ++i)
-          if (s[j + i] == most) return j + i;
+    for (int64_t j = 0; j < size; j += W) {
+      if (any(load(s + j) == most)) {
+        for (int i = 0; i < W; ++i) {
+          if (s[j + i] == most) {
+            return j + i;
+          }
+        }
+      }
+    }
     return 0;
   }
 
@@ -199,7 +252,9 @@ struct Decode : PackedDecoder<T> {
     vectors<T>(to - from, [&](int64_t j, int lanes) __attribute__((always_inline)) {
       V v = load(l + from + j) - most, em1;
       exp_neg(v, v, em1);
-      if (lanes < W) v = (V)((Ints<V>)v & first_lanes(lanes, V{}));
+      if (lanes < W) {
+        v = (V)((Ints<V>)v & first_lanes(lanes, V{}));
+      }
       store(e + j, v);
       all += v;
     });
@@ -208,18 +263,27 @@ struct Decode : PackedDecoder<T> {
 
   // The mixture of the embeddings of the value tokens around this one, by a softmax over these, into x.
   void mix_window(int64_t r, int64_t token, const T* l) const {
-    if (token < kFirstValue) return feed(r, token);
-    const int64_t from = token - a.half < kFirstValue ? (int64_t)kFirstValue : token - a.half, to = token + a.half < a.V ? token + a.half + 1 : a.V;
+    if (token < kFirstValue) {
+      return feed(r, token);
+    }
+    const int64_t from = token - a.half < kFirstValue ? (int64_t)kFirstValue : token - a.half,
+                  to = token + a.half < a.V ? token + a.half + 1 : a.V;
     T most = l[token];
-    for (int64_t j = from; j < to; ++j) most = l[j] > most ? l[j] : most;
+    for (int64_t j = from; j < to; ++j) {
+      most = l[j] > most ? l[j] : most;
+    }
     const T share = 1 / exponentials(l, from, to, most, noise);
     for (int64_t i = 0; i < nb; ++i) {
       V mix[kT / W] = {};
       const T* E = embedding + (i * vb * kT + from) * kT;
       for (int64_t j = 0; j < to - from; ++j, E += kT)
 #pragma GCC unroll 32
-        for (int v = 0; v < kT / W; ++v) mix[v] += noise[j] * load(E + v * W);
-      for (int v = 0; v < kT / W; ++v) store(x + i * RT + r * kT + v * W, mix[v] * share);
+        for (int v = 0; v < kT / W; ++v) {
+          mix[v] += noise[j] * load(E + v * W);
+        }
+      for (int v = 0; v < kT / W; ++v) {
+        store(x + i * RT + r * kT + v * W, mix[v] * share);
+      }
     }
   }
 
@@ -228,7 +292,9 @@ struct Decode : PackedDecoder<T> {
     Row& row = rows[r];
     const int64_t size = (a.V + W - 1) / W * W;
     T* const l = vb == 1 ? logits + r * kT : line;
-    for (int64_t i = 0; vb > 1 && i < vb; ++i) __builtin_memcpy(line + i * kT, logits + i * RT + r * kT, kT * sizeof(T));
+    for (int64_t i = 0; vb > 1 && i < vb; ++i) {
+      __builtin_memcpy(line + i * kT, logits + i * RT + r * kT, kT * sizeof(T));
+    }
     bool broken = a.constrained && constrain(l, size, row.limit);
     T most = 0;
     const int64_t token = first_largest(a.temperature > 0 ? perturb(row, l, size) : l, size, most);
@@ -241,11 +307,15 @@ struct Decode : PackedDecoder<T> {
     a.tokens[row.row * a.steps + row.at++] = token;
     row.token = token, row.total += values[token];
     const bool ends = token == kEos || row.at == a.steps;
-    if (a.mixup == kWindowMixup && !ends) mix_window(r, token, l);
+    if (a.mixup == kWindowMixup && !ends) {
+      mix_window(r, token, l);
+    }
     if (a.windowed || a.mixup == kFullMixup) {
       if (a.temperature > 0) {
         V top = V{} - (T)__builtin_inf();
-        for (int64_t j = 0; j < size; j += W) top = load(l + j) > top ? load(l + j) : top;
+        for (int64_t j = 0; j < size; j += W) {
+          top = load(l + j) > top ? load(l + j) : top;
+        }
         most = largest(top);
       }
       const T share = 1 / exponentials(l, 0, size, most, l);
@@ -254,25 +324,37 @@ struct Decode : PackedDecoder<T> {
         V s = {};
         vectors<T>(to - from, [&](int64_t j, int lanes) __attribute__((always_inline)) {
           V v = load(l + from + j) * load(values + from + j);
-          if (lanes < W) v = (V)((Ints<V>)v & first_lanes(lanes, V{}));
+          if (lanes < W) {
+            v = (V)((Ints<V>)v & first_lanes(lanes, V{}));
+          }
           s += v;
         });
         row.read += sum(s) * share;
       }
-      if (a.mixup == kFullMixup)
-        for (int64_t i = 0, j = 0; i < vb; ++i)
-          for (T* to = logits + i * RT + r * kT; j < size && j < (i + 1) * kT; j += W, to += W) store(to, load(l + j) * share);
+      if (a.mixup == kFullMixup) {
+        for (int64_t i = 0, j = 0; i < vb; ++i) {
+          for (T* to = logits + i * RT + r * kT; j < size && j < (i + 1) * kT; j += W, to += W) {
+            store(to, load(l + j) * share);
+          }
+        }
+      }
     }
-    if (a.mixup == kNoMixup && !ends) feed(r, token);
+    if (a.mixup == kNoMixup && !ends) {
+      feed(r, token);
+    }
     const T rest = row.room - row.total;
     row.limit = a.monotone && values[token] < rest ? values[token] : rest;  // NaN stays
-    if (ends) a.lengths[row.row] = row.at - (token == kEos);
+    if (ends) {
+      a.lengths[row.row] = row.at - (token == kEos);
+    }
     return ends;
   }
 
   void finish(const Row& row) const {
     T v = a.windowed ? row.read : row.total;
-    if (a.constrained && (row.room != row.room || (a.windowed && row.room < v))) v = row.room;
+    if (a.constrained && (row.room != row.room || (a.windowed && row.room < v))) {
+      v = row.room;
+    }
     ((T*)a.value)[row.row] = v;
   }
 
@@ -280,16 +362,24 @@ struct Decode : PackedDecoder<T> {
   void run(int64_t first, int64_t last, T* scratch) {
     settle(scratch);
     queue = ready = first, end = last;
-    for (; n < R && more(); ++n) admit(n, n);
+    for (; n < R && more(); ++n) {
+      admit(n, n);
+    }
     static const T zeros[kT] = {};
     bool ends[kDecodeRows];
     while (n) {
       step();
-      for (int64_t r = 0; r < n; ++r) ends[r] = choose(r);
-      if (a.mixup == kFullMixup)
-        for (int64_t i = 0; i < nb; ++i)
-          for (int64_t k = 0; k < vb; ++k)
-            multiply_tile<T>(n, logits + k * RT, embedding + (i * vb + k) * tile, part(a.V, k), k ? x + i * RT : zeros, k ? kT : 0, nullptr, x + i * RT, kT);
+      for (int64_t r = 0; r < n; ++r) {
+        ends[r] = choose(r);
+      }
+      if (a.mixup == kFullMixup) {
+        for (int64_t i = 0; i < nb; ++i) {
+          for (int64_t k = 0; k < vb; ++k) {
+            multiply_tile<T>(n, logits + k * RT, embedding + (i * vb + k) * tile, part(a.V, k), k ? x + i * RT : zeros,
+                             k ? kT : 0, nullptr, x + i * RT, kT);
+          }
+        }
+      }
       for (int64_t r = n; r-- > 0;) {
         if (!ends[r]) {
           place_in(r);
@@ -299,7 +389,9 @@ struct Decode : PackedDecoder<T> {
         if (more()) {
           admit(r, rows[r].slot);
         } else if (r != --n) {
-          for (int64_t i = 0; i < nb; ++i) __builtin_memcpy(x + i * RT + r * kT, x + i * RT + n * kT, kT * sizeof(T));
+          for (int64_t i = 0; i < nb; ++i) {
+            __builtin_memcpy(x + i * RT + r * kT, x + i * RT + n * kT, kT * sizeof(T));
+          }
           rows[r] = rows[n];
         }
       }
@@ -309,7 +401,9 @@ struct Decode : PackedDecoder<T> {
 
 }  // namespace
 
-void value_decode_prepare(const DecodeArgs& a) { a.wide ? PackedDecoder<double>{a}.prepare() : PackedDecoder<float>{a}.prepare(); }
+void value_decode_prepare(const DecodeArgs& a) {
+  a.wide ? PackedDecoder<double>{a}.prepare() : PackedDecoder<float>{a}.prepare();
+}
 void value_decode(const DecodeArgs& a, int64_t begin, int64_t end, void* scratch) {
   a.wide ? Decode<double>(a).run(begin, end, (double*)scratch) : Decode<float>(a).run(begin, end, (float*)scratch);
 }

@@ -10,7 +10,7 @@ enum { kPad, kSos, kEos, kFirstValue };
 // Everything in the compute type (float, or double), contiguous.
 struct DecodeArgs {
   bool wide, pre, gelu, windowed, monotone, constrained, project;
-  bool table;           // the first layer's q, k, v of every token are made once
+  bool table;  // the first layer's q, k, v of every token are made once
   int64_t B, d, M, heads, F, V, L, steps;
   int64_t half, mixup;  // tokens on each side of a window; kNoMixup, ...
   double eps, temperature, cap;
@@ -38,11 +38,11 @@ constexpr int64_t decode_layer(const DecodeArgs& a) {
 }
 constexpr int64_t decode_shared(const DecodeArgs& a) {
   const int64_t nb = tiles_of(a.d), vb = tiles_of(a.V), mb = tiles_of(a.M);
-  return a.L * decode_layer(a) + kT * kT * nb * (2 * vb + (a.project ? mb : 0)) + kT * (2 * vb + 3 * nb + a.steps * nb) +
-         (a.table ? 3 * nb * a.V * kT : 0);
+  return a.L * decode_layer(a) + kT * kT * nb * (2 * vb + (a.project ? mb : 0)) +
+         kT * (2 * vb + 3 * nb + a.steps * nb) + (a.table ? 3 * nb * a.V * kT : 0);
 }
 constexpr int64_t decode_scratch(const DecodeArgs& a) {
   const int64_t nb = tiles_of(a.d), vb = tiles_of(a.V), mb = tiles_of(a.M);
-  return a.rows * (kT * (8 * nb + 1 + vb + mb + 2 * a.L * nb) + 2 * a.L * a.steps * padded(a.d)) + 2 * vb * kT + 18 * padded(a.d) +
-         decode_scores(a) + 8 * kT;
+  return a.rows * (kT * (8 * nb + 1 + vb + mb + 2 * a.L * nb) + 2 * a.L * a.steps * padded(a.d)) + 2 * vb * kT +
+         18 * padded(a.d) + decode_scores(a) + 8 * kT;
 }

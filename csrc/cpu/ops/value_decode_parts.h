@@ -1,7 +1,7 @@
 // The parts of a decoder's step that work on one row: norms, attention over the cache, activations.
 #pragma once
-#include "cpu/simd/vmath.h"
 #include "cpu/gemm/gemm_tile_size.h"
+#include "cpu/simd/vmath.h"
 
 namespace ORD_ISA {
 namespace {
@@ -13,15 +13,23 @@ ORD_INLINE V larger_of_lanes(V v) {  // lane i and lane i ^ w; where one is NaN,
 }
 template <class V>
 ORD_INLINE auto largest(V v) {
-  if constexpr (kSize<V> > 8) v = larger_of_lanes<8>(v);
-  if constexpr (kSize<V> > 4) v = larger_of_lanes<4>(v);
-  if constexpr (kSize<V> > 2) v = larger_of_lanes<2>(v);
+  if constexpr (kSize<V> > 8) {
+    v = larger_of_lanes<8>(v);
+  }
+  if constexpr (kSize<V> > 4) {
+    v = larger_of_lanes<4>(v);
+  }
+  if constexpr (kSize<V> > 2) {
+    v = larger_of_lanes<2>(v);
+  }
   return larger_of_lanes<1>(v)[0];
 }
 
 template <class V>
 ORD_INLINE V inverse_root(V v) {
-  for (int i = 0; i < kSize<V>; ++i) v[i] = __builtin_sqrt(v[i]);
+  for (int i = 0; i < kSize<V>; ++i) {
+    v[i] = __builtin_sqrt(v[i]);
+  }
   return 1.0f / v;
 }
 
@@ -59,7 +67,9 @@ ORD_INLINE vf gelu(vf x) {
 }
 ORD_INLINE vd gelu(vd x) {
   vd r = {};
-  for (int i = 0; i < kLanes<double>; ++i) r[i] = x[i] * 0.5 * __builtin_erfc(-x[i] * 0.70710678118654752440);
+  for (int i = 0; i < kLanes<double>; ++i) {
+    r[i] = x[i] * 0.5 * __builtin_erfc(-x[i] * 0.70710678118654752440);
+  }
   return r;
 }
 
@@ -68,7 +78,9 @@ __attribute__((noinline)) static void activate(T* __restrict h, int64_t n, bool 
   using V = typename Traits<T>::V;
   constexpr int W = kLanes<T>;
   if (smooth) {
-    for (int64_t i = 0; i < n; i += W) store(h + i, gelu(load(h + i)));
+    for (int64_t i = 0; i < n; i += W) {
+      store(h + i, gelu(load(h + i)));
+    }
   } else {
     for (int64_t i = 0; i < n; i += W) {
       const V v = load(h + i);
@@ -81,22 +93,28 @@ __attribute__((noinline)) static void activate(T* __restrict h, int64_t n, bool 
 
 // As many rows together as a vector has lanes: their means and scales are a vector each. kD: d, or 0.
 template <class T, int kD>
-__attribute__((noinline)) static void norm_rows(int64_t n, int64_t width, T eps, const T* from, int64_t stride, const T* w, const T* b, T* to) {
+__attribute__((noinline)) static void norm_rows(int64_t n, int64_t width, T eps, const T* from, int64_t stride,
+                                                const T* w, const T* b, T* to) {
   using V = typename Traits<T>::V;
   constexpr int W = kLanes<T>;
   const int64_t d = kD ? kD : width, nb = tiles_of(d);
   const auto columns = [&](auto f) __attribute__((always_inline)) {  // f(place in a row, place in w and b, lanes)
-    for (int64_t i = 0; i < nb; ++i)
-      vectors<T>(part(d, i), [&](int64_t j, int lanes) __attribute__((always_inline)) { f(i * stride + j, i * kT + j, lanes); });
+    for (int64_t i = 0; i < nb; ++i) {
+      vectors<T>(part(d, i),
+                 [&](int64_t j, int lanes) __attribute__((always_inline)) { f(i * stride + j, i * kT + j, lanes); });
+    }
   };
   for (; n > 0; n -= W, from += W * kT, to += W * kT) {
     const int m = n < W ? (int)n : W;
     V s[W], q[W];
     alignas(64) T mean[W], scale[W];
-    for (int r = m; r < W; ++r) s[r] = q[r] = V{};
+    for (int r = m; r < W; ++r) {
+      s[r] = q[r] = V{};
+    }
     for (int r = 0; r < m; ++r) {
       V all = {};
-      columns([&](int64_t j, int64_t, int lanes) __attribute__((always_inline)) { all += load(from + r * kT + j, lanes, from + r * kT + j + W); });
+      columns([&](int64_t j, int64_t, int lanes)
+                  __attribute__((always_inline)) { all += load(from + r * kT + j, lanes, from + r * kT + j + W); });
       s[r] = all;
     }
     store(mean, sum_each(s) / (T)d);
@@ -104,16 +122,19 @@ __attribute__((noinline)) static void norm_rows(int64_t n, int64_t width, T eps,
       V all = {};
       columns([&](int64_t j, int64_t, int lanes) __attribute__((always_inline)) {
         V c = load(from + r * kT + j) - mean[r];
-        if (lanes < W) c = (V)((Ints<V>)c & first_lanes(lanes, V{}));
+        if (lanes < W) {
+          c = (V)((Ints<V>)c & first_lanes(lanes, V{}));
+        }
         all += c * c;
       });
       q[r] = all;
     }
     store(scale, inverse_root(sum_each(q) / (T)d + eps));
-    for (int r = 0; r < m; ++r)
+    for (int r = 0; r < m; ++r) {
       columns([&](int64_t j, int64_t at, int) __attribute__((always_inline)) {
         store(to + r * kT + j, (load(from + r * kT + j) - mean[r]) * scale[r] * load(w + at) + load(b + at));
       });
+    }
   }
 }
 
@@ -138,7 +159,8 @@ ORD_INLINE V exponentials(T* score, int64_t n, V most) {
 }
 
 template <class T>
-__attribute__((noinline)) static void attend(int64_t n, int64_t heads, int64_t width, int64_t dv, const T* q, const T* k, const T* v, T* score, T* to) {
+__attribute__((noinline)) static void attend(int64_t n, int64_t heads, int64_t width, int64_t dv, const T* q,
+                                             const T* k, const T* v, T* score, T* to) {
   using V = typename Traits<T>::V;
   constexpr int W = kLanes<T>;
   const V minus = V{} - (T)__builtin_inf();
@@ -152,13 +174,17 @@ __attribute__((noinline)) static void attend(int64_t n, int64_t heads, int64_t w
         V s = {};
         vectors<T>(width, [&](int64_t j, int lanes) __attribute__((always_inline)) {
           V p = load(q + j) * load(kt + j);
-          if (lanes < W) p = (V)((Ints<V>)p & first_lanes(lanes, V{}));
+          if (lanes < W) {
+            p = (V)((Ints<V>)p & first_lanes(lanes, V{}));
+          }
           s += p;
         });
         dot[l] = s;
       }
       V s = sum_each(dot);
-      if (m < W) s = first_lanes(m, V{}) ? s : minus;
+      if (m < W) {
+        s = first_lanes(m, V{}) ? s : minus;
+      }
       store(score + t, s);
       top = top > s ? top : s;
     }
@@ -166,7 +192,9 @@ __attribute__((noinline)) static void attend(int64_t n, int64_t heads, int64_t w
     const V share = V{} + (T)1 / sum(exponentials(score, n, most));
     for (int64_t j = 0; j < width; j += W) {  // lanes behind the head are the next one's to write
       V o = {};
-      for (int64_t t = 0; t < n; ++t) o += score[t] * load(v + t * dv + j);
+      for (int64_t t = 0; t < n; ++t) {
+        o += score[t] * load(v + t * dv + j);
+      }
       store(to + j, o * share);
     }
   }
@@ -175,25 +203,39 @@ __attribute__((noinline)) static void attend(int64_t n, int64_t heads, int64_t w
 // `reduce` over the lanes that are a multiple of `heads` apart, a power of two.
 template <class V, class F>
 ORD_INLINE V over_positions(V v, int64_t heads, F reduce) {
-  if constexpr (kSize<V> > 8)
-    if (heads <= 8) v = reduce(v, partner<8>(v));
-  if constexpr (kSize<V> > 4)
-    if (heads <= 4) v = reduce(v, partner<4>(v));
-  if (heads <= 2 && kSize<V> > 2) v = reduce(v, partner<2 % kSize<V>>(v));
-  if (heads == 1) v = reduce(v, partner<1>(v));
+  if constexpr (kSize<V> > 8) {
+    if (heads <= 8) {
+      v = reduce(v, partner<8>(v));
+    }
+  }
+  if constexpr (kSize<V> > 4) {
+    if (heads <= 4) {
+      v = reduce(v, partner<4>(v));
+    }
+  }
+  if (heads <= 2 && kSize<V> > 2) {
+    v = reduce(v, partner<2 % kSize<V>>(v));
+  }
+  if (heads == 1) {
+    v = reduce(v, partner<1>(v));
+  }
   return v;
 }
 
-// The same for heads of HV whole vectors, their number a divisor of a vector's lanes: a lane is a position and a head, so that one
-// vector holds the scores of several positions. Reads up to a vector's lanes of keys past the last position.
+// The same for heads of HV whole vectors, their number a divisor of a vector's lanes: a lane is a position and a head,
+// so that one vector holds the scores of several positions. Reads up to a vector's lanes of keys past the last
+// position.
 template <class T, int HV>
-__attribute__((noinline)) static void attend_together(int64_t n, int64_t heads, const T* q, const T* k, const T* v, T* score, T* to) {
+__attribute__((noinline)) static void attend_together(int64_t n, int64_t heads, const T* q, const T* k, const T* v,
+                                                      T* score, T* to) {
   using V = typename Traits<T>::V;
   constexpr int W = kLanes<T>, N = HV * W;
   const int64_t pairs = n * heads;
   V each[W * HV];
 #pragma GCC unroll 64
-  for (int l = 0; l < W * HV; ++l) each[l] = load(q + (l & (heads * HV - 1)) * W);
+  for (int l = 0; l < W * HV; ++l) {
+    each[l] = load(q + (l & (heads * HV - 1)) * W);
+  }
   V top = V{} - (T)__builtin_inf();
   for (int64_t p = 0; p < pairs; p += W) {
     V dot[W];
@@ -201,34 +243,51 @@ __attribute__((noinline)) static void attend_together(int64_t n, int64_t heads, 
     for (int l = 0; l < W; ++l) {
       dot[l] = each[l * HV] * load(k + (p + l) * N);
 #pragma GCC unroll 8
-      for (int i = 1; i < HV; ++i) dot[l] += each[l * HV + i] * load(k + (p + l) * N + i * W);
+      for (int i = 1; i < HV; ++i) {
+        dot[l] += each[l * HV + i] * load(k + (p + l) * N + i * W);
+      }
     }
     V s = sum_each(dot);
-    if (pairs - p < W) s = first_lanes((int)(pairs - p), V{}) ? s : V{} - (T)__builtin_inf();
+    if (pairs - p < W) {
+      s = first_lanes((int)(pairs - p), V{}) ? s : V{} - (T)__builtin_inf();
+    }
     store(score + p, s);
     top = top > s ? top : s;
   }
   const V most = over_positions(top, heads, [](V a, V b) __attribute__((always_inline)) { return a > b ? a : b; });
   const V all = exponentials(score, pairs, most);
   const V share = (T)1 / over_positions(all, heads, [](V a, V b) __attribute__((always_inline)) { return a + b; });
-  for (int64_t p = 0; p < pairs; p += W) store(score + p, load(score + p) * share);
+  for (int64_t p = 0; p < pairs; p += W) {
+    store(score + p, load(score + p) * share);
+  }
   for (int64_t h = 0; h < heads; ++h) {
     V o[HV] = {};
     for (int64_t p = h; p < pairs; p += heads)
 #pragma GCC unroll 8
-      for (int i = 0; i < HV; ++i) o[i] += score[p] * load(v + p * N + i * W);
+      for (int i = 0; i < HV; ++i) {
+        o[i] += score[p] * load(v + p * N + i * W);
+      }
 #pragma GCC unroll 8
-    for (int i = 0; i < HV; ++i) store(to + h * N + i * W, o[i]);
+    for (int i = 0; i < HV; ++i) {
+      store(to + h * N + i * W, o[i]);
+    }
   }
 }
 
 template <class T>
-static void attention(int64_t n, int64_t heads, int64_t width, int64_t dv, const T* q, const T* k, const T* v, T* score, T* to) {
+static void attention(int64_t n, int64_t heads, int64_t width, int64_t dv, const T* q, const T* k, const T* v, T* score,
+                      T* to) {
   constexpr int W = kLanes<T>;
   if (W % heads == 0 && dv == heads * width) {
-    if (width == W) return attend_together<T, 1>(n, heads, q, k, v, score, to);
-    if (width == 2 * W) return attend_together<T, 2>(n, heads, q, k, v, score, to);
-    if (width == 4 * W) return attend_together<T, 4>(n, heads, q, k, v, score, to);
+    if (width == W) {
+      return attend_together<T, 1>(n, heads, q, k, v, score, to);
+    }
+    if (width == 2 * W) {
+      return attend_together<T, 2>(n, heads, q, k, v, score, to);
+    }
+    if (width == 4 * W) {
+      return attend_together<T, 4>(n, heads, q, k, v, score, to);
+    }
   }
   attend(n, heads, width, dv, q, k, v, score, to);
 }

@@ -7,9 +7,11 @@ namespace ORD_ISA {
 namespace {
 
 template <class T>
-struct LayerOf {  // matrices in tiles, [tiles of outputs][tiles of inputs]; linear2 as [tiles of inputs][tiles of outputs]
+struct LayerOf {  // matrices in tiles, [tiles of outputs][tiles of inputs]; linear2 as [tiles of inputs][tiles of
+                  // outputs]
   T *qkv, *out, *cross_value, *cross_out, *linear1, *linear2;
-  T *qkv_b, *out_b, *cross_value_b, *cross_out_b, *linear1_b, *linear2_b, *norm1, *norm1_b, *norm2, *norm2_b, *norm3, *norm3_b;
+  T *qkv_b, *out_b, *cross_value_b, *cross_out_b, *linear1_b, *linear2_b, *norm1, *norm1_b, *norm2, *norm2_b, *norm3,
+      *norm3_b;
 };
 
 template <class T>
@@ -21,15 +23,15 @@ struct PackedDecoder {
   const int64_t nb = tiles_of(a.d), fb = tiles_of(a.F), vb = tiles_of(a.V), mb = tiles_of(a.M);
   // shared
   T* const layers = (T*)a.shared;
-  T* const head = layers + a.L * decode_layer(a);                     // [vb][nb] tiles
-  T* const embedding = head + tile * nb * vb;                         // [nb][vb 64][64]
-  T* const project = embedding + tile * nb * vb;                      // [nb][mb] tiles
-  T* const head_b = project + (a.project ? tile * nb * mb : 0);       // -inf behind V
+  T* const head = layers + a.L * decode_layer(a);                // [vb][nb] tiles
+  T* const embedding = head + tile * nb * vb;                    // [nb][vb 64][64]
+  T* const project = embedding + tile * nb * vb;                 // [nb][mb] tiles
+  T* const head_b = project + (a.project ? tile * nb * mb : 0);  // -inf behind V
   T* const values = head_b + vb * kT;
   T* const project_b = values + vb * kT;
-  T* const last = project_b + nb * kT;                                // weight, bias
-  T* const position = last + 2 * nb * kT;                             // [steps][nb 64]
-  T* const table = position + a.steps * nb * kT;                      // [3 nb][V][64]
+  T* const last = project_b + nb * kT;            // weight, bias
+  T* const position = last + 2 * nb * kT;         // [steps][nb 64]
+  T* const table = position + a.steps * nb * kT;  // [3 nb][V][64]
   const T eps = (T)a.eps;
 
   LayerOf<T> layer(int64_t i) const {
@@ -37,17 +39,23 @@ struct PackedDecoder {
     T* at = layers + i * decode_layer(a);
     const auto take = [&](int64_t n) { return (at += n) - n; };
     const int64_t dd = tile * nb * nb, df = tile * nb * fb;
-    w.qkv = take(3 * dd), w.out = take(dd), w.cross_value = take(dd), w.cross_out = take(dd), w.linear1 = take(df), w.linear2 = take(df);
+    w.qkv = take(3 * dd), w.out = take(dd), w.cross_value = take(dd), w.cross_out = take(dd), w.linear1 = take(df),
+    w.linear2 = take(df);
     w.qkv_b = take(3 * nb * kT);
-    T** const vectors[] = {&w.out_b, &w.cross_value_b, &w.cross_out_b, &w.linear2_b, &w.norm1, &w.norm1_b, &w.norm2, &w.norm2_b, &w.norm3, &w.norm3_b};
-    for (T** p : vectors) *p = take(nb * kT);
+    T** const vectors[] = {&w.out_b,   &w.cross_value_b, &w.cross_out_b, &w.linear2_b, &w.norm1,
+                           &w.norm1_b, &w.norm2,         &w.norm2_b,     &w.norm3,     &w.norm3_b};
+    for (T** p : vectors) {
+      *p = take(nb * kT);
+    }
     w.linear1_b = take(fb * kT);
     return w;
   }
 
   static void copy_padded(const void* from, int64_t n, T* to, T behind = 0) {
     __builtin_memcpy(to, from, n * sizeof(T));
-    for (int64_t i = n; i < tiles_of(n) * kT; ++i) to[i] = behind;
+    for (int64_t i = n; i < tiles_of(n) * kT; ++i) {
+      to[i] = behind;
+    }
   }
 
   // Once per call: everything in tiles, zeros behind.
@@ -59,43 +67,64 @@ struct PackedDecoder {
     pack(head_w, d, a.V, d, head);
     copy_padded(head_bias, a.V, head_b, -(T)__builtin_inf());
     copy_padded(a.values, a.V, values);
-    for (int64_t i = 0; i < nb; ++i)
+    for (int64_t i = 0; i < nb; ++i) {
       for (int64_t v = 0; v < a.V; ++v) {
         T* const to = embedding + (i * vb * kT + v) * kT;
         __builtin_memset(to, 0, kT * sizeof(T));
         __builtin_memcpy(to, E + v * d + i * kT, part(d, i) * sizeof(T));
       }
+    }
     for (int64_t l = 0; l < a.L; ++l) {
       const LayerOf<T> w = layer(l);
       const T *const qkv = next(), *const qkv_b = next();
-      for (int64_t p = 0; p < 3; ++p) pack(qkv + p * d * d, d, d, d, w.qkv + p * tile * nb * nb), copy_padded(qkv_b + p * d, d, w.qkv_b + p * nb * kT);
+      for (int64_t p = 0; p < 3; ++p) {
+        pack(qkv + p * d * d, d, d, d, w.qkv + p * tile * nb * nb),
+            copy_padded(qkv_b + p * d, d, w.qkv_b + p * nb * kT);
+      }
       pack(next(), d, d, d, w.out), copy_padded(next(), d, w.out_b);
       pack(next(), d, d, d, w.cross_value), copy_padded(next(), d, w.cross_value_b);
       pack(next(), d, d, d, w.cross_out), copy_padded(next(), d, w.cross_out_b);
       pack(next(), d, a.F, d, w.linear1), copy_padded(next(), a.F, w.linear1_b);
       const T* const linear2 = next();
-      for (int64_t j = 0; j < fb; ++j)
-        for (int64_t i = 0; i < nb; ++i) pack(linear2 + i * kT * a.F + j * kT, a.F, part(d, i), part(a.F, j), w.linear2 + (j * nb + i) * tile);
+      for (int64_t j = 0; j < fb; ++j) {
+        for (int64_t i = 0; i < nb; ++i) {
+          pack(linear2 + i * kT * a.F + j * kT, a.F, part(d, i), part(a.F, j), w.linear2 + (j * nb + i) * tile);
+        }
+      }
       copy_padded(next(), d, w.linear2_b);
-      copy_padded(next(), d, w.norm1), copy_padded(next(), d, w.norm1_b), copy_padded(next(), d, w.norm3), copy_padded(next(), d, w.norm3_b);
-      if (!a.pre) copy_padded(next(), d, w.norm2), copy_padded(next(), d, w.norm2_b);
+      copy_padded(next(), d, w.norm1), copy_padded(next(), d, w.norm1_b), copy_padded(next(), d, w.norm3),
+          copy_padded(next(), d, w.norm3_b);
+      if (!a.pre) {
+        copy_padded(next(), d, w.norm2), copy_padded(next(), d, w.norm2_b);
+      }
     }
-    if (a.project) pack(next(), a.M, d, a.M, project), copy_padded(next(), d, project_b);
-    if (a.pre) copy_padded(next(), d, last), copy_padded(next(), d, last + nb * kT);
-    for (int64_t t = 0; a.position && t < a.steps; ++t) copy_padded((const T*)a.position + t * d, d, position + t * nb * kT);
-    if (a.table) multiply(a.V, embedding, vb * tile, d, layer(0).qkv, layer(0).qkv_b, 3 * nb, table, a.V * kT, [&](int64_t i) { return part(d, i % nb); });
+    if (a.project) {
+      pack(next(), a.M, d, a.M, project), copy_padded(next(), d, project_b);
+    }
+    if (a.pre) {
+      copy_padded(next(), d, last), copy_padded(next(), d, last + nb * kT);
+    }
+    for (int64_t t = 0; a.position && t < a.steps; ++t) {
+      copy_padded((const T*)a.position + t * d, d, position + t * nb * kT);
+    }
+    if (a.table) {
+      multiply(a.V, embedding, vb * tile, d, layer(0).qkv, layer(0).qkv_b, 3 * nb, table, a.V * kT,
+               [&](int64_t i) { return part(d, i % nb); });
+    }
   }
 
   // c [outputs][n][64] = w a + bias (+ p), tiles of `a` and `c` at these distances.
   template <class F>
-  void multiply(int64_t n, const T* in, int64_t in_tile, int64_t inputs, const T* w, const T* bias, int64_t outputs, T* out, int64_t out_tile, F columns,
-                const T* p = nullptr) const {
+  void multiply(int64_t n, const T* in, int64_t in_tile, int64_t inputs, const T* w, const T* bias, int64_t outputs,
+                T* out, int64_t out_tile, F columns, const T* p = nullptr) const {
     const int64_t kb = tiles_of(inputs);
-    for (int64_t i = 0; i < outputs; ++i, out += out_tile)
+    for (int64_t i = 0; i < outputs; ++i, out += out_tile) {
       for (int64_t k = 0; k < kb; ++k) {
         const T* const start = k ? out : p ? p + i * out_tile : bias + i * kT;
-        multiply_tile<T>(n, in + k * in_tile, w + (i * kb + k) * tile, part(inputs, k), start, k || p ? kT : 0, !k && p ? bias + i * kT : nullptr, out, columns(i));
+        multiply_tile<T>(n, in + k * in_tile, w + (i * kb + k) * tile, part(inputs, k), start, k || p ? kT : 0,
+                         !k && p ? bias + i * kT : nullptr, out, columns(i));
       }
+    }
   }
   int64_t of_d(int64_t i) const { return part(a.d, i); }
 };

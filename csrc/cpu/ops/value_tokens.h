@@ -1,7 +1,7 @@
 // embedding_mixup and windowed_value. Included once per instruction set.
 //
-// A row's window is a run of rows of the table: W x E multiply-adds with the row's sums in registers. Its backward reads the table
-// once more for the weights' gradients and, in the same pass, adds to the table's own.
+// A row's window is a run of rows of the table: W x E multiply-adds with the row's sums in registers. Its backward
+// reads the table once more for the weights' gradients and, in the same pass, adds to the table's own.
 #pragma once
 #include "cpu/ops/value_tokens_full.h"
 
@@ -13,12 +13,16 @@ struct Window {
   int64_t begin, end;
 };
 ORD_INLINE Window mixing_window(const Args& a, int64_t at) {
-  if (at < a.first) return {at, at + 1};
+  if (at < a.first) {
+    return {at, at + 1};
+  }
   const int64_t lo = at - a.half, hi = at + a.half + 1;
   return {lo > a.first ? lo : a.first, hi < a.V ? hi : a.V};
 }
 ORD_INLINE Window value_window(const Args& a, int64_t at) {
-  if (a.half < 0) return {0, a.V};
+  if (a.half < 0) {
+    return {0, a.V};
+  }
   const int64_t lo = at - a.half, hi = at + a.half + 1;
   return {lo > 0 ? lo : 0, hi < a.V ? hi : a.V};
 }
@@ -28,10 +32,18 @@ template <class T, class F>
 ORD_INLINE void runs(int64_t E, const F& f) {
   constexpr int W = kLanes<T>;
   int64_t e = 0, left = (E + W - 1) / W;
-  for (; left >= 8; left -= 8, e += 8 * W) f.template operator()<8>(e);
-  if (left & 4) f.template operator()<4>(e), e += 4 * W;
-  if (left & 2) f.template operator()<2>(e), e += 2 * W;
-  if (left & 1) f.template operator()<1>(e);
+  for (; left >= 8; left -= 8, e += 8 * W) {
+    f.template operator()<8>(e);
+  }
+  if (left & 4) {
+    f.template operator()<4>(e), e += 4 * W;
+  }
+  if (left & 2) {
+    f.template operator()<2>(e), e += 2 * W;
+  }
+  if (left & 1) {
+    f.template operator()<1>(e);
+  }
 }
 
 // ---- embedding_mixup
@@ -61,7 +73,8 @@ ORD_INLINE void mixup_rows(const Args& a, int64_t begin, int64_t end, typename T
       for (int64_t j = 0; j < n; ++j, from += a.P) {
         const V pj = splat(p[j]);
 #pragma GCC unroll 8
-        for (int c = 0; c < C; ++c) sum[c] += pj * load(from + c * W);
+        for (int c = 0; c < C; ++c)
+          sum[c] += pj * load(from + c * W);
       }
 #pragma GCC unroll 8
       for (int c = 0; c < C; ++c) {
@@ -79,7 +92,9 @@ ORD_INLINE void mixup_run(const T* p, T* dp, int64_t n, const T* g, const T* tab
   constexpr int W = kLanes<T>;
   V gv[C];
 #pragma GCC unroll 8
-  for (int c = 0; c < C; ++c) gv[c] = load(g + c * W);
+  for (int c = 0; c < C; ++c) {
+    gv[c] = load(g + c * W);
+  }
   for (int64_t j0 = 0; j0 < n; j0 += W) {
     const int m = n - j0 < W ? (int)(n - j0) : W;
     V dots[W] = {};
@@ -89,7 +104,9 @@ ORD_INLINE void mixup_run(const T* p, T* dp, int64_t n, const T* g, const T* tab
 #pragma GCC unroll 8
       for (int c = 0; c < C; ++c) {
         dot += gv[c] * load(table + c * W);
-        if constexpr (TABLE) store(part + c * W, load(part + c * W) + pj * gv[c]);
+        if constexpr (TABLE) {
+          store(part + c * W, load(part + c * W) + pj * gv[c]);
+        }
       }
       dots[j] = dot;
     }
@@ -98,8 +115,8 @@ ORD_INLINE void mixup_run(const T* p, T* dp, int64_t n, const T* g, const T* tab
 }
 
 template <class S, class O, bool TABLE>
-ORD_INLINE void mixup_rows_backward(const Args& a, int64_t begin, int64_t end, typename Traits<S>::T* p, typename Traits<S>::T* part,
-                                    double* sums) {
+ORD_INLINE void mixup_rows_backward(const Args& a, int64_t begin, int64_t end, typename Traits<S>::T* p,
+                                    typename Traits<S>::T* part, double* sums) {
   using T = typename Traits<S>::T;
   using V = typename Traits<S>::V;
   constexpr int W = kLanes<T>;
@@ -113,26 +130,37 @@ ORD_INLINE void mixup_rows_backward(const Args& a, int64_t begin, int64_t end, t
     const S* row = x + r * a.V;
     const auto t = top(row, a.V, x_end);
     if (t.at < 0) {
-      if (gx) fill_nan(gx + r * a.V, a.V);
-      if (TABLE) fill_nan(sums, a.V * a.P);
+      if (gx) {
+        fill_nan(gx + r * a.V, a.V);
+      }
+      if (TABLE) {
+        fill_nan(sums, a.V * a.P);
+      }
       continue;
     }
     const Window w = mixing_window(a, t.at);
     const int64_t n = w.end - w.begin;
     scale(p, n, 1 / exps(row + w.begin, n, x_end, t.max, p));
-    for (int64_t e = 0; e < a.E; e += W) store(g + e, load(go + r * a.E + e, a.E - e < W ? (int)(a.E - e) : W, go_end));
-    for (int64_t j = 0; j < n; j += W) store(dp + j, V{});
+    for (int64_t e = 0; e < a.E; e += W) {
+      store(g + e, load(go + r * a.E + e, a.E - e < W ? (int)(a.E - e) : W, go_end));
+    }
+    for (int64_t j = 0; j < n; j += W) {
+      store(dp + j, V{});
+    }
     runs<T>(a.E, [&]<int C>(int64_t e) __attribute__((always_inline)) {
       mixup_run<C, TABLE>(p, dp, n, g + e, table + w.begin * a.P + e, TABLE ? part + w.begin * a.P + e : nullptr, a.P);
     });
     if (gx) {
       V mean{};
-      for (int64_t j = 0; j < n; j += W) mean += load(p + j) * load(dp + j);
+      for (int64_t j = 0; j < n; j += W) {
+        mean += load(p + j) * load(dp + j);
+      }
       const V m = splat(sum(mean));
       S* to = gx + r * a.V;
       fill_zero(to, w.begin);
-      vectors<T>(n, [&](int64_t j, int k)
-                        __attribute__((always_inline)) { store(to + w.begin + j, load(p + j) * (load(dp + j) - m), k); });
+      vectors<T>(n, [&](int64_t j, int k) __attribute__((always_inline)) {
+        store(to + w.begin + j, load(p + j) * (load(dp + j) - m), k);
+      });
       fill_zero(to + w.end, a.V - w.end);
     }
     if (TABLE) {
@@ -144,7 +172,9 @@ ORD_INLINE void mixup_rows_backward(const Args& a, int64_t begin, int64_t end, t
       }
     }
   }
-  if (TABLE && high > low) flush(part + low * a.P, sums + low * a.P, (high - low) * a.P);
+  if (TABLE && high > low) {
+    flush(part + low * a.P, sums + low * a.P, (high - low) * a.P);
+  }
 }
 
 // ---- windowed_value
@@ -190,8 +220,12 @@ ORD_INLINE void value_rows_backward(const Args& a, int64_t begin, int64_t end, t
   for (int64_t r = begin; r < end; ++r) {
     const auto t = top(x + r * a.V, a.V, x_end);
     if (t.at < 0) {
-      if (gx) fill_nan(gx + r * a.V, a.V);
-      if (TABLE) fill_nan(sums, a.V);
+      if (gx) {
+        fill_nan(gx + r * a.V, a.V);
+      }
+      if (TABLE) {
+        fill_nan(sums, a.V);
+      }
       continue;
     }
     const T total = exps(x + r * a.V, a.V, x_end, t.max, p), g = number(go[r]);
@@ -207,7 +241,9 @@ ORD_INLINE void value_rows_backward(const Args& a, int64_t begin, int64_t end, t
     }
     if (TABLE) {
       const double by = (double)g / (double)total;
-      for (int64_t j = w.begin; j < w.end; ++j) sums[j] += by * (double)p[j];
+      for (int64_t j = w.begin; j < w.end; ++j) {
+        sums[j] += by * (double)p[j];
+      }
     }
   }
 }
@@ -228,33 +264,38 @@ ORD_INLINE void by_type(const Args& a, const F& f) {
 void embedding_mixup(const value_tokens::Args& a, int64_t begin, int64_t end, void* scratch) {
   tokens::by_type(a, [&]<class S, class O>(S, O) {
     using T = typename Traits<S>::T;
-    a.half < 0 ? tokens::full_rows<S, O>(a, begin, end, (T*)scratch) : tokens::mixup_rows<S, O>(a, begin, end, (T*)scratch);
+    a.half < 0 ? tokens::full_rows<S, O>(a, begin, end, (T*)scratch)
+               : tokens::mixup_rows<S, O>(a, begin, end, (T*)scratch);
   });
 }
 
-void embedding_mixup_backward(const value_tokens::Args& a, int64_t begin, int64_t end, void* scratch, void* part, double* sums) {
+void embedding_mixup_backward(const value_tokens::Args& a, int64_t begin, int64_t end, void* scratch, void* part,
+                              double* sums) {
   tokens::by_type(a, [&]<class S, class O>(S, O) {
     using T = typename Traits<S>::T;
-    if (a.half < 0)
+    if (a.half < 0) {
       tokens::full_rows_backward<S, O>(a, begin, end, (T*)scratch, (T*)part, sums);
-    else if (sums)
+    } else if (sums) {
       tokens::mixup_rows_backward<S, O, true>(a, begin, end, (T*)scratch, (T*)part, sums);
-    else
+    } else {
       tokens::mixup_rows_backward<S, O, false>(a, begin, end, (T*)scratch, nullptr, nullptr);
+    }
   });
 }
 
 void windowed_value(const value_tokens::Args& a, int64_t begin, int64_t end, void* scratch) {
-  tokens::by_type(a, [&]<class S, class O>(S, O) { tokens::value_rows<S, O>(a, begin, end, (typename Traits<S>::T*)scratch); });
+  tokens::by_type(
+      a, [&]<class S, class O>(S, O) { tokens::value_rows<S, O>(a, begin, end, (typename Traits<S>::T*)scratch); });
 }
 
 void windowed_value_backward(const value_tokens::Args& a, int64_t begin, int64_t end, void* scratch, double* sums) {
   tokens::by_type(a, [&]<class S, class O>(S, O) {
     using T = typename Traits<S>::T;
-    if (sums)
+    if (sums) {
       tokens::value_rows_backward<S, O, true>(a, begin, end, (T*)scratch, sums);
-    else
+    } else {
       tokens::value_rows_backward<S, O, false>(a, begin, end, (T*)scratch, nullptr);
+    }
   });
 }
 

@@ -16,16 +16,21 @@ ORD_INLINE auto splat(T x) {  // one broadcast; lane by lane GCC makes it a chai
 }
 ORD_INLINE vi lanes(vf) {
   vi lane;
-  for (int i = 0; i < kLanes<float>; ++i) lane[i] = i;
+  for (int i = 0; i < kLanes<float>; ++i) {
+    lane[i] = i;
+  }
   return lane;
 }
 ORD_INLINE vl lanes(vd) {
   vl lane;
-  for (int i = 0; i < kLanes<double>; ++i) lane[i] = i;
+  for (int i = 0; i < kLanes<double>; ++i) {
+    lane[i] = i;
+  }
   return lane;
 }
 
-// A row's largest logit and its place, the first of equals; -1 where there is no softmax (NaN, inf, or nothing but -inf).
+// A row's largest logit and its place, the first of equals; -1 where there is no softmax (NaN, inf, or nothing but
+// -inf).
 template <class T>
 struct Top {
   T max;
@@ -43,7 +48,9 @@ ORD_INLINE auto top(const S* x, int64_t n, const S* end) {
   for (int64_t j = 0; j < n; j += W, here += W) {
     const int m = n - j < W ? (int)(n - j) : W;
     V v = load(x + j, m, end);
-    if (m < W) v = first_lanes(m, V{}) ? v : low;
+    if (m < W) {
+      v = first_lanes(m, V{}) ? v : low;
+    }
     const I more = v > best;
     best = more ? v : best;
     at = more ? here : at;
@@ -68,7 +75,9 @@ ORD_INLINE T exps(const S* x, int64_t n, const S* end, T max, T* p) {
   const V m = splat(max);
   vectors<T>(n, [&](int64_t j, int k) __attribute__((always_inline)) {
     exp_neg(load(x + j, k, end) - m, e, em1);
-    if (k < kLanes<T>) e = (V)((I)e & first_lanes(k, V{}));
+    if (k < kLanes<T>) {
+      e = (V)((I)e & first_lanes(k, V{}));
+    }
     store(p + j, e);
     total += e;
   });
@@ -78,7 +87,9 @@ ORD_INLINE T exps(const S* x, int64_t n, const S* end, T max, T* p) {
 template <class T>
 ORD_INLINE void scale(T* p, int64_t n, T by) {
   const auto f = splat(by);
-  for (int64_t j = 0; j < n; j += kLanes<T>) store(p + j, load(p + j) * f);
+  for (int64_t j = 0; j < n; j += kLanes<T>) {
+    store(p + j, load(p + j) * f);
+  }
 }
 
 template <class O>

@@ -18,24 +18,33 @@ RS_INLINE uint8_t code(F x) {  // 0: zero, 1: positive, 2: negative, 3: NaN
 
 // tile [L, kRows] and keys [L]: the thread's workspace. signs [B,2,L], by rank and by place, or null.
 template <class T, class F, class Key>
-static void forward(const T* __restrict samples, const T* __restrict q_user, const T* __restrict q_item, const F* __restrict lam,
-                    T* __restrict loss, uint8_t* __restrict signs, F* __restrict slope, Key* __restrict tile, Key* __restrict keys,
-                    int64_t L, int64_t begin, int64_t end) {
+static void forward(const T* __restrict samples, const T* __restrict q_user, const T* __restrict q_item,
+                    const F* __restrict lam, T* __restrict loss, uint8_t* __restrict signs, F* __restrict slope,
+                    Key* __restrict tile, Key* __restrict keys, int64_t L, int64_t begin, int64_t end) {
   const Network net(L);
   for (int64_t r0 = begin; r0 < end; r0 += kRows) {
     const int64_t n = end - r0 < kRows ? end - r0 : kRows;
-    if (n < kRows)
-      for (int64_t i = 0; i < L * kRows; ++i) pack((F)0, 0, tile[i]);
+    if (n < kRows) {
+      for (int64_t i = 0; i < L * kRows; ++i) {
+        pack((F)0, 0, tile[i]);
+      }
+    }
     for (int64_t r = 0; r < n; ++r) {
       const T* __restrict x = samples + (r0 + r) * L;
 #pragma omp simd
-      for (int64_t l = 0; l < L; ++l) pack(load(x[l]), l, keys[l]);
-      for (int64_t l = 0; l < L; ++l) tile[l * kRows + r] = keys[l];
+      for (int64_t l = 0; l < L; ++l) {
+        pack(load(x[l]), l, keys[l]);
+      }
+      for (int64_t l = 0; l < L; ++l) {
+        tile[l * kRows + r] = keys[l];
+      }
     }
     sort_columns(net, tile, L);
     for (int64_t r = 0; r < n; ++r) {
-      const T *__restrict u = q_user + (r0 + r) * L, *__restrict v = q_item + (r0 + r) * L;
-      for (int64_t l = 0; l < L; ++l) keys[l] = tile[l * kRows + r];
+      const T* __restrict u = q_user + (r0 + r) * L, * __restrict v = q_item + (r0 + r) * L;
+      for (int64_t l = 0; l < L; ++l) {
+        keys[l] = tile[l * kRows + r];
+      }
       F to_user = 0, to_item = 0;
 #pragma omp simd reduction(+ : to_user, to_item)
       for (int64_t l = 0; l < L; ++l) {
@@ -46,7 +55,9 @@ static void forward(const T* __restrict samples, const T* __restrict q_user, con
       const F w = lam[r0 + r];
       store(loss + r0 + r, (w * to_user + (1 - w) * to_item) / (F)L);
       slope[r0 + r] = (to_user - to_item) / (F)L;
-      if (!signs) continue;
+      if (!signs) {
+        continue;
+      }
       uint8_t* __restrict by_rank = signs + (r0 + r) * 2 * L;
       uint8_t* __restrict by_place = by_rank + L;
 #pragma omp simd
@@ -54,7 +65,9 @@ static void forward(const T* __restrict samples, const T* __restrict q_user, con
         const F s = number(keys[l]);
         by_rank[l] = (uint8_t)(code(s - load(u[l])) + 4 * code(s - load(v[l])));
       }
-      for (int64_t l = 0; l < L; ++l) by_place[place(keys[l])] = by_rank[l];
+      for (int64_t l = 0; l < L; ++l) {
+        by_place[place(keys[l])] = by_rank[l];
+      }
     }
   }
 }
@@ -67,49 +80,69 @@ RS_INLINE F sign(int32_t c) {
 
 // Null for a gradient that is not wanted.
 template <class T, class F>
-static void backward(const uint8_t* __restrict signs, const F* __restrict slope, const F* __restrict lam, const T* __restrict g,
-                     T* __restrict gs, T* __restrict gu, T* __restrict gv, F* __restrict glam, int64_t L, int64_t begin, int64_t end) {
+static void backward(const uint8_t* __restrict signs, const F* __restrict slope, const F* __restrict lam,
+                     const T* __restrict g, T* __restrict gs, T* __restrict gu, T* __restrict gv, F* __restrict glam,
+                     int64_t L, int64_t begin, int64_t end) {
   for (int64_t r = begin; r < end; ++r) {
-    const uint8_t *__restrict by_rank = signs + r * 2 * L, *__restrict by_place = by_rank + L;
+    const uint8_t* __restrict by_rank = signs + r * 2 * L, * __restrict by_place = by_rank + L;
     const F gr = load(g[r]), user = lam[r] * gr / (F)L, item = (1 - lam[r]) * gr / (F)L;
     if (gs)
 #pragma omp simd
-      for (int64_t l = 0; l < L; ++l) store(gs + r * L + l, user * sign<F>(by_place[l]) + item * sign<F>(by_place[l] >> 2));
+      for (int64_t l = 0; l < L; ++l) {
+        store(gs + r * L + l, user * sign<F>(by_place[l]) + item * sign<F>(by_place[l] >> 2));
+      }
     if (gu)
 #pragma omp simd
-      for (int64_t l = 0; l < L; ++l) store(gu + r * L + l, -user * sign<F>(by_rank[l]));
+      for (int64_t l = 0; l < L; ++l) {
+        store(gu + r * L + l, -user * sign<F>(by_rank[l]));
+      }
     if (gv)
 #pragma omp simd
-      for (int64_t l = 0; l < L; ++l) store(gv + r * L + l, -item * sign<F>(by_rank[l] >> 2));
-    if (glam) glam[r] = gr * slope[r];
+      for (int64_t l = 0; l < L; ++l) {
+        store(gv + r * L + l, -item * sign<F>(by_rank[l] >> 2));
+      }
+    if (glam) {
+      glam[r] = gr * slope[r];
+    }
   }
 }
 
 }  // namespace wasserstein
 
-// dtype: 0 fp32, 1 fp64, 2 bf16, 3 fp16. workspace: (kRows + 1) * L keys, of 8 bytes for fp32 and below, of 16 for fp64.
-void wasserstein_forward(int dtype, const void* s, const void* u, const void* v, const void* lam, void* loss, uint8_t* signs,
-                         void* slope, void* workspace, int64_t L, int64_t begin, int64_t end) {
+// dtype: 0 fp32, 1 fp64, 2 bf16, 3 fp16. workspace: (kRows + 1) * L keys, of 8 bytes for fp32 and below, of 16 for
+// fp64.
+void wasserstein_forward(int dtype, const void* s, const void* u, const void* v, const void* lam, void* loss,
+                         uint8_t* signs, void* slope, void* workspace, int64_t L, int64_t begin, int64_t end) {
   namespace w = wasserstein;
-#define WD_RUN(T, F, K)                                                                                                              \
-  w::forward<T, F, K>((const T*)s, (const T*)u, (const T*)v, (const F*)lam, (T*)loss, signs, (F*)slope, (K*)workspace,                \
+#define WD_RUN(T, F, K)                                                                                                \
+  w::forward<T, F, K>((const T*)s, (const T*)u, (const T*)v, (const F*)lam, (T*)loss, signs, (F*)slope, (K*)workspace, \
                       (K*)workspace + w::kRows * L, L, begin, end)
-  if (dtype == 0) WD_RUN(float, float, w::Key32);
-  else if (dtype == 1) WD_RUN(double, double, w::Key64);
-  else if (dtype == 2) WD_RUN(w::Bf16, float, w::Key32);
-  else WD_RUN(w::Fp16, float, w::Key32);
+  if (dtype == 0) {
+    WD_RUN(float, float, w::Key32);
+  } else if (dtype == 1) {
+    WD_RUN(double, double, w::Key64);
+  } else if (dtype == 2) {
+    WD_RUN(w::Bf16, float, w::Key32);
+  } else {
+    WD_RUN(w::Fp16, float, w::Key32);
+  }
 #undef WD_RUN
 }
 
-void wasserstein_backward(int dtype, const uint8_t* signs, const void* slope, const void* lam, const void* g, void* gs, void* gu,
-                          void* gv, void* glam, int64_t L, int64_t begin, int64_t end) {
+void wasserstein_backward(int dtype, const uint8_t* signs, const void* slope, const void* lam, const void* g, void* gs,
+                          void* gu, void* gv, void* glam, int64_t L, int64_t begin, int64_t end) {
   namespace w = wasserstein;
-#define WD_RUN(T, F)                                                                                                                 \
+#define WD_RUN(T, F) \
   w::backward<T, F>(signs, (const F*)slope, (const F*)lam, (const T*)g, (T*)gs, (T*)gu, (T*)gv, (F*)glam, L, begin, end)
-  if (dtype == 0) WD_RUN(float, float);
-  else if (dtype == 1) WD_RUN(double, double);
-  else if (dtype == 2) WD_RUN(w::Bf16, float);
-  else WD_RUN(w::Fp16, float);
+  if (dtype == 0) {
+    WD_RUN(float, float);
+  } else if (dtype == 1) {
+    WD_RUN(double, double);
+  } else if (dtype == 2) {
+    WD_RUN(w::Bf16, float);
+  } else {
+    WD_RUN(w::Fp16, float);
+  }
 #undef WD_RUN
 }
 }  // namespace ORD_ISA

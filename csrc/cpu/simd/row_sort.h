@@ -1,5 +1,5 @@
-// Rows sorted eight at once: one row per column of a tile [L, 8], and a sorting network compares whole tile rows. A number and its
-// place share one key, so the sort is stable, and the place comes along for nothing.
+// Rows sorted eight at once: one row per column of a tile [L, 8], and a sorting network compares whole tile rows. A
+// number and its place share one key, so the sort is stable, and the place comes along for nothing.
 #pragma once
 #include <cstdint>
 
@@ -26,8 +26,8 @@ RS_INLINE void store(Bf16* to, float x) {
   to->bits = (uint16_t)(x == x ? (u + 0x7FFF + ((u >> 16) & 1)) >> 16 : 0x7FC0);
 }
 
-// fp32: the sort key is a positive normal double whose bits are 2^52 + (32 bits of the number | 30 of its place), so that one
-// vector minimum and one maximum order two of them. Equal numbers (0 and -0 too) by place, NaN last.
+// fp32: the sort key is a positive normal double whose bits are 2^52 + (32 bits of the number | 30 of its place), so
+// that one vector minimum and one maximum order two of them. Equal numbers (0 and -0 too) by place, NaN last.
 struct Key32 {
   double d;
 };
@@ -49,7 +49,8 @@ typedef double Lanes __attribute__((vector_size(32)));
 #else
 typedef double Lanes __attribute__((vector_size(16)));
 #endif
-// One instruction each; the comparison written out becomes two (a NaN and a -0 would tell them apart; a key is neither).
+// One instruction each; the comparison written out becomes two (a NaN and a -0 would tell them apart; a key is
+// neither).
 RS_INLINE Lanes smaller(Lanes a, Lanes b) {
 #if defined(__clang__) || !defined(__x86_64__)
   return a < b ? a : b;
@@ -102,20 +103,30 @@ RS_INLINE void exchange(Key64* __restrict x, Key64* __restrict y) {
   }
 }
 
-// Batcher's merge exchange for any L (Knuth, The Art of Computer Programming 3, 5.2.2, algorithm M): calls pair(low, high).
+// Batcher's merge exchange for any L (Knuth, The Art of Computer Programming 3, 5.2.2, algorithm M): calls pair(low,
+// high).
 template <class Pair>
 RS_INLINE void network(int64_t L, const Pair& pair) {
   int64_t top = 1;
-  while (2 * top < L) top *= 2;
-  for (int64_t p = L < 2 ? 0 : top; p > 0; p /= 2)
+  while (2 * top < L) {
+    top *= 2;
+  }
+  for (int64_t p = L < 2 ? 0 : top; p > 0; p /= 2) {
     for (int64_t q = top, r = 0, d = p;; d = q - p, q /= 2, r = p) {
-      for (int64_t i = r; i < L - d; i += 2 * p)
-        for (int64_t j = i; j < i + p && j < L - d; ++j) pair(j, j + d);
-      if (q == p) break;
+      for (int64_t i = r; i < L - d; i += 2 * p) {
+        for (int64_t j = i; j < i + p && j < L - d; ++j) {
+          pair(j, j + d);
+        }
+      }
+      if (q == p) {
+        break;
+      }
     }
+  }
 }
 
-// The pairs of a short network, written down once: its loops are so short that their branches cost more than the exchanges.
+// The pairs of a short network, written down once: its loops are so short that their branches cost more than the
+// exchanges.
 struct Network {
   static constexpr int64_t kLongest = 128;
   struct {
@@ -123,18 +134,22 @@ struct Network {
   } pairs[1471];
   int64_t n = 0;
   explicit Network(int64_t L) {
-    if (L <= kLongest)
+    if (L <= kLongest) {
       network(L, [&](int64_t j, int64_t k) { pairs[n++] = {(uint16_t)(j * kRows), (uint16_t)(k * kRows)}; });
+    }
   }
 };
 
 // Each column of a tile [L, kRows].
 template <class Key>
 static void sort_columns(const Network& net, Key* tile, int64_t L) {
-  if (L <= Network::kLongest)
-    for (int64_t i = 0; i < net.n; ++i) exchange(tile + net.pairs[i].low, tile + net.pairs[i].high);
-  else
+  if (L <= Network::kLongest) {
+    for (int64_t i = 0; i < net.n; ++i) {
+      exchange(tile + net.pairs[i].low, tile + net.pairs[i].high);
+    }
+  } else {
     network(L, [&](int64_t j, int64_t k) { exchange(tile + j * kRows, tile + k * kRows); });
+  }
 }
 
 }  // namespace row_sort

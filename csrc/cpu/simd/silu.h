@@ -41,7 +41,7 @@ ORD_INLINE vf exponent_within(vf z) {
 
 ORD_INLINE vf silu(vf x) {
   const vf z = exponent_within(x * -1.44269504f);  // at 128 exp is infinite, and the quotient -0
-  const vf t = z + 12582912.0f;  // rounds to the nearest integer: + 1.5 * 2^23
+  const vf t = z + 12582912.0f;                    // rounds to the nearest integer: + 1.5 * 2^23
   const vf s = (vf)((vi)((vu)t << 23) + 0x3F800000);
   return x / (s * power_of_two(z - (t - 12582912.0f)) + 1.0f);
 }

@@ -1,11 +1,10 @@
-// Vectors of the width of the instruction set in hand (GCC's vector extension, no intrinsics), loads and stores in every
-// storage type, and branch-free exp, tanh, log, softplus without -ffast-math. NaN and infinities go through.
-// Included inside no namespace: everything lands in ORD_ISA. No std:: here, nor in any file compiled per instruction set:
-// an inline std function compiled for AVX-512 is a weak symbol that the linker may give to the baseline file too.
+// Vectors of the width of the instruction set in hand (GCC's vector extension, no intrinsics), loads and stores in
+// every storage type, and branch-free exp, tanh, log, softplus without -ffast-math. NaN and infinities go through.
+// Included inside no namespace: everything lands in ORD_ISA. No std:: here, nor in any file compiled per instruction
+// set: an inline std function compiled for AVX-512 is a weak symbol that the linker may give to the baseline file too.
 //
-// Largest errors in fp32, held by tests/test_vmath.py over all exponents: exp 1.5 ulp, tanh 3, sech^2 6, log 1, log1p 1, softplus 3,
-// logistic function 3.
-// fp64 goes through libm, lane by lane.
+// Largest errors in fp32, held by tests/test_vmath.py over all exponents: exp 1.5 ulp, tanh 3, sech^2 6, log 1, log1p
+// 1, softplus 3, logistic function 3. fp64 goes through libm, lane by lane.
 #pragma once
 #include <cstdint>
 
@@ -79,8 +78,8 @@ ORD_INLINE vh narrow(vf v, bf16) {  // to nearest, ties to even
 }
 ORD_INLINE vh narrow(vf v, f16) {
   const vu x = (vu)v & 0x7FFFFFFF;
-  const vu normal = (x + 0xC8000FFFu + ((x >> 13) & 1)) >> 13;                  // 65520 and above carry into infinity
-  const vu small = (vu)((vf)x + 0.5f) - 0x3F000000;                             // the addition rounds at 2^-24
+  const vu normal = (x + 0xC8000FFFu + ((x >> 13) & 1)) >> 13;  // 65520 and above carry into infinity
+  const vu small = (vu)((vf)x + 0.5f) - 0x3F000000;             // the addition rounds at 2^-24
   const vu huge = (vi)x > (vi)((vu){} + 0x7F800000) ? (vu){} + 0x7E00 : (vu){} + 0x7C00;
   const vu r = (vi)x >= 0x47800000 ? huge : (vi)x < 0x38800000 ? small : normal;
   return __builtin_convertvector(r | ((vu)v >> 16 & 0x8000), vh);
@@ -125,21 +124,33 @@ ORD_INLINE void store_past_caches(double* p, vd v) { store_past_caches((float*)p
 
 ORD_INLINE vi first_lanes(int n, vf) {
   vi lane = {};
-  for (int i = 0; i < kLanes<float>; ++i) lane[i] = i;
+  for (int i = 0; i < kLanes<float>; ++i) {
+    lane[i] = i;
+  }
   return lane < n;
 }
 ORD_INLINE vl first_lanes(int n, vd) {
   vl lane = {};
-  for (int i = 0; i < kLanes<double>; ++i) lane[i] = i;
+  for (int i = 0; i < kLanes<double>; ++i) {
+    lane[i] = i;
+  }
   return lane < n;
 }
 
 #if ORD_BYTES == 64 && !defined(__clang__)
 constexpr bool kMasks = true;  // n lanes and no other byte of memory
-ORD_INLINE vf load_lanes(const float* p, int n) { return __builtin_ia32_loadups512_mask(p, (vf){}, (unsigned short)((1u << n) - 1)); }
-ORD_INLINE vd load_lanes(const double* p, int n) { return __builtin_ia32_loadupd512_mask(p, (vd){}, (unsigned char)((1u << n) - 1)); }
-ORD_INLINE void store_lanes(float* p, vf v, int n) { __builtin_ia32_storeups512_mask(p, v, (unsigned short)((1u << n) - 1)); }
-ORD_INLINE void store_lanes(double* p, vd v, int n) { __builtin_ia32_storeupd512_mask(p, v, (unsigned char)((1u << n) - 1)); }
+ORD_INLINE vf load_lanes(const float* p, int n) {
+  return __builtin_ia32_loadups512_mask(p, (vf){}, (unsigned short)((1u << n) - 1));
+}
+ORD_INLINE vd load_lanes(const double* p, int n) {
+  return __builtin_ia32_loadupd512_mask(p, (vd){}, (unsigned char)((1u << n) - 1));
+}
+ORD_INLINE void store_lanes(float* p, vf v, int n) {
+  __builtin_ia32_storeups512_mask(p, v, (unsigned short)((1u << n) - 1));
+}
+ORD_INLINE void store_lanes(double* p, vd v, int n) {
+  __builtin_ia32_storeupd512_mask(p, v, (unsigned char)((1u << n) - 1));
+}
 #else
 constexpr bool kMasks = false;
 template <class T>
@@ -153,27 +164,43 @@ template <class S>
 ORD_INLINE typename Traits<S>::V load(const S* p, int n, const S* end) {
   using V = typename Traits<S>::V;
   constexpr int W = kLanes<typename Traits<S>::T>;
-  if (n == W) return load(p);
-  if constexpr (kMasks && sizeof(S) >= 4) return load_lanes(p, n);
-  if (p + W <= end) return (V)((typename Traits<S>::I)load(p) & first_lanes(n, V{}));
+  if (n == W) {
+    return load(p);
+  }
+  if constexpr (kMasks && sizeof(S) >= 4) {
+    return load_lanes(p, n);
+  }
+  if (p + W <= end) {
+    return (V)((typename Traits<S>::I)load(p) & first_lanes(n, V{}));
+  }
   S some[W] = {};
-  for (int i = 0; i < n; ++i) some[i] = p[i];
+  for (int i = 0; i < n; ++i) {
+    some[i] = p[i];
+  }
   return load(some);
 }
 template <class S>
 ORD_INLINE void store(S* p, typename Traits<S>::V v, int n) {
   constexpr int W = kLanes<typename Traits<S>::T>;
-  if (n == W) return store(p, v);
-  if constexpr (kMasks && sizeof(S) >= 4) return store_lanes(p, v, n);
+  if (n == W) {
+    return store(p, v);
+  }
+  if constexpr (kMasks && sizeof(S) >= 4) {
+    return store_lanes(p, v, n);
+  }
   S some[W];
   store(some, v);
-  for (int i = 0; i < n; ++i) p[i] = some[i];
+  for (int i = 0; i < n; ++i) {
+    p[i] = some[i];
+  }
 }
 // Large outputs go past the caches: writing a line that is not there would read it first.
 template <class S>
 ORD_INLINE void store(S* p, typename Traits<S>::V v, int n, bool past_caches) {
   if constexpr (sizeof(S) >= 4) {
-    if (past_caches && n == kLanes<S>) return store_past_caches(p, v);
+    if (past_caches && n == kLanes<S>) {
+      return store_past_caches(p, v);
+    }
   }
   store(p, v, n);
 }
@@ -192,19 +219,32 @@ template <class T, class F>
 ORD_INLINE void vectors(int64_t D, F f) {
   constexpr int W = kLanes<T>;
   int64_t d = 0;
-  for (; d + 4 * W <= D; d += 4 * W) f(d, W), f(d + W, W), f(d + 2 * W, W), f(d + 3 * W, W);
-  for (; d + W <= D; d += W) f(d, W);
-  if (d < D) f(d, (int)(D - d));
+  for (; d + 4 * W <= D; d += 4 * W) {
+    f(d, W), f(d + W, W), f(d + 2 * W, W), f(d + 3 * W, W);
+  }
+  for (; d + W <= D; d += W) {
+    f(d, W);
+  }
+  if (d < D) {
+    f(d, (int)(D - d));
+  }
 }
 
-// The same for sums: f(d, n, j) may add into the j-th of two accumulators, which halves the chain of dependent additions.
+// The same for sums: f(d, n, j) may add into the j-th of two accumulators, which halves the chain of dependent
+// additions.
 template <class T, class F>
 ORD_INLINE void vectors_by_two(int64_t D, F f) {
   constexpr int W = kLanes<T>;
   int64_t d = 0;
-  for (; d + 2 * W <= D; d += 2 * W) f(d, W, 0), f(d + W, W, 1);
-  if (d + W <= D) f(d, W, 0), d += W;
-  if (d < D) f(d, (int)(D - d), 1);
+  for (; d + 2 * W <= D; d += 2 * W) {
+    f(d, W, 0), f(d + W, W, 1);
+  }
+  if (d + W <= D) {
+    f(d, W, 0), d += W;
+  }
+  if (d < D) {
+    f(d, (int)(D - d), 1);
+  }
 }
 
 // ---- across lanes
@@ -215,7 +255,8 @@ typedef int64_t v2l __attribute__((vector_size(16)));
 
 ORD_INLINE float sum(vf v) {
 #if ORD_BYTES == 64
-  const auto h = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) + __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
+  const auto h = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
+                 __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
   v4f q = __builtin_shufflevector(h, h, 0, 1, 2, 3) + __builtin_shufflevector(h, h, 4, 5, 6, 7);
 #elif ORD_BYTES == 32
   v4f q = __builtin_shufflevector(v, v, 0, 1, 2, 3) + __builtin_shufflevector(v, v, 4, 5, 6, 7);
@@ -236,7 +277,8 @@ ORD_INLINE double sum(vd v) {
 #endif
   return q[0] + q[1];
 }
-// The sums of W vectors at once: lane i of the result is the sum of v[i]. At each step lanes i and i ^ w of two vectors meet.
+// The sums of W vectors at once: lane i of the result is the sum of v[i]. At each step lanes i and i ^ w of two vectors
+// meet.
 template <int... I>
 struct Lanes {};
 template <int w, class V, int... I>
@@ -250,10 +292,12 @@ ORD_INLINE V partner(V v) {  // lane i ^ w in lane i
 template <int w, class V, int... I>
 ORD_INLINE V meet(V a, V b, Lanes<I...>) {
   constexpr int W = sizeof...(I);
-  return __builtin_shufflevector(a, b, (I & w ? I + W : I)...) + __builtin_shufflevector(a, b, (I & w ? (I ^ w) + W : (I ^ w))...);
+  return __builtin_shufflevector(a, b, (I & w ? I + W : I)...) +
+         __builtin_shufflevector(a, b, (I & w ? (I ^ w) + W : (I ^ w))...);
 }
 template <int w, class V>
-ORD_INLINE V sum_each_from(const V* v) {  // of v[0], v[1], ... v[2 w - 1], each summed over the lanes whose higher bits differ
+ORD_INLINE V
+sum_each_from(const V* v) {  // of v[0], v[1], ... v[2 w - 1], each summed over the lanes whose higher bits differ
   using L = Lanes<__integer_pack(kSize<V>)...>;
   if constexpr (w == 1) {
     return meet<1>(v[0], v[1], L{});
@@ -269,11 +313,14 @@ ORD_INLINE V sum_each(const V* v) {
 template <int M, class V>
 ORD_INLINE V sum_each_of(const V* v) {
   V s = sum_each_from<M / 2>(v);
-  if constexpr (2 * M == kSize<V>) s += partner<M>(s);
+  if constexpr (2 * M == kSize<V>) {
+    s += partner<M>(s);
+  }
   static_assert(M == kSize<V> || 2 * M == kSize<V>);
   return s;
 }
-// The first M lanes of v to p, and back from there: M lanes from p, and another M from q where a vector has twice as many.
+// The first M lanes of v to p, and back from there: M lanes from p, and another M from q where a vector has twice as
+// many.
 template <int M, class T, class V>
 ORD_INLINE void store_first(T* p, V v) {
   __builtin_memcpy(p, &v, M * sizeof(T));
@@ -302,7 +349,9 @@ ORD_INLINE bool any(I mask) {
   v2l part[sizeof(I) / 16];
   __builtin_memcpy(part, &mask, sizeof mask);
   v2l r = part[0];
-  for (unsigned i = 1; i < sizeof(I) / 16; ++i) r |= part[i];
+  for (unsigned i = 1; i < sizeof(I) / 16; ++i) {
+    r |= part[i];
+  }
   return (r[0] | r[1]) != 0;
 }
 
@@ -381,12 +430,16 @@ ORD_INLINE void exp_neg(vd x, vd& e, vd& em1) {
 }
 ORD_INLINE vd log_plus(vd u, vd c) {
   vd r = {};
-  for (int i = 0; i < kLanes<double>; ++i) r[i] = __builtin_log(u[i]) + c[i];
+  for (int i = 0; i < kLanes<double>; ++i) {
+    r[i] = __builtin_log(u[i]) + c[i];
+  }
   return r;
 }
 ORD_INLINE vd cbrt_about(vd x) {
   vd r = {};
-  for (int i = 0; i < kLanes<double>; ++i) r[i] = __builtin_cbrt(x[i]);
+  for (int i = 0; i < kLanes<double>; ++i) {
+    r[i] = __builtin_cbrt(x[i]);
+  }
   return r;
 }
 
