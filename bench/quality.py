@@ -14,6 +14,7 @@ import argparse
 import datetime
 import json
 import platform
+import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -284,7 +285,7 @@ def curve(train: Split, test: Split, args: argparse.Namespace, steps: int = 100,
 
 def about(args: argparse.Namespace, train_rows: int, test_rows: int) -> dict[str, Any]:
     return {
-        "command": "python " + " ".join(["bench/quality.py", *sys.argv[1:]]),
+        "command": shlex.join(["python", "bench/quality.py", *sys.argv[1:]]),
         "date": datetime.date.today().isoformat(),
         "device": f"{platform.processor() or platform.machine()}, {cpu_name()}, {args.threads} thread(s)",
         "versions": {

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -222,7 +223,7 @@ def line(label: str, entry: dict[str, Any]) -> str:
 
 def about(name: str, args: argparse.Namespace) -> dict[str, Any]:
     return {
-        "command": " ".join(["python", "bench/quality_diffor.py", *sys.argv[1:]]),
+        "command": shlex.join(["python", "bench/quality_diffor.py", *sys.argv[1:]]),
         "device": f"{cpu_name()}, {args.threads} thread(s)",
         "versions": {"ordkernels": ordkernels.__version__, "torch": torch.__version__},
         "draws": args.draws,

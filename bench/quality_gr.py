@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -179,7 +180,7 @@ def text(label: str, run: dict[str, float]) -> str:
 
 def about(name: str, train_rows: int, test_rows: int, args: argparse.Namespace) -> dict[str, Any]:
     return {
-        "command": " ".join(["python", "bench/quality_gr.py", *sys.argv[1:]]),
+        "command": shlex.join(["python", "bench/quality_gr.py", *sys.argv[1:]]),
         "device": f"{cpu_name()}, {args.threads} thread(s)",
         "versions": {"ordkernels": ordkernels.__version__, "torch": torch.__version__},
         "train_rows": train_rows,

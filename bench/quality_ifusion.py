@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -118,7 +119,7 @@ def finish(report: dict[str, Any], args: argparse.Namespace, rows: tuple[int, in
         "data": "MovieLens-100K" if args.movielens else "KuaiRand-Pure",
         "rows": {"train": rows[0], "test": rows[1], "trained_on": used[0], "scored": used[1]},
         "epochs": args.epochs,
-        "command": " ".join(["python", "bench/quality_ifusion.py", *sys.argv[1:]]),
+        "command": shlex.join(["python", "bench/quality_ifusion.py", *sys.argv[1:]]),
         "device": f"{cpu_name()}, {args.threads} thread(s)",
         "date": datetime.date.today().isoformat(),
         "versions": {"ordkernels": ordkernels.__version__, "torch": torch.__version__},

@@ -1,203 +1,292 @@
-"""python bench/table.py bench/results/a.json [b.json ...]            Markdown tables of bench/run.py's results
-python bench/table.py bench/results/*.json --readme README.md --all bench/RESULTS.md
-                                                                    all of them to the second; a line per case, and the models' main
-                                                                    tables, between the README's bench markers
+"""python bench/table.py                     rewrite bench/RESULTS.md, bench/QUALITY.md and the README's headline rows from bench/results
+python bench/table.py --check             the same without writing: exit with 1 if a file is out of date
+python bench/table.py a.json [b.json ...] print the tables of these files
+
+The texts before the tables are bench/results/about_speed.md and bench/results/about_quality.md.
 """
 
 import argparse
 import json
 import math
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
+HERE = Path(__file__).parent
+ROOT = HERE.parent
+BEGIN, END = "<!-- headline:begin -->", "<!-- headline:end -->"
 OURS = "ordkernels"
+OTHER_MACHINES = {"zen5": "Zen 5, AVX-512", "avx2": "AVX2"}  # folders of bench/results, measured on earlier states of the kernels
+LEVEL = 1.05  # below this a speedup counts as level or a loss
+
+Report = dict[str, Any]
+Row = dict[str, Any]
+
+
+class Headline(NamedTuple):
+    """A row of the README: which measured case, and what to call it there."""
+
+    case: str
+    what: str
+
+
+HEADLINES = (
+    Headline("forward + backward B=65536 K=4 D=64", "`planar_flow`, 4 layers on 65,536 × 64, forward and backward"),
+    Headline("B=1 D=64 hidden=256 steps=50", "`denoise_chain`, 50 diffusion steps for one request"),
+    Headline("B=1 d=64 layers=2 V=64 T=12, no end", "`value_decode`, 12 tokens for one request"),
+    Headline("segment_quantiles N=10000000 G=200000 L=20", "`segment_quantiles`, 10 million values in 200,000 groups"),
+    Headline("xauc N=10000000", "`xauc`, exact, 10 million rows"),
+)
+
+QUALITY = {  # file in bench/results -> heading
+    "quality_flowtime": "FlowTime: watch time",
+    "quality_ablations": "FlowTime: ablations",
+    "quality_curve": "FlowTime: training with the kernels and with plain torch",
+    "quality_diffor": "DiffoR: ordinal tables, watch time and lifetime value",
+    "quality_diffor_ablations": "DiffoR: ablations",
+    "quality_gr": "GR: watch time and lifetime value",
+    "quality_gr_ablations": "GR: ablations",
+    "quality_ifusion": "iFusion: clicks",
+}
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser("bench/table.py", description="Markdown tables of benchmark results.")
-    parser.add_argument("results", nargs="+", type=Path, metavar="F")
-    parser.add_argument("--readme", type=Path, metavar="F", help="rewrite the section between its bench markers")
-    parser.add_argument("--all", type=Path, metavar="F", help="with --readme: write every table there")
+    parser.add_argument("results", nargs="*", type=Path, metavar="F", help="print the tables of these files; none: rewrite the documents")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a document is out of date")
     args = parser.parse_args(argv)
-    reports = [json.loads(path.read_text()) for path in args.results]
-    text = "\n\n".join(filter(None, map(rendered, reports)))
-    if not args.readme:
-        print(text)
+    if args.results:
+        print("\n\n".join(filter(None, (rendered(read(path)) for path in args.results))))
         return 0
-    if args.all:
-        args.all.write_text(
-            f"# Measurements\n\nMade by `python bench/table.py bench/results/*.json --readme README.md --all bench/RESULTS.md`.\n\n{text}\n"
-        )
-    main_ones = [r for path, r in zip(args.results, reports, strict=True) if not r.get("results") and "ablations" not in path.stem]
-    text = "\n\n".join(filter(None, [*summaries(reports), *map(rendered, main_ones)]))
-    readme = args.readme.read_text()
+    stale = [path for path, text in documents().items() if not path.exists() or path.read_text() != text]
+    for path in stale:
+        print(f"{path.relative_to(ROOT)}: {'out of date' if args.check else 'written'}")
+        if not args.check:
+            path.write_text(documents()[path])
+    return int(args.check and bool(stale))
+
+
+def documents() -> dict[Path, str]:
+    """Path -> text of every generated document."""
+    readme = (ROOT / "README.md").read_text()
     if readme.count(BEGIN) != 1 or readme.count(END) != 1:
-        raise SystemExit(f"{args.readme}: expected one {BEGIN} and one {END}")
+        raise SystemExit(f"README.md: expected one {BEGIN} and one {END}")
     before, rest = readme.split(BEGIN)
-    if not any("cuda" in r.get("command", "") for r in reports):
-        text += "\n\nOn a GPU: not yet measured (`bash bench/gpu.sh OUTDIR` measures it)."
-    args.readme.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}")
-    return 0
+    speed = [read(path) for path in sorted(HERE.glob("results/cpu_*.json"))]
+    return {
+        HERE / "RESULTS.md": speed_document(speed),
+        HERE / "QUALITY.md": quality_document(),
+        ROOT / "README.md": f"{before}{BEGIN}\n{headlines(speed)}\n{END}{rest.split(END)[1]}",
+    }
 
 
-def summaries(reports: list[dict[str, Any]]) -> list[str]:
-    """A table per machine: a line per case, its time on the fewest threads and its ratio to the best rival on each number of them."""
-    tables = []
-    machines: dict[str, list[dict[str, Any]]] = {}
-    for r in reports:
-        if r.get("results"):
-            machines.setdefault(f"{r['device']}, {r['isa']}, torch {r['versions']['torch']}", []).extend(r["results"])
-    for device, rows in machines.items():
-        counts = sorted({row["threads"] for row in rows})
-        heads = [f"ratio, {n} thread{'s' * (n > 1)}" for n in counts]
-        lines = [
-            f"{device}. Other rivals, limits, commands and dates: `bench/RESULTS.md`.",
-            "",
-            f"| case | ordkernels, ms | best rival, ms | {' | '.join(heads)} | target |",
-            "|---" * (4 + len(counts)) + "|",
-        ]
-        cases: dict[str, dict[int, dict[str, Any]]] = {}
-        for row in rows:
-            cases.setdefault(f"{row['op']}: {row['case']}", {})[row["threads"]] = row
-        lines += [_summary(name, by_threads, counts) for name, by_threads in cases.items()]
-        tables.append("\n".join(lines))
-    return tables
+def read(path: Path) -> Report:
+    return json.loads(path.read_text())
 
 
-def _summary(name: str, by_threads: dict[int, dict[str, Any]], counts: list[int]) -> str:
-    timed = {n: row for n, row in by_threads.items() if "ms" in row}
-    if not timed:
-        return f"| {name} | not timed |" + " |" * (2 + len(counts))
-    first = timed[min(timed)]
-    best = first.get("best_rival")
-    ratios = [f"{timed[n]['ratio']:.2f}x" if n in timed and timed[n].get("best_rival") else "" for n in counts]
-    met: dict[str, list[str]] = {}
-    for row in timed.values():
-        for t in row["targets"]:
-            met.setdefault(t["text"], []).append("met" if t["met"] else "missed")
-    targets = "; ".join(f"{text}: {outcomes[0] if len(set(outcomes)) == 1 else ' / '.join(outcomes)}" for text, outcomes in met.items())
-    ours, rival = _time(first["ms"][OURS]["median"]), f"{best} {_time(first['ms'][best]['median'])}" if best else ""
-    return f"| {name} | {ours} | {rival} | {' | '.join(ratios)} | {targets} |"
+# -------------------------------------------------------------------------------------------------------- speed
 
 
-def rendered(report: dict[str, Any]) -> str:
-    """One report as Markdown, whichever program wrote it; "" where there is nothing in it to show."""
-    if report.get("models"):
-        return clicks(report) if report["about"].get("kind") == "clicks" else quality(report)
-    if report.get("results"):
-        return table(report)
-    data = {name: entry for name, entry in report.items() if isinstance(entry, dict) and entry.get("models")}
-    return "\n\n".join(data_set(name, entry) for name, entry in data.items())
+def headlines(reports: list[Report]) -> str:
+    """The README's rows: measured on one thread, against the fastest alternative of the same run."""
+    rows = [row for report in reports for row in report["results"]]
+    lines = []
+    for case, what in HEADLINES:
+        (row,) = (row for row in rows if row["case"] == case and row["threads"] == 1)
+        ours, other = row["ms"][OURS]["median"], row["ms"][row["best_rival"]]["median"]
+        alternative = row["best_rival"].split(",")[0].replace("compile", "torch.compile")
+        lines.append((what, f"{_ms(ours)} ms", f"{alternative}: {_ms(other)} ms", f"{row['ratio']:.1f}x",
+                      f"`python -m ordkernels bench {row['op']}`"))  # fmt: skip
+    return markdown(("", "ordkernels", "fastest alternative", "speedup", "shown by"), lines)
 
 
-def data_set(name: str, entry: dict[str, Any]) -> str:
-    """One data set of bench/quality_diffor.py's reports: a line per model, means over the seeds."""
-    about = entry["about"]
-    lines = [
-        f"{name}: {about['scores']}; {about['draws']} draws; {about['device']}.",
-        f"`{about['command']}`",
-        "",
-        "| model | seeds | MAE | XAUC | SRCC | CRPS | 80 % interval holds | training, s |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for model, result in entry["models"].items():
-        m, s = result["mean"], result["spread"]
-        srcc = f"{m['srcc']:.3f}" if math.isfinite(m.get("srcc", math.nan)) else ""
-        held = f"{m['interval80_holds']:.1%}" if "interval80_holds" in m else ""
-        scores = (f"{m[key]:.4g} ± {s[key] / 2:.2g}" for key in ("mae", "xauc"))
-        crps = f"{m['crps']:.4g} ± {s['crps'] / 2:.2g}"
-        cells = (model, len(result["runs"]), *scores, srcc, crps, held, f"{m['train_s']:.0f}")
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return "\n".join(lines)
+def speed_document(reports: list[Report]) -> str:
+    measured = [report for report in reports if report["results"]]
+    parts = [(HERE / "results/about_speed.md").read_text().strip(), losses(measured), overview(measured)]
+    parts += ["## Every alternative, by op", *map(speed_table, measured)]
+    scaling = [entry for report in reports for entry in report["scaling"]]
+    if scaling:
+        parts += ["## How the time grows", scaling_table(scaling)]
+    return "\n\n".join(parts) + "\n"
 
 
-def table(report: dict[str, Any]) -> str:
-    """One report: the machine, then a line per case and thread count."""
-    versions = report["versions"]
-    limits = "; ".join(f"{x['threads']} thread{'s' * (x['threads'] > 1)}: copy {x['copy_GBs']:.0f} GB/s, fp32 GEMM "
-                       f"{x['gemm_float32_GFLOPs']:.0f} GFLOP/s" for x in report["limits"])  # fmt: skip
-    lines = [
-        f"{report['device']}, {report['isa']}, torch {versions['torch']}, {report['date']}. Measured limits: {limits}.",
-        f"`{report['command']}`",
-        "",
-        "| case | threads | ordkernels, ms | best rival, ms | ratio | others, ms | share of limit | target |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    return "\n".join(lines + [_line(row) for row in report["results"]])
+def losses(reports: list[Report]) -> str:
+    """Every timed case that is not faster than its fastest alternative."""
+    rows = [row for report in reports for row in report["results"] if row.get("best_rival") and row["ratio"] < LEVEL]
+    lines = [(_name(row), row["threads"], row["best_rival"], f"{row['ratio']:.2f}x") for row in rows]
+    text = f"## Cases that are level or slower\n\nSpeedups under {LEVEL}x on this machine, all of them:\n\n"
+    return text + markdown(("case", "threads", "fastest alternative", "speedup"), lines)
 
 
-def quality(report: dict[str, Any]) -> str:
-    """One report of bench/quality.py: a line per model, means over the seeds."""
-    about = report["about"]
-    lines = [
-        f"KuaiRand-Pure, {about['train_rows']:,} training and {about['test_rows']:,} test rows, {about['epochs']} epochs, {about['date']}; "
-        f"means over seeds, ± half the range; {about['units']}.",
-        f"`{about['command']}`",
-        "",
-        "| model | seeds | MAE, s | XAUC | PDF-U | PDF-I | CRPS, s | 80 % interval holds |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for name, entry in report["models"].items():
-        m, s = entry["mean"], entry["spread"]
-        held = f"{m['interval80_holds']:.1%}" if "interval80_holds" in m else ""
-        lines.append(
-            f"| {name} | {len(entry['runs'])} | {m['mae']:.2f} ± {s['mae'] / 2:.2f} | {m['xauc']:.4f} ± {s['xauc'] / 2:.4f} "
-            f"| {m['pdf_u']:.3f} | {m['pdf_i']:.3f} | {m['crps']:.2f} ± {s['crps'] / 2:.2f} | {held} |"
-        )
-    return "\n".join(lines)
-
-
-def clicks(report: dict[str, Any]) -> str:
-    """One report of bench/quality_ifusion.py: a line per model, means over the seeds."""
-    about, rows = report["about"], report["about"]["rows"]
-    lines = [
-        f"{about['data']}, clicks: trained on {rows['trained_on']:,} of {rows['train']:,} rows, scored on {rows['scored']:,} of "
-        f"{rows['test']:,}, {about['epochs']} epoch{'s' * (about['epochs'] != 1)}; means over seeds, ± half the range; RelaImpr over the "
-        f"pooling of the same seed; {about['device']}, {about['date']}.",
-        f"`{about['command']}`",
-        "",
-        "| model | seeds | AUC | RelaImpr over average pooling | over attention pooling | training, s |",
-        "|---|---|---|---|---|---|",
-    ]
-    for name, entry in report["models"].items():
-        if not entry["runs"]:
+def overview(reports: list[Report]) -> str:
+    """A line per case: times on one thread, speedups on each thread count and on the other machines."""
+    cases: dict[str, dict[int, Row]] = {}
+    for row in (row for report in reports for row in report["results"]):
+        cases.setdefault(_name(row), {})[row["threads"]] = row
+    counts = sorted({n for by_threads in cases.values() for n in by_threads})
+    elsewhere = {label: _speedups(folder) for folder, label in OTHER_MACHINES.items()}
+    heads = ["case", "ordkernels, ms", "fastest alternative, ms", *(f"speedup, {_threads(n)}" for n in counts), *elsewhere]
+    lines = []
+    for name, by_threads in cases.items():
+        timed = {n: row for n, row in by_threads.items() if row.get("best_rival")}
+        if not timed:
+            lines.append([name, "not timed", "", *[""] * (len(counts) + len(elsewhere))])
             continue
-        m, s = entry["mean"], entry["spread"]
-        over = (f"{m[key]:+.2%} ± {s[key] / 2:.2%}" for key in ("over_average", "over_attention"))
-        cells = (name, len(entry["runs"]), f"{m['auc']:.4f} ± {s['auc'] / 2:.4f}", *over, f"{m['train_s']:.0f}")
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return "\n".join(lines)
+        first = timed[min(timed)]
+        speedups = [f"{timed[n]['ratio']:.2f}x" if n in timed else "" for n in counts]
+        other = f"{first['best_rival']} {_ms(first['ms'][first['best_rival']]['median'])}"
+        lines.append([name, _ms(first["ms"][OURS]["median"]), other, *speedups, *(found.get(name, "") for found in elsewhere.values())])
+    about = f"Times are of {_threads(counts[0])}; the last {len(elsewhere)} columns are the speedups on other machines, 1 thread."
+    return f"## Overview\n\n{about}\n\n{markdown(heads, lines)}"
 
 
-def _line(row: dict[str, Any]) -> str:
-    name = f"{row['op']}: {row['case']}"
+def _speedups(folder: str) -> dict[str, str]:
+    """Case -> speedup on one thread, of another machine's results."""
+    rows = (row for path in sorted(HERE.glob(f"results/{folder}/cpu_*.json")) for row in read(path)["results"])
+    return {_name(row): f"{row['ratio']:.2f}x" for row in rows if row["threads"] == 1 and row.get("best_rival")}
+
+
+def speed_table(report: Report) -> str:
+    """One report of bench/run.py: the machine, then a line per case and thread count."""
+    limits = "; ".join(
+        f"{_threads(x['threads'])}: copy {x['copy_GBs']:.0f} GB/s, fp32 GEMM {x['gemm_float32_GFLOPs']:.0f} GFLOP/s"
+        for x in report["limits"]
+    )
+    about = f"{report['device']}, {report['isa']}, torch {report['versions']['torch']}, {report['date']}. Measured limits: {limits}."
+    heads = ("case", "threads", "ordkernels, ms", "fastest alternative, ms", "speedup", "others, ms", "share of limit")
+    ops = ", ".join(dict.fromkeys(row["op"] for row in report["results"]))
+    return f"### {ops}\n\n{about}\n`{report['command']}`\n\n{markdown(heads, map(_speed_cells, report['results']))}"
+
+
+def _speed_cells(row: Row) -> Sequence[Any]:
     if "ms" not in row:
-        return f"| {name} | {row['threads']} | not timed: {row['rejected'].get(OURS, 'no result')} | | | | | |"
+        return _name(row), row["threads"], f"not timed: {row['rejected'].get(OURS, 'no result')}", "", "", "", ""
     ms = {run: t["median"] for run, t in row["ms"].items()}
     best = row.get("best_rival")
     others = sorted((n for n in ms if n not in (OURS, best)), key=ms.__getitem__)
-    targets = "; ".join(f"{t['text']}: {'met' if t['met'] else 'missed'}{_value(t)}" for t in row["targets"])
-    cells = (
-        name,
+    return (
+        _name(row),
         row["threads"],
-        _time(ms[OURS]),
-        f"{best} {_time(ms[best])}" if best else "",
+        _ms(ms[OURS]),
+        f"{best} {_ms(ms[best])}" if best else "",
         f"{row['ratio']:.2f}x" if best else "",
-        ", ".join(f"{n} {_time(ms[n])}" for n in others),
+        ", ".join(f"{n} {_ms(ms[n])}" for n in others),
         f"{row['share_of_limit']:.1%}" if row["share_of_limit"] < 0.1 else f"{row['share_of_limit']:.0%}",
-        targets,
     )
-    return "| " + " | ".join(map(str, cells)) + " |"
 
 
-def _value(target: dict[str, Any]) -> str:
-    return "" if target["value"] is None else f" ({target['value']:.2g})"
+def scaling_table(entries: list[dict[str, Any]]) -> str:
+    lines = [
+        (f"{e['op']}: {e['name']}", e["axis"], ", ".join(f"{int(n):,}: {ns:.3g}" for n, ns in e["ns"].items()), f"{_growth(e):.2f}x")
+        for e in entries
+    ]
+    about = "Nanoseconds per row (or step, layer, column) as the axis grows, on one thread; growth: the largest size against the second."
+    return about + "\n\n" + markdown(("case", "axis", "size: ns", "growth"), lines)
 
 
-def _time(ms: float) -> str:
+def _growth(entry: dict[str, Any]) -> float:
+    ns = list(entry["ns"].values())
+    return ns[-1] / ns[1]
+
+
+def _name(row: Row) -> str:
+    return f"{row['op']}: {row['case']}"
+
+
+def _threads(n: int) -> str:
+    return f"{n} thread{'s' * (n > 1)}"
+
+
+def _ms(ms: float) -> str:
     return f"{ms:.3g}" if ms < 1000 else f"{ms:,.0f}"
+
+
+# ------------------------------------------------------------------------------------------------------ quality
+
+
+def quality_document() -> str:
+    parts = [(HERE / "results/about_quality.md").read_text().strip()]
+    for stem, heading in QUALITY.items():
+        report = read(HERE / f"results/{stem}.json")
+        parts += [f"## {heading}", curve(report) if "losses" in report else rendered(report)]
+    return "\n\n".join(parts) + "\n"
+
+
+def rendered(report: Report) -> str:
+    """One report as Markdown, whichever program wrote it; "" where there is nothing in it to show."""
+    if report.get("models"):
+        return clicks(report) if report["about"].get("kind") == "clicks" else watch_times(report)
+    if report.get("results"):
+        return speed_table(report)
+    return "\n\n".join(data_set(name, entry) for name, entry in report.items() if isinstance(entry, dict) and entry.get("models"))
+
+
+def data_set(name: str, entry: dict[str, Any]) -> str:
+    """One data set of the reports of bench/quality_diffor.py and quality_gr.py: a line per model, means over the seeds."""
+    about = entry["about"]
+    lines = []
+    for model, result in entry["models"].items():
+        m, s = result["mean"], result["spread"]
+        mae, xauc, crps = (f"{m[key]:.4g} ± {s[key] / 2:.2g}" for key in ("mae", "xauc", "crps"))
+        srcc = f"{m['srcc']:.3f}" if math.isfinite(m.get("srcc", math.nan)) else ""
+        lines.append((model, len(result["runs"]), mae, xauc, srcc, crps, _coverage(m), f"{m['train_s']:.0f}"))
+    heads = ("model", "seeds", "MAE", "XAUC", "SRCC", "CRPS", "80 % interval covers", "training, s")
+    return f"{name}: {about['scores']}; {about['draws']} draws; {about['device']}.\n`{about['command']}`\n\n{markdown(heads, lines)}"
+
+
+def watch_times(report: Report) -> str:
+    """One report of bench/quality.py: a line per model, means over the seeds."""
+    about = report["about"]
+    lines = []
+    for name, entry in report["models"].items():
+        m, s = entry["mean"], entry["spread"]
+        mae, crps = (f"{m[key]:.2f} ± {s[key] / 2:.2f}" for key in ("mae", "crps"))
+        xauc = f"{m['xauc']:.4f} ± {s['xauc'] / 2:.4f}"
+        lines.append((name, len(entry["runs"]), mae, xauc, f"{m['pdf_u']:.3f}", f"{m['pdf_i']:.3f}", crps, _coverage(m)))
+    heads = ("model", "seeds", "MAE, s", "XAUC", "PDF-U", "PDF-I", "CRPS, s", "80 % interval covers")
+    return (
+        f"KuaiRand-Pure, {about['train_rows']:,} training and {about['test_rows']:,} test rows, {about['epochs']} epochs, {about['date']}; "
+        f"means over seeds, ± half the range; {about['units']}.\n`{about['command']}`\n\n{markdown(heads, lines)}"
+    )
+
+
+def clicks(report: Report) -> str:
+    """One report of bench/quality_ifusion.py: a line per model, means over the seeds."""
+    about, rows = report["about"], report["about"]["rows"]
+    lines = []
+    for name, entry in report["models"].items():
+        if entry["runs"]:
+            m, s = entry["mean"], entry["spread"]
+            over = (f"{m[key]:+.2%} ± {s[key] / 2:.2%}" for key in ("over_average", "over_attention"))
+            lines.append((name, len(entry["runs"]), f"{m['auc']:.4f} ± {s['auc'] / 2:.4f}", *over, f"{m['train_s']:.0f}"))
+    heads = ("model", "seeds", "AUC", "RelaImpr over average pooling", "over attention pooling", "training, s")
+    return (
+        f"{about['data']}, clicks: trained on {rows['trained_on']:,} of {rows['train']:,} rows, scored on {rows['scored']:,} of "
+        f"{rows['test']:,}, {about['epochs']} epoch{'s' * (about['epochs'] != 1)}; means over seeds, ± half the range; RelaImpr over the "
+        f"pooling of the same seed; {about['device']}, {about['date']}.\n`{about['command']}`\n\n{markdown(heads, lines)}"
+    )
+
+
+def curve(report: Report) -> str:
+    """The training losses with our kernels against those with plain torch, in one sentence."""
+    about, differ = report["about"], report["relative_difference"]
+    again = "yes" if report["repeats_itself_exactly"] else "no"
+    return (
+        f"The same {len(report['losses']['default']):,} steps from the same seed, with our kernels and with plain torch, {about['date']}: "
+        f"the losses differ by at most {differ['first_10_steps']:.1e} (relative) in the first ten steps and {differ['all_steps']:.1e} in "
+        f"all. Plain torch against itself, every starting weight one rounding error off: {differ['yardstick_first_10_steps']:.1e} and "
+        f"{differ['yardstick_all_steps']:.1e}. The same run twice gives the same losses: {again}.\n`{about['command']}`"
+    )
+
+
+def _coverage(mean: dict[str, float]) -> str:
+    return f"{mean['interval80_holds']:.1%}" if "interval80_holds" in mean else ""
+
+
+def markdown(heads: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
+    rows = [heads, ["---"] * len(heads), *lines]
+    return "\n".join("| " + " | ".join(map(str, cells)) + " |" for cells in rows)
 
 
 if __name__ == "__main__":

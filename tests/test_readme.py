@@ -1,6 +1,8 @@
-"""The README's Python blocks run as they stand, and its op table tells the truth."""
+"""The README's Python blocks run as they stand, its op table is complete, and the generated documents agree with the results."""
 
 import re
+import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,16 @@ import ordkernels
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.S)
+
+
+@pytest.fixture(scope="module")
+def table():
+    sys.path.insert(0, str(ROOT / "bench"))
+    try:
+        import table
+    finally:
+        sys.path.remove(str(ROOT / "bench"))
+    return table
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda b: b.strip().splitlines()[0])
@@ -24,9 +36,9 @@ def test_there_are_blocks():
 
 
 def test_every_op_in_the_table_exists_and_every_op_is_there():
-    rows = [line for line in README.splitlines() if line.startswith("| `")]
+    section = README.split("\n## Ops\n")[1].split("\n## ")[0]
     named = set()
-    for row in rows:
+    for row in (line for line in section.splitlines() if line.startswith("| `")):
         names = re.findall(r"`([\w.]+)`", row.split("|")[1])
         module = names[0].split(".")[0]
         for name in names:
@@ -37,5 +49,40 @@ def test_every_op_in_the_table_exists_and_every_op_is_there():
     assert set(ordkernels.ops.__all__) - {"XAUCResult"} <= named
 
 
-def test_bench_markers_for_the_table_maker():
-    assert README.count("<!-- bench:begin -->") == README.count("<!-- bench:end -->") == 1
+def test_every_class_in_the_table_of_models_exists():
+    section = README.split("\n## Models\n")[1].split("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("|")][2:]
+    assert len(rows) == 4
+    for full in re.findall(r"`(\w+\.\w+)`", "".join(rows)):
+        module, attribute = full.split(".")
+        assert hasattr(getattr(ordkernels, module), attribute), full
+
+
+def test_links_lead_somewhere():
+    for target in re.findall(r"\]\(([^)]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+def test_it_fits():
+    assert len(README.splitlines()) <= 130
+
+
+def test_generated_documents_are_up_to_date(table):
+    for path, text in table.documents().items():
+        assert path.read_text() == text, f"{path.name}: run `python bench/table.py`"
+
+
+def test_headline_commands_name_ops_that_have_cases(table):
+    commands = re.findall(r"`(python -m ordkernels bench .*?)`", README.split(table.BEGIN)[1].split(table.END)[0])
+    assert len(commands) == len(table.HEADLINES) == 5
+    for command in commands:
+        assert (ROOT / "bench/cases" / f"{shlex.split(command)[-1]}.py").exists(), command
+
+
+def test_printed_commands_paste(table):
+    for document in ("RESULTS.md", "QUALITY.md"):
+        commands = re.findall(r"^`(.*)`$", (ROOT / "bench" / document).read_text(), re.M)
+        assert commands
+        for command in commands:
+            assert command == shlex.join(shlex.split(command))
+            assert (ROOT / shlex.split(command)[1]).exists()
