@@ -21,10 +21,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m ordkernels", description="Kernels and samplers for generative ordinal regression.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    info = commands.add_parser(
-        "info", help="versions, instruction set, threads, GPU; for each op which backend serves it and why not the others"
-    )
-    info.add_argument("--json", action="store_true", help="as JSON")
+    info = commands.add_parser("info", help="versions, machine, compiled parts; which backend serves each op, and why not the others")
+    form = info.add_mutually_exclusive_group()
+    form.add_argument("--verbose", action="store_true", help="every detail, each op with its reasons in full")
+    form.add_argument("--json", action="store_true", help="every detail as JSON")
 
     demo = commands.add_parser("demo", help="train every model on real data, score them side by side, and time the kernels")
     demo.add_argument("--quick", action="store_true", help="less training, fewer rows: under 4 minutes instead of 15 on 2 cores")
@@ -57,7 +57,7 @@ def _info(args: argparse.Namespace) -> int:
     from . import _info
 
     found = _info.collect()
-    print(json.dumps(found, indent=2) if args.json else _info.text(found))
+    print(json.dumps(found, indent=2) if args.json else _info.text(found) if args.verbose else _info.table(found))
     return 0
 
 

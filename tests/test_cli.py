@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,14 +22,45 @@ def run(*args, cwd=ROOT, path=ROOT):
 
 
 def test_info_names_every_op_and_every_reason(capsys):
-    assert main(["info"]) == 0
+    assert main(["info", "--verbose"]) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert _backend.OPS
-    for name, info in _backend.OPS.items():
+    for name in _backend.OPS:
         assert name in out
-        for backend in _backend.BACKENDS:
-            for reason in _backend.reasons_against(info, backend):
+        for reasons in _backend.available_backends(name).values():
+            for reason in reasons:
                 assert " ".join(reason.split()) in out
+
+
+def test_info_fits_a_screen_and_agrees_with_available_backends(capsys):
+    assert main(["info"]) == 0
+    printed = capsys.readouterr().out
+    lines = printed.splitlines()
+    assert len(lines) <= 40
+    assert max(map(len, lines)) <= 100
+    legend = next(i for i, line in enumerate(lines) if line.startswith("* serves by default"))
+    footnotes = dict(line.split("  ", 1) for line in lines[legend + 1 :] if not line.startswith(" "))
+    assert len(set(footnotes.values())) == len(footnotes)
+    marks = {}
+    for name, *cells in re.findall(r"(\w+) +([*+a-z]+) +([*+a-z]+) +([*+a-z]+) +([*+a-z]+)(?:\s|$)", "\n".join(lines[:legend])):
+        marks[name] = dict(zip(_backend.BACKENDS, cells, strict=True))
+    for name in _backend.OPS:
+        for backend, reasons in _backend.available_backends(name).items():
+            mark = marks[name][backend]
+            assert (mark in "*+") == (not reasons)
+            if reasons:
+                assert len(mark) == len(reasons)
+                assert set(mark) <= set(footnotes)
+        assert "*" in marks[name].values()
+
+
+def test_info_keeps_every_reason_when_nothing_is_built():
+    reasons = {"cpu": ["crps has no native CPU kernel"], "cuda": ["no CUDA device", "crps has no CUDA C++ kernel"]}
+    found = _info.collect() | {"ops": {"crps": {"serves": {"cpu": "reference"}, "not": reasons}}}
+    lines = _info.table(found).splitlines()
+    (row,) = (line for line in lines if line.startswith("crps"))
+    assert row.split() == ["crps", "*", "a", "+", "bc"]
+    assert lines[-3:] == ["a  has no native CPU kernel", "b  no CUDA device", "c  has no CUDA C++ kernel"]
 
 
 def test_info_as_json_agrees_with_available_backends(capsys):
