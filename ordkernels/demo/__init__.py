@@ -1,4 +1,4 @@
-"""The demo: every model trained and scored on the same real data, and the kernels' share in the time it takes."""
+"""The demo: every model trained and scored on the same real data, then timed with and without the kernels."""
 
 import json
 import time
@@ -26,21 +26,25 @@ def run(
     models: Sequence[str] | None = None,
     fresh: bool = False,
 ) -> dict[str, Any]:
-    """Trains, scores, times, prints; writes ``report.json``, a file per model and the plots to ``out``. The same seed gives
-    the same scores.
+    """Train, score and time the models; print tables, write ``report.json``, a file per model and plots to ``out``.
 
-    A model that fails is reported in the table and costs the others nothing. A finished one is saved at once, filed under all
-    that its numbers depend on (seed, budget, data, this package's code, threads), and taken from there by the next run.
+    The same seed gives the same scores. A failure is a line in the table and does not stop the rest. A finished model is saved at
+    once, under a key of all that its numbers depend on (seed, budget, data, code, threads), and reused by the next run.
 
     Args:
         data: ``"kuairand"`` (None), ``"cdnow"``, a name of ``data.ordinal``, or a folder with KuaiRand-Pure.
-        out: None: ``demo_report``, or ``demo_report/NAME`` for a data set other than KuaiRand.
-        models: keys of some of the models; None: all.
-        fresh: train again what is saved.
+        out: The folder to write to; None: ``demo_report``, or ``demo_report/NAME`` for a data set other than KuaiRand.
+        seed: Seeds the split, training and sampling.
+        quick: Fewer rows and epochs.
+        models: Keys of the models to run; None: all.
+        fresh: Train saved models again.
+
+    Returns:
+        What ``report.json`` holds: the data, and a result per model.
 
     Raises:
-        FileNotFoundError: no such data.
-        ValueError: a model that the data does not have.
+        FileNotFoundError: There is no such data.
+        ValueError: The data has no model of that key.
     """
     began = time.perf_counter()
     task = load(data, seed, quick)
@@ -48,11 +52,10 @@ def run(
     out = out or (Path("demo_report") if task.grouped else Path("demo_report") / task.name)
     data_hash, code_hash = fingerprint(task)
     say(_about(task))
-    say(f"\nTraining and scoring, {torch.get_num_threads()} threads; what is finished is kept in {out / 'models'}/")
+    say(f"\nTraining and scoring, {torch.get_num_threads()} threads; finished models are saved in {out / 'models'}/")
     results: dict[str, Result] = {}
     for entry in chosen:
-        filed_under = settings(entry, task, data_hash, code_hash)
-        results[entry.key] = make(entry, task, out / "models", filed_under, fresh)
+        results[entry.key] = make(entry, task, out / "models", settings(entry, task, data_hash, code_hash), fresh)
         say(f"  [{len(results)}/{len(chosen)}] {entry.name:<28}{_outcome(results[entry.key])}")
 
     rows = list(results.values())
@@ -64,7 +67,7 @@ def run(
     say(f"\nMAE by {'watch time' if task.grouped else 'label'}, in tenths of the training rows"
         + ("; the same predictions as watch ratios, of the duration" if "duration" in task.test else ""))  # fmt: skip
     say(interval_table(rows, task))
-    say("\nSpeed: milliseconds per 1,000 rows, plain torch (the reference backend) against this package's kernels, in turns")
+    say("\nSpeed: milliseconds per 1,000 rows, plain torch (the reference backend) against this package's kernels, alternating")
     say(speed_table(rows))
     report = {
         "data": task.name,
@@ -76,8 +79,8 @@ def run(
     }
     out.mkdir(parents=True, exist_ok=True)
     (out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
-    drawn = _plots(out, rows)
-    say(f"\nWritten to {out}/: {', '.join(['report.json', *drawn])}. {time.perf_counter() - began:.0f} s in all.")
+    plotted = _plots(out, rows)
+    say(f"\nWritten to {out}/: {', '.join(['report.json', *plotted])}. {time.perf_counter() - began:.0f} s in all.")
     return report
 
 
@@ -110,7 +113,7 @@ def _outcome(result: Result) -> str:
 
 def _plots(out: Path, results: list[Result]) -> list[str]:
     done = [r for r in results if r["status"] == "done"]
-    drawn = {
+    kinds = {
         "distributions": (plots.distributions, [r for r in done if "users" in r]),
         "calibration": (plots.calibration, [r for r in done if "calibration" in r]),
         "latency": (plots.latency, done),
@@ -121,7 +124,7 @@ def _plots(out: Path, results: list[Result]) -> list[str]:
     except ImportError:
         say("matplotlib is not installed: no plots (pip install matplotlib)")
         return []
-    for name, (plot, rows) in drawn.items():
+    for name, (plot, rows) in kinds.items():
         if rows:
             plot(out / f"{name}.png", rows)
-    return [f"{name}.png" for name, (_, rows) in drawn.items() if rows]
+    return [f"{name}.png" for name, (_, rows) in kinds.items() if rows]

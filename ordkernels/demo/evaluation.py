@@ -1,4 +1,4 @@
-"""Every score of one model on the test split, and what its plots need, in numbers that fit a file."""
+"""Every score of one model on the test split, and the numbers that its plots need."""
 
 import sys
 import time
@@ -50,20 +50,25 @@ def inputs(rows: Split) -> Split:
 def evaluate(
     train: Split, test: Split, *, predict: Callable[[Split], Tensor] | None = None, draw: Callable[[Split], Tensor] | None = None
 ) -> Scores:
-    """Of a model that predicts a number ``[B]``, or of one that draws ``[B, n]``; where it does not predict too, its prediction
-    is the draws' median.
+    """Score a model that predicts or draws.
+
+    Args:
+        train: Training rows; their labels set the edges of the intervals and bins.
+        test: The rows to score.
+        predict: Inputs to a prediction ``[B]``; None: the median of the draws.
+        draw: Rows to draws ``[B, n]``.
 
     Raises:
-        ValueError: for predictions of the wrong shape or that are not finite, with the first such row.
+        ValueError: Predictions or draws have the wrong shape, or are not finite; names the first such row.
     """
     y = test["y"]
     began = time.perf_counter()
-    point = one = free = draws = None
+    point = single = independent = draws = None
     if predict is not None:
         point = torch.cat([_checked(predict(inputs(rows)), rows, "prediction") for rows in _batches(test)])
     if draw is not None:
         draws = torch.cat([_checked(draw(rows), rows, "draws") for rows in _batches(test)])  # [N, n]
-        one, free = draws[:, 0], draws[:, ::2]  # one of each mirrored pair: independent, as a fair CRPS needs them
+        single, independent = draws[:, 0], draws[:, ::2]  # one of each antithetic pair: a fair CRPS needs independent draws
         draws = draws.sort(dim=1).values
         n = draws.shape[1]
         point = (draws[:, (n - 1) // 2] + draws[:, n // 2]) / 2 if point is None else point
@@ -75,18 +80,18 @@ def evaluate(
         edges = bins(train["y"])
         for side in ("user", "item"):
             numbers[f"pdf_{side}"] = ops.histogram_jsd(y, point, test[side], edges=edges, base=2)
-            numbers[f"pdf_{side}_draw"] = None if one is None else ops.histogram_jsd(y, one, test[side], edges=edges, base=2)
+            numbers[f"pdf_{side}_draw"] = None if single is None else ops.histogram_jsd(y, single, test[side], edges=edges, base=2)
     if "duration" in test:
-        numbers |= of_ratio(train, test, point)
-    if draws is None or free is None:
+        numbers |= ratio_scores(train, test, point)
+    if draws is None or independent is None:
         return Scores(numbers | {"crps": numbers["mae"], "interval80": None}, None, seconds, parts)  # a point's CRPS is its absolute error
-    crps = torch.cat([ops.crps(free[i : i + ROWS], y[i : i + ROWS], fair=True) for i in range(0, len(y), ROWS)])
+    crps = torch.cat([ops.crps(independent[i : i + ROWS], y[i : i + ROWS], fair=True) for i in range(0, len(y), ROWS)])
     low, high = quantile_of_sorted(draws, 0.1), quantile_of_sorted(draws, 0.9)
     return Scores(numbers | {"crps": float(crps.double().mean()), "interval80": ops.coverage(low, high, y)[0]}, draws, seconds, parts)
 
 
-def of_ratio(train: Split, test: Split, point: Tensor) -> dict[str, float | None]:
-    """The same prediction as one of the watch ratio ``y / duration``, the field's second target, on rows of known duration."""
+def ratio_scores(train: Split, test: Split, point: Tensor) -> dict[str, float | None]:
+    """Scores of the same prediction as a watch ratio, ``y / duration``, the field's second target, on rows of known duration."""
     seen, known = train["duration"] > 0, test["duration"] > 0
     if not seen.any() or not known.any():
         return {}
@@ -110,7 +115,7 @@ def by_interval(seen: Tensor, y: Tensor, point: Tensor) -> dict[str, Any]:
 
 
 def click_auc(test: Split, predict: Callable[[Split], Tensor]) -> float:
-    """AUC of the probability of a click, on every fourth test row."""
+    """AUC of the predicted probability of a click, on every fourth test row."""
     test = {name: v[::CLICKS_EVERY] for name, v in test.items()}
     p = torch.cat([_checked(predict(inputs(rows)), rows, "click prediction") for rows in _batches(test)])
     return ops.auc(test["click"], p)
@@ -139,15 +144,19 @@ def quantile_of_sorted(draws: Tensor, level: float) -> Tensor:
 
 
 def calibration(y: Tensor, draws: Tensor) -> dict[str, list[float]]:
-    """``held``: the share of rows inside the central interval of each of ``LEVELS``; ``place``: the density, in 20 equal bins,
-    of where the truth falls among the sorted draws (1 everywhere if calibrated)."""
-    held = [float(((quantile_of_sorted(draws, 0.5 - p / 2) <= y) & (y <= quantile_of_sorted(draws, 0.5 + p / 2))).float().mean())
+    """How well the draws are calibrated.
+
+    Returns:
+        ``coverage``: the share of rows inside the central interval of each of ``LEVELS``. ``pit_density``: the density, in 20 equal
+        bins, of the rank of the true value among the sorted draws, from 0 to 1; 1 everywhere if calibrated.
+    """
+    coverage = [float(((quantile_of_sorted(draws, 0.5 - p / 2) <= y) & (y <= quantile_of_sorted(draws, 0.5 + p / 2))).float().mean())
             for p in LEVELS]  # fmt: skip
-    return {"held": held, "place": (np.diff(mass_below(PIT_EDGES, y, draws)) * (len(PIT_EDGES) - 1)).tolist()}
+    return {"coverage": coverage, "pit_density": (np.diff(mass_below(PIT_EDGES, y, draws)) * (len(PIT_EDGES) - 1)).tolist()}
 
 
 def mass_below(edges: np.ndarray, y: Tensor, draws: Tensor) -> np.ndarray:
-    """Share of rows below each edge of the probability scale; the truth lies anywhere between the draws around it."""
+    """Share of rows whose rank (from 0 to 1) is below each edge; the true value lies anywhere between the draws around it."""
     n = draws.shape[1]
     low = ((draws < y[:, None]).sum(1) / (n + 1)).numpy()
     high = (((draws <= y[:, None]).sum(1) + 1) / (n + 1)).numpy()
@@ -155,7 +164,7 @@ def mass_below(edges: np.ndarray, y: Tensor, draws: Tensor) -> np.ndarray:
 
 
 def three_users(test: Split) -> list[int]:
-    """Of the users with many plays, those of low, middle and high watch time: the same for the same test split."""
+    """Three users with many plays, of low, middle and high watch time; the same for the same test split."""
     users, counts = np.unique(test["user"].numpy(), return_counts=True)
     many = users[counts >= max(1, np.sort(counts)[-min(60, len(counts))])]
     order = sorted(many.tolist(), key=lambda u: (float(test["y"][test["user"] == u].median()), u))
@@ -163,7 +172,7 @@ def three_users(test: Split) -> list[int]:
 
 
 def shares_of_users(test: Split, draws: Tensor) -> list[dict[str, Any]]:
-    """Of three users: the share of their plays in each range of ``EDGES``, and the share that the draws put there."""
+    """For three users: the shares of their plays, and of their draws, in each range of ``EDGES``."""
     out = []
     for user in three_users(test):
         rows = test["user"] == user

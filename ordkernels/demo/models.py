@@ -1,4 +1,4 @@
-"""The demo's models: one entry each. To add one, append an entry; nothing else needs to know of it."""
+"""The demo's models, one entry each. To add a model, append an entry."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ __all__ = ["WATCH_TIMES", "Budget", "Entry", "entries", "fitted", "tables"]
 
 
 class Budget(NamedTuple):
-    """How much a model is trained: part of what a saved result is filed under."""
+    """How long a model is trained; part of the key of a saved result."""
 
     epochs: int = 1
     batch_size: int = 1024
@@ -51,9 +51,9 @@ _ONCE = Budget()
 class Entry:
     """One line of the comparison.
 
-    ``train(task, budget)`` returns the trained model: with ``draws=True`` one with ``sample(x, n, seed, row_ids) -> [B, n]``
-    (its prediction is the draws' median, or ``point(model, x) -> [B]``), else one with ``predict(x) -> [B]``. With
-    ``loss(batch)`` too, a model that draws enters the table of speeds.
+    ``train(task, budget)`` returns the trained model. With ``draws=True`` it has ``sample(x, n, seed, row_ids) -> [B, n]``, and its
+    prediction is ``point(model, x) -> [B]``, or the draws' median; otherwise it has ``predict(x) -> [B]``. A model that draws and
+    has ``loss(batch)`` is timed too.
     """
 
     key: str  # on the command line and in file names
@@ -68,7 +68,7 @@ class Entry:
 
 
 def entries(task: Task) -> list[Entry]:
-    """Those that suit the task."""
+    """The models that suit the task."""
     if task.grouped:
         return WATCH_TIMES
     if task.discrete:
@@ -77,7 +77,7 @@ def entries(task: Task) -> list[Entry]:
 
 
 def fitted(make: Callable[[Task], Any], **how: Any) -> Callable[[Task, Budget], Any]:
-    """Trains ``make(task)`` with ``models.fit``."""
+    """A ``train`` that fits ``make(task)`` with ``models.fit``."""
 
     def train(task: Task, budget: Budget) -> Any:
         model = make(task)
@@ -103,7 +103,7 @@ def _clicks(model: Any, x: Split) -> Tensor:
 
 
 class _Constant:
-    """The median of the training targets, whatever the row."""
+    """Predicts the median of the training targets for every row."""
 
     def __init__(self, task: Task, _: Budget) -> None:
         self.value = float(task.train["y"].quantile(0.5))
@@ -113,7 +113,7 @@ class _Constant:
 
 
 class _Boosting:
-    """scikit-learn's histogram boosting with absolute error, on the features and, where there are, the history quantiles."""
+    """scikit-learn's histogram boosting with absolute error, on the features and any history quantiles."""
 
     def __init__(self, task: Task, budget: Budget) -> None:
         from sklearn.ensemble import HistGradientBoostingRegressor
@@ -141,7 +141,7 @@ WATCH_TIMES = [
         "diffor", "DiffoR, MLP denoiser", fitted(lambda task: DiffoR(*task.sizes, denoiser="mlp")), Budget(4), Budget(2, 512, 2), draws=True
     ),
     Entry("gr", "GR, greedy prediction", fitted(lambda task: GenerativeRegression(*task.sizes, omega=60.0)), Budget(1, 256),
-          Budget(2, 256, 4), draws=True, point=_greedy),  # one pass over all rows: in a second it learns them by heart
+          Budget(2, 256, 4), draws=True, point=_greedy),  # one pass over all rows: it memorizes them in a second
     Entry("ifusion", "iFusion", _fusion(IFusion, **IFusion.chain_loss()), *_FUSION, draws=True, clicks=_clicks),
     Entry("average", "average pooling", _fusion(PooledFusion, kind="average"), *_FUSION, draws=True, clicks=_clicks),
     Entry("attention", "attention pooling", _fusion(PooledFusion, kind="attention"), *_FUSION, draws=True, clicks=_clicks),
@@ -156,7 +156,7 @@ WATCH_TIMES = [
 
 
 def tables(full: Budget, quick: Budget, classes: bool) -> list[Entry]:
-    """Of a plain table; ``classes``: its labels are few."""
+    """The models for a plain table; ``classes``: its labels are a few classes."""
 
     def network(key: str, name: str, make: Callable[[Task], Any], draws: bool = False) -> Entry:
         return Entry(key, name, fitted(make), full, quick, draws)

@@ -1,4 +1,4 @@
-"""The demo's plots, from the saved results. matplotlib is imported here alone, and only when they are drawn."""
+"""The demo's plots, from the saved results. matplotlib is imported only when a plot is drawn."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -36,7 +36,7 @@ def _save(figure: Any, path: Path) -> None:
 
 
 def distributions(path: Path, models: list[Result]) -> None:
-    """For three users: the share of their plays in each range of watch time, and the share that each model's draws put there."""
+    """For three users: the true and the predicted share of plays in each range of watch time."""
     figure, axes = _figure(3, "Watch time of three users in the test week: what happened, and what was predicted")
     labels = [f"{a}-{b}" for a, b in pairwise(EDGES)] + [f"{EDGES[-1]}+"]
     x = np.arange(len(EDGES))
@@ -59,22 +59,22 @@ def distributions(path: Path, models: list[Result]) -> None:
 
 
 def calibration(path: Path, models: list[Result]) -> None:
-    """How often the central intervals hold the truth, and where the truth falls among the draws."""
+    """Coverage of the central intervals, and the density of the rank of the true value among the draws."""
     figure, (left, right) = _figure(2, "Calibration of the predictive distributions on the test rows", width=4.6)
     left.plot([0, 1], [0, 1], color=PLAIN, linewidth=1.5, label="perfectly calibrated")
     right.axhline(1, color=PLAIN, linewidth=1.5)
     for model, colour in zip(models, COLOURS, strict=False):
-        left.plot(LEVELS, model["calibration"]["held"], color=colour, marker="o", markersize=4, label=model["name"])
-        right.stairs(model["calibration"]["place"], PIT_EDGES, color=colour, linewidth=1.5)
+        left.plot(LEVELS, model["calibration"]["coverage"], color=colour, marker="o", markersize=4, label=model["name"])
+        right.stairs(model["calibration"]["pit_density"], PIT_EDGES, color=colour, linewidth=1.5)
     left.set(xlabel="central interval of the prediction", ylabel="share of rows inside", xlim=(0, 1), ylim=(0, 1), aspect="equal")
     left.legend(frameon=False, loc="upper left", fontsize=8)
-    right.set(xlabel="where the truth falls in the prediction", ylabel="density", xlim=(0, 1))
+    right.set(xlabel="rank of the true value among the draws", ylabel="density", xlim=(0, 1))
     right.set_ylim(0, right.get_ylim()[1] * 1.05)
     _save(figure, path)
 
 
 def latency(path: Path, models: list[Result]) -> None:
-    """Every model's error against its scoring time: nearer to the lower left is better."""
+    """Error against scoring time; lower left is better."""
     figure, (axis,) = _figure(1, "Error and scoring time on the test rows", width=7, height=4.6)
     for model in models:
         x, y, draws = model["score_ms_per_1000_rows"], model["scores"]["mae"], model["scores"]["interval80"] is not None
@@ -83,12 +83,12 @@ def latency(path: Path, models: list[Result]) -> None:
     axis.set_xscale("log")
     axis.margins(x=0.2, y=0.1)
     axis.grid(color=PLAIN, linewidth=0.5)
-    axis.set(xlabel="milliseconds per 1,000 rows (blue: with all draws; grey: a number alone)", ylabel="MAE")
+    axis.set(xlabel="milliseconds per 1,000 rows (blue: draws; grey: one number)", ylabel="MAE")
     _save(figure, path)
 
 
 def speed_bars(path: Path, models: list[Result]) -> None:
-    """Milliseconds per 1,000 rows, a panel for each thing that was timed."""
+    """Milliseconds per 1,000 rows, a panel for each timed task."""
     kinds = [s["what"] for s in models[0]["speed"]]
     figure, axes = _figure(
         len(kinds), "Time per 1,000 rows: plain torch (reference backend) and ordkernels", width=5, height=1.6 + 0.7 * len(models)

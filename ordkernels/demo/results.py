@@ -1,4 +1,4 @@
-"""One model's result: made, filed under all that it depends on, and found again by a later run."""
+"""One model's result: computed once, saved under a key of all that it depends on, reused by later runs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _PIP = {"sklearn": "scikit-learn"}
 
 
 def settings(entry: Entry, task: Task, data: str, code: str) -> dict[str, Any]:
-    """All that the numbers depend on."""
+    """All that a result depends on; a change of any of it is a new result."""
     budget = entry.quick if task.quick else entry.full
     return {
         "model": entry.key, "data": task.name, "data_sha256": data, "code_sha256": code, "seed": task.seed, "quick": task.quick,
@@ -36,7 +36,7 @@ def settings(entry: Entry, task: Task, data: str, code: str) -> dict[str, Any]:
 
 
 def fingerprint(task: Task) -> tuple[str, str]:
-    """Of the data, and of this package's code, compiled parts included."""
+    """Hashes of the data, and of this package's code, compiled parts included."""
     data, code = hashlib.sha256(), hashlib.sha256(__version__.encode())
     for split in (task.train, task.test):
         for name in sorted(split):
@@ -49,20 +49,23 @@ def fingerprint(task: Task) -> tuple[str, str]:
     return data.hexdigest()[:16], code.hexdigest()[:16]
 
 
-def file_of(folder: Path, filed_under: dict[str, Any]) -> Path:
-    key = hashlib.sha256(json.dumps(filed_under, sort_keys=True).encode()).hexdigest()[:12]
-    return folder / f"{filed_under['model']}-{key}.json"
+def file_of(folder: Path, made_with: dict[str, Any]) -> Path:
+    """Where the result of these settings is saved."""
+    key = hashlib.sha256(json.dumps(made_with, sort_keys=True).encode()).hexdigest()[:12]
+    return folder / f"{made_with['model']}-{key}.json"
 
 
-def make(entry: Entry, task: Task, folder: Path, filed_under: dict[str, Any], fresh: bool) -> Result:
-    """The saved result of these settings, or a new one, saved at once. Never raises for what the model does: a failure is a
-    result, with its traceback in a file of its own, and is tried again by the next run."""
-    file = file_of(folder, filed_under)
-    base: Result = {"name": entry.name, "settings": filed_under}
+def make(entry: Entry, task: Task, folder: Path, made_with: dict[str, Any], fresh: bool) -> Result:
+    """The saved result of the settings ``made_with``, or a new one, saved at once.
+
+    Never raises because of a model: a failure is a result with its traceback in a file of its own, and the next run tries again.
+    """
+    file = file_of(folder, made_with)
+    base: Result = {"name": entry.name, "settings": made_with}
     if not fresh:
         try:
             return {**json.loads(file.read_text()), "found": True}
-        except (OSError, ValueError):  # none, or one cut short
+        except (OSError, ValueError):  # none, or truncated
             pass
     if entry.needs and importlib.util.find_spec(entry.needs) is None:
         package = _PIP.get(entry.needs, entry.needs)
@@ -71,7 +74,7 @@ def make(entry: Entry, task: Task, folder: Path, filed_under: dict[str, Any], fr
     try:
         result = {**base, **_train_and_score(entry, task)}
         model = result.pop("model")
-        _save(file, result)  # before the kernels are timed: what is scored is not lost
+        _save(file, result)  # before the timing, which may fail
         result["speed"] = _speed(entry, task, model)
     except Exception as error:
         folder.mkdir(parents=True, exist_ok=True)
@@ -84,11 +87,11 @@ def make(entry: Entry, task: Task, folder: Path, filed_under: dict[str, Any], fr
 
 def _train_and_score(entry: Entry, task: Task) -> Result:
     budget = entry.quick if task.quick else entry.full
-    seen = task.every(budget.every)
+    subset = task.every(budget.every)
     with torch.random.fork_rng(devices=[]):  # no model's numbers depend on which others ran
         torch.manual_seed(task.seed)
         began = time.perf_counter()
-        model = entry.train(seen, budget)
+        model = entry.train(subset, budget)
         trained = time.perf_counter()
         if entry.draws:
             scores = evaluate(
@@ -118,7 +121,7 @@ def _train_and_score(entry: Entry, task: Task) -> Result:
 
 
 def _speed(entry: Entry, task: Task, model: Any) -> list[dict[str, Any]] | str:
-    """Of a generative model; text where it could not be measured."""
+    """Times of a generative model; a text says why where it could not be measured."""
     if not entry.draws or not hasattr(model, "loss"):
         return []
     try:
@@ -133,7 +136,7 @@ def _save(file: Path, result: Result) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_suffix(".part")
     part.write_text(json.dumps(result, indent=1) + "\n")
-    part.replace(file)  # whole or not at all
+    part.replace(file)  # atomic
 
 
 def _first_line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""What the demo can be run on: KuaiRand's watch times, and the tables of ``data.ordinal`` and ``data.cdnow``."""
+"""The demo's data sets: KuaiRand's watch times, and the tables of ``data.ordinal`` and ``data.cdnow``."""
 
 from __future__ import annotations
 
@@ -43,10 +43,15 @@ class Task:
 
 
 def load(data: str | Path | None, seed: int, quick: bool) -> Task:
-    """``data``: None or "kuairand", another data set's name, or a folder that holds KuaiRand-Pure.
+    """Load a data set.
+
+    Args:
+        data: None or ``"kuairand"``, another data set's name, or a folder with KuaiRand-Pure.
+        seed: Seeds the split of a table.
+        quick: Fewer test rows and draws.
 
     Raises:
-        FileNotFoundError: neither a known name nor such a folder.
+        FileNotFoundError: Neither a known name nor such a folder.
     """
     name = "kuairand" if data is None else str(data)
     if name == "cdnow" or name in ordinal_names():

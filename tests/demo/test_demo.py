@@ -246,8 +246,8 @@ def test_a_calibrated_sample_looks_calibrated():
     edges = np.linspace(0, 1, 21)
     assert np.abs(evaluation.mass_below(edges, y, draws) - edges).max() < 0.03
     found = evaluation.calibration(y, draws)
-    assert np.abs(np.array(found["held"]) - evaluation.LEVELS).max() < 0.06  # of 33 draws, (33 - 1) / (33 + 1) of the level
-    assert np.mean(found["place"]) == pytest.approx(1)
+    assert np.abs(np.array(found["coverage"]) - evaluation.LEVELS).max() < 0.06  # of 33 draws, (33 - 1) / (33 + 1) of the level
+    assert np.mean(found["pit_density"]) == pytest.approx(1)
 
 
 def test_shares_of_users_add_up():
