@@ -6,6 +6,7 @@ No torch at import: the data-side functions (quantiles, vocabulary, scores) work
 import importlib
 import importlib.util
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,35 +21,92 @@ BACKENDS = ("reference", "cpu", "triton", "cuda")
 
 @dataclass
 class OpInfo:
-    """What exists for one op. `blocked` holds the reasons against the forced backend, so that a traced call only looks them up."""
+    """What exists for one op."""
 
     name: str
     host: bool = False  # NumPy in and out, `_host`; else a torch op
-    native: bool = True  # for a host op: `_host` has it; else the reference alone serves it
-    on_device: str = ""  # for a host op: what serves tensors that are on a GPU, if they are not brought to the CPU
+    native: bool = True  # for a host op: `_host` has it; else only the reference serves it
+    on_device: str = ""  # for a host op: what serves tensors on a GPU, if they are not copied to the CPU
     triton: str | None = None  # module below ordkernels._triton
     cuda: bool = False  # a CUDA C++ kernel
     alias_of: str | None = None  # the dispatcher op that serves it, when the names differ
-    blocked: tuple[str, ...] = field(default=())
+    # Why it cannot run on each backend that some thread has forced: looked up, not computed, so that torch.compile can trace a call.
+    block_reasons: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 OPS: dict[str, OpInfo] = {}
-_forced: str | None = None
 
 
 def register(info: OpInfo) -> OpInfo:
     OPS[info.name] = info
-    if _forced is not None:
-        info.blocked = tuple(reasons_against(info, _forced))
+    for context in OPEN_CONTEXTS:
+        info.block_reasons[context.backend] = tuple(unavailable_reasons(info, context.backend))
     return info
+
+
+def register_host(*names: str, native: bool = True, on_device: str = "") -> None:
+    """Register data-side functions: NumPy in and out, compiled in `_host` (unless `native=False`), defined in `reference`."""
+    for name in names:
+        register(OpInfo(name, host=True, native=native, on_device=on_device))
+
+
+def compiled_host(name: str) -> ModuleType | None:
+    """`_host` if it is to run the data-side function `name`; None: its reference. Raises where a forced backend cannot run it."""
+    info = OPS[name]
+    forced = check_forced(info)
+    return host_module() if forced == "cpu" or (forced is None and info.native) else None
+
+
+class _Context:
+    """One entered `use_backend`."""
+
+    __slots__ = ("backend",)
+
+    def __init__(self, backend: str) -> None:
+        self.backend = backend
+
+
+class _ThreadState:
+    """One thread's open contexts, and the backend of the innermost one."""
+
+    __slots__ = ("backend", "contexts")
+
+    def __init__(self) -> None:
+        self.backend: str | None = None
+        self.contexts: list[_Context] = []
+
+    def open(self, context: _Context) -> None:
+        self.contexts.append(context)
+        self.backend = context.backend
+        OPEN_CONTEXTS.append(context)
+
+    def close(self, context: _Context) -> None:
+        if context in self.contexts:  # else `_force(None)` has closed it
+            self.contexts.remove(context)
+            OPEN_CONTEXTS.remove(context)
+            self.backend = self.contexts[-1].backend if self.contexts else None
+
+
+# Of all threads. While it is empty no backend is forced anywhere: the one thing that a call has to look at. A list, because its append
+# and remove are atomic. What a thread has forced is in `_THREAD.state`: a plain threading.local, which torch.compile can guard on
+# (not a subclass of it, and not a ContextVar).
+OPEN_CONTEXTS: list[_Context] = []
+_THREAD = threading.local()
+
+
+def forced_backend() -> str | None:
+    """The backend that this thread has forced, if any."""
+    state = getattr(_THREAD, "state", None)
+    return None if state is None else state.backend
 
 
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
     """Run every op inside on one backend, ``"reference" | "cpu" | "triton" | "cuda"``, or raise with the reasons why it cannot.
 
-    The choice is taken when an op is called and kept for its backward pass. ``"reference"`` is plain torch, differentiable
-    any number of times; ``"cuda"`` means CUDA C++ alone, ``"triton"`` on CPU tensors needs ``TRITON_INTERPRET=1``.
+    It holds for the calling thread alone; of nested contexts the innermost counts. The choice is made when an op is called and kept
+    for its backward pass, whatever thread that runs in. ``"reference"`` is plain torch, differentiable any number of times; ``"cuda"``
+    means CUDA C++ alone; ``"triton"`` on CPU tensors needs ``TRITON_INTERPRET=1``. A forced backend never falls back silently.
 
     Raises:
         ValueError: an unknown name.
@@ -60,21 +118,48 @@ def use_backend(name: str) -> Iterator[None]:
         >>> z.shape
         torch.Size([1, 2])
     """
-    if name not in BACKENDS:
-        raise ValueError(f"name: expected one of {', '.join(map(repr, BACKENDS))}, got {name!r}")
-    previous = _forced
-    _force(name)
+    state, context = _enter(name)
     try:
         yield
     finally:
-        _force(previous)
+        state.close(context)
+
+
+def _enter(name: str) -> tuple[_ThreadState, _Context]:
+    if name not in BACKENDS:
+        raise ValueError(f"name: expected one of {', '.join(map(repr, BACKENDS))}, got {name!r}")
+    for info in OPS.values():
+        info.block_reasons[name] = tuple(unavailable_reasons(info, name))
+    state = getattr(_THREAD, "state", None)
+    if state is None:
+        state = _THREAD.state = _ThreadState()
+    context = _Context(name)
+    state.open(context)
+    return state, context
 
 
 def _force(name: str | None) -> None:
-    global _forced
-    _forced = name
-    for info in OPS.values():
-        info.blocked = tuple(reasons_against(info, name)) if name else ()
+    """Force a backend for this thread until further notice; None: close all of this thread's contexts. For tests and debuggers."""
+    if name is not None:
+        _enter(name)
+        return
+    state = getattr(_THREAD, "state", None)
+    for context in list(state.contexts) if state is not None else ():
+        state.close(context)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "_forced":
+        return forced_backend()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def check_forced(info: OpInfo) -> str | None:
+    """The backend that this thread has forced, if any. Raises where it cannot run this op."""
+    forced = forced_backend()
+    if forced is not None and info.block_reasons[forced]:
+        raise backend_error(info, forced, info.block_reasons[forced])
+    return forced
 
 
 def available_backends(op: str) -> dict[str, list[str]]:
@@ -91,7 +176,7 @@ def available_backends(op: str) -> dict[str, list[str]]:
     load_all()
     if op not in OPS:
         raise ValueError(f"op: expected one of {', '.join(sorted(OPS))}, got {op!r}")
-    return {name: reasons_against(OPS[op], name) for name in BACKENDS}
+    return {name: unavailable_reasons(OPS[op], name) for name in BACKENDS}
 
 
 def load_all() -> None:
@@ -100,7 +185,7 @@ def load_all() -> None:
         importlib.import_module(f"ordkernels.{module}")
 
 
-def reasons_against(info: OpInfo, backend: str) -> list[str]:
+def unavailable_reasons(info: OpInfo, backend: str) -> list[str]:
     if backend == "reference":
         return []
     if info.host:
@@ -111,10 +196,10 @@ def reasons_against(info: OpInfo, backend: str) -> list[str]:
             also = f", and on CUDA tensors by {info.on_device}" if info.on_device else ""
             return [f"{info.name} works on NumPy arrays on the CPU{also}"]
         return [] if host_module() else [host_reason()]
-    return {"cpu": _against_cpu, "triton": _against_triton, "cuda": _against_cuda}[backend](info)
+    return {"cpu": _cpu_reasons, "triton": _triton_reasons, "cuda": _cuda_reasons}[backend](info)
 
 
-def _against_cpu(info: OpInfo) -> list[str]:
+def _cpu_reasons(info: OpInfo) -> list[str]:
     from ._library import NOT_LOADED, has_kernel
 
     if "ordkernels._C" in NOT_LOADED:
@@ -122,7 +207,7 @@ def _against_cpu(info: OpInfo) -> list[str]:
     return [] if has_kernel(info.alias_of or info.name, "CPU") else [f"{info.name} has no native CPU kernel"]
 
 
-def _against_triton(info: OpInfo) -> list[str]:
+def _triton_reasons(info: OpInfo) -> list[str]:
     import torch
 
     reasons = []
@@ -135,7 +220,7 @@ def _against_triton(info: OpInfo) -> list[str]:
     return reasons
 
 
-def _against_cuda(info: OpInfo) -> list[str]:
+def _cuda_reasons(info: OpInfo) -> list[str]:
     import torch
 
     from ._library import NOT_LOADED
@@ -155,23 +240,21 @@ def interpreting() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def refuse(info: OpInfo, reasons: Any) -> RuntimeError:
-    return RuntimeError(f"{info.name} cannot run on the backend {_forced!r}: {'; '.join(reasons)}")
+def backend_error(info: OpInfo, backend: str, reasons: Any) -> RuntimeError:
+    return RuntimeError(f"{info.name} cannot run on the backend {backend!r}: {'; '.join(reasons)}")
 
 
-def check_device(info: OpInfo, tensor: Any) -> None:
-    """Is the tensor where the forced backend works? `tensor` is a torch tensor; "reference" takes any."""
+def check_device(info: OpInfo, backend: str, tensor: Any) -> None:
+    """Is the tensor where the forced backend works? "reference" takes any."""
     device = tensor.device.type
-    wanted = "cpu" if _forced == "cpu" or (_forced == "triton" and interpreting()) else "cuda"
-    if device != wanted:
-        raise refuse(info, [f"expected tensors on {wanted}, got {device}"])
+    expected = "cpu" if backend == "cpu" or (backend == "triton" and interpreting()) else "cuda"
+    if device != expected:
+        raise backend_error(info, backend, [f"expected tensors on {expected}, got {device}"])
 
 
 def host_choice(info: OpInfo) -> str:
     """ "cpu" or "reference" for a data-side function."""
-    if info.blocked:
-        raise refuse(info, info.blocked)
-    return _forced or ("cpu" if info.native and host_module() else "reference")
+    return check_forced(info) or ("cpu" if info.native and host_module() else "reference")
 
 
 @cache

@@ -221,14 +221,12 @@ class _Op:
         torch.library.register_vmap(self.op, self._vmap, lib=LIB)
 
     def __call__(self, *args: Any) -> Tensor:
-        forced = _backend._forced
+        forced = _backend.check_forced(self.info) if _backend.OPEN_CONTEXTS else None
         if forced is None:
             return self.op(*args)
-        if self.info.blocked:
-            raise _backend.refuse(self.info, self.info.blocked)
         if forced == "reference":
             return self.reference(*args)
-        _backend.check_device(self.info, args[0])
+        _backend.check_device(self.info, forced, args[0])
         return self._triton(*args) if forced == "triton" else self.op(*args)
 
     def _triton(self, *args: Any) -> Tensor:

@@ -165,7 +165,7 @@ def xauc(
         raise ValueError(f"average: expected 'group' or 'pair', got {average!r}")
     if ties == "reference" and (weight is not None or group is not None):
         raise ValueError(f"{'group' if weight is None else 'weight'}: expected None with ties='reference', got an array")
-    if _backend._forced is None and _on_cuda(y, prediction, weight, group):
+    if _backend.forced_backend() is None and _on_cuda(y, prediction, weight, group):
         from .ops import _pairs
 
         found, means = _pairs.count(y, prediction, weight, group, ties == "reference")

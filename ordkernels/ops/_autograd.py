@@ -105,8 +105,8 @@ class DifferentiableOp:
     def __call__(self, *args: Any) -> Any:
         tensors = args[: self.tensors]
         if (
-            _backend._forced is not None
-            or is_compiling()
+            is_compiling()
+            or _backend.OPEN_CONTEXTS
             or functorch_is_active()
             or forward_ad._current_level >= 0
             or has_torch_function(tensors)
@@ -121,13 +121,11 @@ class DifferentiableOp:
         return out[0] if self.public == 1 else out[: self.public]
 
     def _otherwise(self, args: tuple[Any, ...]) -> Any:
-        forced = _backend._forced
+        forced = _backend.check_forced(self.info)
+        if forced == "reference":  # plain torch, differentiable any number of times
+            return self.reference(*args)
         if forced is not None:
-            if self.info.blocked:
-                raise _backend.refuse(self.info, self.info.blocked)
-            if forced == "reference":  # plain torch, differentiable any number of times
-                return self.reference(*args)
-            _backend.check_device(self.info, args[0])
+            _backend.check_device(self.info, forced, args[0])
         if functorch_is_active() or forward_ad._current_level >= 0:
             if is_compiling():
                 return self.reference(*args)

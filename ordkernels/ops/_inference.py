@@ -47,18 +47,16 @@ class InferenceOp:
         torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=LIB)
 
     def __call__(self, *args: Any) -> Any:
-        forced = _backend._forced
+        forced = _backend.check_forced(self.info) if _backend.OPEN_CONTEXTS else None
         if forced is None:
             return self.op(*args)
-        if self.info.blocked:
-            raise _backend.refuse(self.info, self.info.blocked)
         if forced == "reference":
             return self.definition(*args)
-        _backend.check_device(self.info, args[0])
+        _backend.check_device(self.info, forced, args[0])
         if forced != "triton":
             return self.op(*args)
         if reasons := self._triton().reasons_against(*args):
-            raise _backend.refuse(self.info, reasons)
+            raise _backend.backend_error(self.info, forced, reasons)
         return getattr(self._triton(), self.name)(*args)
 
     def _on_cuda(self, *args: Any) -> Any:
