@@ -33,7 +33,7 @@ def mlp_weights(denoiser: torch.nn.Module) -> tuple[Tensor, ...]:
 
 
 class InferenceOp:
-    """`name` of the schema. `ordkernels._triton.<name>` holds its launcher of that name, and `reasons_against(*args)`.
+    """`name` of the schema. `ordkernels._triton.<name>` holds its launcher of that name, and `unavailable_reasons(*args)`.
 
     What Triton cannot run is refused with those reasons where Triton was asked for; elsewhere on a GPU `definition` serves it.
     """
@@ -55,13 +55,13 @@ class InferenceOp:
         _backend.check_device(self.info, forced, args[0])
         if forced != "triton":
             return self.op(*args)
-        if reasons := self._triton().reasons_against(*args):
+        if reasons := self._triton().unavailable_reasons(*args):
             raise _backend.backend_error(self.info, forced, reasons)
         return getattr(self._triton(), self.name)(*args)
 
     def _on_cuda(self, *args: Any) -> Any:
         """The CUDA key, where no backend is forced."""
-        if self._triton().reasons_against(*args):
+        if self._triton().unavailable_reasons(*args):
             return self.definition(*args)
         return getattr(self._triton(), self.name)(*args)
 

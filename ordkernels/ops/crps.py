@@ -173,5 +173,5 @@ _PINBALL = DifferentiableOp(
     ),
     saved=lambda inputs, out: inputs[:3],
     lazy=True,
-    triton="crps",
+    triton="pinball",
 )

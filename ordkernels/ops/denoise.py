@@ -396,7 +396,7 @@ _SAMPLE = DifferentiableOp(
     vmap=_vmap,
     lazy=True,
     finish=_finish_sample,
-    triton="denoise",
+    triton="q_sample",
 )
 _PREDICT = DifferentiableOp(
     "predict_x0",
@@ -410,7 +410,7 @@ _PREDICT = DifferentiableOp(
     vmap=_vmap,
     lazy=True,
     finish=_finish_predict,
-    triton="denoise",
+    triton="predict_x0",
 )
 _STEP = DifferentiableOp(
     "reverse_step",
@@ -424,7 +424,7 @@ _STEP = DifferentiableOp(
     vmap=_vmap,
     lazy=True,
     finish=_finish_step,
-    triton="denoise",
+    triton="reverse_step",
 )
 for _name, _serves in (("flow_sample", "q_sample"), ("flow_step", "reverse_step")):
-    _backend.register(_backend.OpInfo(_name, triton="denoise", alias_of=_serves))
+    _backend.register(_backend.OpInfo(_name, triton=_serves, alias_of=_serves))

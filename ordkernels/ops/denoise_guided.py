@@ -116,5 +116,5 @@ _GUIDED = DifferentiableOp(
     vmap=_vmap,
     lazy=True,
     finish=_finish,
-    triton="denoise_guided",
+    triton="guided_posterior_step",
 )

@@ -159,7 +159,7 @@ _ENCODE = DifferentiableOp(
     saved=lambda inputs, out: inputs[:2],
     vmap=_vmap,
     lazy=True,
-    triton="increments",
+    triton="encode_increments",
 )
 _NESTED = DifferentiableOp(
     "nested_min",
@@ -172,5 +172,5 @@ _NESTED = DifferentiableOp(
     saved=lambda inputs, out: inputs[:3],
     vmap=_vmap,
     lazy=True,
-    triton="increments",
+    triton="nested_min",
 )

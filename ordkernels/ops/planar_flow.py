@@ -215,13 +215,14 @@ def _vmap_loop(kernel: Kernel) -> Kernel:
 
 
 _FLOW: dict[str, Any] = dict(
-    tensors=4, public=2, fake=_fake, fake_backward=_fake_backward, triton="planar_flow",
+    tensors=4, public=2, fake=_fake, fake_backward=_fake_backward,
     vmap=_vmap(range(1, 4), False), vmap_backward=_vmap(range(2, 4), True),
 )  # fmt: skip
 _FORWARD = DifferentiableOp(
     "planar_flow",
     reference=reference.planar_flow,
     reference_backward=reference.planar_flow_backward,
+    triton="planar_flow",
     saved=lambda inputs, out: (inputs[0], out[2], inputs[1], inputs[2]),  # z, act, u, w
     **_FLOW,
 )
@@ -229,6 +230,7 @@ _INVERSE = DifferentiableOp(
     "planar_flow_inverse",
     reference=reference.planar_flow_inverse,
     reference_backward=reference.planar_flow_inverse_backward,
+    triton="planar_flow_inverse",
     saved=lambda inputs, out: (out[0], out[2], inputs[1], inputs[2]),  # z_in, act, u, w
     **_FLOW,
 )
@@ -242,5 +244,5 @@ _CONDITIONAL = DifferentiableOp(
     fake_backward=_fake_conditional_backward,
     saved=lambda inputs, out: (inputs[0], out[2], inputs[1], inputs[2], inputs[3]),  # z, act, h, weight, bias
     vmap=_vmap_loop,
-    triton="planar_flow_conditional",
+    triton="conditional_planar_flow",
 )

@@ -168,7 +168,7 @@ _MIXUP = DifferentiableOp(
     saved=lambda inputs, out: inputs[:2],
     vmap=_vmap,
     lazy=True,
-    triton="value_tokens",
+    triton="embedding_mixup",
 )
 _VALUE = DifferentiableOp(
     "windowed_value",
@@ -181,5 +181,5 @@ _VALUE = DifferentiableOp(
     saved=lambda inputs, out: inputs[:2],
     vmap=_vmap,
     lazy=True,
-    triton="value_tokens",
+    triton="windowed_value",
 )

@@ -107,5 +107,5 @@ _OP = DifferentiableOp(
     fake=_fake,
     fake_backward=_fake_backward,
     saved=lambda inputs, out: (out[1], out[2], inputs[3]),  # signs, slope, lam
-    triton="wasserstein",
+    triton="wasserstein_quantile_loss",
 )

@@ -199,7 +199,7 @@ def test_conditional_dtypes(dtype):
 
 def test_conditional_in_slabs(monkeypatch):
     """Several slabs of rows give what one gives, and none of them is large."""
-    from ordkernels._triton import planar_flow_conditional as module
+    from ordkernels._triton import conditional_planar_flow as module
 
     args = conditional((60, 5), 2, 6)
     monkeypatch.setattr(module, "WORKSPACE", 0)

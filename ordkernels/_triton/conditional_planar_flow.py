@@ -1,4 +1,4 @@
-"""Planar flows with the hypernetwork fused in: forward, a layer's parameters are made on chip, used there and never stored.
+"""Planar flows with the hypernetwork fused in: forward, a layer's parameters are made on chip, used there and never materialized.
 
 A program owns BLOCK_B rows of z ``[B, D]``. Layer k: ``u, w [BLOCK_B, D]`` are two products of h's rows with that layer's weights,
 then the flow step. fp32 products take "tf32x3" (three tensor-core products of split operands, about as exact as fp32; "ieee"
@@ -14,13 +14,16 @@ Multiplications at B = 65536, K = 4, D = H = 64: 4.3 GFLOP forward (13 in tf32),
 on an H200: 0.05 ms forward, bound by L2 reads of weights (132 KB for each 32 rows), 0.5 ms backward. Not yet measured.
 """
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from . import planar_flow as plain
 from ._math import layer_terms, log_abs_det, tanh_sech2
+from .planar_flow import planar_flow, planar_flow_backward
 
 WORKSPACE = 16 << 20  # bytes
 
@@ -93,7 +96,7 @@ def conditional_planar_flow(z: Tensor, h: Tensor, weight: Tensor, bias: Tensor, 
     block_b, block_d, block_h, warps = _tile(D, H)
     if z.dim() == 3 or acc == torch.float64 or block_d > 256 or H == 0:
         return _forward_slabs(z, h, weight, bias, mode, out, log_det, act)
-    z, h, weight, bias = _adjacent(z), _adjacent(h), _adjacent(weight), bias.contiguous()
+    z, h, weight, bias = _with_adjacent_columns(z), _with_adjacent_columns(h), _with_adjacent_columns(weight), bias.contiguous()
     B = z.shape[0]
     with torch.cuda.device_of(z):
         forward_kernel[(triton.cdiv(B, block_b),)](
@@ -109,13 +112,13 @@ def conditional_planar_flow_backward(
     out, gh = z.new_empty(z.shape), h.new_empty(h.shape)
     if z.numel() == 0:
         return out, gh.zero_(), weight.new_zeros(weight.shape), bias.new_zeros(bias.shape)
-    wide, wide_bias = weight.to(act.dtype), bias.to(act.dtype)
-    gweight, gbias = torch.zeros_like(wide, memory_format=torch.contiguous_format), wide_bias.new_zeros(bias.shape)
-    for s in _slabs(z.shape[0], wide):
-        u, w, _ = _materialised(h[s], wide, wide_bias, z.shape[-1])
-        out[s], gu, gw, gb = plain.planar_flow_backward(z[s], act[s], u, w, gz[s], gl[s], mode)
+    weight_acc, bias_acc = weight.to(act.dtype), bias.to(act.dtype)
+    gweight, gbias = torch.zeros_like(weight_acc, memory_format=torch.contiguous_format), bias_acc.new_zeros(bias.shape)
+    for s in _slabs(z.shape[0], weight_acc):
+        u, w, _ = _materialize(h[s], weight_acc, bias_acc, z.shape[-1])
+        out[s], gu, gw, gb = planar_flow_backward(z[s], act[s], u, w, gz[s], gl[s], mode)
         g = torch.cat([gu, gw, gb[..., None]], -1).flatten(1)  # [rows, K (2D + 1)]
-        gh[s] = g @ wide
+        gh[s] = g @ weight_acc
         gweight.addmm_(g.T, h[s].to(g.dtype))
         gbias += g.sum(0)
     return out, gh, gweight.to(weight.dtype), gbias.to(bias.dtype)
@@ -126,11 +129,11 @@ def _forward_slabs(
 ) -> tuple[Tensor, Tensor, Tensor]:
     weight, bias = weight.to(act.dtype), bias.to(act.dtype)
     for s in _slabs(z.shape[0], weight):
-        out[s], log_det[s], act[s] = plain.planar_flow(z[s], *_materialised(h[s], weight, bias, z.shape[-1]), mode)
+        out[s], log_det[s], act[s] = planar_flow(z[s], *_materialize(h[s], weight, bias, z.shape[-1]), mode)
     return out, log_det, act
 
 
-def _materialised(h: Tensor, weight: Tensor, bias: Tensor, D: int) -> tuple[Tensor, Tensor, Tensor]:
+def _materialize(h: Tensor, weight: Tensor, bias: Tensor, D: int) -> tuple[Tensor, Tensor, Tensor]:
     p = torch.addmm(bias, h.to(weight.dtype), weight.T).unflatten(1, (-1, 2 * D + 1))
     return p[..., :D], p[..., D : 2 * D], p[..., 2 * D]
 
@@ -141,7 +144,7 @@ def _slabs(B: int, weight: Tensor) -> list[slice]:
     return [slice(i, i + rows) for i in range(0, B, rows)]
 
 
-def _adjacent(t: Tensor) -> Tensor:
+def _with_adjacent_columns(t: Tensor) -> Tensor:
     return t if t.stride(-1) == 1 or t.shape[-1] == 1 else t.contiguous()
 
 
@@ -155,8 +158,8 @@ def _tile(D: int, H: int) -> tuple[int, int, int, int]:
 WIDEN = triton.knobs.runtime.interpret
 
 
-def signatures():
-    """What to compile ahead of time: (kernel, signature, constexprs, options), with the launcher's own blocks."""
+def signatures() -> Iterator[tuple[Any, ...]]:
+    """What to compile ahead of time: kernel, signature, constexprs, options, with the launcher's own blocks."""
     for dtype, K, D in (("fp32", 4, 64), ("bf16", 4, 128)):
         p, f = f"*{dtype}", "*fp32"
         block_b, block_d, block_h, warps = _tile(D, 64)

@@ -1,0 +1,75 @@
+"""What noising and reverse steps share on a GPU: tiles of rows and columns, levels (alpha bars or times) of rows, their noise.
+
+Numbers that follow from a level are made in fp64 per row, as everywhere; single levels become numbers on the host, and for fp64
+tensors a level per row.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ._noise import EXPLICIT, GENERATED, GENERATED_UNALIGNED, NO_NOISE, normals
+
+TILE = 1024  # elements of a program
+
+
+@triton.jit
+def load_level(p, b, k, stride_b, stride_k, mask):
+    return tl.load(p + b * stride_b + k * stride_k, mask=mask, other=0.5).to(tl.float64)
+
+
+@triton.jit
+def row_noise(noise, row_ids, offsets, mask, b, k, tile, row_mask, step, seed, D, SOURCE: tl.constexpr, HAS_IDS: tl.constexpr,
+    BLOCK_D: tl.constexpr, ACC: tl.constexpr):  # fmt: skip
+    """[BLOCK_R, BLOCK_D] standard normals of rows (b, k), explicit or generated."""
+    if SOURCE == EXPLICIT:
+        value = tl.load(noise + offsets, mask=mask, other=0.0).to(ACC)
+    else:
+        row = b
+        if HAS_IDS:
+            row = tl.load(row_ids + b, mask=row_mask, other=0)
+        value = normals(row, k * D + tile * BLOCK_D, step, seed, SOURCE, BLOCK_D).to(ACC)
+    return value
+
+
+@triton.jit
+def tile_offsets(R, K, D, tiles, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Rows r = b K + k and columns of this program: r, b, k, column tile, offsets, row mask and mask."""
+    pid = tl.program_id(0).to(tl.int64)
+    tile = pid % tiles
+    r = pid // tiles * BLOCK_R + tl.arange(0, BLOCK_R)
+    d = tile * BLOCK_D + tl.arange(0, BLOCK_D)
+    row_mask = r < R
+    return r, r // K, r % K, tile, r[:, None] * D + d[None, :], row_mask, row_mask[:, None] & (d < D)[None, :]
+
+
+class DiffusionRows:
+    """Rows [B, D] or [B, K, D], their levels, and the tiles over them."""
+
+    def __init__(self, rows: Tensor, levels: tuple[tuple[Tensor | None, float], ...]) -> None:
+        self.B, self.K, self.D = rows.shape[0], rows.shape[1] if rows.dim() == 3 else 1, rows.shape[-1]
+        self.R = self.B * self.K
+        is_double = rows.dtype == torch.float64
+        self.acc, self.tl_acc = (torch.float64, tl.float64) if is_double else (torch.float32, tl.float32)
+        self.per_row = is_double or any(t is not None for t, _ in levels)  # a kernel's numbers are fp32
+        self.levels, self.strides = [], []
+        for t, number in levels:
+            if self.per_row and t is None:
+                t = rows.new_full((), number, dtype=torch.float64).expand(rows.shape[:-1])
+            self.levels.append(rows if t is None else t)
+            self.strides += [0, 0] if t is None else [t.stride(0), t.stride(1) if t.dim() == 2 else 0]
+        self.block_d = min(max(4, triton.next_power_of_2(self.D)), TILE)
+        self.block_r = max(1, TILE // self.block_d)
+        self.tiles = triton.cdiv(self.D, self.block_d)
+
+    def grid(self, rows: int) -> tuple[int]:
+        return (triton.cdiv(rows, self.block_r) * self.tiles,)
+
+    def source(self, noise: Tensor | None, random: bool) -> int:
+        if noise is not None:
+            return EXPLICIT.value
+        return (GENERATED.value if self.K == 1 or self.D % 4 == 0 else GENERATED_UNALIGNED.value) if random else NO_NOISE.value
+
+    def new_dots(self, rows: Tensor, n: int) -> Tensor:
+        return rows.new_empty((self.tiles, *rows.shape[:-1], n) if n else (1, 0), dtype=self.acc)

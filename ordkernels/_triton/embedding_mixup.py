@@ -1,0 +1,139 @@
+"""embedding_mixup on a GPU: a block of the softmax times a block of the table on the tensor cores, fp32 as fp32.
+
+What a table's gradient sums over rows is summed by a fixed number of programs, each over its own blocks of rows, and then over the
+programs: the same bits every time. fp64 is computed by torch, on the same device.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..reference import value_tokens as reference
+from ._window_softmax import BLOCK_R, BLOCK_V, PROGRAMS, softmax_terms, window_exps
+
+BLOCK_E = 64  # larger ones spill
+BLOCK_E_BACKWARD = 32  # of the logits' gradient, which holds two products
+
+
+@triton.jit
+def mixup_kernel(
+    x, table, out, R, V, E, first, half,
+    ALL: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_E: tl.constexpr,
+):  # fmt: skip
+    rows = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
+    e = tl.program_id(1) * BLOCK_E + tl.arange(0, BLOCK_E)
+    row_mask = rows < R
+    lo, hi, best, norm = softmax_terms(x, rows, row_mask, V, first, half, ALL, True, BLOCK_R, BLOCK_V)
+    acc = tl.zeros([BLOCK_R, BLOCK_E], tl.float32)
+    for v0 in range(0, V, BLOCK_V):
+        j = v0 + tl.arange(0, BLOCK_V)
+        p = window_exps(x, rows, row_mask, j, V, lo, hi, best)
+        t = tl.load(table + j[:, None] * E + e[None, :], mask=(j < V)[:, None] & (e < E)[None, :], other=0.0).to(tl.float32)
+        acc = tl.dot(p, t, acc, input_precision="ieee")
+    tl.store(
+        out + rows[:, None] * E + e[None, :], (acc * norm[:, None]).to(out.dtype.element_ty), mask=row_mask[:, None] & (e < E)[None, :]
+    )
+
+
+@triton.jit
+def _weight_gradient(table, g, rows, row_mask, j, V, E, BLOCK_R: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_E: tl.constexpr):
+    """g . table_j: [BLOCK_R, BLOCK_V]."""
+    acc = tl.zeros([BLOCK_R, BLOCK_V], tl.float32)
+    for e0 in range(0, E, BLOCK_E):
+        e = e0 + tl.arange(0, BLOCK_E)
+        go = tl.load(g + rows[:, None] * E + e[None, :], mask=row_mask[:, None] & (e < E)[None, :], other=0.0).to(tl.float32)
+        t = tl.load(table + j[None, :] * E + e[:, None], mask=(j < V)[None, :] & (e < E)[:, None], other=0.0).to(tl.float32)
+        acc = tl.dot(go, t, acc, input_precision="ieee")
+    return acc
+
+
+@triton.jit
+def mixup_logits_kernel(
+    x, table, g, gx, R, V, E, first, half,
+    ALL: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_E: tl.constexpr,
+):  # fmt: skip
+    rows = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
+    row_mask = rows < R
+    lo, hi, best, norm = softmax_terms(x, rows, row_mask, V, first, half, ALL, True, BLOCK_R, BLOCK_V)
+    mean = tl.zeros([BLOCK_R], tl.float32)
+    blocks = tl.cdiv(V, BLOCK_V)
+    for i in range(2 * blocks):  # the mean first, then what it is taken from: one body, for fewer registers
+        writing = i >= blocks
+        j = (i - tl.where(writing, blocks, 0)) * BLOCK_V + tl.arange(0, BLOCK_V)
+        p = window_exps(x, rows, row_mask, j, V, lo, hi, best) * norm[:, None]
+        d = _weight_gradient(table, g, rows, row_mask, j, V, E, BLOCK_R, BLOCK_V, BLOCK_E)
+        mean += tl.where(writing, 0.0, tl.sum(p * d, 1))
+        mask = row_mask[:, None] & (j < V)[None, :] & writing
+        tl.store(gx + rows[:, None] * V + j[None, :], (p * (d - mean[:, None])).to(gx.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def mixup_table_kernel(
+    x, g, partials, R, V, E, first, half,
+    ALL: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_E: tl.constexpr,
+):  # fmt: skip
+    """partials [programs, V, E]: the rows of this program's blocks."""
+    j = tl.program_id(1) * BLOCK_V + tl.arange(0, BLOCK_V)
+    e = tl.program_id(2) * BLOCK_E + tl.arange(0, BLOCK_E)
+    acc = tl.zeros([BLOCK_V, BLOCK_E], tl.float32)
+    for block in range(tl.program_id(0), tl.cdiv(R, BLOCK_R), tl.num_programs(0)):
+        rows = tl.arange(0, BLOCK_R).to(tl.int64) + block * BLOCK_R
+        row_mask = rows < R
+        lo, hi, best, norm = softmax_terms(x, rows, row_mask, V, first, half, ALL, True, BLOCK_R, BLOCK_V)
+        p = window_exps(x, rows, row_mask, j, V, lo, hi, best) * norm[:, None]
+        go = tl.load(g + rows[:, None] * E + e[None, :], mask=row_mask[:, None] & (e < E)[None, :], other=0.0).to(tl.float32)
+        acc = tl.dot(tl.trans(p), go, acc, input_precision="ieee")
+    at = tl.program_id(0).to(tl.int64) * V + j
+    tl.store(partials + at[:, None] * E + e[None, :], acc, mask=(j < V)[:, None] & (e < E)[None, :])
+
+
+def embedding_mixup(logits: Tensor, embedding: Tensor, window: int, first: int) -> Tensor:
+    if logits.dtype == torch.float64:
+        return reference.embedding_mixup(logits, embedding, window, first)
+    (R, V), E = logits.shape, embedding.shape[1]
+    x, table, out = logits.contiguous(), embedding.contiguous(), embedding.new_empty((R, E))
+    if R:
+        with torch.cuda.device_of(x):
+            mixup_kernel[(triton.cdiv(R, BLOCK_R), triton.cdiv(E, BLOCK_E))](
+                x, table, out, R, V, E, first, window // 2, window < 0, BLOCK_R, BLOCK_V, BLOCK_E, num_warps=4
+            )  # fmt: skip
+    return out
+
+
+def embedding_mixup_backward(
+    logits: Tensor, embedding: Tensor, g: Tensor | None, window: int, first: int, grad_mask: int
+) -> tuple[Tensor, Tensor]:
+    if logits.dtype == torch.float64 or g is None or not logits.shape[0]:
+        return reference.embedding_mixup_backward(logits, embedding, g, window, first, grad_mask)
+    (R, V), E = logits.shape, embedding.shape[1]
+    x, table, g = logits.contiguous(), embedding.contiguous(), g.contiguous()
+    gx, gt = x.new_empty((R, V) if grad_mask & 1 else 0), table.new_empty(0)
+    sizes = (R, V, E, first, window // 2, window < 0, BLOCK_R, BLOCK_V)
+    blocks = triton.cdiv(R, BLOCK_R)
+    with torch.cuda.device_of(x):
+        if grad_mask & 1:
+            mixup_logits_kernel[(blocks,)](x, table, g, gx, *sizes, BLOCK_E_BACKWARD, num_warps=4, num_stages=1)
+        if grad_mask & 2:
+            programs = min(blocks, PROGRAMS)
+            partials = x.new_empty((programs, V, E), dtype=torch.float32)
+            mixup_table_kernel[(programs, triton.cdiv(V, BLOCK_V), triton.cdiv(E, BLOCK_E))](
+                x, g, partials, *sizes, BLOCK_E, num_warps=4, num_stages=2
+            )
+            gt = partials.sum(0).to(table.dtype)
+    return gx, gt
+
+
+def signatures() -> Iterator[tuple[Any, ...]]:
+    """What to compile ahead of time: kernel, signature, constexprs, options."""
+    sizes = dict.fromkeys(("R", "V", "E", "first", "half"), "i32")
+    for t, u, whole in (("*fp32", "*fp32", False), ("*bf16", "*bf16", False), ("*fp16", "*fp32", True)):
+        values = {"ALL": whole, "BLOCK_R": BLOCK_R, "BLOCK_V": BLOCK_V, "BLOCK_E": BLOCK_E}
+        base = sizes | dict.fromkeys(values, "constexpr")
+        yield mixup_kernel, dict(x=t, table=u, out=u) | base, values, {"num_warps": 4}
+        backward = values | {"BLOCK_E": BLOCK_E_BACKWARD}
+        yield mixup_logits_kernel, dict(x=t, table=u, g=u, gx=t) | base, backward, {"num_warps": 4, "num_stages": 1}
+        yield mixup_table_kernel, dict(x=t, g=u, partials="*fp32") | base, values, {"num_warps": 4, "num_stages": 2}

@@ -1,0 +1,30 @@
+"""The estimate of x0 on a GPU: the first half of a reverse step, whose kernels compute it."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor
+
+from . import reverse_step
+from .reverse_step import launch_step, launch_step_backward
+
+
+def predict_x0(x_t: Tensor, output: Tensor, alpha_bar: Tensor | None, a: float, kind: int, clip: float) -> Tensor:
+    return launch_step(x_t, output, alpha_bar, alpha_bar, None, None, a, 1.0, 0.0, kind, clip, False, False, 0, 0, False)[1]
+
+
+def predict_x0_backward(
+    x_t: Tensor, output: Tensor, alpha_bar: Tensor | None, g: Tensor | None, a: float, kind: int, clip: float, grad_mask: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    gx, go, _, dots = launch_step_backward(
+        x_t, output, alpha_bar, alpha_bar, None, None, None, g, a, 1.0, 0.0, kind, clip, False, False, 0, 0,
+        bool(grad_mask & 1), bool(grad_mask & 2), False, 2 if grad_mask & 4 else 0, False,
+    )  # fmt: skip
+    return gx, go, dots
+
+
+def signatures() -> Iterator[tuple[Any, ...]]:
+    """What to compile ahead of time: kernel, signature, constexprs, options."""
+    for kernel, signature, constexprs, options in list(reverse_step.signatures())[2:4]:  # fp32, levels per row
+        first_half: dict[str, Any] = {"WHOLE": False, "ETA": 0.0, "SOURCE": 0, "HAS_IDS": False, "HAS_GS": False, "DOTS": 2}
+        yield kernel, signature, constexprs | {name: v for name, v in first_half.items() if name in constexprs}, options

@@ -1,0 +1,184 @@
+"""Reverse steps on a GPU: each byte read and written once, row-keyed noise made in registers. `flow_step` is one kind of them.
+
+`predict_x0` is the first half of a step: the same kernels with WHOLE = False.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ._diffusion import TILE, DiffusionRows, row_noise, tile_offsets
+from ._noise import NO_NOISE
+from ._step_coefficients import X0, host_coefficients, row_coefficients
+
+
+@triton.jit
+def _clip(x, CLIP: tl.constexpr):
+    if CLIP is not None:
+        x = tl.where(x < -CLIP, -CLIP, x)  # NaN goes through
+        x = tl.where(x > CLIP, CLIP, x)
+    return x
+
+
+@triton.jit(do_not_specialize=["seed", "step"])
+def step_kernel(
+    x, output, t, s, noise, row_ids, x_s, x0, c0, c1, d0, d1, d2, sigma, t_b, t_k, s_b, s_k, seed, step,
+    R, K, D, tiles,
+    PER_ROW: tl.constexpr, ETA: tl.constexpr, KIND: tl.constexpr, CLIP: tl.constexpr, RECLIP: tl.constexpr, WHOLE: tl.constexpr,
+    SOURCE: tl.constexpr, HAS_IDS: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    _r, b, k, tile, at, rm, mask = tile_offsets(R, K, D, tiles, BLOCK_R, BLOCK_D)
+    c0, c1, d0, d1, d2, sigma = row_coefficients(
+        t, s, t_b, t_k, s_b, s_k, c0, c1, d0, d1, d2, sigma, b, k, rm, PER_ROW, ETA, KIND, RECLIP, WHOLE, ACC
+    )  # fmt: skip
+    xv = tl.load(x + at, mask=mask, other=0.0).to(ACC)
+    ov = tl.load(output + at, mask=mask, other=0.0).to(ACC)
+    raw = ov
+    if KIND != X0:
+        raw = c0 * xv + c1 * ov
+    est = _clip(raw, CLIP)
+    tl.store(x0 + at, est.to(x0.dtype.element_ty), mask=mask)
+    if WHOLE:
+        y = d0 * est + d1 * xv + d2 * ov
+        if SOURCE != NO_NOISE:
+            y += sigma * row_noise(noise, row_ids, at, mask, b, k, tile, rm, step, seed, D, SOURCE, HAS_IDS, BLOCK_D, ACC)
+        tl.store(x_s + at, y.to(x_s.dtype.element_ty), mask=mask)
+
+
+@triton.jit(do_not_specialize=["seed", "step"])
+def step_backward_kernel(
+    x, output, t, s, noise, row_ids, g_xs, g_x0, gx, go, gn, dots, c0, c1, d0, d1, d2, sigma, t_b, t_k, s_b, s_k,
+    seed, step, R, K, D, tiles,
+    PER_ROW: tl.constexpr, ETA: tl.constexpr, KIND: tl.constexpr, CLIP: tl.constexpr, RECLIP: tl.constexpr, WHOLE: tl.constexpr,
+    SOURCE: tl.constexpr, HAS_IDS: tl.constexpr, HAS_GS: tl.constexpr, HAS_G0: tl.constexpr,
+    WANT_X: tl.constexpr, WANT_O: tl.constexpr, WANT_N: tl.constexpr, DOTS: tl.constexpr,
+    BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """dots [tiles, R, DOTS], 0, 2 or 6 of them: the gradients of the row's coefficients from each tile of columns."""
+    r, b, k, tile, at, rm, mask = tile_offsets(R, K, D, tiles, BLOCK_R, BLOCK_D)
+    c0, c1, d0, d1, d2, sigma = row_coefficients(
+        t, s, t_b, t_k, s_b, s_k, c0, c1, d0, d1, d2, sigma, b, k, rm, PER_ROW, ETA, KIND, RECLIP, WHOLE, ACC
+    )  # fmt: skip
+    g = tl.zeros([BLOCK_R, BLOCK_D], ACC)
+    h = g
+    if HAS_GS:
+        g = tl.load(g_xs + at, mask=mask, other=0.0).to(ACC)
+    if HAS_G0:
+        h = tl.load(g_x0 + at, mask=mask, other=0.0).to(ACC)
+    h += d0 * g
+    if (CLIP is not None) or DOTS > 0:
+        xv = tl.load(x + at, mask=mask, other=0.0).to(ACC)
+        ov = tl.load(output + at, mask=mask, other=0.0).to(ACC)
+        raw = ov
+        if KIND != X0:
+            raw = c0 * xv + c1 * ov
+        if CLIP is not None:
+            h = tl.where((raw >= -CLIP) & (raw <= CLIP), h, 0.0)
+        if DOTS > 0:
+            to = dots + (tile * R + r) * DOTS
+            tl.store(to, tl.sum(h * xv, 1), mask=rm)
+            tl.store(to + 1, tl.sum(h * ov, 1), mask=rm)
+        if DOTS > 2:
+            tl.store(to + 2, tl.sum(g * _clip(raw, CLIP), 1), mask=rm)
+            tl.store(to + 3, tl.sum(g * xv, 1), mask=rm)
+            tl.store(to + 4, tl.sum(g * ov, 1), mask=rm)
+            xi = g * 0.0
+            if SOURCE != NO_NOISE:
+                xi = row_noise(noise, row_ids, at, mask, b, k, tile, rm, step, seed, D, SOURCE, HAS_IDS, BLOCK_D, ACC)
+            tl.store(to + 5, tl.sum(g * xi, 1), mask=rm)
+    if WANT_X:
+        tl.store(gx + at, (c0 * h + d1 * g).to(gx.dtype.element_ty), mask=mask)
+    if WANT_O:
+        tl.store(go + at, (c1 * h + d2 * g).to(go.dtype.element_ty), mask=mask)
+    if WANT_N:
+        tl.store(gn + at, (sigma * g).to(gn.dtype.element_ty), mask=mask)
+
+
+def launch_step(
+    x: Tensor, output: Tensor, t: Tensor | None, s: Tensor | None, noise: Tensor | None, row_ids: Tensor | None, a_t: float, a_s: float,
+    eta: float, kind: int, clip: float, reclip: bool, random: bool, seed: int, step: int, whole: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    x_s, x0 = x.new_empty(x.shape if whole else 0), x.new_empty(x.shape)
+    if x.numel() == 0:
+        return x_s, x0
+    x, output = x.contiguous(), output.contiguous()
+    rows = DiffusionRows(x, ((t, a_t), (s, a_s)))
+    coefficients = (0.0,) * 6 if rows.per_row else host_coefficients(kind, a_t, a_s, eta, reclip, whole)
+    with torch.cuda.device_of(x):
+        step_kernel[rows.grid(rows.R)](
+            x, output, *rows.levels, x if noise is None else noise.contiguous(), x if row_ids is None else row_ids.contiguous(), x_s, x0,
+            *coefficients, *rows.strides, seed, step, rows.R, rows.K, rows.D, rows.tiles,
+            rows.per_row, eta, kind, None if clip == math.inf else clip, reclip, whole, rows.source(noise, random), row_ids is not None,
+            rows.block_r, rows.block_d, rows.tl_acc, num_warps=8,
+        )  # fmt: skip
+    return x_s, x0
+
+
+def launch_step_backward(
+    x: Tensor, output: Tensor, t: Tensor | None, s: Tensor | None, noise: Tensor | None, row_ids: Tensor | None, g_xs: Tensor | None,
+    g_x0: Tensor | None, a_t: float, a_s: float, eta: float, kind: int, clip: float, reclip: bool, random: bool, seed: int, step: int,
+    want_x: bool, want_o: bool, want_n: bool, dots: int, whole: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    gx, go, gn = (x.new_empty(x.shape if want else 0) for want in (want_x, want_o, want_n))
+    rows = DiffusionRows(x, ((t, a_t), (s, a_s)))
+    if x.numel() == 0:
+        return gx, go, gn, x.new_zeros((*x.shape[:-1], dots) if dots else 0, dtype=rows.acc)
+    x, output = x.contiguous(), output.contiguous()
+    coefficients = (0.0,) * 6 if rows.per_row else host_coefficients(kind, a_t, a_s, eta, reclip, whole)
+    parts = rows.new_dots(x, dots)
+    optional = [x if g is None else g.contiguous() for g in (noise, row_ids, g_xs, g_x0)]
+    with torch.cuda.device_of(x):
+        step_backward_kernel[rows.grid(rows.R)](
+            x, output, *rows.levels, *optional, gx, go, gn, parts, *coefficients, *rows.strides, seed, step,
+            rows.R, rows.K, rows.D, rows.tiles,
+            rows.per_row, eta, kind, None if clip == math.inf else clip, reclip, whole, rows.source(noise, random and dots > 0),
+            row_ids is not None, g_xs is not None, g_x0 is not None, want_x, want_o, want_n, dots,
+            rows.block_r, rows.block_d, rows.tl_acc, num_warps=8,
+        )  # fmt: skip
+    return gx, go, gn, parts[0] if rows.tiles == 1 or not dots else parts.sum(0)
+
+
+def reverse_step(
+    x_t: Tensor, output: Tensor, alpha_bar_t: Tensor | None, alpha_bar_s: Tensor | None, noise: Tensor | None, row_ids: Tensor | None,
+    a_t: float, a_s: float, eta: float, kind: int, clip: float, reclip: bool, random: bool, seed: int, step: int,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    return launch_step(x_t, output, alpha_bar_t, alpha_bar_s, noise, row_ids, a_t, a_s, eta, kind, clip, reclip, random, seed, step, True)
+
+
+def reverse_step_backward(
+    x_t: Tensor, output: Tensor, alpha_bar_t: Tensor | None, alpha_bar_s: Tensor | None, noise: Tensor | None, row_ids: Tensor | None,
+    g_xs: Tensor | None, g_x0: Tensor | None,
+    a_t: float, a_s: float, eta: float, kind: int, clip: float, reclip: bool, random: bool, seed: int, step: int, grad_mask: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    return launch_step_backward(
+        x_t, output, alpha_bar_t, alpha_bar_s, noise, row_ids, g_xs, g_x0, a_t, a_s, eta, kind, clip, reclip, random, seed, step,
+        bool(grad_mask & 1), bool(grad_mask & 2), bool(grad_mask & 16), 6 if grad_mask & 12 else 0, True,
+    )  # fmt: skip
+
+
+def signatures() -> Iterator[tuple[Any, ...]]:
+    """What to compile ahead of time: kernel, signature, constexprs, options."""
+    sizes = dict.fromkeys(("t_b", "t_k", "s_b", "s_k", "R", "K", "D", "tiles"), "i32")
+    coefficients = dict.fromkeys(("c0", "c1", "d0", "d1", "d2", "sigma"), "fp32")
+    for dtype, per_row, kind, eta, source, D in (
+        ("fp32", False, 0, 0.0, 0, 64), ("fp32", True, 2, 1.0, 2, 64), ("bf16", True, 1, 0.5, 1, 128),
+        ("fp64", True, 0, 1.0, 3, 30), ("fp32", True, 3, 0.0, 0, 4096),
+    ):  # fmt: skip
+        p, is_double = f"*{dtype}", dtype == "fp64"
+        acc = "*fp64" if is_double else "*fp32"
+        block_d = min(triton.next_power_of_2(D), TILE)
+        values = {
+            "PER_ROW": per_row, "ETA": eta, "KIND": kind, "CLIP": 3.0 if kind == 0 else None, "RECLIP": is_double, "WHOLE": True,
+            "SOURCE": source, "HAS_IDS": source >= 2,
+            "BLOCK_R": TILE // block_d, "BLOCK_D": block_d, "ACC": tl.float64 if is_double else tl.float32,
+        }  # fmt: skip
+        base = dict(x=p, output=p, t=acc, s=acc, noise=p, row_ids="*i64", seed="i64", step="i64") | coefficients | sizes
+        yield step_kernel, base | dict(x_s=p, x0=p) | dict.fromkeys(values, "constexpr"), values, {"num_warps": 8}
+        values = values | {"HAS_GS": True, "HAS_G0": True, "WANT_X": True, "WANT_O": True, "WANT_N": source == 1, "DOTS": 6 * per_row}
+        grads = dict(g_xs=p, g_x0=p, gx=p, go=p, gn=p, dots=acc)
+        yield step_backward_kernel, base | grads | dict.fromkeys(values, "constexpr"), values, {"num_warps": 8}
