@@ -1,10 +1,17 @@
 """Uninitialised memory is NaN in every test: a kernel that leaves an element unwritten, or reads one, shows."""
 
+import importlib.util
+import os
 from collections.abc import Iterator
 
 import pytest
 import torch
 import torch.utils.deterministic
+
+if os.environ.get("TRITON_INTERPRET") == "1" and importlib.util.find_spec("triton"):
+    from ordkernels.testing.interpreter import vectorize_xor
+
+    vectorize_xor()
 
 
 @pytest.fixture(autouse=True)
