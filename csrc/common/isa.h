@@ -3,6 +3,8 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "common/declare_kernel.h"
+
 enum class Isa { base, avx2, avx512 };
 
 inline Isa isa() {

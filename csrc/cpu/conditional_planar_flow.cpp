@@ -7,13 +7,7 @@
 #include "cpu/gemm/gemm_args.h"
 #include "cpu/planar_flow.h"
 
-#define DECLARE(isa)                                                     \
-  namespace isa {                                                        \
-  void gemm(const GemmArgs&, int64_t begin, int64_t end, void* scratch); \
-  }
-DECLARE(base)
-DECLARE(avx2)
-DECLARE(avx512)
+ORD_DECLARE_KERNEL(gemm, const GemmArgs&, int64_t begin, int64_t end, void* scratch);
 
 using namespace planar;
 
@@ -38,7 +32,7 @@ void multiply(const GemmArgs& g) {
 
 struct Conditional {
   FlowArgs a{};
-  FlowType type;
+  DType type;
   bool wide;  // parameters in a wider type than z
   ScalarType storage, compute;
   int64_t B, N, H, C, rows, size;  // C = K (2D + 1); rows per block; bytes of a storage element
@@ -46,10 +40,10 @@ struct Conditional {
   Tensor params;                   // one block [rows, C]
 
   Conditional(const Tensor& z_, const Tensor& h_, const Tensor& weight_, const Tensor& bias_, int64_t mode)
-      : type(flow_type("z", z_)), storage(z_.scalar_type()), compute(compute_type(z_)) {
+      : type(dtype_of("z", z_)), storage(z_.scalar_type()), compute(compute_type(z_)) {
     a.mode = mode_of(mode);
     STD_TORCH_CHECK(z_.dim() == 2 || z_.dim() == 3, "z: expected [B, D] or [B, N, D], got ", shape_text(z_));
-    z = torch::stable::contiguous(z_);
+    z = as_contiguous(z_);
     set_rows(a, z, false);
     B = a.G, N = a.N;
     STD_TORCH_CHECK(h_.dim() == 2, "h: expected [B, H], got ", shape_text(h_));
@@ -60,14 +54,14 @@ struct Conditional {
     check_shape("h", h_, {B, H});
     check_shape("weight", weight_, {C, H});
     check_shape("bias", bias_, {C});
-    check_type("h", h_, storage);
-    check_type("weight", weight_, storage);
-    check_type("bias", bias_, storage);
+    check_dtype("h", h_, storage);
+    check_dtype("weight", weight_, storage);
+    check_dtype("bias", bias_, storage);
     wide = storage != compute;
     size = (int64_t)z.element_size();
-    h = torch::stable::contiguous(h_);
-    weight = torch::stable::contiguous(wide ? torch::stable::to(weight_, compute) : weight_);
-    bias = torch::stable::contiguous(wide ? torch::stable::to(bias_, compute) : bias_);
+    h = as_contiguous(h_);
+    weight = as_contiguous(wide ? torch::stable::to(weight_, compute) : weight_);
+    bias = as_contiguous(wide ? torch::stable::to(bias_, compute) : bias_);
     const int64_t fit = kBlockBytes / (C * compute_size(type)) / kFlowRows * kFlowRows;
     rows = fit < kFlowRows ? kFlowRows : fit;
     rows = rows < B ? rows : B;
@@ -134,14 +128,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& z, const Tenso
   const int64_t D = c.a.D, K = c.a.K, C = c.C, H = c.H, e = compute_size(c.type);
   auto shape = rows_shape(c.z);
   check_shape("gz", gz_, shape_of(c.z));
-  check_type("gz", gz_, c.storage);
+  check_dtype("gz", gz_, c.storage);
   check_shape("gl", gl_, shape);
-  check_type("gl", gl_, c.compute);
+  check_dtype("gl", gl_, c.compute);
   shape.push_back(K);
   check_shape("act", act_, shape);
-  check_type("act", act_, c.compute);
-  const Tensor act = torch::stable::contiguous(act_), gl = torch::stable::contiguous(gl_),
-               gz = torch::stable::contiguous(gz_);
+  check_dtype("act", act_, c.compute);
+  const Tensor act = as_contiguous(act_), gl = as_contiguous(gl_), gz = as_contiguous(gz_);
 
   auto dz = torch::stable::new_empty(c.z, shape_of(c.z)), dh = torch::stable::new_empty(c.z, {c.B, H});
   auto dweight = torch::stable::new_zeros(c.z, {C, H}, c.compute),

@@ -4,17 +4,13 @@
 #include "cpu/scratch.h"
 #include "cpu/torch.h"
 
-#define DECLARE(isa)                                                                                              \
-  namespace isa {                                                                                                 \
-  void crps_forward(bool, const void*, const void*, void*, void*, double, void*, int64_t, int64_t, int64_t);      \
-  void crps_backward(bool, const void*, const void*, void*, void*, int64_t, int64_t, int64_t);                    \
-  void pinball_forward(bool, const void*, const void*, const void*, void*, int64_t, int64_t, int64_t, int64_t);   \
-  void pinball_backward(bool, const void*, const void*, const void*, const void*, void*, void*, int64_t, int64_t, \
-                        int64_t, int64_t);                                                                        \
-  }
-DECLARE(base)
-DECLARE(avx2)
-DECLARE(avx512)
+ORD_DECLARE_KERNEL(crps_forward, bool, const void*, const void*, void*, void*, double, void*, int64_t, int64_t,
+                   int64_t);
+ORD_DECLARE_KERNEL(crps_backward, bool, const void*, const void*, void*, void*, int64_t, int64_t, int64_t);
+ORD_DECLARE_KERNEL(pinball_forward, bool, const void*, const void*, const void*, void*, int64_t, int64_t, int64_t,
+                   int64_t);
+ORD_DECLARE_KERNEL(pinball_backward, bool, const void*, const void*, const void*, const void*, void*, void*, int64_t,
+                   int64_t, int64_t, int64_t);
 
 namespace {
 
@@ -32,37 +28,37 @@ void check_like(const char* name, const Tensor& t, const Tensor& first, bool mat
 }
 
 std::tuple<Tensor, Tensor> crps(const Tensor& samples_, const Tensor& y_, bool fair, int64_t needs) {
-  const bool wide = check_matrix("samples", samples_);
+  const bool is_double = check_matrix("samples", samples_);
   const int64_t B = samples_.size(0), L = samples_.size(1);
   STD_TORCH_CHECK(L >= 1 + fair && L <= (INT64_C(1) << 30), "samples: expected L from ", 1 + fair, " to 2^30, got ", L);
   check_like("y", y_, samples_, false);
-  const Tensor samples = torch::stable::contiguous(samples_), y = torch::stable::contiguous(y_);
+  const Tensor samples = as_contiguous(samples_), y = as_contiguous(y_);
   auto value = torch::stable::new_empty(samples, {B});
   auto slopes = torch::stable::new_empty(samples, {needs ? B : 0, L});
   const void *s = samples.const_data_ptr(), *t = y.const_data_ptr();
   void *v = value.mutable_data_ptr(), *d = needs ? slopes.mutable_data_ptr() : nullptr;
   const double per_pair = 1.0 / ((double)L * (double)(fair ? L - 1 : L));
-  const int64_t bytes = L * (8 * (wide ? 16 : 8) + (wide ? 8 : 4));
+  const int64_t bytes = L * (8 * (is_double ? 16 : 8) + (is_double ? 8 : 4));
   auto* f = ORD_DISPATCH(crps_forward);
   const bool ok = parallel_with_scratch(B, 8 + 4096 / L, bytes, [&](int64_t b, int64_t e, void* scratch) {
-    f(wide, s, t, v, d, per_pair, scratch, L, b, e);
+    f(is_double, s, t, v, d, per_pair, scratch, L, b, e);
   });
   STD_TORCH_CHECK(ok, "crps: out of memory for ", bytes, " bytes a thread");
   return {value, slopes};
 }
 
 std::tuple<Tensor, Tensor> crps_backward(const Tensor& slopes_, const Tensor& g_, bool, int64_t needs) {
-  const bool wide = check_matrix("slopes", slopes_);
+  const bool is_double = check_matrix("slopes", slopes_);
   const int64_t B = slopes_.size(0), L = slopes_.size(1);
   check_like("g", g_, slopes_, false);
-  const Tensor slopes = torch::stable::contiguous(slopes_), g = torch::stable::contiguous(g_);
+  const Tensor slopes = as_contiguous(slopes_), g = as_contiguous(g_);
   Tensor gs = needs & 1 ? torch::stable::new_empty(g, {B, L}) : torch::stable::new_empty(g, {0});
   Tensor gy = torch::stable::new_empty(g, {needs & 2 ? B : 0});
   const void *s = slopes.const_data_ptr(), *gp = g.const_data_ptr();
   void *to = needs & 1 ? gs.mutable_data_ptr() : nullptr, *by_y = needs & 2 ? gy.mutable_data_ptr() : nullptr;
   auto* f = ORD_DISPATCH(crps_backward);
   torch::stable::parallel_for(0, B, 1 + 16384 / (L + 1),
-                              [&](int64_t b, int64_t e) { f(wide, s, gp, to, by_y, L, b, e); });
+                              [&](int64_t b, int64_t e) { f(is_double, s, gp, to, by_y, L, b, e); });
   return {gs, gy};
 }
 
@@ -71,15 +67,15 @@ std::tuple<Tensor, int64_t> rows(const Tensor& levels) {
   if (levels.stride(0) == 0 && levels.stride(1) == 1) {
     return {levels, 0};
   }
-  return {torch::stable::contiguous(levels), levels.size(1)};
+  return {as_contiguous(levels), levels.size(1)};
 }
 
 Tensor pinball(const Tensor& q_, const Tensor& y_, const Tensor& levels_) {
-  const bool wide = check_matrix("q", q_);
+  const bool is_double = check_matrix("q", q_);
   const int64_t B = q_.size(0), L = q_.size(1);
   check_like("y", y_, q_, false);
   check_like("levels", levels_, q_, true);
-  const Tensor q = torch::stable::contiguous(q_), y = torch::stable::contiguous(y_);
+  const Tensor q = as_contiguous(q_), y = as_contiguous(y_);
   const auto [levels, step] = rows(levels_);
   auto out = torch::stable::new_empty(q, {B, L});
   const void *a = q.const_data_ptr(), *t = y.const_data_ptr(), *l = levels.const_data_ptr();
@@ -87,23 +83,23 @@ Tensor pinball(const Tensor& q_, const Tensor& y_, const Tensor& levels_) {
   auto* f = ORD_DISPATCH(pinball_forward);
   const int64_t by = step;
   torch::stable::parallel_for(0, B, 1 + 16384 / (L + 1),
-                              [&](int64_t b, int64_t e) { f(wide, a, t, l, to, by, L, b, e); });
+                              [&](int64_t b, int64_t e) { f(is_double, a, t, l, to, by, L, b, e); });
   return out;
 }
 
 std::tuple<Tensor, Tensor> pinball_backward(const Tensor& q_, const Tensor& y_, const Tensor& levels_,
-                                            const std::optional<Tensor>& g_, int64_t wanted) {
-  const bool wide = check_matrix("q", q_);
+                                            const OptionalTensor& g_, int64_t wanted) {
+  const bool is_double = check_matrix("q", q_);
   const int64_t B = q_.size(0), L = q_.size(1);
   check_like("y", y_, q_, false);
   check_like("levels", levels_, q_, true);
   if (g_) {
     check_like("g", *g_, q_, true);
   }
-  const Tensor q = torch::stable::contiguous(q_), y = torch::stable::contiguous(y_);
+  const Tensor q = as_contiguous(q_), y = as_contiguous(y_);
   Tensor g;
   if (g_) {
-    g = torch::stable::contiguous(*g_);
+    g = as_contiguous(*g_);
   }
   const auto [levels, step] = rows(levels_);
   Tensor gq = wanted & 1 ? torch::stable::new_empty(q, {B, L}) : torch::stable::new_empty(q, {0});
@@ -114,7 +110,7 @@ std::tuple<Tensor, Tensor> pinball_backward(const Tensor& q_, const Tensor& y_, 
   auto* f = ORD_DISPATCH(pinball_backward);
   const int64_t by = step;
   torch::stable::parallel_for(0, B, 1 + 16384 / (L + 1),
-                              [&](int64_t b, int64_t e) { f(wide, a, t, l, gp, to, by_y, by, L, b, e); });
+                              [&](int64_t b, int64_t e) { f(is_double, a, t, l, gp, to, by_y, by, L, b, e); });
   return {gq, gy};
 }
 

@@ -2,6 +2,9 @@
 #pragma once
 #include <cstdint>
 
+#include "common/declare_kernel.h"
+#include "cpu/dtype.h"
+
 namespace denoise {
 
 enum Kind { kEps = 0, kX0 = 1, kV = 2, kFlow = 3 };
@@ -10,14 +13,14 @@ enum Noise { kNone = 0, kGiven = 1, kMade = 2 };
 // alpha_bar (or the time, in flow matching) of row (b, k): p[b * by_b + k * by_k], or `number` where p is null.
 struct PerRow {
   const void* p;
-  bool wide;  // double, else float
+  bool is_double;  // double, else float
   int64_t by_b, by_k;
   double number;
 };
 
 // Rows (b, k) of D elements; noise is keyed by b, its lane is k D + d.
 struct Args {
-  int type;  // 0 float, 1 double, 2 bfloat16, 3 half
+  DType type;
   int kind, noise_from;
   const void *x, *output, *noise;
   PerRow t, s;
@@ -43,14 +46,11 @@ struct Guided : Args {
   void *g_cp, *g_tf;
 };
 
-#define ORD_DECLARE_DENOISE(isa)                                                 \
-  namespace isa {                                                                \
-  void reverse_step(const denoise::Args&, int64_t begin, int64_t end);           \
-  void reverse_step_backward(const denoise::Args&, int64_t begin, int64_t end);  \
-  void sample(const denoise::Args&, int64_t begin, int64_t end);                 \
-  void sample_backward(const denoise::Args&, int64_t begin, int64_t end);        \
-  void guided_step(const denoise::Guided&, int64_t begin, int64_t end);          \
-  void guided_step_backward(const denoise::Guided&, int64_t begin, int64_t end); \
-  }
-
 }  // namespace denoise
+
+ORD_DECLARE_KERNEL(reverse_step, const denoise::Args&, int64_t begin, int64_t end);
+ORD_DECLARE_KERNEL(reverse_step_backward, const denoise::Args&, int64_t begin, int64_t end);
+ORD_DECLARE_KERNEL(sample, const denoise::Args&, int64_t begin, int64_t end);
+ORD_DECLARE_KERNEL(sample_backward, const denoise::Args&, int64_t begin, int64_t end);
+ORD_DECLARE_KERNEL(guided_step, const denoise::Guided&, int64_t begin, int64_t end);
+ORD_DECLARE_KERNEL(guided_step_backward, const denoise::Guided&, int64_t begin, int64_t end);

@@ -1,23 +1,15 @@
 // denoise_chain, a whole reverse chain in one call: check, prepare the weights once, share out the rows.
 #include <optional>
 
-#include "cpu/kept.h"
+#include "cpu/checks.h"
 #include "cpu/ops/denoise_chain_args.h"
+#include "cpu/packed_weights_cache.h"
 #include "cpu/scratch.h"
-#include "cpu/torch.h"
 
-#define DECLARE(isa)                                                       \
-  namespace isa {                                                          \
-  void denoise_chain_prepare(const ChainArgs&, void*);                     \
-  void denoise_chain(const ChainArgs&, int64_t begin, int64_t end, void*); \
-  }
-DECLARE(base)
-DECLARE(avx2)
-DECLARE(avx512)
+ORD_DECLARE_KERNEL(denoise_chain_prepare, const ChainArgs&, void*);
+ORD_DECLARE_KERNEL(denoise_chain, const ChainArgs&, int64_t begin, int64_t end, void*);
 
 namespace {
-
-using Maybe = std::optional<Tensor>;
 
 // Whether bf16 numbers are multiplied at twice the rate of fp32's: on Zen 4. On Zen 5 and on Intel's cores both have
 // one rate, and fp32 loses nothing.
@@ -32,36 +24,38 @@ bool pairs_are_faster() {
 
 std::tuple<Tensor, Tensor> chain(const Tensor& x_, const Tensor& cond_, const Tensor& w_in_, const Tensor& b_in_,
                                  const Tensor& w_cond_, const Tensor& w_out_, const Tensor& b_out_,
-                                 const Tensor& embedding_, const Tensor& numbers_, const Maybe& noise_,
-                                 const Maybe& row_ids_, const Maybe& draw_ids_, int64_t K, double clip, int64_t seed,
-                                 bool bf16) {
+                                 const Tensor& embedding_, const Tensor& numbers_, const OptionalTensor& noise_,
+                                 const OptionalTensor& row_ids_, const OptionalTensor& draw_ids_, int64_t K,
+                                 double clip, int64_t seed, bool bf16) {
   const ScalarType type = x_.scalar_type();
   STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::Double, "x: expected float32 or float64");
   STD_TORCH_CHECK(x_.dim() == 2 && cond_.dim() == 2 && w_in_.dim() == 2 && embedding_.dim() == 2,
                   "x, cond, w_in, embedding: expected matrices");
   ChainArgs a{};
-  a.wide = type == ScalarType::Double;
-  a.pairs = bf16 && !a.wide && pairs_are_faster();
+  a.is_double = type == ScalarType::Double;
+  a.pairs = bf16 && !a.is_double && pairs_are_faster();
   a.B = x_.size(0), a.D = x_.size(1), a.C = cond_.size(1), a.H = w_in_.size(0), a.S = embedding_.size(0),
   a.E = embedding_.size(1), a.K = K;
   STD_TORCH_CHECK(a.D > 0 && a.C > 0 && a.H > 0 && a.E > 0 && a.S > 0 && K > 0,
                   "widths, steps, K: expected at least 1");
-  const Tensor x = exactly("x", x_, type, {a.B, a.D}), cond = exactly("cond", cond_, type, {a.B, a.C});
-  const Tensor w_in = exactly("w_in", w_in_, type, {a.H, a.D + a.E}), b_in = exactly("b_in", b_in_, type, {a.H});
-  const Tensor w_cond = exactly("w_cond", w_cond_, type, {a.H, a.C}),
-               w_out = exactly("w_out", w_out_, type, {a.D, a.H});
-  const Tensor b_out = exactly("b_out", b_out_, type, {a.D}),
-               embedding = exactly("embedding", embedding_, type, {a.S, a.E});
-  const Tensor numbers = exactly("numbers", numbers_, ScalarType::Double, {a.S, 8});
-  Maybe noise, row_ids, draw_ids;
+  const Tensor x = checked_contiguous("x", x_, type, {a.B, a.D}),
+               cond = checked_contiguous("cond", cond_, type, {a.B, a.C});
+  const Tensor w_in = checked_contiguous("w_in", w_in_, type, {a.H, a.D + a.E}),
+               b_in = checked_contiguous("b_in", b_in_, type, {a.H});
+  const Tensor w_cond = checked_contiguous("w_cond", w_cond_, type, {a.H, a.C}),
+               w_out = checked_contiguous("w_out", w_out_, type, {a.D, a.H});
+  const Tensor b_out = checked_contiguous("b_out", b_out_, type, {a.D}),
+               embedding = checked_contiguous("embedding", embedding_, type, {a.S, a.E});
+  const Tensor numbers = checked_contiguous("numbers", numbers_, ScalarType::Double, {a.S, 8});
+  OptionalTensor noise, row_ids, draw_ids;
   if (noise_) {
-    noise = exactly("noise", *noise_, type, {a.S, a.B, a.D});
+    noise = checked_contiguous("noise", *noise_, type, {a.S, a.B, a.D});
   }
   if (row_ids_) {
-    row_ids = exactly("row_ids", *row_ids_, ScalarType::Long, {a.B});
+    row_ids = checked_contiguous("row_ids", *row_ids_, ScalarType::Long, {a.B});
   }
   if (draw_ids_) {
-    draw_ids = exactly("draw_ids", *draw_ids_, ScalarType::Long, {a.B});
+    draw_ids = checked_contiguous("draw_ids", *draw_ids_, ScalarType::Long, {a.B});
   }
 
   a.numbers = in<double>(numbers);
@@ -71,7 +65,7 @@ std::tuple<Tensor, Tensor> chain(const Tensor& x_, const Tensor& cond_, const Te
                     "numbers: expected a timestep and a place below K");
     STD_TORCH_CHECK(n[5] == 0 || noise || row_ids, "noise: expected noise or row_ids, as a step has noise");
   }
-  auto x_0 = fresh(x, {a.B, a.D}), states = fresh(x, {a.B, K, a.D});
+  auto x_0 = empty_contiguous(x, {a.B, a.D}), states = empty_contiguous(x, {a.B, K, a.D});
   if (a.B == 0) {
     return {x_0, states};
   }
@@ -84,24 +78,25 @@ std::tuple<Tensor, Tensor> chain(const Tensor& x_, const Tensor& cond_, const Te
   a.seed = static_cast<uint64_t>(seed), a.clip = clip;
   a.x_0 = x_0.mutable_data_ptr(), a.states = states.mutable_data_ptr();
 
-  const int64_t size = a.wide ? 8 : 4, bytes = (chain_scratch(a) * size + 63) / 64 * 64,
+  const int64_t size = a.is_double ? 8 : 4, bytes = (chain_scratch(a) * size + 63) / 64 * 64,
                 packed = chain_shared(a) * size;
-  Kept* const kept = keep<ChainArgs>({a.wide + 2 * a.pairs, a.D, a.C, a.H, a.E, a.S}, packed,
-                                     {{a.embedding, a.S * a.E * size},
-                                      {a.b_in, a.H * size},
-                                      {a.b_out, a.D * size},
-                                      {a.w_in, a.H * (a.D + a.E) * size},
-                                      {a.w_out, a.D * a.H * size},
-                                      {a.w_cond, a.H * a.C * size}});
-  const int64_t all = kept ? bytes : bytes + packed;
+  PackedWeightsCache* const cached =
+      PackedWeightsCache::lookup<ChainArgs>({a.is_double + 2 * a.pairs, a.D, a.C, a.H, a.E, a.S}, packed,
+                                            {{a.embedding, a.S * a.E * size},
+                                             {a.b_in, a.H * size},
+                                             {a.b_out, a.D * size},
+                                             {a.w_in, a.H * (a.D + a.E) * size},
+                                             {a.w_out, a.D * a.H * size},
+                                             {a.w_cond, a.H * a.C * size}});
+  const int64_t all = cached ? bytes : bytes + packed;
   void* const scratch = thread_scratch(all);
   STD_TORCH_CHECK(scratch, "no memory for ", all, " bytes of scratch");
-  a.shared = kept ? kept->p : static_cast<char*>(scratch) + bytes;
-  if (!kept || !kept->ready) {
+  a.shared = cached ? cached->packed : static_cast<char*>(scratch) + bytes;
+  if (!cached || !cached->ready) {
     ORD_DISPATCH(denoise_chain_prepare)(a, scratch);
   }
-  if (kept) {
-    kept->ready = true;
+  if (cached) {
+    cached->ready = true;
   }
   auto* const run = ORD_DISPATCH(denoise_chain);
   const bool ok =

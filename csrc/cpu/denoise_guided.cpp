@@ -1,31 +1,24 @@
 // guided_posterior_step, forward and backward: check, allocate, share out the rows.
 #include "cpu/denoise_checks.h"
 
-ORD_DECLARE_DENOISE(base)
-ORD_DECLARE_DENOISE(avx2)
-ORD_DECLARE_DENOISE(avx512)
-
 namespace {
 
 using namespace denoise;
 
 struct Inputs {
   Tensor x, un, cp, tf;
-  Maybe noise, row_ids;
+  OptionalTensor noise, row_ids;
 };
 
-Inputs dense_inputs(const Tensor& x, const Tensor& un, const Tensor& cp, const Tensor& tf, const Maybe& noise,
-                    const Maybe& row_ids) {
-  return {compact(x),
-          *dense("f_un", un, x),
-          *dense("f_cp", cp, x),
-          *dense("f_tf", tf, x),
-          dense("noise", noise, x),
-          row_ids ? Maybe(compact(*row_ids)) : Maybe()};
+Inputs dense_inputs(const Tensor& x, const Tensor& un, const Tensor& cp, const Tensor& tf, const OptionalTensor& noise,
+                    const OptionalTensor& row_ids) {
+  return {as_contiguous(x),         *dense("f_un", un, x),
+          *dense("f_cp", cp, x),    *dense("f_tf", tf, x),
+          dense("noise", noise, x), row_ids ? OptionalTensor(as_contiguous(*row_ids)) : OptionalTensor()};
 }
 
-Guided guided_args(const Inputs& in, const Maybe& t, const Maybe& s, double t_number, double s_number, double gamma_cp,
-                   double gamma_tf, bool beta, bool random, int64_t seed, int64_t step) {
+Guided guided_args(const Inputs& in, const OptionalTensor& t, const OptionalTensor& s, double t_number, double s_number,
+                   double gamma_cp, double gamma_tf, bool beta, bool random, int64_t seed, int64_t step) {
   Guided a{};
   static_cast<Args&>(a) = rows_of("x_t", in.x, 0, 0);
   a.x = in.x.const_data_ptr(), a.output = in.un.const_data_ptr(), a.f_cp = in.cp.const_data_ptr(),
@@ -36,30 +29,31 @@ Guided guided_args(const Inputs& in, const Maybe& t, const Maybe& s, double t_nu
   return a;
 }
 
-std::tuple<Tensor, Tensor> step(const Tensor& x, const Tensor& un, const Tensor& cp, const Tensor& tf, const Maybe& t,
-                                const Maybe& s, const Maybe& noise, const Maybe& row_ids, double t_number,
-                                double s_number, double gamma_cp, double gamma_tf, bool beta, bool random, int64_t seed,
-                                int64_t step) {
+std::tuple<Tensor, Tensor> step(const Tensor& x, const Tensor& un, const Tensor& cp, const Tensor& tf,
+                                const OptionalTensor& t, const OptionalTensor& s, const OptionalTensor& noise,
+                                const OptionalTensor& row_ids, double t_number, double s_number, double gamma_cp,
+                                double gamma_tf, bool beta, bool random, int64_t seed, int64_t step) {
   const Inputs in = dense_inputs(x, un, cp, tf, noise, row_ids);
   Guided a = guided_args(in, t, s, t_number, s_number, gamma_cp, gamma_tf, beta, random, seed, step);
-  auto xs = fresh_like(in.x), f_hat = fresh_like(in.x);
+  auto xs = empty_contiguous_like(in.x), f_hat = empty_contiguous_like(in.x);
   a.x_s = xs.mutable_data_ptr(), a.x0 = f_hat.mutable_data_ptr();
   run(a, {a.x_s, a.x0}, ORD_DISPATCH(guided_step));
   return {xs, f_hat};
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> step_backward(
-    const Tensor& x, const Tensor& un, const Tensor& cp, const Tensor& tf, const Maybe& t, const Maybe& s,
-    const Maybe& noise, const Maybe& row_ids, const Maybe& gs_, const Maybe& gf_, double t_number, double s_number,
-    double gamma_cp, double gamma_tf, bool beta, bool random, int64_t seed, int64_t step, int64_t wanted) {
+    const Tensor& x, const Tensor& un, const Tensor& cp, const Tensor& tf, const OptionalTensor& t,
+    const OptionalTensor& s, const OptionalTensor& noise, const OptionalTensor& row_ids, const OptionalTensor& gs_,
+    const OptionalTensor& gf_, double t_number, double s_number, double gamma_cp, double gamma_tf, bool beta,
+    bool random, int64_t seed, int64_t step, int64_t wanted) {
   const Inputs in = dense_inputs(x, un, cp, tf, noise, row_ids);
-  const Maybe gs = dense("g_xs", gs_, x), gf = dense("g_f", gf_, x);
+  const OptionalTensor gs = dense("g_xs", gs_, x), gf = dense("g_f", gf_, x);
   const bool want_dots = wanted & 48;
   Guided a = guided_args(in, t, s, t_number, s_number, gamma_cp, gamma_tf, beta, random && want_dots, seed,
                          step);  // only those need noise again
   auto gx = empty_like_if(wanted & 1, in.x), gu = empty_like_if(wanted & 2, in.x), gc = empty_like_if(wanted & 4, in.x);
   auto gt = empty_like_if(wanted & 8, in.x), gn = empty_like_if(wanted & 64, in.x), dots = dots_for(want_dots, in.x, 3);
-  a.g_xs = data(gs), a.g_x0 = data(gf);
+  a.g_xs = data_or_null(gs), a.g_x0 = data_or_null(gf);
   if (wanted & 1) {
     a.g_x = gx.mutable_data_ptr();
   }

@@ -5,40 +5,21 @@
 #include <cmath>
 #include <optional>
 
-#include "cpu/torch.h"
-
-ORD_DECLARE_INCREMENTS(base)
-ORD_DECLARE_INCREMENTS(avx2)
-ORD_DECLARE_INCREMENTS(avx512)
+#include "cpu/checks.h"
 
 namespace {
 
 using increments::Args;
-using Maybe = std::optional<Tensor>;
-
-int type_code(const Tensor& t) {
-  switch (t.scalar_type()) {
-    case ScalarType::Float: return 0;
-    case ScalarType::Double: return 1;
-    case ScalarType::BFloat16: return 2;
-    case ScalarType::Half: return 3;
-    default: STD_TORCH_CHECK(false, "expected float32, float64, bfloat16 or float16");
-  }
-}
-
 void check(const char* name, const Tensor& t, const Tensor& like, int64_t B, int64_t K) {  // K < 0: [B]
   STD_TORCH_CHECK(t.scalar_type() == like.scalar_type(), name, ": expected the dtype of the first argument");
   STD_TORCH_CHECK(t.dim() == (K < 0 ? 1 : 2) && t.size(0) == B && (K < 0 || t.size(1) == K), name,
                   ": expected [B = ", B, K < 0 ? "]" : ", K]");
 }
 
-Maybe dense(const Maybe& t) { return t ? Maybe(compact(*t)) : Maybe(); }
-const void* data(const Maybe& t) { return t ? t->const_data_ptr() : nullptr; }
-
 // [B, K] and its widths.
 Args arguments(const Tensor& v, const Tensor& w, int64_t K) {
   Args a{};
-  a.type = type_code(v);
+  a.type = dtype_of("the first argument", v);
   a.B = v.size(0), a.K = K;
   a.shared = w.dim() == 1;
   STD_TORCH_CHECK(K > 0, "widths: expected at least one");
@@ -49,20 +30,20 @@ Args arguments(const Tensor& v, const Tensor& w, int64_t K) {
   return a;
 }
 
-void set_capacity(Args& a, const Tensor& v, const Maybe& capacity, double cap) {
+void set_capacity(Args& a, const Tensor& v, const OptionalTensor& capacity, double cap) {
   if (capacity) {
     check("capacity", *capacity, v, a.B, -1);
   }
-  a.capacity = data(capacity), a.cap = cap;
+  a.capacity = data_or_null(capacity), a.cap = cap;
   a.capped = capacity || cap != INFINITY;
 }
 
 // A [B, K] output that would push everything else out of the caches, each line read before it is written, is written
 // past them.
 bool stream(const Args& a, const void* to) {
-  const int64_t size = a.type == 0 ? 4 : a.type == 1 ? 8 : 2;
+  const int64_t size = storage_size(a.type);
   // Rows of whole vectors. Rows of 32 bytes are half a vector in AVX-512, and are tiles there.
-  return size > 2 && (a.K * size % 64 == 0 || a.K * size == 32) && past_caches(to, a.B * a.K * size);
+  return size > 2 && (a.K * size % 64 == 0 || a.K * size == 32) && use_streaming_stores(to, a.B * a.K * size);
 }
 
 int64_t padded(int64_t K) { return (K + 15) / 16 * 16; }  // whole vectors of any instruction set
@@ -96,16 +77,16 @@ void write(const double* from, Tensor& to, int64_t K) {
     std::transform(from, from + K, out<float>(to), [](double x) { return static_cast<float>(x); });
     return;
   }
-  auto wide = fresh(to, {K}, ScalarType::Double);
+  auto wide = empty_contiguous(to, {K}, ScalarType::Double);
   std::copy(from, from + K, out<double>(wide));
   torch::stable::copy_(to, wide);
 }
 
 Tensor encode_increments(const Tensor& y_, const Tensor& w_) {
   STD_TORCH_CHECK(y_.dim() == 1 && w_.dim() >= 1, "y: expected [B], widths [K] or [B, K]");
-  const Tensor y = compact(y_), w = compact(w_);
+  const Tensor y = as_contiguous(y_), w = as_contiguous(w_);
   Args a = arguments(y, w, w.size(-1));
-  auto v = fresh(y, {a.B, a.K});
+  auto v = empty_contiguous(y, {a.B, a.K});
   a.out = v.mutable_data_ptr();
   a.stream = stream(a, a.out);
   auto* f = ORD_DISPATCH(encode_increments);
@@ -113,17 +94,17 @@ Tensor encode_increments(const Tensor& y_, const Tensor& w_) {
   return v;
 }
 
-std::tuple<Tensor, Tensor> encode_increments_backward(const Tensor& y_, const Tensor& w_, const Maybe& g_,
+std::tuple<Tensor, Tensor> encode_increments_backward(const Tensor& y_, const Tensor& w_, const OptionalTensor& g_,
                                                       int64_t wanted) {
   STD_TORCH_CHECK(y_.dim() == 1 && w_.dim() >= 1, "y: expected [B], widths [K] or [B, K]");
-  const Tensor y = compact(y_), w = compact(w_);
+  const Tensor y = as_contiguous(y_), w = as_contiguous(w_);
   Args a = arguments(y, w, w.size(-1));
-  auto gy = fresh_like(y), gw = fresh_like(w);
+  auto gy = empty_contiguous_like(y), gw = empty_contiguous_like(w);
   if (!g_) {
     return {torch::stable::fill_(gy, 0), torch::stable::fill_(gw, 0)};
   }
   check("g", *g_, y, a.B, a.K);
-  const Tensor g = compact(*g_);
+  const Tensor g = as_contiguous(*g_);
   a.g_out = g.const_data_ptr(), a.gv = gy.mutable_data_ptr();
   if (!a.shared) {
     a.gw = gw.mutable_data_ptr();
@@ -143,13 +124,13 @@ std::tuple<Tensor, Tensor> encode_increments_backward(const Tensor& y_, const Te
   return {gy, gw};
 }
 
-std::tuple<Tensor, Tensor> nested_min(const Tensor& v_, const Tensor& w_, const Maybe& capacity_, double cap) {
+std::tuple<Tensor, Tensor> nested_min(const Tensor& v_, const Tensor& w_, const OptionalTensor& capacity_, double cap) {
   STD_TORCH_CHECK(v_.dim() == 2 && w_.dim() >= 1, "increments: expected [B, K], widths [K] or [B, K]");
-  const Tensor v = compact(v_), w = compact(w_);
-  const Maybe capacity = dense(capacity_);
+  const Tensor v = as_contiguous(v_), w = as_contiguous(w_);
+  const OptionalTensor capacity = as_contiguous(capacity_);
   Args a = arguments(v, w, v.size(1));
   set_capacity(a, v, capacity, cap);
-  auto value = fresh(v, {a.B}), clipped = fresh(v, {a.B, a.K});
+  auto value = empty_contiguous(v, {a.B}), clipped = empty_contiguous(v, {a.B, a.K});
   a.value = value.mutable_data_ptr(), a.out = clipped.mutable_data_ptr();
   a.stream = stream(a, a.out);
   auto* f = ORD_DISPATCH(nested_min);
@@ -157,11 +138,12 @@ std::tuple<Tensor, Tensor> nested_min(const Tensor& v_, const Tensor& w_, const 
   return {value, clipped};
 }
 
-std::tuple<Tensor, Tensor, Tensor> nested_min_backward(const Tensor& v_, const Tensor& w_, const Maybe& capacity_,
-                                                       const Maybe& gy_, const Maybe& go_, double cap, int64_t wanted) {
+std::tuple<Tensor, Tensor, Tensor> nested_min_backward(const Tensor& v_, const Tensor& w_,
+                                                       const OptionalTensor& capacity_, const OptionalTensor& gy_,
+                                                       const OptionalTensor& go_, double cap, int64_t wanted) {
   STD_TORCH_CHECK(v_.dim() == 2 && w_.dim() >= 1, "increments: expected [B, K], widths [K] or [B, K]");
-  const Tensor v = compact(v_), w = compact(w_);
-  const Maybe capacity = dense(capacity_), gy = dense(gy_), go = dense(go_);
+  const Tensor v = as_contiguous(v_), w = as_contiguous(w_);
+  const OptionalTensor capacity = as_contiguous(capacity_), gy = as_contiguous(gy_), go = as_contiguous(go_);
   Args a = arguments(v, w, v.size(1));
   set_capacity(a, v, capacity, cap);
   if (gy) {
@@ -171,10 +153,10 @@ std::tuple<Tensor, Tensor, Tensor> nested_min_backward(const Tensor& v_, const T
     check("g_clipped", *go, v, a.B, a.K);
   }
   const bool want_w = wanted & 2;
-  auto gv = fresh(v, {a.B, a.K});
-  auto gw = want_w ? fresh_like(w) : fresh(w, {0});
-  auto gc = fresh(v, {capacity ? a.B : 0});
-  a.g_value = data(gy), a.g_out = data(go);
+  auto gv = empty_contiguous(v, {a.B, a.K});
+  auto gw = want_w ? empty_contiguous_like(w) : empty_contiguous(w, {0});
+  auto gc = empty_contiguous(v, {capacity ? a.B : 0});
+  a.g_value = data_or_null(gy), a.g_out = data_or_null(go);
   a.gv = gv.mutable_data_ptr();
   if (!a.shared && want_w) {
     a.gw = gw.mutable_data_ptr();

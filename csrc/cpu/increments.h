@@ -2,10 +2,13 @@
 #pragma once
 #include <cstdint>
 
+#include "common/declare_kernel.h"
+#include "cpu/dtype.h"
+
 namespace increments {
 
 struct Args {
-  int type;              // 0 float, 1 double, 2 bfloat16, 3 half
+  DType type;            // of v
   const void* v;         // [B, K], or y [B]
   const void* w;         // [K] or [B, K]
   bool shared;           // widths are [K]
@@ -23,14 +26,13 @@ struct Args {
   int64_t B, K;
 };
 
+}  // namespace increments
+
 // Shared widths: one block of rows leaves its part of the gradient in `sums` [K]; `scratch` [K] is its own.
 // encode_backward leaves sums [2, K]: what passes, and what lies above; scratch [2, K].
-#define ORD_DECLARE_INCREMENTS(isa)                                                                                    \
-  namespace isa {                                                                                                      \
-  void encode_increments(const increments::Args&, int64_t begin, int64_t end, double* scratch);                        \
-  void encode_increments_backward(const increments::Args&, int64_t begin, int64_t end, double* sums, double* scratch); \
-  void nested_min(const increments::Args&, int64_t begin, int64_t end);                                                \
-  void nested_min_backward(const increments::Args&, int64_t begin, int64_t end, double* sums, double* scratch);        \
-  }
-
-}  // namespace increments
+ORD_DECLARE_KERNEL(encode_increments, const increments::Args&, int64_t begin, int64_t end, double* scratch);
+ORD_DECLARE_KERNEL(encode_increments_backward, const increments::Args&, int64_t begin, int64_t end, double* sums,
+                   double* scratch);
+ORD_DECLARE_KERNEL(nested_min, const increments::Args&, int64_t begin, int64_t end);
+ORD_DECLARE_KERNEL(nested_min_backward, const increments::Args&, int64_t begin, int64_t end, double* sums,
+                   double* scratch);

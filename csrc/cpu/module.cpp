@@ -1,6 +1,5 @@
 // The module `_C`: empty for Python; loading it registers the ops (each .cpp file registers its own).
 #include <Python.h>
-
 #include <torch/csrc/stable/library.h>
 
 #include <string>

@@ -3,15 +3,11 @@
 
 #include "cpu/torch.h"
 
-#define DECLARE(isa)                                                                                                 \
-  namespace isa {                                                                                                    \
-  void random_normal(const int64_t*, const int64_t*, int64_t, int64_t, int64_t, int64_t, float*, int64_t, int64_t);  \
-  void random_uniform(const int64_t*, const int64_t*, int64_t, int64_t, int64_t, int64_t, float*, int64_t, int64_t); \
-  void philox_words(const int64_t*, const int64_t*, uint32_t*, int64_t, int64_t);                                    \
-  }
-DECLARE(base)
-DECLARE(avx2)
-DECLARE(avx512)
+ORD_DECLARE_KERNEL(random_normal, const int64_t*, const int64_t*, int64_t, int64_t, int64_t, int64_t, float*, int64_t,
+                   int64_t);
+ORD_DECLARE_KERNEL(random_uniform, const int64_t*, const int64_t*, int64_t, int64_t, int64_t, int64_t, float*, int64_t,
+                   int64_t);
+ORD_DECLARE_KERNEL(philox_words, const int64_t*, const int64_t*, uint32_t*, int64_t, int64_t);
 
 namespace {
 
@@ -21,18 +17,18 @@ void check_ids(const char* name, const Tensor& t) {
 }
 
 template <class Kernel>
-Tensor noise(Kernel kernel, const Tensor& row_ids, const std::optional<Tensor>& draw_ids, int64_t draw, int64_t seed,
+Tensor noise(Kernel kernel, const Tensor& row_ids, const OptionalTensor& draw_ids, int64_t draw, int64_t seed,
              int64_t step, int64_t width) {
   check_ids("row_ids", row_ids);
   STD_TORCH_CHECK(width >= 0, "width: expected 0 or more, got ", width);
   STD_TORCH_CHECK(step >= 0 && step < (INT64_C(1) << 32), "step: expected 0 to 2^32 - 1, got ", step);
   const int64_t B = row_ids.size(0);
-  const Tensor rows = torch::stable::contiguous(row_ids);
-  std::optional<Tensor> draws;
+  const Tensor rows = as_contiguous(row_ids);
+  OptionalTensor draws;
   if (draw_ids) {
     check_ids("draw_ids", *draw_ids);
     STD_TORCH_CHECK(draw_ids->size(0) == B, "draw_ids: expected [B] = [", B, "], got [", draw_ids->size(0), "]");
-    draws = torch::stable::contiguous(*draw_ids);
+    draws = as_contiguous(*draw_ids);
   }
   auto o = torch::stable::new_empty(rows, {B, width}, ScalarType::Float);
   if (B == 0 || width == 0) {
@@ -45,13 +41,13 @@ Tensor noise(Kernel kernel, const Tensor& row_ids, const std::optional<Tensor>& 
   return o;
 }
 
-Tensor random_normal(const Tensor& row_ids, const std::optional<Tensor>& draw_ids, int64_t draw, int64_t seed,
-                     int64_t step, int64_t width) {
+Tensor random_normal(const Tensor& row_ids, const OptionalTensor& draw_ids, int64_t draw, int64_t seed, int64_t step,
+                     int64_t width) {
   return noise(ORD_DISPATCH(random_normal), row_ids, draw_ids, draw, seed, step, width);
 }
 
-Tensor random_uniform(const Tensor& row_ids, const std::optional<Tensor>& draw_ids, int64_t draw, int64_t seed,
-                      int64_t step, int64_t width) {
+Tensor random_uniform(const Tensor& row_ids, const OptionalTensor& draw_ids, int64_t draw, int64_t seed, int64_t step,
+                      int64_t width) {
   return noise(ORD_DISPATCH(random_uniform), row_ids, draw_ids, draw, seed, step, width);
 }
 
@@ -62,7 +58,7 @@ Tensor philox_words(const Tensor& counter_, const Tensor& key_) {
   STD_TORCH_CHECK(counter_.dim() == 2 && counter_.size(1) == 4, "counter: expected [N, 4]");
   const int64_t N = counter_.size(0);
   STD_TORCH_CHECK(key_.dim() == 2 && key_.size(0) == N && key_.size(1) == 2, "key: expected [N, 2] with N = ", N);
-  const auto counter = torch::stable::contiguous(counter_), key = torch::stable::contiguous(key_);
+  const auto counter = as_contiguous(counter_), key = as_contiguous(key_);
   auto o = torch::stable::new_empty(counter, {N, 4}, ScalarType::Int);
   auto* f = ORD_DISPATCH(philox_words);
   const int64_t *c = in<int64_t>(counter), *k = in<int64_t>(key);

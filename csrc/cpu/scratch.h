@@ -1,4 +1,4 @@
-// Scratch memory of the calling thread: kept, grown as needed, never throws (nothing may throw inside parallel_for).
+// Scratch memory of the calling thread: cached, grown as needed, never throws (nothing may throw inside parallel_for).
 #pragma once
 #include <torch/csrc/stable/ops.h>
 

@@ -1,4 +1,4 @@
-// What every op's .cpp file needs of torch: tensors, checks, typed pointers.
+// What every op's .cpp file needs of torch: tensors and typed pointers. Checks are in checks.h.
 #pragma once
 #include <sys/mman.h>
 #include <torch/csrc/stable/library.h>
@@ -15,6 +15,8 @@
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+using Sizes = torch::headeronly::IntHeaderOnlyArrayRef;
 
 template <class T>
 const T* in(const Tensor& t) {
@@ -24,10 +26,10 @@ template <class T>
 T* out(Tensor& t) {
   return static_cast<T*>(t.mutable_data_ptr());
 }
+inline const void* data_or_null(const OptionalTensor& t) { return t ? t->const_data_ptr() : nullptr; }
 
 // new_empty and contiguous for small calls: torch's own look the op up by its name, a microsecond each.
-inline Tensor fresh(const Tensor& like, torch::headeronly::IntHeaderOnlyArrayRef sizes,
-                    std::optional<ScalarType> type = {}) {
+inline Tensor empty_contiguous(const Tensor& like, Sizes sizes, std::optional<ScalarType> type = {}) {
   const int64_t n = static_cast<int64_t>(sizes.size());
   std::vector<int64_t> strides(n);
   for (int64_t i = n, step = 1; i-- > 0; step *= sizes[i] > 0 ? sizes[i] : 1) {
@@ -45,12 +47,12 @@ inline Tensor fresh(const Tensor& like, torch::headeronly::IntHeaderOnlyArrayRef
   TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(n, sizes.data(), strides.data(), dtype, device, index, &made));
   return Tensor(made);
 }
-inline Tensor fresh_like(const Tensor& t) { return fresh(t, t.sizes()); }
+inline Tensor empty_contiguous_like(const Tensor& t) { return empty_contiguous(t, t.sizes()); }
 
 // Is an output better written past the caches? Not a small one, which they hold, nor one in pages that the system has
 // yet to hand out: it zeroes each at its first touch, in the caches. `together`: bytes of all that is written in the
 // same pass.
-inline bool past_caches(const void* to, int64_t bytes, int64_t together = 0) {
+inline bool use_streaming_stores(const void* to, int64_t bytes, int64_t together = 0) {
   if (std::max(bytes, together) < (INT64_C(8) << 20) || reinterpret_cast<uintptr_t>(to) % 64) {
     return false;
   }
@@ -59,15 +61,9 @@ inline bool past_caches(const void* to, int64_t bytes, int64_t together = 0) {
   return mincore(reinterpret_cast<void*>(page), 1, &there) || there & 1;
 }
 
-inline Tensor compact(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
-
-// Contiguous, after its dtype and shape are checked.
-inline Tensor exactly(const char* name, const Tensor& t, ScalarType type, std::initializer_list<int64_t> shape) {
-  STD_TORCH_CHECK(t.scalar_type() == type, name, ": its dtype does not fit the other arguments (ids: int64)");
-  bool same = t.dim() == static_cast<int64_t>(shape.size());
-  for (int64_t i = 0; same && i < t.dim(); ++i) {
-    same = t.size(i) == shape.begin()[i];
-  }
-  STD_TORCH_CHECK(same, name, ": its shape does not fit the other arguments");
-  return compact(t);
+inline Tensor as_contiguous(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
+inline OptionalTensor as_contiguous(const OptionalTensor& t) {
+  return t ? OptionalTensor(as_contiguous(*t)) : std::nullopt;
 }
+
+inline std::vector<int64_t> shape_of(const Tensor& t) { return {t.sizes().begin(), t.sizes().end()}; }

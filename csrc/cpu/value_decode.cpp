@@ -1,22 +1,14 @@
 // value_decode, whole sequences in one call: check, prepare the weights once, share out the rows.
 #include <optional>
 
+#include "cpu/checks.h"
 #include "cpu/ops/value_decode_args.h"
 #include "cpu/scratch.h"
-#include "cpu/torch.h"
 
-#define DECLARE(isa)                                                       \
-  namespace isa {                                                          \
-  void value_decode_prepare(const DecodeArgs&);                            \
-  void value_decode(const DecodeArgs&, int64_t begin, int64_t end, void*); \
-  }
-DECLARE(base)
-DECLARE(avx2)
-DECLARE(avx512)
+ORD_DECLARE_KERNEL(value_decode_prepare, const DecodeArgs&);
+ORD_DECLARE_KERNEL(value_decode, const DecodeArgs&, int64_t begin, int64_t end, void*);
 
 namespace {
-
-using Maybe = std::optional<Tensor>;
 
 // All weights, dense, after their shapes are checked; sets L, F and project.
 std::vector<Tensor> dense_weights(const std::vector<Tensor>& given, ScalarType type, DecodeArgs& a) {
@@ -35,7 +27,7 @@ std::vector<Tensor> dense_weights(const std::vector<Tensor>& given, ScalarType t
   std::vector<Tensor> made;
   made.reserve(count);
   const auto put = [&](std::initializer_list<int64_t> shape) {
-    made.push_back(exactly("weights", given[made.size()], type, shape));
+    made.push_back(checked_contiguous("weights", given[made.size()], type, shape));
   };
   const auto linear = [&](int64_t out, int64_t in) { put({out, in}), put({out}); };
   const auto norm = [&] { put({d}), put({d}); };
@@ -57,24 +49,24 @@ std::vector<Tensor> dense_weights(const std::vector<Tensor>& given, ScalarType t
 
 // Rows that share a step: their keys and values within half a megabyte, if that leaves enough of them.
 int64_t rows_together(const DecodeArgs& a) {
-  const int64_t each = 2 * a.L * a.steps * padded(a.d) * (a.wide ? 8 : 4);
+  const int64_t each = 2 * a.L * a.steps * padded(a.d) * (a.is_double ? 8 : 4);
   int64_t rows = (int64_t{1} << 19) / each / 6 * 6;
   rows = rows < 12 ? 12 : rows > kDecodeRows ? kDecodeRows : rows;
   return rows < a.B ? rows : a.B;
 }
 
 std::tuple<Tensor, Tensor, Tensor> decode(const Tensor& memory_, const Tensor& values_,
-                                          const std::vector<Tensor>& weights_, const Maybe& position_,
-                                          const Maybe& capacity_, const Maybe& row_ids_, const Maybe& draw_ids_,
-                                          int64_t heads, bool pre, bool gelu, double eps, int64_t steps, int64_t window,
-                                          int64_t mixup, bool windowed, double temperature, bool monotone, double cap,
-                                          int64_t seed) {
+                                          const std::vector<Tensor>& weights_, const OptionalTensor& position_,
+                                          const OptionalTensor& capacity_, const OptionalTensor& row_ids_,
+                                          const OptionalTensor& draw_ids_, int64_t heads, bool pre, bool gelu,
+                                          double eps, int64_t steps, int64_t window, int64_t mixup, bool windowed,
+                                          double temperature, bool monotone, double cap, int64_t seed) {
   const ScalarType type = memory_.scalar_type();
   STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::Double, "memory: expected float32 or float64");
   STD_TORCH_CHECK(memory_.dim() == 2 && !weights_.empty() && weights_[0].dim() == 2,
                   "memory, weights: expected matrices");
   DecodeArgs a{};
-  a.wide = type == ScalarType::Double;
+  a.is_double = type == ScalarType::Double;
   a.pre = pre, a.gelu = gelu, a.windowed = windowed, a.monotone = monotone;
   a.B = memory_.size(0), a.M = memory_.size(1), a.V = weights_[0].size(0), a.d = weights_[0].size(1);
   a.heads = heads, a.steps = steps, a.half = window / 2, a.mixup = mixup, a.eps = eps, a.temperature = temperature,
@@ -86,20 +78,21 @@ std::tuple<Tensor, Tensor, Tensor> decode(const Tensor& memory_, const Tensor& v
   STD_TORCH_CHECK(heads > 0 && a.d % heads == 0, "heads: expected a divisor of the width");
   STD_TORCH_CHECK(temperature >= 0 && (temperature == 0 || row_ids_), "row_ids: expected row ids, as there is noise");
   const std::vector<Tensor> weights = dense_weights(weights_, type, a);
-  const Tensor memory = exactly("memory", memory_, type, {a.B, a.M}), values = exactly("values", values_, type, {a.V});
-  Maybe position, capacity, row_ids, draw_ids;
+  const Tensor memory = checked_contiguous("memory", memory_, type, {a.B, a.M}),
+               values = checked_contiguous("values", values_, type, {a.V});
+  OptionalTensor position, capacity, row_ids, draw_ids;
   if (position_) {
     STD_TORCH_CHECK(position_->dim() == 2 && position_->size(0) >= steps, "position: expected one for every step");
-    position = exactly("position", *position_, type, {position_->size(0), a.d});
+    position = checked_contiguous("position", *position_, type, {position_->size(0), a.d});
   }
   if (capacity_) {
-    capacity = exactly("capacity", *capacity_, type, {a.B});
+    capacity = checked_contiguous("capacity", *capacity_, type, {a.B});
   }
   if (row_ids_) {
-    row_ids = exactly("row_ids", *row_ids_, ScalarType::Long, {a.B});
+    row_ids = checked_contiguous("row_ids", *row_ids_, ScalarType::Long, {a.B});
   }
   if (draw_ids_) {
-    draw_ids = exactly("draw_ids", *draw_ids_, ScalarType::Long, {a.B});
+    draw_ids = checked_contiguous("draw_ids", *draw_ids_, ScalarType::Long, {a.B});
   }
   a.constrained = monotone || capacity || !(cap == __builtin_inf());
 
@@ -124,7 +117,7 @@ std::tuple<Tensor, Tensor, Tensor> decode(const Tensor& memory_, const Tensor& v
   a.rows = rows_together(a);
 
   // The calling thread keeps the packed weights behind its own scratch: memory that is warm at the next call.
-  const int64_t size = a.wide ? 8 : 4, bytes = (decode_scratch(a) * size + 63) / 64 * 64,
+  const int64_t size = a.is_double ? 8 : 4, bytes = (decode_scratch(a) * size + 63) / 64 * 64,
                 all = bytes + decode_shared(a) * size;
   void* const scratch = thread_scratch(all);
   STD_TORCH_CHECK(scratch, "no memory for ", all, " bytes of scratch");

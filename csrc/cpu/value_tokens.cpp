@@ -4,29 +4,13 @@
 #include <algorithm>
 #include <optional>
 
+#include "cpu/checks.h"
 #include "cpu/scratch.h"
-#include "cpu/torch.h"
-
-ORD_DECLARE_VALUE_TOKENS(base)
-ORD_DECLARE_VALUE_TOKENS(avx2)
-ORD_DECLARE_VALUE_TOKENS(avx512)
 
 namespace {
 
 using value_tokens::Args;
 using value_tokens::padded;
-
-int type_code(const Tensor& t) {
-  switch (t.scalar_type()) {
-    case ScalarType::Float: return 0;
-    case ScalarType::Double: return 1;
-    case ScalarType::BFloat16: return 2;
-    case ScalarType::Half: return 3;
-    default: STD_TORCH_CHECK(false, "logits: expected float32, float64, bfloat16 or float16"); return -1;
-  }
-}
-ScalarType compute_type(int type) { return type == 1 ? ScalarType::Double : ScalarType::Float; }
-int64_t compute_size(const Args& a) { return a.type == 1 ? 8 : 4; }
 
 // [V, E] or [V] in the compute type, its last dimension padded by zeros.
 Tensor widened(const Tensor& table, const Args& a) {
@@ -43,9 +27,8 @@ struct Call {
   Args a{};
   Tensor logits, table;
   std::vector<double> transposed;
-  Call(const Tensor& logits_, const Tensor& table_, int dims, int64_t window)
-      : logits(torch::stable::contiguous(logits_)) {
-    a.type = type_code(logits);
+  Call(const Tensor& logits_, const Tensor& table_, int dims, int64_t window) : logits(as_contiguous(logits_)) {
+    a.type = dtype_of("logits", logits);
     STD_TORCH_CHECK(logits.dim() == 2 && logits.size(1) > 0, "logits: expected [R, V] with V at least 1");
     a.R = logits.size(0), a.V = logits.size(1);
     STD_TORCH_CHECK(a.V < (INT64_C(1) << 30), "logits: expected V below 2^30, got ", a.V);
@@ -75,7 +58,7 @@ struct Call {
     }
     a.transposed = to;
   }
-  int64_t scratch_bytes() const { return value_tokens::scratch_size(a) * compute_size(a); }
+  int64_t scratch_bytes() const { return value_tokens::scratch_size(a) * compute_size(a.type); }
   int64_t grain() const { return 1 + 65536 / (a.E * std::min(a.V, a.half < 0 ? a.V : 2 * a.half + 1) + 4 * a.V); }
 };
 
@@ -118,11 +101,11 @@ void in_blocks(const Call& c, int64_t size, Tensor& to, const F& f) {
                 count = std::max<int64_t>(1, std::min(most, (a.R + 1023) / 1024));
   const int64_t rows = (a.R + count - 1) / count;
   std::vector<double> sums(count * size);
-  std::vector<double> parts(count * size * compute_size(a) / 8 + count);
+  std::vector<double> parts(count * size * compute_size(a.type) / 8 + count);
   check_done(parallel_with_scratch(count, 1, c.scratch_bytes(), [&](int64_t first, int64_t last, void* scratch) {
     for (int64_t i = first; i < last; ++i) {
       f(std::min(a.R, i * rows), std::min(a.R, (i + 1) * rows), scratch,
-        (char*)parts.data() + i * size * compute_size(a), &sums[i * size]);
+        (char*)parts.data() + i * size * compute_size(a.type), &sums[i * size]);
     }
   }));
   for (int64_t i = 1; i < count; ++i) {
@@ -152,19 +135,18 @@ struct Gradients {
   std::tuple<Tensor, Tensor> zeros() { return {torch::stable::fill_(logits, 0), torch::stable::fill_(table, 0)}; }
 };
 
-std::tuple<Tensor, Tensor> mixup_backward(const Tensor& logits, const Tensor& embedding,
-                                          const std::optional<Tensor>& g_, int64_t window, int64_t first,
-                                          int64_t wanted) {
+std::tuple<Tensor, Tensor> mixup_backward(const Tensor& logits, const Tensor& embedding, const OptionalTensor& g_,
+                                          int64_t window, int64_t first, int64_t wanted) {
   Call c(logits, embedding, 2, window);
   c.a.first = first;
   Gradients to(c, embedding, wanted);
   if (!g_) {
     return to.zeros();
   }
-  const Tensor g = torch::stable::contiguous(*g_);
+  const Tensor g = as_contiguous(*g_);
   set_g(c.a, g, embedding, 2);
   if (c.a.half < 0 && wanted & 1) {
-    c.a.type == 1 ? c.transpose<double>() : c.transpose<float>();
+    c.a.type == DType::f64 ? c.transpose<double>() : c.transpose<float>();
   }
   auto* f = ORD_DISPATCH(embedding_mixup_backward);
   if (wanted & 2) {
@@ -179,14 +161,14 @@ std::tuple<Tensor, Tensor> mixup_backward(const Tensor& logits, const Tensor& em
   return {to.logits, to.table};
 }
 
-std::tuple<Tensor, Tensor> value_backward(const Tensor& logits, const Tensor& values, const std::optional<Tensor>& g_,
+std::tuple<Tensor, Tensor> value_backward(const Tensor& logits, const Tensor& values, const OptionalTensor& g_,
                                           int64_t window, int64_t wanted) {
   Call c(logits, values, 1, window);
   Gradients to(c, values, wanted);
   if (!g_) {
     return to.zeros();
   }
-  const Tensor g = torch::stable::contiguous(*g_);
+  const Tensor g = as_contiguous(*g_);
   set_g(c.a, g, values, 1);
   auto* f = ORD_DISPATCH(windowed_value_backward);
   if (wanted & 2) {

@@ -2,10 +2,13 @@
 #pragma once
 #include <cstdint>
 
+#include "common/declare_kernel.h"
+#include "cpu/dtype.h"
+
 namespace value_tokens {
 
 struct Args {
-  int type;            // of the logits: 0 float, 1 double, 2 bfloat16, 3 half
+  DType type;          // of the logits
   bool wide;           // 16-bit logits, the rest in fp32
   const void* logits;  // [R, V]
   const void* table;   // in the compute type: the embedding [V, P], or values [P]; zeros behind
@@ -28,15 +31,13 @@ inline int64_t scratch_size(const Args& a) {
   return a.half < 0 ? a.block * (2 * padded(a.V) + a.P) : 2 * padded(a.V + 16) + padded(a.E);
 }
 
+}  // namespace value_tokens
+
 // scratch: of the compute type, `scratch_size` elements. sums [V, P] or [P] (or null): a block of rows leaves its part
 // of the table's gradient there; it is zero before. `part` is as large, of the compute type, zero before and after.
-#define ORD_DECLARE_VALUE_TOKENS(isa)                                                                               \
-  namespace isa {                                                                                                   \
-  void embedding_mixup(const value_tokens::Args&, int64_t begin, int64_t end, void* scratch);                       \
-  void embedding_mixup_backward(const value_tokens::Args&, int64_t begin, int64_t end, void* scratch, void* part,   \
-                                double* sums);                                                                      \
-  void windowed_value(const value_tokens::Args&, int64_t begin, int64_t end, void* scratch);                        \
-  void windowed_value_backward(const value_tokens::Args&, int64_t begin, int64_t end, void* scratch, double* sums); \
-  }
-
-}  // namespace value_tokens
+ORD_DECLARE_KERNEL(embedding_mixup, const value_tokens::Args&, int64_t begin, int64_t end, void* scratch);
+ORD_DECLARE_KERNEL(embedding_mixup_backward, const value_tokens::Args&, int64_t begin, int64_t end, void* scratch,
+                   void* part, double* sums);
+ORD_DECLARE_KERNEL(windowed_value, const value_tokens::Args&, int64_t begin, int64_t end, void* scratch);
+ORD_DECLARE_KERNEL(windowed_value_backward, const value_tokens::Args&, int64_t begin, int64_t end, void* scratch,
+                   double* sums);

@@ -1,25 +1,21 @@
 // _vmath(x, which): the kernels' own exp, tanh, ... on a tensor, so that tests can state their errors.
-#include "cpu/torch.h"
+#include "cpu/checks.h"
 
-#define ORD_DECLARE(isa)                                \
-  namespace isa {                                       \
-  bool vmath_f32(int, const float*, float*, int64_t);   \
-  bool vmath_f64(int, const double*, double*, int64_t); \
-  }
-ORD_DECLARE(base)
-ORD_DECLARE(avx2)
-ORD_DECLARE(avx512)
+ORD_DECLARE_KERNEL(vmath_f32, int, const float*, float*, int64_t);
+ORD_DECLARE_KERNEL(vmath_f64, int, const double*, double*, int64_t);
 
 namespace {
 
 Tensor vmath(const Tensor& x_, int64_t which) {
-  const Tensor x = torch::stable::contiguous(x_);
-  Tensor y = torch::stable::empty_like(x);
-  const bool f64 = x.scalar_type() == ScalarType::Double;
-  STD_TORCH_CHECK(f64 || x.scalar_type() == ScalarType::Float, "x: expected float32 or float64, got another dtype");
-  const bool known = f64 ? ORD_DISPATCH(vmath_f64)((int)which, in<double>(x), out<double>(y), x.numel())
-                         : ORD_DISPATCH(vmath_f32)((int)which, in<float>(x), out<float>(y), x.numel());
-  STD_TORCH_CHECK(known, "which: expected the number of a function, got ", which);
+  const bool is_double = check_float_or_double("x", x_);
+  STD_TORCH_CHECK(which >= 0 && which < (is_double ? 7 : 9), "which: expected the number of a function, got ", which);
+  const Tensor x = as_contiguous(x_);
+  Tensor y = empty_contiguous_like(x);
+  if (is_double) {
+    ORD_DISPATCH(vmath_f64)(static_cast<int>(which), in<double>(x), out<double>(y), x.numel());
+  } else {
+    ORD_DISPATCH(vmath_f32)(static_cast<int>(which), in<float>(x), out<float>(y), x.numel());
+  }
   return y;
 }
 

@@ -1,30 +1,12 @@
 // Wasserstein loss on the CPU: check, allocate, share out the rows.
-#include "cpu/torch.h"
+#include "cpu/checks.h"
 
-#define DECLARE(isa)                                                                                                \
-  namespace isa {                                                                                                   \
-  void wasserstein_forward(int, const void*, const void*, const void*, const void*, void*, uint8_t*, void*, void*,  \
-                           int64_t, int64_t, int64_t);                                                              \
-  void wasserstein_backward(int, const uint8_t*, const void*, const void*, const void*, void*, void*, void*, void*, \
-                            int64_t, int64_t, int64_t);                                                             \
-  }
-DECLARE(base)
-DECLARE(avx2)
-DECLARE(avx512)
+ORD_DECLARE_KERNEL(wasserstein_forward, DType, const void*, const void*, const void*, const void*, void*, uint8_t*,
+                   void*, void*, int64_t, int64_t, int64_t);
+ORD_DECLARE_KERNEL(wasserstein_backward, DType, const uint8_t*, const void*, const void*, const void*, void*, void*,
+                   void*, void*, int64_t, int64_t, int64_t);
 
 namespace {
-
-int dtype_code(const Tensor& t) {
-  switch (t.scalar_type()) {
-    case ScalarType::Float: return 0;
-    case ScalarType::Double: return 1;
-    case ScalarType::BFloat16: return 2;
-    case ScalarType::Half: return 3;
-    default: STD_TORCH_CHECK(false, "samples: expected float32, float64, bfloat16 or float16"); return -1;
-  }
-}
-
-ScalarType compute_type(int dtype) { return dtype == 1 ? ScalarType::Double : ScalarType::Float; }
 
 void check_same(const char* name, const Tensor& t, const Tensor& samples) {
   STD_TORCH_CHECK(t.scalar_type() == samples.scalar_type(), name, ": expected the dtype of samples");
@@ -39,15 +21,15 @@ void check_rows(const char* name, const Tensor& t, int64_t B, ScalarType dtype) 
 
 std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& samples_, const Tensor& q_user_, const Tensor& q_item_,
                                            const Tensor& lam_, int64_t needs) {
-  const int dtype = dtype_code(samples_);
+  const DType dtype = dtype_of("samples", samples_);
   STD_TORCH_CHECK(samples_.dim() == 2 && samples_.size(1) > 0, "samples: expected [B, L] with L at least 1");
   const int64_t B = samples_.size(0), L = samples_.size(1);
   STD_TORCH_CHECK(L <= (INT64_C(1) << 30), "samples: expected L up to 2^30, got ", L);
   check_same("q_user", q_user_, samples_);
   check_same("q_item", q_item_, samples_);
   check_rows("lam", lam_, B, compute_type(dtype));
-  const Tensor samples = torch::stable::contiguous(samples_), q_user = torch::stable::contiguous(q_user_),
-               q_item = torch::stable::contiguous(q_item_), lam = torch::stable::contiguous(lam_);
+  const Tensor samples = as_contiguous(samples_), q_user = as_contiguous(q_user_), q_item = as_contiguous(q_item_),
+               lam = as_contiguous(lam_);
   auto loss = torch::stable::new_empty(samples, {B});
   auto signs = torch::stable::new_empty(samples, {needs ? B : 0, 2, L}, ScalarType::Byte);
   auto slope = torch::stable::new_empty(samples, {B}, compute_type(dtype));
@@ -57,7 +39,7 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& samples_, const Tensor&
   auto* code = needs ? out<uint8_t>(signs) : nullptr;
   auto* f = ORD_DISPATCH(wasserstein_forward);
   torch::stable::parallel_for(0, B, 8 + 4096 / L, [&](int64_t b, int64_t e) {
-    std::vector<uint64_t> workspace(9 * L * (dtype == 1 ? 2 : 1));
+    std::vector<uint64_t> workspace(9 * L * (dtype == DType::f64 ? 2 : 1));
     f(dtype, s, u, v, w, lp, code, sl, workspace.data(), L, b, e);
   });
   return {loss, signs, slope};
@@ -65,7 +47,7 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& samples_, const Tensor&
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& signs_, const Tensor& slope_, const Tensor& lam_,
                                                     const Tensor& g_, int64_t needs) {
-  const int dtype = dtype_code(g_);
+  const DType dtype = dtype_of("g", g_);
   STD_TORCH_CHECK(
       signs_.dim() == 3 && signs_.size(1) == 2 && signs_.size(2) > 0 && signs_.scalar_type() == ScalarType::Byte,
       "signs: expected uint8 [B, 2, L]");
@@ -73,8 +55,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& signs_, const 
   check_rows("g", g_, B, g_.scalar_type());
   check_rows("slope", slope_, B, compute_type(dtype));
   check_rows("lam", lam_, B, compute_type(dtype));
-  const Tensor signs = torch::stable::contiguous(signs_), slope = torch::stable::contiguous(slope_),
-               lam = torch::stable::contiguous(lam_), g = torch::stable::contiguous(g_);
+  const Tensor signs = as_contiguous(signs_), slope = as_contiguous(slope_), lam = as_contiguous(lam_),
+               g = as_contiguous(g_);
   Tensor grads[4];
   void* to[4];
   for (int i = 0; i < 4; ++i) {

@@ -1,6 +1,8 @@
 // Quantiles of ragged groups: each group sorted by the cheapest sort for its size, then read at the levels' positions.
 // Short groups are sorted eight or sixteen at a time by a vectorised network (lane_sort.h), long ones by radix
 // (radix.h).
+#include "host/quantiles.h"
+
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
@@ -11,7 +13,6 @@
 
 #include "host/checks.h"
 #include "host/parallel.h"
-#include "host/quantiles.h"
 #include "host/quantiles_history.h"
 #include "host/radix.h"
 

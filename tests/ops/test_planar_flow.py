@@ -573,7 +573,7 @@ def test_bad_input_of_the_others() -> None:
     [
         ((Z, P[:3], P, Q, 1), "u: expected shape"),
         ((Z, P, P[:, :1], Q, 1), "w: expected shape"),
-        ((Z, P, P, Q.double(), 1), "b: expected another dtype"),
+        ((Z, P, P, Q.double(), 1), "b: expected float32, got float64"),
         ((Z, P, P, Q[:2], 1), "b: expected shape"),
         ((Z, P, P, Q, 3), "mode: expected 0, 1 or 2, got 3"),
         ((Z.int(), P, P, Q, 1), "z: expected float32"),

@@ -37,7 +37,7 @@ struct Gemm {
       V row[NV];
 #pragma GCC unroll 8
       for (int v = 0; v < NV; ++v) {
-        row[v] = load(y + i * kT + v * W);
+        row[v] = load(y + i * kTileWidth + v * W);
       }
 #pragma GCC unroll 8
       for (int m = 0; m < M; ++m) {
@@ -74,17 +74,18 @@ struct Gemm {
 
   template <bool kAcross>
   void rows(int64_t begin, int64_t end, T* packed) const {
-    for (int64_t j = 0; j < g.N; j += kT) {
+    for (int64_t j = 0; j < g.N; j += kTileWidth) {
       for (int64_t first = 0; first < g.K || first == 0; first += kGemmDepth) {
-        const int64_t n = g.N - j < kT ? g.N - j : kT, k = g.K - first < kGemmDepth ? g.K - first : kGemmDepth;
+        const int64_t n = g.N - j < kTileWidth ? g.N - j : kTileWidth,
+                      k = g.K - first < kGemmDepth ? g.K - first : kGemmDepth;
         if (g.b_row == 1) {
           pack(b + j * g.b_column + first, g.b_column, n, k, packed);
         } else {
           for (int64_t i = 0; i < k; ++i) {
-            if (n < kT) {
-              __builtin_memset(packed + i * kT, 0, kT * sizeof(T));
+            if (n < kTileWidth) {
+              __builtin_memset(packed + i * kTileWidth, 0, kTileWidth * sizeof(T));
             }
-            __builtin_memcpy(packed + i * kT, b + (first + i) * g.b_row + j, n * sizeof(T));
+            __builtin_memcpy(packed + i * kTileWidth, b + (first + i) * g.b_row + j, n * sizeof(T));
           }
         }
         const bool add = first || g.start == GemmStart::c;
@@ -113,7 +114,7 @@ struct Gemm {
 
 // Rows [begin, end) of c.
 void gemm(const GemmArgs& g, int64_t begin, int64_t end, void* scratch) {
-  g.wide ? Gemm<double>{g}.run(begin, end, (double*)scratch) : Gemm<float>{g}.run(begin, end, (float*)scratch);
+  g.is_double ? Gemm<double>{g}.run(begin, end, (double*)scratch) : Gemm<float>{g}.run(begin, end, (float*)scratch);
 }
 
 }  // namespace ORD_ISA

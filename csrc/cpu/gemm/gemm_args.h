@@ -6,7 +6,7 @@ enum class GemmStart { bias, zero, c };  // what the products are added to: a ro
 
 // c [M, N] = start + a [M, K] b [K, N], all of one type; strides in elements, and of a and b one is 1.
 struct GemmArgs {
-  bool wide;  // double
+  bool is_double;  // double
   int64_t M, N, K;
   const void *a, *b, *bias;  // bias [N]
   int64_t a_row, a_column, b_row, b_column;
@@ -16,4 +16,4 @@ struct GemmArgs {
 };
 
 constexpr int64_t kGemmDepth = 128;  // rows of b that are packed at a time
-constexpr int64_t gemm_scratch(const GemmArgs& a) { return kGemmDepth * 64 * (a.wide ? 8 : 4); }  // bytes
+constexpr int64_t gemm_scratch(const GemmArgs& a) { return kGemmDepth * 64 * (a.is_double ? 8 : 4); }  // bytes

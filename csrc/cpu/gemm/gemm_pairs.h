@@ -37,10 +37,10 @@ ORD_PAIRS __attribute__((noinline)) static void to_pairs(const float* x, int64_t
 
 // A tile [64, 64] of weights that are bf16 numbers, inputs [0, k), to pairs.
 static void pack_pairs(const float* tile, int64_t k, uint32_t* to) {
-  for (int64_t i = 0; i < kT; i += 2) {
-    for (int64_t j = 0; j < kT; ++j) {
-      const uint32_t low = i < k ? __builtin_bit_cast(uint32_t, tile[i * kT + j]) >> 16 : 0;
-      *to++ = low | (i + 1 < k ? __builtin_bit_cast(uint32_t, tile[(i + 1) * kT + j]) & 0xFFFF0000 : 0);
+  for (int64_t i = 0; i < kTileWidth; i += 2) {
+    for (int64_t j = 0; j < kTileWidth; ++j) {
+      const uint32_t low = i < k ? __builtin_bit_cast(uint32_t, tile[i * kTileWidth + j]) >> 16 : 0;
+      *to++ = low | (i + 1 < k ? __builtin_bit_cast(uint32_t, tile[(i + 1) * kTileWidth + j]) & 0xFFFF0000 : 0);
     }
   }
 }
@@ -55,7 +55,7 @@ struct Pairs {
 template <int M, bool kSilu>
 ORD_PAIRS __attribute__((noinline)) static void strips_of_pairs(int64_t n, Pairs x, const float* p, int64_t p_row,
                                                                 const float* q, void* c) {
-  for (int64_t s = 0; s < n; ++s, x.a += M * kT / 2, p += M * p_row) {
+  for (int64_t s = 0; s < n; ++s, x.a += M * kTileWidth / 2, p += M * p_row) {
     __m512 acc[M][4];
 #pragma GCC unroll 8
     for (int m = 0; m < M; ++m)
@@ -68,8 +68,8 @@ ORD_PAIRS __attribute__((noinline)) static void strips_of_pairs(int64_t n, Pairs
       }
     for (int64_t t = 0; t < x.tiles; ++t) {
       const uint32_t *at = x.a + t * x.a_tile,
-                     *bt = x.b + t * x.b_tile, *const end = at + (t + 1 < x.tiles ? kT / 2 : x.last);
-      for (; at != end; ++at, bt += kT) {
+                     *bt = x.b + t * x.b_tile, *const end = at + (t + 1 < x.tiles ? kTileWidth / 2 : x.last);
+      for (; at != end; ++at, bt += kTileWidth) {
         __m512bh bv[4];
 #pragma GCC unroll 4
         for (int v = 0; v < 4; ++v) {
@@ -77,7 +77,7 @@ ORD_PAIRS __attribute__((noinline)) static void strips_of_pairs(int64_t n, Pairs
         }
 #pragma GCC unroll 8
         for (int m = 0; m < M; ++m) {
-          const __m512bh am = (__m512bh)_mm512_set1_epi32((int)at[m * (kT / 2)]);
+          const __m512bh am = (__m512bh)_mm512_set1_epi32((int)at[m * (kTileWidth / 2)]);
 #pragma GCC unroll 4
           for (int v = 0; v < 4; ++v) {
             acc[m][v] = _mm512_dpbf16_ps(acc[m][v], am, bv[v]);
@@ -89,7 +89,7 @@ ORD_PAIRS __attribute__((noinline)) static void strips_of_pairs(int64_t n, Pairs
     for (int m = 0; m < M; ++m)
 #pragma GCC unroll 2
       for (int v = 0; v < 4; v += 2) {
-        const int64_t at = (s * M + m) * kT + 16 * v;
+        const int64_t at = (s * M + m) * kTileWidth + 16 * v;
         if constexpr (kSilu) {
           store_pairs((uint32_t*)c + at / 2, silu_about(acc[m][v]), silu_about(acc[m][v + 1]));
         } else {
@@ -111,7 +111,7 @@ static void multiply_pairs(int64_t rows, Pairs x, const float* p, int64_t p_row,
       case 5: strips_of_pairs<5, kSilu>(n, x, p, p_row, q, c); break;
       case 6: strips_of_pairs<6, kSilu>(n, x, p, p_row, q, c); break;
     }
-    x.a += m * n * kT / 2, p += m * n * p_row, c = (char*)c + m * n * kT * (kSilu ? 2 : 4);
+    x.a += m * n * kTileWidth / 2, p += m * n * p_row, c = (char*)c + m * n * kTileWidth * (kSilu ? 2 : 4);
   };
   const int64_t n = (rows + 5) / 6, low = rows / n, big = rows % n;
   if (big) {

@@ -34,11 +34,11 @@ ORD_INLINE void product(const T* a, const T* b, int64_t k, const T* p, int64_t p
     V bv[NV];
 #pragma GCC unroll 8
     for (int v = 0; v < NV; ++v) {
-      bv[v] = load(b + i * kT + v * W);
+      bv[v] = load(b + i * kTileWidth + v * W);
     }
 #pragma GCC unroll 8
     for (int m = 0; m < M; ++m) {
-      const T am = a[m * kT + i];
+      const T am = a[m * kTileWidth + i];
 #pragma GCC unroll 8
       for (int v = 0; v < NV; ++v) {
         acc[m][v] += am * bv[v];
@@ -49,7 +49,7 @@ ORD_INLINE void product(const T* a, const T* b, int64_t k, const T* p, int64_t p
   for (int m = 0; m < M; ++m)
 #pragma GCC unroll 8
     for (int v = 0; v < NV; ++v) {
-      store(c + m * kT + v * W, acc[m][v]);
+      store(c + m * kTileWidth + v * W, acc[m][v]);
     }
 }
 
@@ -69,8 +69,8 @@ __attribute__((noinline)) static void strips(int64_t n, const T* a, const T* b, 
   constexpr int NV = kPanel<T, M>, N = NV * kLanes<T>;
   for (int64_t j = 0; j < columns; j += N) {
     for (int64_t s = 0; s < n; ++s) {
-      product<T, M, NV>(a + s * M * kT, b + j, k, p + s * M * p_row + j, p_row, q ? q + j : nullptr,
-                        c + s * M * kT + j);
+      product<T, M, NV>(a + s * M * kTileWidth, b + j, k, p + s * M * p_row + j, p_row, q ? q + j : nullptr,
+                        c + s * M * kTileWidth + j);
     }
   }
 }
@@ -96,18 +96,18 @@ static void multiply_tile(int64_t rows, const T* a, const T* tile, int64_t k, co
   if (big) {
     strips_of<T>(low + 1, big, a, tile, k, p, p_row, q, c, columns);
   }
-  strips_of<T>(low, n - big, a + r * kT, tile, k, p + r * p_row, p_row, q, c + r * kT, columns);
+  strips_of<T>(low, n - big, a + r * kTileWidth, tile, k, p + r * p_row, p_row, q, c + r * kTileWidth, columns);
 }
 
 // w [n, k], rows `stride` apart -> tiles [tiles of n][tiles of k][64 k][64 n]; columns past n are zero.
 template <class T>
 static void pack(const T* w, int64_t stride, int64_t n, int64_t k, T* to) {
   constexpr int64_t P = 8;
-  for (int64_t j = 0; j < n; j += kT) {
-    for (int64_t i = 0; i < k; i += kT, to += kT * kT) {
-      const int64_t N = n - j < kT ? n - j : kT, k_here = k - i < kT ? k - i : kT;
-      if (N < kT) {
-        __builtin_memset(to, 0, kT * kT * sizeof(T));
+  for (int64_t j = 0; j < n; j += kTileWidth) {
+    for (int64_t i = 0; i < k; i += kTileWidth, to += kTileWidth * kTileWidth) {
+      const int64_t N = n - j < kTileWidth ? n - j : kTileWidth, k_here = k - i < kTileWidth ? k - i : kTileWidth;
+      if (N < kTileWidth) {
+        __builtin_memset(to, 0, kTileWidth * kTileWidth * sizeof(T));
       }
       int64_t jj = 0;
       for (; jj + P <= N; jj += P) {
@@ -132,22 +132,22 @@ static void pack(const T* w, int64_t stride, int64_t n, int64_t k, T* to) {
               r[l + 2] = __builtin_shufflevector(s[l], s[l + 2], 2, 3, 10, 11, 6, 7, 14, 15);
             }
           }
-          T* const out = to + ii * kT + jj;
+          T* const out = to + ii * kTileWidth + jj;
 #pragma GCC unroll 4
           for (int l = 0; l < 4; ++l) {
-            *(V8*)(out + l * kT) = __builtin_shufflevector(r[l], r[l + 4], 0, 1, 2, 3, 8, 9, 10, 11);
-            *(V8*)(out + (l + 4) * kT) = __builtin_shufflevector(r[l], r[l + 4], 4, 5, 6, 7, 12, 13, 14, 15);
+            *(V8*)(out + l * kTileWidth) = __builtin_shufflevector(r[l], r[l + 4], 0, 1, 2, 3, 8, 9, 10, 11);
+            *(V8*)(out + (l + 4) * kTileWidth) = __builtin_shufflevector(r[l], r[l + 4], 4, 5, 6, 7, 12, 13, 14, 15);
           }
         }
         for (; ii < k_here; ++ii) {
           for (int64_t l = 0; l < P; ++l) {
-            to[ii * kT + jj + l] = w[(j + jj + l) * stride + i + ii];
+            to[ii * kTileWidth + jj + l] = w[(j + jj + l) * stride + i + ii];
           }
         }
       }
       for (; jj < N; ++jj) {
         for (int64_t ii = 0; ii < k_here; ++ii) {
-          to[ii * kT + jj] = w[(j + jj) * stride + i + ii];
+          to[ii * kTileWidth + jj] = w[(j + jj) * stride + i + ii];
         }
       }
     }
@@ -158,12 +158,12 @@ static void pack(const T* w, int64_t stride, int64_t n, int64_t k, T* to) {
 template <class T>
 static void to_tiles(const T* from, int64_t n, int64_t width, T* to) {
   for (int64_t i = 0; i < tiles_of(width); ++i) {
-    for (int64_t r = 0; r < n; ++r, to += kT) {
-      const int64_t w = part(width, i);
-      if (w < kT) {
-        __builtin_memset(to, 0, kT * sizeof(T));
+    for (int64_t r = 0; r < n; ++r, to += kTileWidth) {
+      const int64_t w = tile_columns(width, i);
+      if (w < kTileWidth) {
+        __builtin_memset(to, 0, kTileWidth * sizeof(T));
       }
-      __builtin_memcpy(to, from + r * width + i * kT, w * sizeof(T));
+      __builtin_memcpy(to, from + r * width + i * kTileWidth, w * sizeof(T));
     }
   }
 }

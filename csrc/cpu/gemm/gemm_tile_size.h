@@ -2,8 +2,8 @@
 #pragma once
 #include <cstdint>
 
-constexpr int64_t kT = 64;
-constexpr int64_t tiles_of(int64_t n) { return (n + kT - 1) / kT; }
-constexpr int64_t part(int64_t n, int64_t tile) {
-  return n - tile * kT < kT ? n - tile * kT : kT;
+constexpr int64_t kTileWidth = 64;
+constexpr int64_t tiles_of(int64_t n) { return (n + kTileWidth - 1) / kTileWidth; }
+constexpr int64_t tile_columns(int64_t n, int64_t tile) {
+  return n - tile * kTileWidth < kTileWidth ? n - tile * kTileWidth : kTileWidth;
 }  // the columns of tile `tile`

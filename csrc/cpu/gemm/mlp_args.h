@@ -6,7 +6,7 @@
 
 // Everything in the compute type (float, or double), contiguous.
 struct MlpArgs {
-  bool wide;                  // double
+  bool is_double;             // double
   int64_t D, C, H, E, S;      // of the latent, condition, hidden layer, time embedding; timesteps
   const void *w_in, *b_in;    // [H, D + E] the latent's columns, then the time's; [H]
   const void* w_cond;         // [H, C]
@@ -20,6 +20,6 @@ constexpr int64_t kMlpRows = 48;  // most rows that go through the steps togethe
 // Elements: the weights in tiles, the table of steps, the biases; and what filling it takes.
 constexpr int64_t mlp_shared(const MlpArgs& a) {
   const int64_t Db = tiles_of(a.D), Hb = tiles_of(a.H);
-  return kT * (kT * Hb * (2 * Db + tiles_of(a.C) + tiles_of(a.E)) + a.S * Hb + Db + Hb);
+  return kTileWidth * (kTileWidth * Hb * (2 * Db + tiles_of(a.C) + tiles_of(a.E)) + a.S * Hb + Db + Hb);
 }
-constexpr int64_t mlp_scratch(const MlpArgs& a) { return kMlpRows * kT * (tiles_of(a.E) + 1); }
+constexpr int64_t mlp_scratch(const MlpArgs& a) { return kMlpRows * kTileWidth * (tiles_of(a.E) + 1); }

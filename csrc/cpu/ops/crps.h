@@ -231,15 +231,15 @@ static void pinball_backward(const F* __restrict q, const F* __restrict y, const
 }  // namespace crps
 
 // workspace: L * kRows keys, of 8 bytes for fp32 and of 16 for fp64, then L numbers.
-void crps_forward(bool wide, const void* s, const void* y, void* value, void* slopes, double per_pair, void* workspace,
-                  int64_t L, int64_t begin, int64_t end) {
+void crps_forward(bool is_double, const void* s, const void* y, void* value, void* slopes, double per_pair,
+                  void* workspace, int64_t L, int64_t begin, int64_t end) {
   namespace c = crps;
 #define CRPS_RUN(F, K)                                                                       \
   c::forward<F, K>((const F*)s, (const F*)y, (F*)value, (F*)slopes, per_pair, (K*)workspace, \
                    (F*)((K*)workspace + L * c::kRows), L, begin, end)
-  if (wide && slopes) {
+  if (is_double && slopes) {
     CRPS_RUN(double, c::Key64);
-  } else if (wide) {
+  } else if (is_double) {
     CRPS_RUN(double, c::Bare<double>);
   } else if (slopes) {
     CRPS_RUN(float, c::Key32);
@@ -249,32 +249,32 @@ void crps_forward(bool wide, const void* s, const void* y, void* value, void* sl
 #undef CRPS_RUN
 }
 
-void crps_backward(bool wide, const void* slopes, const void* g, void* gs, void* gy, int64_t L, int64_t begin,
+void crps_backward(bool is_double, const void* slopes, const void* g, void* gs, void* gy, int64_t L, int64_t begin,
                    int64_t end) {
   namespace c = crps;
-  if (wide) {
+  if (is_double) {
     c::backward((const double*)slopes, (const double*)g, (double*)gs, (double*)gy, L, begin, end);
   } else {
     c::backward((const float*)slopes, (const float*)g, (float*)gs, (float*)gy, L, begin, end);
   }
 }
 
-void pinball_forward(bool wide, const void* q, const void* y, const void* levels, void* out, int64_t step, int64_t L,
-                     int64_t begin, int64_t end) {
+void pinball_forward(bool is_double, const void* q, const void* y, const void* levels, void* out, int64_t step,
+                     int64_t L, int64_t begin, int64_t end) {
   namespace c = crps;
-  if (wide) {
+  if (is_double) {
     c::pinball((const double*)q, (const double*)y, (const double*)levels, (double*)out, step, L, begin, end);
   } else {
     c::pinball((const float*)q, (const float*)y, (const float*)levels, (float*)out, step, L, begin, end);
   }
 }
 
-void pinball_backward(bool wide, const void* q, const void* y, const void* levels, const void* g, void* gq, void* gy,
-                      int64_t step, int64_t L, int64_t begin, int64_t end) {
+void pinball_backward(bool is_double, const void* q, const void* y, const void* levels, const void* g, void* gq,
+                      void* gy, int64_t step, int64_t L, int64_t begin, int64_t end) {
   namespace c = crps;
 #define PINBALL_RUN(F) \
   c::pinball_backward((const F*)q, (const F*)y, (const F*)levels, (const F*)g, (F*)gq, (F*)gy, step, L, begin, end)
-  if (wide) {
+  if (is_double) {
     PINBALL_RUN(double);
   } else {
     PINBALL_RUN(float);

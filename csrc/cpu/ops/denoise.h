@@ -68,7 +68,7 @@ __attribute__((noinline)) void step_rows_as(const DenoiseArgs& a, int64_t begin,
         const V c0 = V{} + (T)c.c0, c1 = V{} + (T)c.c1, d0 = V{} + (T)c.d0, d1 = V{} + (T)c.d1, d2 = V{} + (T)c.d2;
         [[maybe_unused]] const V sigma = V{} + (T)c.sigma;
         const int64_t at = row * a.D + d;
-        vectors<T>(n, [&](int64_t i, int m) __attribute__((always_inline)) {
+        for_each_vector<T>(n, [&](int64_t i, int m) __attribute__((always_inline)) {
           const int64_t j = at + i;
           const V xv = load(x + j, m, x + total), ov = load(o + j, m, o + total);
           const V est = clip_both(c0 * (V)((I)xv & use_x) + c1 * ov, limit);
@@ -128,7 +128,7 @@ __attribute__((noinline)) void step_rows_backward(const DenoiseArgs& a, int64_t 
         const bool only_output = a.kind == denoise::kX0;
         const int64_t at = row * a.D + d;
         V hx{}, ho{}, s0{}, sx{}, so{}, sn{};
-        vectors<T>(n, [&](int64_t i, int m) __attribute__((always_inline)) {
+        for_each_vector<T>(n, [&](int64_t i, int m) __attribute__((always_inline)) {
           const int64_t j = at + i;
           const V g = gs ? load(gs + j, m, gs + total) : V{};  // zeros behind the end, so the sums need no mask
           V h = d0 * g;
@@ -198,7 +198,7 @@ __attribute__((noinline)) void sample_rows(const DenoiseArgs& a, int64_t begin, 
       const V c0 = V{} + (T)c.c0, c1 = V{} + (T)c.c1;
       const S *xr = x + (a.x_per_b ? b : b * a.K + k) * D, *er = e + (b * a.K + k) * D;
       S* to = out + (b * a.K + k) * D;
-      vectors<T>(D, [&](int64_t i, int m) __attribute__((always_inline)) {
+      for_each_vector<T>(D, [&](int64_t i, int m) __attribute__((always_inline)) {
         store(to + i, c0 * load(xr + i, m, x + x_total) + c1 * load(er + i, m, e + total), m, stream);
       });
     }
@@ -229,7 +229,7 @@ __attribute__((noinline)) void sample_rows_backward(const DenoiseArgs& a, int64_
       const V c0 = V{} + (T)c.c0, c1 = V{} + (T)c.c1;
       const int64_t row = b * a.K + k, at = row * D, x_at = (a.x_per_b ? b : row) * D;
       V sx{}, sn{};
-      vectors<T>(D, [&](int64_t i, int m) __attribute__((always_inline)) {
+      for_each_vector<T>(D, [&](int64_t i, int m) __attribute__((always_inline)) {
         const V gv = load(g + at + i, m, g + total);
         if (gx && !a.x_per_b) {
           store(gx + at + i, c0 * gv, m, stream);
@@ -247,7 +247,7 @@ __attribute__((noinline)) void sample_rows_backward(const DenoiseArgs& a, int64_
       }
     }
     if (gx && a.x_per_b) {
-      vectors<T>(D, [&](int64_t i, int m) __attribute__((always_inline)) {
+      for_each_vector<T>(D, [&](int64_t i, int m) __attribute__((always_inline)) {
         V s{};
         for (int64_t k = 0; k < a.K; ++k) {
           const double c0 = a.t.p ? sample_numbers(a.kind, at_row(a.t, b, k)).c0 : c.c0;

@@ -27,7 +27,7 @@ struct Chain : Mlp<T, ChainArgs> {
   using Base::a, Base::Db, Base::Hb, Base::Cb, Base::w_in, Base::w_out, Base::w_cond, Base::times, Base::bias;
 
 #if ORD_BYTES == 64 && defined(__x86_64__)
-  static constexpr int64_t kTile = kT * kT / 2, kRow = kT / 2;  // words
+  static constexpr int64_t kTile = kTileWidth * kTileWidth / 2, kRow = kTileWidth / 2;  // words
 
   uint32_t* in_pairs() const { return (uint32_t*)((T*)a.shared + mlp_shared(a)); }  // [Hb][Db] tiles
   uint32_t* out_pairs() const { return in_pairs() + Hb * Db * kTile; }
@@ -38,8 +38,8 @@ struct Chain : Mlp<T, ChainArgs> {
       for (int64_t j = 0; j < Hb; ++j) {
         for (int64_t i = 0; i < Db; ++i) {
           const int64_t at = j * Db + i;
-          pack_pairs(w_in + at * kT * kT, part(a.D, i), in_pairs() + at * kTile);
-          pack_pairs(w_out + at * kT * kT, part(a.H, j), out_pairs() + at * kTile);
+          pack_pairs(w_in + at * kTileWidth * kTileWidth, tile_columns(a.D, i), in_pairs() + at * kTile);
+          pack_pairs(w_out + at * kTileWidth * kTileWidth, tile_columns(a.H, j), out_pairs() + at * kTile);
         }
       }
     }
@@ -48,32 +48,34 @@ struct Chain : Mlp<T, ChainArgs> {
   // `denoise` with room for x and h in pairs.
   void denoise_pairs(int64_t n, int64_t s, const T* x, const T* cond, T* room, T* out) const {
     uint32_t *const x_pairs = (uint32_t*)room, *const h_pairs = x_pairs + R * Db * kRow;
-    to_pairs(x, Db * n * kT, x_pairs);
+    to_pairs(x, Db * n * kTileWidth, x_pairs);
     for (int64_t j = 0; j < Hb; ++j) {
-      multiply_pairs<true>(n, {x_pairs, in_pairs() + j * Db * kTile, n * kRow, kTile, Db, (part(a.D, Db - 1) + 1) / 2},
-                           cond + j * n * kT, kT, times + (s * Hb + j) * kT, h_pairs + j * n * kRow);
+      multiply_pairs<true>(
+          n, {x_pairs, in_pairs() + j * Db * kTile, n * kRow, kTile, Db, (tile_columns(a.D, Db - 1) + 1) / 2},
+          cond + j * n * kTileWidth, kTileWidth, times + (s * Hb + j) * kTileWidth, h_pairs + j * n * kRow);
     }
     for (int64_t i = 0; i < Db; ++i) {
-      multiply_pairs<false>(n,
-                            {h_pairs, out_pairs() + i * kTile, n * kRow, Db * kTile, Hb, (part(a.H, Hb - 1) + 1) / 2},
-                            bias + i * kT, 0, nullptr, out + i * n * kT);
+      multiply_pairs<false>(
+          n, {h_pairs, out_pairs() + i * kTile, n * kRow, Db * kTile, Hb, (tile_columns(a.H, Hb - 1) + 1) / 2},
+          bias + i * kTileWidth, 0, nullptr, out + i * n * kTileWidth);
     }
   }
 #endif
 
   // out [Db][n][64] = the denoiser at (x, step s); x and out in tiles, cond [Hb][n][64] projected.
   void denoise(int64_t n, int64_t s, const T* x, const T* cond, T* h, T* out) const {
-    const int64_t tile = kT * kT, rows = n * kT;
+    const int64_t tile = kTileWidth * kTileWidth, rows = n * kTileWidth;
     for (int64_t jj = 0; jj < Hb; ++jj) {
       const int64_t j = s & 1 ? Hb - 1 - jj : jj;  // back and forth: what was used last is still in the nearest cache
       for (int64_t i = 0; i < Db; ++i) {
-        multiply_tile<T>(n, x + i * rows, w_in + (j * Db + i) * tile, part(a.D, i), i ? h : cond + j * rows, kT,
-                         i ? nullptr : times + (s * Hb + j) * kT, h, part(a.H, j));
+        multiply_tile<T>(n, x + i * rows, w_in + (j * Db + i) * tile, tile_columns(a.D, i), i ? h : cond + j * rows,
+                         kTileWidth, i ? nullptr : times + (s * Hb + j) * kTileWidth, h, tile_columns(a.H, j));
       }
       silu_all(h, rows);
       for (int64_t i = 0; i < Db; ++i) {
-        multiply_tile<T>(n, h, w_out + (j * Db + i) * tile, part(a.H, j), jj ? out + i * rows : bias + i * kT,
-                         jj ? kT : 0, nullptr, out + i * rows, part(a.D, i));
+        multiply_tile<T>(n, h, w_out + (j * Db + i) * tile, tile_columns(a.H, j),
+                         jj ? out + i * rows : bias + i * kTileWidth, jj ? kTileWidth : 0, nullptr, out + i * rows,
+                         tile_columns(a.D, i));
       }
     }
   }
@@ -86,19 +88,19 @@ struct Chain : Mlp<T, ChainArgs> {
     const V limit = V{} + (T)a.clip;
     const bool only_output = c[0] == 0 && c[1] == 1;  // 0 x would make NaN of an infinite x
     for (int64_t i = 0; i < Db; ++i) {
-      for (int64_t r = 0; r < n; ++r, x += kT, out += kT) {
-        vectors<T>(part(a.D, i), [&](int64_t d, int lanes) __attribute__((always_inline)) {
+      for (int64_t r = 0; r < n; ++r, x += kTileWidth, out += kTileWidth) {
+        for_each_vector<T>(tile_columns(a.D, i), [&](int64_t d, int lanes) __attribute__((always_inline)) {
           const V xv = load(x + d), ov = load(out + d);
           V est = only_output ? ov : c0 * xv + c1 * ov;
           est = est < -limit ? -limit : est;
           est = est > limit ? limit : est;
           V y = d0 * est + d1 * xv + d2 * ov;
           if constexpr (kNoise) {
-            y += sigma * load(noise + r * a.D + i * kT + d);
+            y += sigma * load(noise + r * a.D + i * kTileWidth + d);
           }
           store(x + d, y);
           if (keep) {
-            store(keep + r * keep_row + i * kT + d, est, lanes);
+            store(keep + r * keep_row + i * kTileWidth + d, est, lanes);
           }
         });
       }
@@ -114,23 +116,23 @@ struct Chain : Mlp<T, ChainArgs> {
     if (!a.made) {
       return false;
     }
-    made_noise(a.row_ids + r0, a.draw_ids ? a.draw_ids + r0 : nullptr, a.seed, a.numbers[8 * s + 6], a.D, n, to);
+    generate_noise(a.row_ids + r0, a.draw_ids ? a.draw_ids + r0 : nullptr, a.seed, a.numbers[8 * s + 6], a.D, n, to);
     return true;
   }
 
   // Rows [r0, r0 + n) through all steps.
   void block(int64_t r0, int64_t n, T* scratch) const {
-    const int64_t rows = n * kT;
-    T *const x = scratch, *const out = x + R * Db * kT, *const cond = out + R * Db * kT, *const h = cond + R * Hb * kT,
-             *const noise = h + R * kT;
-    T* const given = noise + R * a.D + kT;  // the condition as it comes, in tiles
+    const int64_t rows = n * kTileWidth;
+    T *const x = scratch, *const out = x + R * Db * kTileWidth, *const cond = out + R * Db * kTileWidth,
+             *const h = cond + R * Hb * kTileWidth, *const noise = h + R * kTileWidth;
+    T* const given = noise + R * a.D + kTileWidth;  // the condition as it comes, in tiles
     to_tiles((const T*)a.x + r0 * a.D, n, a.D, x);
     to_tiles((const T*)a.cond + r0 * a.C, n, a.C, given);
-    static const T zeros[kT] = {};
+    static const T zeros[kTileWidth] = {};
     for (int64_t j = 0; j < Hb; ++j) {
       for (int64_t i = 0; i < Cb; ++i) {
-        multiply_tile<T>(n, given + i * rows, w_cond + (j * Cb + i) * kT * kT, part(a.C, i),
-                         i ? cond + j * rows : zeros, i ? kT : 0, nullptr, cond + j * rows, kT);
+        multiply_tile<T>(n, given + i * rows, w_cond + (j * Cb + i) * kTileWidth * kTileWidth, tile_columns(a.C, i),
+                         i ? cond + j * rows : zeros, i ? kTileWidth : 0, nullptr, cond + j * rows, kTileWidth);
       }
     }
     for (int64_t s = 0; s < a.S; ++s) {
@@ -149,7 +151,8 @@ struct Chain : Mlp<T, ChainArgs> {
     }
     for (int64_t i = 0; i < Db; ++i) {
       for (int64_t r = 0; r < n; ++r) {
-        __builtin_memcpy((T*)a.x_0 + (r0 + r) * a.D + i * kT, x + (i * n + r) * kT, part(a.D, i) * sizeof(T));
+        __builtin_memcpy((T*)a.x_0 + (r0 + r) * a.D + i * kTileWidth, x + (i * n + r) * kTileWidth,
+                         tile_columns(a.D, i) * sizeof(T));
       }
     }
   }
@@ -173,7 +176,7 @@ struct Chain : Mlp<T, ChainArgs> {
 // Calls f with the chain of these arguments.
 template <class F>
 static void with_chain(const ChainArgs& a, void* scratch, F f) {
-  if (a.wide) {
+  if (a.is_double) {
     return f(Chain<double>{{a}}, (double*)scratch);
   }
 #if ORD_BYTES == 64 && defined(__x86_64__)

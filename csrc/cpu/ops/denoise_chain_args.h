@@ -18,14 +18,14 @@ struct ChainArgs : MlpArgs {
 
 // Elements of what is shared: an MlpArgs', then both matrices in pairs.
 constexpr int64_t chain_shared(const ChainArgs& a) {
-  return mlp_shared(a) + (a.pairs ? kT * kT * tiles_of(a.H) * tiles_of(a.D) : 0);
+  return mlp_shared(a) + (a.pairs ? kTileWidth * kTileWidth * tiles_of(a.H) * tiles_of(a.D) : 0);
 }
 
 // Elements per thread; with x and h in pairs.
 constexpr int64_t chain_scratch_alone(const ChainArgs& a) {
   const int64_t widest = tiles_of(a.C) > tiles_of(a.E) ? tiles_of(a.C) : tiles_of(a.E);
-  return kMlpRows * (kT * (2 * tiles_of(a.D) + tiles_of(a.H) + 1 + widest) + a.D) + kT;
+  return kMlpRows * (kTileWidth * (2 * tiles_of(a.D) + tiles_of(a.H) + 1 + widest) + a.D) + kTileWidth;
 }
 constexpr int64_t chain_scratch(const ChainArgs& a) {
-  return chain_scratch_alone(a) + (a.pairs ? kMlpRows * kT / 2 * (tiles_of(a.D) + tiles_of(a.H)) : 0);
+  return chain_scratch_alone(a) + (a.pairs ? kMlpRows * kTileWidth / 2 * (tiles_of(a.D) + tiles_of(a.H)) : 0);
 }

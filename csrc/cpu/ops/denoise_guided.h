@@ -73,7 +73,7 @@ __attribute__((noinline)) void guided_rows(const Guided& a, int64_t begin, int64
         [[maybe_unused]] const V sigma = V{} + (T)c.sigma;
         [[maybe_unused]] const bool noisy = c.sigma != 0;
         const int64_t at = row * a.D + d;
-        vectors<T>(n, [&](int64_t i, int m) __attribute__((always_inline)) {
+        for_each_vector<T>(n, [&](int64_t i, int m) __attribute__((always_inline)) {
           const int64_t j = at + i;
           const V f = branches.at(j, m);
           store(fh + j, f, m, stream);
@@ -123,7 +123,7 @@ __attribute__((noinline)) void guided_rows_backward(const Guided& a, int64_t beg
         const bool noisy = c.sigma != 0;
         const int64_t at = row * a.D + d;
         V sf{}, sx{}, sn{};
-        vectors<T>(n, [&](int64_t i, int m) __attribute__((always_inline)) {
+        for_each_vector<T>(n, [&](int64_t i, int m) __attribute__((always_inline)) {
           const int64_t j = at + i;
           const V g = gs ? load(gs + j, m, gs + total) : V{};  // zeros behind the end, so the sums need no mask
           V h = d0 * g;

@@ -15,7 +15,7 @@ ORD_INLINE double at_row(const denoise::PerRow& a, int64_t b, int64_t k) {
     return a.number;
   }
   const int64_t i = b * a.by_b + k * a.by_k;
-  return a.wide ? ((const double*)a.p)[i] : ((const float*)a.p)[i];
+  return a.is_double ? ((const double*)a.p)[i] : ((const float*)a.p)[i];
 }
 
 static __attribute__((noinline)) void normals(const uint64_t* row, const uint64_t* index, uint64_t step, uint64_t seed,
@@ -109,12 +109,12 @@ ORD_INLINE void for_rows(const DenoiseArgs& a, int64_t begin, int64_t end, F f, 
 }  // namespace
 }  // namespace ORD_ISA
 
-#define ORD_BY_TYPE(CALL)        \
-  switch (a.type) {              \
-    case 0: CALL(float); break;  \
-    case 1: CALL(double); break; \
-    case 2: CALL(bf16); break;   \
-    default: CALL(f16);          \
+#define ORD_BY_TYPE(CALL)                 \
+  switch (a.type) {                       \
+    case DType::f32: CALL(float); break;  \
+    case DType::f64: CALL(double); break; \
+    case DType::bf16: CALL(bf16); break;  \
+    default: CALL(f16);                   \
   }
 #define ORD_BY_NOISE(F, S)                                                 \
   a.noise_from == denoise::kMade    ? F<S, denoise::kMade>(a, begin, end)  \

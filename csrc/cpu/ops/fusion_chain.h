@@ -24,24 +24,24 @@ struct Fusion : Mlp<T, FusionArgs> {
   using Base::a, Base::Db, Base::Hb, Base::Cb, Base::w_in, Base::w_out, Base::w_cond, Base::times, Base::bias,
       Base::first_bias;
 
-  T* const unguided = first_bias + Hb * kT;  // [Hb 64], W_c of the empty guidance
+  T* const unguided = first_bias + Hb * kTileWidth;  // [Hb 64], W_c of the empty guidance
   const int64_t branches = 1 + a.guided, rows_at_once = R / branches;
 
   void prepare(T* scratch) const {
     Base::prepare(scratch);
     to_tiles((const T*)a.empty, 1, a.C, scratch);
-    project(1, scratch, 1, [&](int64_t j) { return unguided + j * kT; });
+    project(1, scratch, 1, [&](int64_t j) { return unguided + j * kTileWidth; });
   }
 
   // W_c of n rows in tiles [Cb][rows][64]; to(hidden tile) is where its n rows go.
   template <class F>
   void project(int64_t n, const T* given, int64_t rows, F to) const {
-    static const T zeros[kT] = {};
+    static const T zeros[kTileWidth] = {};
     for (int64_t j = 0; j < Hb; ++j) {
       T* const c = to(j);
       for (int64_t i = 0; i < Cb; ++i) {
-        multiply_tile<T>(n, given + i * rows * kT, w_cond + (j * Cb + i) * kT * kT, part(a.C, i), i ? c : zeros,
-                         i ? kT : 0, nullptr, c, kT);
+        multiply_tile<T>(n, given + i * rows * kTileWidth, w_cond + (j * Cb + i) * kTileWidth * kTileWidth,
+                         tile_columns(a.C, i), i ? c : zeros, i ? kTileWidth : 0, nullptr, c, kTileWidth);
       }
     }
   }
@@ -95,22 +95,24 @@ struct Fusion : Mlp<T, FusionArgs> {
       for (int64_t r = 0, at = 0; r < m; ++r) {
         for (int64_t b = 0; b < a.guided; ++b, ++at) {
           for (int64_t i = 0; i < Cb; ++i) {
-            T* const to = k.given + (i * n + at) * kT;
-            const T* const from = (const T*)a.g[b] + (k.row[r] * a.K + k.session[r * a.K + j]) * a.C + i * kT;
-            __builtin_memcpy(to, from, part(a.C, i) * sizeof(T));
+            T* const to = k.given + (i * n + at) * kTileWidth;
+            const T* const from = (const T*)a.g[b] + (k.row[r] * a.K + k.session[r * a.K + j]) * a.C + i * kTileWidth;
+            __builtin_memcpy(to, from, tile_columns(a.C, i) * sizeof(T));
           }
         }
       }
-      T* const pass = k.cond + j * Hb * R * kT;
+      T* const pass = k.cond + j * Hb * R * kTileWidth;
       if (n) {
-        project(n, k.given, n,
-                [&](int64_t t) { return pass + t * R * kT + m * kT; });  // behind, so that they can be moved up
+        project(n, k.given, n, [&](int64_t t) {
+          return pass + t * R * kTileWidth + m * kTileWidth;
+        });  // behind, so that they can be moved up
       }
       for (int64_t t = 0; t < Hb; ++t) {
         for (int64_t r = 0; r < m; ++r) {
-          T *const to = pass + (t * R + r * branches) * kT, *const from = pass + (t * R + m + r * a.guided) * kT;
-          __builtin_memmove(to + kT, from, a.guided * kT * sizeof(T));
-          __builtin_memcpy(to, unguided + t * kT, kT * sizeof(T));
+          T *const to = pass + (t * R + r * branches) * kTileWidth, *const from =
+                                                                        pass + (t * R + m + r * a.guided) * kTileWidth;
+          __builtin_memmove(to + kTileWidth, from, a.guided * kTileWidth * sizeof(T));
+          __builtin_memcpy(to, unguided + t * kTileWidth, kTileWidth * sizeof(T));
         }
       }
     }
@@ -119,10 +121,10 @@ struct Fusion : Mlp<T, FusionArgs> {
   // h [row][branch] = silu(made [row] + cond)
   __attribute__((noinline)) void silu_shared(int64_t n, const T* made, const T* cond, T* h) const {
     for (int64_t r = 0; r < n; ++r) {
-      for (int64_t b = 0; b < branches; ++b, cond += kT, h += kT) {
-        for (int64_t i = 0; i < kT; i += 2 * W) {
-          const V u = silu(load(made + r * kT + i) + load(cond + i)),
-                  v = silu(load(made + r * kT + i + W) + load(cond + i + W));
+      for (int64_t b = 0; b < branches; ++b, cond += kTileWidth, h += kTileWidth) {
+        for (int64_t i = 0; i < kTileWidth; i += 2 * W) {
+          const V u = silu(load(made + r * kTileWidth + i) + load(cond + i)),
+                  v = silu(load(made + r * kTileWidth + i + W) + load(cond + i + W));
           store(h + i, u);
           store(h + i + W, v);
         }
@@ -132,12 +134,12 @@ struct Fusion : Mlp<T, FusionArgs> {
 
   // few [row] = h_un + gamma (h_cp - h_un) + ...
   __attribute__((noinline)) void combine(int64_t n, const T* h, T* few) const {
-    for (int64_t r = 0; r < n; ++r, h += branches * kT, few += kT) {
-      for (int64_t i = 0; i < kT; i += W) {
+    for (int64_t r = 0; r < n; ++r, h += branches * kTileWidth, few += kTileWidth) {
+      for (int64_t i = 0; i < kTileWidth; i += W) {
         const V un = load(h + i);
         V c = un;
         for (int64_t b = 0; b < a.guided; ++b) {
-          c += (V{} + (T)a.gamma[b]) * (load(h + (b + 1) * kT + i) - un);
+          c += (V{} + (T)a.gamma[b]) * (load(h + (b + 1) * kTileWidth + i) - un);
         }
         store(few + i, c);
       }
@@ -146,42 +148,43 @@ struct Fusion : Mlp<T, FusionArgs> {
 
   // All passes of step s: x -> f, the combined estimates of x0.
   void estimate(Block& k, int64_t s) const {
-    const int64_t tile = kT * kT, N = k.n * branches * kT;
+    const int64_t tile = kTileWidth * kTileWidth, N = k.n * branches * kTileWidth;
     T *y = k.y, *next = k.next;
     for (int64_t j = 0; j < k.passes; ++j) {
       const int64_t m = k.still(j), on = k.still(j + 1), last = m - on;
-      const T* const cond = k.cond + j * Hb * R * kT;
+      const T* const cond = k.cond + j * Hb * R * kTileWidth;
       for (int64_t tt = 0; tt < Hb; ++tt) {
         const int64_t t = (s + j) & 1
                               ? Hb - 1 - tt
                               : tt;  // back and forth: what was used last is still in cache; the same for every block
-        const T* const time = times + (s * Hb + t) * kT;
-        const int64_t columns = part(a.H, t);
+        const T* const time = times + (s * Hb + t) * kTileWidth;
+        const int64_t columns = tile_columns(a.H, t);
         if (j == 0) {
           for (int64_t i = 0; i < Db; ++i) {
-            multiply_tile<T>(m, k.x + i * k.n * kT, w_in + (t * Db + i) * tile, part(a.D, i), i ? k.made : time,
-                             i ? kT : 0, nullptr, k.made, columns);
+            multiply_tile<T>(m, k.x + i * k.n * kTileWidth, w_in + (t * Db + i) * tile, tile_columns(a.D, i),
+                             i ? k.made : time, i ? kTileWidth : 0, nullptr, k.made, columns);
           }
-          silu_shared(m, k.made, cond + t * R * kT, k.h);
+          silu_shared(m, k.made, cond + t * R * kTileWidth, k.h);
         } else {
           for (int64_t i = 0; i < Db; ++i) {
-            multiply_tile<T>(m * branches, y + i * N, w_in + (t * Db + i) * tile, part(a.D, i),
-                             i ? k.h : cond + t * R * kT, kT, i ? nullptr : time, k.h, columns);
+            multiply_tile<T>(m * branches, y + i * N, w_in + (t * Db + i) * tile, tile_columns(a.D, i),
+                             i ? k.h : cond + t * R * kTileWidth, kTileWidth, i ? nullptr : time, k.h, columns);
           }
-          silu_all(k.h, m * branches * kT);
+          silu_all(k.h, m * branches * kTileWidth);
         }
         if (last) {
-          combine(last, k.h + on * branches * kT, k.few);
+          combine(last, k.h + on * branches * kTileWidth, k.few);
         }
         for (int64_t i = 0; i < Db; ++i) {
           const T* const w = w_out + (t * Db + i) * tile;
-          T *const out = next + i * N, *const f = k.f + (i * k.n + on) * kT;
+          T *const out = next + i * N, *const f = k.f + (i * k.n + on) * kTileWidth;
           if (on) {
-            multiply_tile<T>(on * branches, k.h, w, columns, tt ? out : bias + i * kT, tt ? kT : 0, nullptr, out,
-                             part(a.D, i));
+            multiply_tile<T>(on * branches, k.h, w, columns, tt ? out : bias + i * kTileWidth, tt ? kTileWidth : 0,
+                             nullptr, out, tile_columns(a.D, i));
           }
           if (last) {
-            multiply_tile<T>(last, k.few, w, columns, tt ? f : bias + i * kT, tt ? kT : 0, nullptr, f, part(a.D, i));
+            multiply_tile<T>(last, k.few, w, columns, tt ? f : bias + i * kTileWidth, tt ? kTileWidth : 0, nullptr, f,
+                             tile_columns(a.D, i));
           }
         }
       }
@@ -204,7 +207,7 @@ struct Fusion : Mlp<T, FusionArgs> {
     for (int64_t i = 0; i < k.n; ++i) {
       ids[i] = a.row_ids[k.row[i]], draws[i] = a.draw_ids ? a.draw_ids[k.row[i]] : 0;
     }
-    made_noise(ids, a.draw_ids ? draws : nullptr, a.seed, a.numbers[4 * s + 3], a.D, k.n, k.noise);
+    generate_noise(ids, a.draw_ids ? draws : nullptr, a.seed, a.numbers[4 * s + 3], a.D, k.n, k.noise);
     return true;
   }
 
@@ -212,11 +215,11 @@ struct Fusion : Mlp<T, FusionArgs> {
     const V d0 = V{} + (T)c[0], d1 = V{} + (T)c[1], sigma = V{} + (T)c[2];
     for (int64_t i = 0; i < Db; ++i) {
       for (int64_t r = 0; r < k.n; ++r) {
-        const int64_t at = (i * k.n + r) * kT;
-        for (int64_t d = 0; d < part(a.D, i); d += W) {
+        const int64_t at = (i * k.n + r) * kTileWidth;
+        for (int64_t d = 0; d < tile_columns(a.D, i); d += W) {
           V v = d0 * load(k.f + at + d) + d1 * load(k.x + at + d);
           if (noisy) {
-            v += sigma * load(k.noise + r * a.D + i * kT + d);
+            v += sigma * load(k.noise + r * a.D + i * kTileWidth + d);
           }
           store(k.x + at + d, v);
         }
@@ -227,19 +230,20 @@ struct Fusion : Mlp<T, FusionArgs> {
   // Rows [r0, r1), at most rows_at_once of them, through all steps.
   void block(int64_t r0, int64_t r1, T* scratch) const {
     Block k;
-    const int64_t state = R * Db * kT;
+    const int64_t state = R * Db * kTileWidth;
     k.x = scratch, k.y = k.x + state, k.next = k.y + state, k.f = k.next + state, k.h = k.f + state,
-    k.few = k.h + R * kT;
-    k.made = k.few + R * kT, k.cond = k.made + R * kT, k.given = k.cond + a.K * Hb * R * kT,
-    k.noise = k.given + Cb * R * kT;
-    k.session = (int32_t*)(k.noise + R * a.D + kT);
+    k.few = k.h + R * kTileWidth;
+    k.made = k.few + R * kTileWidth, k.cond = k.made + R * kTileWidth, k.given = k.cond + a.K * Hb * R * kTileWidth,
+    k.noise = k.given + Cb * R * kTileWidth;
+    k.session = (int32_t*)(k.noise + R * a.D + kTileWidth);
     sort_rows(k, r0, r1);
     if (k.n == 0) {
       return;
     }
     for (int64_t i = 0; i < Db; ++i) {
       for (int64_t r = 0; r < k.n; ++r) {
-        __builtin_memcpy(k.x + (i * k.n + r) * kT, (const T*)a.x + k.row[r] * a.D + i * kT, part(a.D, i) * sizeof(T));
+        __builtin_memcpy(k.x + (i * k.n + r) * kTileWidth, (const T*)a.x + k.row[r] * a.D + i * kTileWidth,
+                         tile_columns(a.D, i) * sizeof(T));
       }
     }
     project_sessions(k);
@@ -250,7 +254,8 @@ struct Fusion : Mlp<T, FusionArgs> {
     }
     for (int64_t i = 0; i < Db; ++i) {
       for (int64_t r = 0; r < k.n; ++r) {
-        __builtin_memcpy((T*)a.x_0 + k.row[r] * a.D + i * kT, k.x + (i * k.n + r) * kT, part(a.D, i) * sizeof(T));
+        __builtin_memcpy((T*)a.x_0 + k.row[r] * a.D + i * kTileWidth, k.x + (i * k.n + r) * kTileWidth,
+                         tile_columns(a.D, i) * sizeof(T));
       }
     }
   }
@@ -266,10 +271,11 @@ struct Fusion : Mlp<T, FusionArgs> {
 }  // namespace
 
 void fusion_chain_prepare(const FusionArgs& a, void* scratch) {
-  a.wide ? Fusion<double>{{a}}.prepare((double*)scratch) : Fusion<float>{{a}}.prepare((float*)scratch);
+  a.is_double ? Fusion<double>{{a}}.prepare((double*)scratch) : Fusion<float>{{a}}.prepare((float*)scratch);
 }
 void fusion_chain(const FusionArgs& a, int64_t begin, int64_t end, void* scratch) {
-  a.wide ? Fusion<double>{{a}}.run(begin, end, (double*)scratch) : Fusion<float>{{a}}.run(begin, end, (float*)scratch);
+  a.is_double ? Fusion<double>{{a}}.run(begin, end, (double*)scratch)
+              : Fusion<float>{{a}}.run(begin, end, (float*)scratch);
 }
 
 }  // namespace ORD_ISA

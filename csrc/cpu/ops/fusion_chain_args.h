@@ -20,9 +20,10 @@ struct FusionArgs : MlpArgs {
 };
 
 // Elements: shared, and per thread.
-constexpr int64_t fusion_shared(const FusionArgs& a) { return mlp_shared(a) + kT * tiles_of(a.H); }
+constexpr int64_t fusion_shared(const FusionArgs& a) { return mlp_shared(a) + kTileWidth * tiles_of(a.H); }
 constexpr int64_t fusion_scratch(const FusionArgs& a) {
   const int64_t Db = tiles_of(a.D),
-                own = kMlpRows * (kT * (4 * Db + a.K * tiles_of(a.H) + tiles_of(a.C) + 3) + a.D + a.K) + kT;
+                own = kMlpRows * (kTileWidth * (4 * Db + a.K * tiles_of(a.H) + tiles_of(a.C) + 3) + a.D + a.K) +
+                      kTileWidth;
   return own > mlp_scratch(a) ? own : mlp_scratch(a);
 }

@@ -134,7 +134,7 @@ static void nested_rows(const Args& args, int64_t begin, int64_t end) {
       if (!SHARED) {
         rows.prefetch(rows.w, r + 2 * W);
       }
-      vectors<typename R::T>(K, [&](int64_t k, int m) __attribute__((always_inline)) {
+      for_each_vector<typename R::T>(K, [&](int64_t k, int m) __attribute__((always_inline)) {
         V part = clip_width(load(rows.v + r * K + k, m, rows.v_end), rows.template widths<SHARED>(r, k, m));
         if (CAPPED) {
           const I at = counting_from(k, V{});
@@ -205,7 +205,7 @@ static void nested_rows_backward(const Args& args, int64_t begin, int64_t end, d
       if (!SHARED) {
         rows.prefetch(rows.w, r + 2 * W);
       }
-      vectors<T>(K, [&](int64_t k, int m) __attribute__((always_inline)) {
+      for_each_vector<T>(K, [&](int64_t k, int m) __attribute__((always_inline)) {
         const V x = load(rows.v + r * K + k, m, rows.v_end), w = rows.template widths<SHARED>(r, k, m);
         V g = go ? load(go + r * K + k, m, go_end) + b : b;
         if (CAPPED) {
@@ -300,7 +300,7 @@ ORD_INLINE void encode_rows(const Args& args, int64_t begin, int64_t end, double
       lower_edges(wr, K, c);
     }
     const V yr = splat(number(y[r]));
-    vectors<T>(K, [&](int64_t k, int m) __attribute__((always_inline)) {
+    for_each_vector<T>(K, [&](int64_t k, int m) __attribute__((always_inline)) {
       store(out + r * K + k, clip_width(yr - load(c + k), load(wr + k, m, w_end)), m, args.stream);
     });
   }
@@ -332,7 +332,7 @@ ORD_INLINE void encode_rows_backward(const Args& args, int64_t begin, int64_t en
     }
     const V yr = splat(number(y[r]));
     V total{};
-    vectors<T>(K, [&](int64_t k, int m) __attribute__((always_inline)) {
+    for_each_vector<T>(K, [&](int64_t k, int m) __attribute__((always_inline)) {
       const V d = yr - load(c + k), wk = load(wr + k, m, w_end),
               g = load(go + r * K + k, m, go_end);  // g: zeros behind the end
       const V in = (I)(d >= 0.0f) & (I)(d <= wk) ? g : V{}, up = d > wk ? g : V{};
@@ -352,8 +352,8 @@ ORD_INLINE void encode_rows_backward(const Args& args, int64_t begin, int64_t en
         above[k] -= later;
         later += pass[k];
       }
-      vectors<T>(K,
-                 [&](int64_t k, int m) __attribute__((always_inline)) { store(gw + r * K + k, load(above + k), m); });
+      for_each_vector<T>(
+          K, [&](int64_t k, int m) __attribute__((always_inline)) { store(gw + r * K + k, load(above + k), m); });
     }
     if (args.shared && ((r - begin) % kFlush == kFlush - 1 || r == end - 1)) {
       flush(pass, sums, K);
@@ -397,12 +397,12 @@ static void nested_backward(const Args& a, int64_t begin, int64_t end, double* s
 
 }  // namespace
 
-#define ORD_BY_TYPE(CALL)        \
-  switch (a.type) {              \
-    case 0: CALL(float); break;  \
-    case 1: CALL(double); break; \
-    case 2: CALL(bf16); break;   \
-    default: CALL(f16);          \
+#define ORD_BY_TYPE(CALL)                 \
+  switch (a.type) {                       \
+    case DType::f32: CALL(float); break;  \
+    case DType::f64: CALL(double); break; \
+    case DType::bf16: CALL(bf16); break;  \
+    default: CALL(f16);                   \
   }
 
 void nested_min(const Args& a, int64_t begin, int64_t end) {

@@ -71,19 +71,20 @@ struct Flow : Width<kD> {
 
   // Row r of a [rows, D] tensor into scratch, zeros behind.
   void load_row(const S* from, const S* end, T* to) const {
-    vectors<T>(D, [&](int64_t d, int n) __attribute__((always_inline)) { store(to + d, load(from + d, n, end)); });
+    for_each_vector<T>(D,
+                       [&](int64_t d, int n) __attribute__((always_inline)) { store(to + d, load(from + d, n, end)); });
     for (int64_t d = (D + W - 1) / W * W; d < Dp; d += W) {
       store(to + d, V{});
     }
   }
   void store_row(const T* from, S* to) const {
-    vectors<T>(D, [&](int64_t d, int n) __attribute__((always_inline)) { store(to + d, load(from + d), n); });
+    for_each_vector<T>(D, [&](int64_t d, int n) __attribute__((always_inline)) { store(to + d, load(from + d), n); });
   }
 
   void load_group(int64_t g, GroupParams<T>& p) const {
     for (int64_t k = 0; k < K; ++k) {
       V wu = {}, ww = {};
-      vectors<T>(D, [&](int64_t d, int n) __attribute__((always_inline)) {
+      for_each_vector<T>(D, [&](int64_t d, int n) __attribute__((always_inline)) {
         const V uv = load(u(g, k) + d, n, u_end), wv = load(w(g, k) + d, n, w_end);
         wu += wv * uv;
         ww += wv * wv;
@@ -92,7 +93,7 @@ struct Flow : Width<kD> {
       const auto l = layer_terms(V{} + sum(wu), V{} + sum(ww), a.mode);
       p.b[k] = a.b ? b(g, k) : 0, p.c[k] = l.c[0], p.s[k] = l.s[0], p.x[k] = l.x[0], p.sp[k] = l.sp[0],
       p.slope[k] = l.slope[0], p.n2[k] = l.n2[0];
-      vectors<T>(D, [&](int64_t d, int n) __attribute__((always_inline)) {
+      for_each_vector<T>(D, [&](int64_t d, int n) __attribute__((always_inline)) {
         store(p.uhat + k * Dp + d, load(u(g, k) + d, n, u_end) + l.c * load(w(g, k) + d, n, w_end));
       });
       for (int64_t d = (D + W - 1) / W * W; d < Dp; d += W) {
@@ -165,14 +166,14 @@ struct Flow : Width<kD> {
             break;
           }
           V by_u[2] = {}, by_w[2] = {};
-          vectors_by_two<T>(D, [&](int64_t d, int m, int j) __attribute__((always_inline)) {
+          for_each_vector_x2<T>(D, [&](int64_t d, int m, int j) __attribute__((always_inline)) {
             const V wv = load(wk + d, m, w_end);
             by_u[j] += wv * load(uk + d, m, u_end);
             by_w[j] += wv * wv;
           });
           y[2 * k] = by_u[0] + by_u[1], y[2 * k + 1] = by_w[0] + by_w[1];
         }
-        store_first<kAtOnce>(sums + i * kAtOnce, sum_each_of<kAtOnce>(y));
+        store_first<kAtOnce>(sums + i * kAtOnce, horizontal_sums_of<kAtOnce>(y));
       }
       V v[kAtOnce];
 #pragma GCC unroll 8
@@ -193,7 +194,7 @@ struct Flow : Width<kD> {
   // by side.
   void own_terms(int64_t r0, int n, const Scalars& q) const {
     for (int i = 0; i < n; i += W) {
-      products(r0 + i, n - i < W ? n - i : W, q.x + i, q.s + i);  // kept there until all are made
+      products(r0 + i, n - i < W ? n - i : W, q.x + i, q.s + i);  // cached there until all are made
     }
     for (int64_t k = 0; k < K; ++k) {
       for (int64_t i = k * R; i < k * R + n; i += W) {
@@ -233,10 +234,11 @@ struct Flow : Width<kD> {
       const T ti = t[i], ci = c[i], *const zi = z + i * Dp, *const uh = p ? p->uhat + last * Dp : nullptr;
       S* const to = (S*)a.z_out + (r0 + i) * D;
       if (p) {
-        vectors<T>(D, [&](int64_t d, int m)
-                          __attribute__((always_inline)) { store(to + d, load(zi + d) + ti * load(uh + d), m); });
+        for_each_vector<T>(D, [&](int64_t d, int m) __attribute__((always_inline)) {
+          store(to + d, load(zi + d) + ti * load(uh + d), m);
+        });
       } else {
-        vectors<T>(D, [&](int64_t d, int m) __attribute__((always_inline)) {
+        for_each_vector<T>(D, [&](int64_t d, int m) __attribute__((always_inline)) {
           store(to + d, load(zi + d) + ti * (load(ui + d, m, u_end) + ci * load(wi + d, m, w_end)), m);
         });
         ui += a.u_group, wi += a.w_group;
@@ -261,14 +263,14 @@ struct Flow : Width<kD> {
         V sums[2] = {};
         if (before >= 0) {
           const T ti = moved[i];
-          vectors_by_two<T>(Dp, [&](int64_t d, int, int j) __attribute__((always_inline)) {
+          for_each_vector_x2<T>(Dp, [&](int64_t d, int, int j) __attribute__((always_inline)) {
             const V zv = load(zi + d) + ti * load(uh + d);
             store(zi + d, zv);
             sums[j] += load(wk + d) * zv;
           });
         } else {
-          vectors_by_two<T>(Dp, [&](int64_t d, int, int j)
-                                    __attribute__((always_inline)) { sums[j] += load(wk + d) * load(zi + d); });
+          for_each_vector_x2<T>(Dp, [&](int64_t d, int, int j)
+                                        __attribute__((always_inline)) { sums[j] += load(wk + d) * load(zi + d); });
         }
         wz[i] = sums[0] + sums[1];
       }
@@ -277,7 +279,7 @@ struct Flow : Width<kD> {
                   : dot_products<false>(r0, n, k, k, z, nullptr, nullptr, wz);
     }
     for (int i = 0; i < n; i += W) {
-      store(pre + i, sum_each(wz + i) + (p ? V{} + p->b[k] : V{}));
+      store(pre + i, horizontal_sums(wz + i) + (p ? V{} + p->b[k] : V{}));
     }
     if constexpr (kInverse) {
       solve_layers(pre, q.s + k * R, q.sp + k * R, n);
@@ -306,7 +308,7 @@ struct Flow : Width<kD> {
       }
       const T ti = kMove ? t[i] : 0, ci = kMove ? c[i] : 0;
       V sums[2] = {{b(r0 + i, k)}};  // in the first lane
-      vectors_by_two<T>(D, [&](int64_t d, int m, int j) __attribute__((always_inline)) {
+      for_each_vector_x2<T>(D, [&](int64_t d, int m, int j) __attribute__((always_inline)) {
         V zv = load(z + d);
         if constexpr (kMove) {
           zv += ti * (load(uh + d, m, u_end) + ci * load(wh + d, m, w_end));
@@ -342,16 +344,16 @@ struct Flow : Width<kD> {
 };
 
 // `wide`: the parameters are in the compute type.
-void planar_flow(FlowType type, bool wide, bool inverse, const FlowArgs& a, int64_t begin, int64_t end, void* scratch) {
+void planar_flow(DType type, bool wide, bool inverse, const FlowArgs& a, int64_t begin, int64_t end, void* scratch) {
   const auto run = [&](auto flow, auto* t) {
     inverse ? flow.template run<true>(begin, end, t) : flow.template run<false>(begin, end, t);
   };
   switch (type) {
-    case FlowType::f32:
+    case DType::f32:
       return a.D == 64 ? run(Flow<float, float, 64>(a), (float*)scratch) : run(Flow<float>(a), (float*)scratch);
-    case FlowType::f64: return run(Flow<double>(a), (double*)scratch);
-    case FlowType::bf16: return wide ? run(Flow<bf16, float>(a), (float*)scratch) : run(Flow<bf16>(a), (float*)scratch);
-    case FlowType::f16: return wide ? run(Flow<f16, float>(a), (float*)scratch) : run(Flow<f16>(a), (float*)scratch);
+    case DType::f64: return run(Flow<double>(a), (double*)scratch);
+    case DType::bf16: return wide ? run(Flow<bf16, float>(a), (float*)scratch) : run(Flow<bf16>(a), (float*)scratch);
+    case DType::f16: return wide ? run(Flow<f16, float>(a), (float*)scratch) : run(Flow<f16>(a), (float*)scratch);
   }
 }
 

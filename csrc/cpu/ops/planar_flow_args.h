@@ -2,6 +2,8 @@
 #pragma once
 #include <cstdint>
 
+#include "cpu/dtype.h"
+
 // Rows of z [G * N, D]: N rows share one set of parameters (N = 1: each has its own). Strides in elements; rows are
 // contiguous.
 struct FlowArgs {
@@ -36,5 +38,3 @@ constexpr int64_t flow_scratch(const FlowArgs& a, bool backward) {
   }
   return states + 9 * a.K * kFlowRows;
 }
-
-enum class FlowType { f32, f64, bf16, f16 };  // storage types

@@ -97,14 +97,14 @@ struct FlowBackward : Flow<S, P, kD> {
     const T *const uh = p.uhat + k * Dp, *gi = g;
     for (int i = 0; i < n; ++i, gi += Dp) {
       V x[2] = {};
-      vectors_by_two<T>(
+      for_each_vector_x2<T>(
           Dp, [&](int64_t d, int, int j) __attribute__((always_inline)) { x[j] += load(gi + d) * load(uh + d); });
       gu[i] = x[0] + x[1], gl[i] = ((const T*)a.gl)[r0 + i];
     }
     T* const t = l.t + k * R;
     for (int i = 0; i < n; i += W) {
       const int64_t at = k * R + i;
-      const V h = load(l.h + at), tv = load(t + i), glv = load(gl + i), guv = sum_each(gu + i),
+      const V h = load(l.h + at), tv = load(t + i), glv = load(gl + i), guv = horizontal_sums(gu + i),
               by_logdet = glv * load(l.by_a + at);
       store(ga + i, kInverse ? by_logdet - h * load(l.inverse + at) * (guv + by_logdet * p.s[k]) : guv * h + by_logdet);
       store(gx + i, glv * load(l.by_x + at));
@@ -199,7 +199,7 @@ struct FlowBackward : Flow<S, P, kD> {
               c = p.c[k];
       P *const to_u = (P*)a.gu + g * a.gu_group + k * a.gu_layer, *const to_w =
                                                                       (P*)a.gw + g * a.gw_group + k * a.gw_layer;
-      vectors<T>(D, [&](int64_t d, int m) __attribute__((always_inline)) {
+      for_each_vector<T>(D, [&](int64_t d, int m) __attribute__((always_inline)) {
         const V uv = load(this->u(g, k) + d, m, u_end), wv = load(p.w + k * Dp + d),
                 pulled = load(sums.uhat + k * Dp + d);
         store(to_u + d, pulled + gx * wv, m);
@@ -211,7 +211,7 @@ struct FlowBackward : Flow<S, P, kD> {
 };
 
 // Rows (N = 1) or parts of groups [begin, end).
-void planar_flow_backward(FlowType type, bool wide, bool inverse, const FlowArgs& a, int64_t begin, int64_t end,
+void planar_flow_backward(DType type, bool wide, bool inverse, const FlowArgs& a, int64_t begin, int64_t end,
                           void* scratch) {
   const auto run = [&]<class S, class P, int kD>(auto* t, Flow<S, P, kD>) {
     if (a.N > 1) {
@@ -222,22 +222,22 @@ void planar_flow_backward(FlowType type, bool wide, bool inverse, const FlowArgs
     inverse ? f.template run<true>(begin, end, t) : f.template run<false>(begin, end, t);
   };
   switch (type) {
-    case FlowType::f32:
+    case DType::f32:
       return a.D == 64 ? run((float*)scratch, Flow<float, float, 64>(a)) : run((float*)scratch, Flow<float>(a));
-    case FlowType::f64: return run((double*)scratch, Flow<double>(a));
-    case FlowType::bf16: return wide ? run((float*)scratch, Flow<bf16, float>(a)) : run((float*)scratch, Flow<bf16>(a));
-    case FlowType::f16: return wide ? run((float*)scratch, Flow<f16, float>(a)) : run((float*)scratch, Flow<f16>(a));
+    case DType::f64: return run((double*)scratch, Flow<double>(a));
+    case DType::bf16: return wide ? run((float*)scratch, Flow<bf16, float>(a)) : run((float*)scratch, Flow<bf16>(a));
+    case DType::f16: return wide ? run((float*)scratch, Flow<f16, float>(a)) : run((float*)scratch, Flow<f16>(a));
   }
 }
 
-void planar_flow_combine(FlowType type, bool wide, const FlowArgs& a, int64_t g, void* scratch) {
+void planar_flow_combine(DType type, bool wide, const FlowArgs& a, int64_t g, void* scratch) {
   switch (type) {
-    case FlowType::f32: return FlowBackward<float>(a).combine(g, (float*)scratch);
-    case FlowType::f64: return FlowBackward<double>(a).combine(g, (double*)scratch);
-    case FlowType::bf16:
+    case DType::f32: return FlowBackward<float>(a).combine(g, (float*)scratch);
+    case DType::f64: return FlowBackward<double>(a).combine(g, (double*)scratch);
+    case DType::bf16:
       return wide ? FlowBackward<bf16, float>(a).combine(g, (float*)scratch)
                   : FlowBackward<bf16>(a).combine(g, (float*)scratch);
-    case FlowType::f16:
+    case DType::f16:
       return wide ? FlowBackward<f16, float>(a).combine(g, (float*)scratch)
                   : FlowBackward<f16>(a).combine(g, (float*)scratch);
   }
@@ -246,7 +246,7 @@ void planar_flow_combine(FlowType type, bool wide, const FlowArgs& a, int64_t g,
 // sums [C] += the sums over the rows of x [rows, C], in the order of the rows.
 void add_columns(bool f64, const void* x, int64_t rows, int64_t C, void* sums) {
   const auto run = [&]<class T>(const T* p, T* to) __attribute__((always_inline)) {
-    vectors<T>(C, [&](int64_t c, int n) __attribute__((always_inline)) {
+    for_each_vector<T>(C, [&](int64_t c, int n) __attribute__((always_inline)) {
       auto s = load(to + c, n, to + C);
       for (int64_t r = 0; r < rows; ++r) {
         s += load(p + r * C + c, n, p + rows * C);

@@ -78,7 +78,7 @@ struct FlowBackwardRows : Flow<S, P, kD> {
         l.t[k * R + i] = i < n ? ((const T*)a.act_in)[(r0 + i) * K + k] : 0;
       }
     }
-    this->products(r0, n, l.c, l.n2);  // kept there until all are made
+    this->products(r0, n, l.c, l.n2);  // cached there until all are made
     for (int64_t k = 0; k < K; ++k) {
       const int64_t at = k * R;
       const auto e = layer_terms(load(l.c + at), load(l.n2 + at), a.mode);
@@ -137,7 +137,7 @@ struct FlowBackwardRows : Flow<S, P, kD> {
       const T ci = l.c[k * R + i];
       this->template prefetch_row<1>((const S*)a.z_out + (r0 + i) * D);
       V x[2] = {}, y[2] = {};
-      vectors_by_two<T>(D, [&](int64_t d, int m, int j) __attribute__((always_inline)) {
+      for_each_vector_x2<T>(D, [&](int64_t d, int m, int j) __attribute__((always_inline)) {
         const V gv = load(from + d, m, gz_end), wv = load(wi + d, m, w_end);
         store(g + d, gv);
         x[j] += gv * (load(ui + d, m, u_end) + ci * wv);
@@ -153,8 +153,8 @@ struct FlowBackwardRows : Flow<S, P, kD> {
     const int64_t at = k * R;
     const V h = load(l.h + at), t = load(l.t + at), c = load(l.c + at), n2 = load(l.n2 + at), glv = load(gl);
     const V by_logdet = glv * load(l.by_a + at);
-    const V g_uhat = sum_each(gu);
-    V gwv = sum_each(gw), gav;
+    const V g_uhat = horizontal_sums(gu);
+    V gwv = horizontal_sums(gw), gav;
     if constexpr (kInverse) {
       gav = by_logdet - h * load(l.inverse + at) * (g_uhat + by_logdet * load(l.s + at));
       gwv += gav * n2;  // n2 is 1 where w = 0, and counts for nothing there: c = 0 and slope = 1
@@ -187,7 +187,7 @@ struct FlowBackwardRows : Flow<S, P, kD> {
       }
       const T ti = pull[i], gai = ga[i], gxi = gx[i], cti = c_pull[i], wi_by = on_w[i], next_c = l.c[next_k * R + i];
       V x[2] = {}, y[2] = {};
-      vectors_by_two<T>(D, [&](int64_t d, int m, int j) __attribute__((always_inline)) {
+      for_each_vector_x2<T>(D, [&](int64_t d, int m, int j) __attribute__((always_inline)) {
         const V uv = load(ui + d, m, u_end), wv = load(wi + d, m, w_end), old = load(g + d), next = old + gai * wv;
         const V pulled = kInverse ? next : old;
         store(to_u + d, ti * pulled + gxi * wv, m, kStream && (uintptr_t)(to_u + d) % 32 == 0);

@@ -21,7 +21,7 @@ struct Decode : PackedDecoder<T> {
   using P::a, P::nb, P::fb, P::vb, P::mb, P::tile, P::eps, P::layer, P::multiply, P::of_d, P::copy_padded;
   using P::head, P::head_b, P::embedding, P::project, P::project_b, P::values, P::last, P::position, P::table;
   static constexpr int W = kLanes<T>;
-  const int64_t R = a.rows, RT = R * kT, dv = padded(a.d), width = a.d / a.heads;
+  const int64_t R = a.rows, RT = R * kTileWidth, dv = padded(a.d), width = a.d / a.heads;
 
   explicit Decode(const DecodeArgs& args) : P{args} {}
 
@@ -44,7 +44,8 @@ struct Decode : PackedDecoder<T> {
     given = take(mb * RT), projected = take(nb * RT), added = take(nb * RT), waiting = take(a.L * nb * RT),
     constant = take(a.L * nb * RT);
     keys = take(R * a.L * a.steps * dv + 16 * dv), vals = take(R * a.L * a.steps * dv);
-    line = take(vb * kT), noise = take(vb * kT), query = take(dv), joined = take(dv), score = take(decode_scores(a));
+    line = take(vb * kTileWidth), noise = take(vb * kTileWidth), query = take(dv), joined = take(dv),
+    score = take(decode_scores(a));
   }  // and room behind
 
   // What the memory adds in each layer, of the next R rows: waiting [rows][L][nb 64].
@@ -54,15 +55,16 @@ struct Decode : PackedDecoder<T> {
     const auto of = [this](int64_t i) { return of_d(i); };
     to_tiles((const T*)a.memory + seen * a.M, m, a.M, given);
     if (a.project) {
-      multiply(m, given, m * kT, a.M, project, project_b, nb, projected, m * kT, of);
+      multiply(m, given, m * kTileWidth, a.M, project, project_b, nb, projected, m * kTileWidth, of);
     }
     for (int64_t l = 0; l < a.L; ++l) {
       const LayerOf<T> w = layer(l);
-      multiply(m, a.project ? projected : given, m * kT, a.d, w.cross_value, w.cross_value_b, nb, mixed, m * kT, of);
-      multiply(m, mixed, m * kT, a.d, w.cross_out, w.cross_out_b, nb, added, m * kT, of);
+      multiply(m, a.project ? projected : given, m * kTileWidth, a.d, w.cross_value, w.cross_value_b, nb, mixed,
+               m * kTileWidth, of);
+      multiply(m, mixed, m * kTileWidth, a.d, w.cross_out, w.cross_out_b, nb, added, m * kTileWidth, of);
       for (int64_t r = 0; r < m; ++r) {
         for (int64_t i = 0; i < nb; ++i) {
-          copy_padded(added + (i * m + r) * kT, of_d(i), waiting + ((r * a.L + l) * nb + i) * kT);
+          copy_padded(added + (i * m + r) * kTileWidth, of_d(i), waiting + ((r * a.L + l) * nb + i) * kTileWidth);
         }
       }
     }
@@ -75,7 +77,7 @@ struct Decode : PackedDecoder<T> {
     if (queue == ready) {
       see_to_memory();
     }
-    const int64_t row = queue++, size = a.L * nb * kT, place = row - seen;
+    const int64_t row = queue++, size = a.L * nb * kTileWidth, place = row - seen;
     __builtin_memcpy(constant + slot * size, waiting + place * size, size * sizeof(T));
     const T room = a.capacity ? ((const T*)a.capacity)[row] : (T)a.cap;
     rows[r] = {row, 0, kSos, slot, room, room, 0, 0};
@@ -86,25 +88,26 @@ struct Decode : PackedDecoder<T> {
 
   void feed(int64_t r, int64_t token) const {
     for (int64_t i = 0; i < nb; ++i) {
-      __builtin_memcpy(x + i * RT + r * kT, embedding + (i * vb * kT + token) * kT, kT * sizeof(T));
+      __builtin_memcpy(x + i * RT + r * kTileWidth, embedding + (i * vb * kTileWidth + token) * kTileWidth,
+                       kTileWidth * sizeof(T));
     }
   }
 
   void place_in(int64_t r) const {
     if (a.position) {
       for (int64_t i = 0; i < nb; ++i) {
-        add(x + i * RT + r * kT, position + (rows[r].at * nb + i) * kT);
+        add(x + i * RT + r * kTileWidth, position + (rows[r].at * nb + i) * kTileWidth);
       }
     }
   }
 
   static void add(T* to, const T* more) {
-    for (int64_t j = 0; j < kT; j += W) {
+    for (int64_t j = 0; j < kTileWidth; j += W) {
       store(to + j, load(to + j) + load(more + j));
     }
   }
 
-  const T* constant_of(int64_t r, int64_t l) const { return constant + (rows[r].slot * a.L + l) * nb * kT; }
+  const T* constant_of(int64_t r, int64_t l) const { return constant + (rows[r].slot * a.L + l) * nb * kTileWidth; }
 
   // ---- a step
 
@@ -115,22 +118,23 @@ struct Decode : PackedDecoder<T> {
     const int64_t cache = (row.slot * a.L + l) * a.steps * dv;
     T *const k = keys + cache, *const v = vals + cache;
     const bool known = a.table && l == 0;
-    const T* const from = known ? table + row.token * kT : qkv + r * kT;
-    const int64_t stride = known ? a.V * kT : RT;
+    const T* const from = known ? table + row.token * kTileWidth : qkv + r * kTileWidth;
+    const int64_t stride = known ? a.V * kTileWidth : RT;
     const V scale = V{} + (T)(1 / __builtin_sqrt((double)width));
     for (int64_t i = 0; i < nb; ++i) {
       const T* const q = from + i * stride;
       const int64_t m = of_d(i);
       for (int64_t j = 0; j < m; j += W) {
-        store(query + i * kT + j, load(q + j) * scale);
+        store(query + i * kTileWidth + j, load(q + j) * scale);
       }
-      __builtin_memcpy(k + row.at * dv + i * kT, q + nb * stride, m * sizeof(T));
-      __builtin_memcpy(v + row.at * dv + i * kT, q + 2 * nb * stride, m * sizeof(T));
+      __builtin_memcpy(k + row.at * dv + i * kTileWidth, q + nb * stride, m * sizeof(T));
+      __builtin_memcpy(v + row.at * dv + i * kTileWidth, q + 2 * nb * stride, m * sizeof(T));
     }
-    T* const to = nb == 1 ? mixed + r * kT : joined;  // what is written behind it is the next row's, or of no use
+    T* const to =
+        nb == 1 ? mixed + r * kTileWidth : joined;  // what is written behind it is the next row's, or of no use
     attention(row.at + 1, a.heads, width, dv, query, k, v, score, to);
     for (int64_t i = 0; nb > 1 && i < nb; ++i) {
-      __builtin_memcpy(mixed + i * RT + r * kT, joined + i * kT, of_d(i) * sizeof(T));
+      __builtin_memcpy(mixed + i * RT + r * kTileWidth, joined + i * kTileWidth, of_d(i) * sizeof(T));
     }
   }
 
@@ -154,22 +158,22 @@ struct Decode : PackedDecoder<T> {
       }
       for (int64_t r = 0; r < n; ++r) {
         for (int64_t i = 0; i < nb; ++i) {
-          add(x + i * RT + r * kT, constant_of(r, l) + i * kT);
+          add(x + i * RT + r * kTileWidth, constant_of(r, l) + i * kTileWidth);
         }
       }
       a.pre ? norms(x, w.norm3, w.norm3_b, y) : norms(x, w.norm2, w.norm2_b, x);
       const T* const in = a.pre ? y : x;
       T* const out = a.pre ? x : y;
       for (int64_t j = 0; j < fb; ++j) {
-        const int64_t units = part(a.F, j);
+        const int64_t units = tile_columns(a.F, j);
         for (int64_t i = 0; i < nb; ++i) {
-          multiply_tile<T>(n, in + i * RT, w.linear1 + (j * nb + i) * tile, of_d(i), i ? hidden : w.linear1_b + j * kT,
-                           i ? kT : 0, nullptr, hidden, units);
+          multiply_tile<T>(n, in + i * RT, w.linear1 + (j * nb + i) * tile, of_d(i),
+                           i ? hidden : w.linear1_b + j * kTileWidth, i ? kTileWidth : 0, nullptr, hidden, units);
         }
-        activate(hidden, n * kT, a.gelu);
+        activate(hidden, n * kTileWidth, a.gelu);
         for (int64_t i = 0; i < nb; ++i) {
-          multiply_tile<T>(n, hidden, w.linear2 + (j * nb + i) * tile, units, (j ? out : x) + i * RT, kT,
-                           j ? nullptr : w.linear2_b + i * kT, out + i * RT, of_d(i));
+          multiply_tile<T>(n, hidden, w.linear2 + (j * nb + i) * tile, units, (j ? out : x) + i * RT, kTileWidth,
+                           j ? nullptr : w.linear2_b + i * kTileWidth, out + i * RT, of_d(i));
         }
       }
       if (!a.pre) {
@@ -177,9 +181,10 @@ struct Decode : PackedDecoder<T> {
       }
     }
     if (a.pre) {
-      norms(x, last, last + nb * kT, y);
+      norms(x, last, last + nb * kTileWidth, y);
     }
-    multiply(n, a.pre ? y : x, RT, a.d, head, head_b, vb, logits, RT, [this](int64_t i) { return part(a.V, i); });
+    multiply(n, a.pre ? y : x, RT, a.d, head, head_b, vb, logits, RT,
+             [this](int64_t i) { return tile_columns(a.V, i); });
   }
 
   // ---- the token
@@ -249,7 +254,7 @@ struct Decode : PackedDecoder<T> {
   // exp(l - most) of l [from, to) into e [0, to - from); their sum.
   static T exponentials(const T* l, int64_t from, int64_t to, T most, T* e) {
     V all = {};
-    vectors<T>(to - from, [&](int64_t j, int lanes) __attribute__((always_inline)) {
+    for_each_vector<T>(to - from, [&](int64_t j, int lanes) __attribute__((always_inline)) {
       V v = load(l + from + j) - most, em1;
       exp_neg(v, v, em1);
       if (lanes < W) {
@@ -274,15 +279,15 @@ struct Decode : PackedDecoder<T> {
     }
     const T share = 1 / exponentials(l, from, to, most, noise);
     for (int64_t i = 0; i < nb; ++i) {
-      V mix[kT / W] = {};
-      const T* E = embedding + (i * vb * kT + from) * kT;
-      for (int64_t j = 0; j < to - from; ++j, E += kT)
+      V mix[kTileWidth / W] = {};
+      const T* E = embedding + (i * vb * kTileWidth + from) * kTileWidth;
+      for (int64_t j = 0; j < to - from; ++j, E += kTileWidth)
 #pragma GCC unroll 32
-        for (int v = 0; v < kT / W; ++v) {
+        for (int v = 0; v < kTileWidth / W; ++v) {
           mix[v] += noise[j] * load(E + v * W);
         }
-      for (int v = 0; v < kT / W; ++v) {
-        store(x + i * RT + r * kT + v * W, mix[v] * share);
+      for (int v = 0; v < kTileWidth / W; ++v) {
+        store(x + i * RT + r * kTileWidth + v * W, mix[v] * share);
       }
     }
   }
@@ -291,9 +296,9 @@ struct Decode : PackedDecoder<T> {
   bool choose(int64_t r) {
     Row& row = rows[r];
     const int64_t size = (a.V + W - 1) / W * W;
-    T* const l = vb == 1 ? logits + r * kT : line;
+    T* const l = vb == 1 ? logits + r * kTileWidth : line;
     for (int64_t i = 0; vb > 1 && i < vb; ++i) {
-      __builtin_memcpy(line + i * kT, logits + i * RT + r * kT, kT * sizeof(T));
+      __builtin_memcpy(line + i * kTileWidth, logits + i * RT + r * kTileWidth, kTileWidth * sizeof(T));
     }
     bool broken = a.constrained && constrain(l, size, row.limit);
     T most = 0;
@@ -322,7 +327,7 @@ struct Decode : PackedDecoder<T> {
       if (a.windowed) {
         const int64_t from = token < a.half ? 0 : token - a.half, to = token + a.half < a.V ? token + a.half + 1 : a.V;
         V s = {};
-        vectors<T>(to - from, [&](int64_t j, int lanes) __attribute__((always_inline)) {
+        for_each_vector<T>(to - from, [&](int64_t j, int lanes) __attribute__((always_inline)) {
           V v = load(l + from + j) * load(values + from + j);
           if (lanes < W) {
             v = (V)((Ints<V>)v & first_lanes(lanes, V{}));
@@ -333,7 +338,7 @@ struct Decode : PackedDecoder<T> {
       }
       if (a.mixup == kFullMixup) {
         for (int64_t i = 0, j = 0; i < vb; ++i) {
-          for (T* to = logits + i * RT + r * kT; j < size && j < (i + 1) * kT; j += W, to += W) {
+          for (T* to = logits + i * RT + r * kTileWidth; j < size && j < (i + 1) * kTileWidth; j += W, to += W) {
             store(to, load(l + j) * share);
           }
         }
@@ -365,7 +370,7 @@ struct Decode : PackedDecoder<T> {
     for (; n < R && more(); ++n) {
       admit(n, n);
     }
-    static const T zeros[kT] = {};
+    static const T zeros[kTileWidth] = {};
     bool ends[kDecodeRows];
     while (n) {
       step();
@@ -375,8 +380,8 @@ struct Decode : PackedDecoder<T> {
       if (a.mixup == kFullMixup) {
         for (int64_t i = 0; i < nb; ++i) {
           for (int64_t k = 0; k < vb; ++k) {
-            multiply_tile<T>(n, logits + k * RT, embedding + (i * vb + k) * tile, part(a.V, k), k ? x + i * RT : zeros,
-                             k ? kT : 0, nullptr, x + i * RT, kT);
+            multiply_tile<T>(n, logits + k * RT, embedding + (i * vb + k) * tile, tile_columns(a.V, k),
+                             k ? x + i * RT : zeros, k ? kTileWidth : 0, nullptr, x + i * RT, kTileWidth);
           }
         }
       }
@@ -390,7 +395,7 @@ struct Decode : PackedDecoder<T> {
           admit(r, rows[r].slot);
         } else if (r != --n) {
           for (int64_t i = 0; i < nb; ++i) {
-            __builtin_memcpy(x + i * RT + r * kT, x + i * RT + n * kT, kT * sizeof(T));
+            __builtin_memcpy(x + i * RT + r * kTileWidth, x + i * RT + n * kTileWidth, kTileWidth * sizeof(T));
           }
           rows[r] = rows[n];
         }
@@ -402,10 +407,10 @@ struct Decode : PackedDecoder<T> {
 }  // namespace
 
 void value_decode_prepare(const DecodeArgs& a) {
-  a.wide ? PackedDecoder<double>{a}.prepare() : PackedDecoder<float>{a}.prepare();
+  a.is_double ? PackedDecoder<double>{a}.prepare() : PackedDecoder<float>{a}.prepare();
 }
 void value_decode(const DecodeArgs& a, int64_t begin, int64_t end, void* scratch) {
-  a.wide ? Decode<double>(a).run(begin, end, (double*)scratch) : Decode<float>(a).run(begin, end, (float*)scratch);
+  a.is_double ? Decode<double>(a).run(begin, end, (double*)scratch) : Decode<float>(a).run(begin, end, (float*)scratch);
 }
 
 }  // namespace ORD_ISA

@@ -9,7 +9,7 @@ enum { kPad, kSos, kEos, kFirstValue };
 
 // Everything in the compute type (float, or double), contiguous.
 struct DecodeArgs {
-  bool wide, pre, gelu, windowed, monotone, constrained, project;
+  bool is_double, pre, gelu, windowed, monotone, constrained, project;
   bool table;  // the first layer's q, k, v of every token are made once
   int64_t B, d, M, heads, F, V, L, steps;
   int64_t half, mixup;  // tokens on each side of a window; kNoMixup, ...
@@ -34,15 +34,15 @@ constexpr int64_t decode_scores(const DecodeArgs& a) { return padded(a.steps * (
 // Elements of a layer's packed weights; of everything that is prepared once per call; of a thread's scratch.
 constexpr int64_t decode_layer(const DecodeArgs& a) {
   const int64_t nb = tiles_of(a.d), fb = tiles_of(a.F);
-  return kT * kT * nb * (6 * nb + 2 * fb) + kT * (13 * nb + fb);
+  return kTileWidth * kTileWidth * nb * (6 * nb + 2 * fb) + kTileWidth * (13 * nb + fb);
 }
 constexpr int64_t decode_shared(const DecodeArgs& a) {
   const int64_t nb = tiles_of(a.d), vb = tiles_of(a.V), mb = tiles_of(a.M);
-  return a.L * decode_layer(a) + kT * kT * nb * (2 * vb + (a.project ? mb : 0)) +
-         kT * (2 * vb + 3 * nb + a.steps * nb) + (a.table ? 3 * nb * a.V * kT : 0);
+  return a.L * decode_layer(a) + kTileWidth * kTileWidth * nb * (2 * vb + (a.project ? mb : 0)) +
+         kTileWidth * (2 * vb + 3 * nb + a.steps * nb) + (a.table ? 3 * nb * a.V * kTileWidth : 0);
 }
 constexpr int64_t decode_scratch(const DecodeArgs& a) {
   const int64_t nb = tiles_of(a.d), vb = tiles_of(a.V), mb = tiles_of(a.M);
-  return a.rows * (kT * (8 * nb + 1 + vb + mb + 2 * a.L * nb) + 2 * a.L * a.steps * padded(a.d)) + 2 * vb * kT +
-         18 * padded(a.d) + decode_scores(a) + 8 * kT;
+  return a.rows * (kTileWidth * (8 * nb + 1 + vb + mb + 2 * a.L * nb) + 2 * a.L * a.steps * padded(a.d)) +
+         2 * vb * kTileWidth + 18 * padded(a.d) + decode_scores(a) + 8 * kTileWidth;
 }

@@ -8,7 +8,7 @@ namespace {
 
 template <int w, class V>
 ORD_INLINE V larger_of_lanes(V v) {  // lane i and lane i ^ w; where one is NaN, either
-  const V o = partner<w>(v);
+  const V o = shuffle_xor<w>(v);
   return v > o ? v : o;
 }
 template <class V>
@@ -100,11 +100,12 @@ __attribute__((noinline)) static void norm_rows(int64_t n, int64_t width, T eps,
   const int64_t d = kD ? kD : width, nb = tiles_of(d);
   const auto columns = [&](auto f) __attribute__((always_inline)) {  // f(place in a row, place in w and b, lanes)
     for (int64_t i = 0; i < nb; ++i) {
-      vectors<T>(part(d, i),
-                 [&](int64_t j, int lanes) __attribute__((always_inline)) { f(i * stride + j, i * kT + j, lanes); });
+      for_each_vector<T>(tile_columns(d, i), [&](int64_t j, int lanes) __attribute__((always_inline)) {
+        f(i * stride + j, i * kTileWidth + j, lanes);
+      });
     }
   };
-  for (; n > 0; n -= W, from += W * kT, to += W * kT) {
+  for (; n > 0; n -= W, from += W * kTileWidth, to += W * kTileWidth) {
     const int m = n < W ? (int)n : W;
     V s[W], q[W];
     alignas(64) T mean[W], scale[W];
@@ -113,15 +114,16 @@ __attribute__((noinline)) static void norm_rows(int64_t n, int64_t width, T eps,
     }
     for (int r = 0; r < m; ++r) {
       V all = {};
-      columns([&](int64_t j, int64_t, int lanes)
-                  __attribute__((always_inline)) { all += load(from + r * kT + j, lanes, from + r * kT + j + W); });
+      columns([&](int64_t j, int64_t, int lanes) __attribute__((always_inline)) {
+        all += load(from + r * kTileWidth + j, lanes, from + r * kTileWidth + j + W);
+      });
       s[r] = all;
     }
-    store(mean, sum_each(s) / (T)d);
+    store(mean, horizontal_sums(s) / (T)d);
     for (int r = 0; r < m; ++r) {
       V all = {};
       columns([&](int64_t j, int64_t, int lanes) __attribute__((always_inline)) {
-        V c = load(from + r * kT + j) - mean[r];
+        V c = load(from + r * kTileWidth + j) - mean[r];
         if (lanes < W) {
           c = (V)((Ints<V>)c & first_lanes(lanes, V{}));
         }
@@ -129,10 +131,11 @@ __attribute__((noinline)) static void norm_rows(int64_t n, int64_t width, T eps,
       });
       q[r] = all;
     }
-    store(scale, inverse_root(sum_each(q) / (T)d + eps));
+    store(scale, inverse_root(horizontal_sums(q) / (T)d + eps));
     for (int r = 0; r < m; ++r) {
       columns([&](int64_t j, int64_t at, int) __attribute__((always_inline)) {
-        store(to + r * kT + j, (load(from + r * kT + j) - mean[r]) * scale[r] * load(w + at) + load(b + at));
+        store(to + r * kTileWidth + j,
+              (load(from + r * kTileWidth + j) - mean[r]) * scale[r] * load(w + at) + load(b + at));
       });
     }
   }
@@ -140,7 +143,8 @@ __attribute__((noinline)) static void norm_rows(int64_t n, int64_t width, T eps,
 
 template <class T>
 static void norm(int64_t n, int64_t d, T eps, const T* from, int64_t stride, const T* w, const T* b, T* to) {
-  d == kT ? norm_rows<T, kT>(n, d, eps, from, stride, w, b, to) : norm_rows<T, 0>(n, d, eps, from, stride, w, b, to);
+  d == kTileWidth ? norm_rows<T, kTileWidth>(n, d, eps, from, stride, w, b, to)
+                  : norm_rows<T, 0>(n, d, eps, from, stride, w, b, to);
 }
 
 // ---- attention of one row: q [d], scaled; k, v [n, dv] of its cache; room for padded(n) scores -> to [d], room behind
@@ -172,7 +176,7 @@ __attribute__((noinline)) static void attend(int64_t n, int64_t heads, int64_t w
       for (int l = 0; l < m; ++l) {
         const T* kt = k + (t + l) * dv;
         V s = {};
-        vectors<T>(width, [&](int64_t j, int lanes) __attribute__((always_inline)) {
+        for_each_vector<T>(width, [&](int64_t j, int lanes) __attribute__((always_inline)) {
           V p = load(q + j) * load(kt + j);
           if (lanes < W) {
             p = (V)((Ints<V>)p & first_lanes(lanes, V{}));
@@ -181,7 +185,7 @@ __attribute__((noinline)) static void attend(int64_t n, int64_t heads, int64_t w
         });
         dot[l] = s;
       }
-      V s = sum_each(dot);
+      V s = horizontal_sums(dot);
       if (m < W) {
         s = first_lanes(m, V{}) ? s : minus;
       }
@@ -205,19 +209,19 @@ template <class V, class F>
 ORD_INLINE V over_positions(V v, int64_t heads, F reduce) {
   if constexpr (kSize<V> > 8) {
     if (heads <= 8) {
-      v = reduce(v, partner<8>(v));
+      v = reduce(v, shuffle_xor<8>(v));
     }
   }
   if constexpr (kSize<V> > 4) {
     if (heads <= 4) {
-      v = reduce(v, partner<4>(v));
+      v = reduce(v, shuffle_xor<4>(v));
     }
   }
   if (heads <= 2 && kSize<V> > 2) {
-    v = reduce(v, partner<2 % kSize<V>>(v));
+    v = reduce(v, shuffle_xor<2 % kSize<V>>(v));
   }
   if (heads == 1) {
-    v = reduce(v, partner<1>(v));
+    v = reduce(v, shuffle_xor<1>(v));
   }
   return v;
 }
@@ -247,7 +251,7 @@ __attribute__((noinline)) static void attend_together(int64_t n, int64_t heads, 
         dot[l] += each[l * HV + i] * load(k + (p + l) * N + i * W);
       }
     }
-    V s = sum_each(dot);
+    V s = horizontal_sums(dot);
     if (pairs - p < W) {
       s = first_lanes((int)(pairs - p), V{}) ? s : V{} - (T)__builtin_inf();
     }

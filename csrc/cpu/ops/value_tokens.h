@@ -110,7 +110,7 @@ ORD_INLINE void mixup_run(const T* p, T* dp, int64_t n, const T* g, const T* tab
       }
       dots[j] = dot;
     }
-    store(dp + j0, load(dp + j0) + sum_each(dots));
+    store(dp + j0, load(dp + j0) + horizontal_sums(dots));
   }
 }
 
@@ -158,7 +158,7 @@ ORD_INLINE void mixup_rows_backward(const Args& a, int64_t begin, int64_t end, t
       const V m = splat(sum(mean));
       S* to = gx + r * a.V;
       fill_zero(to, w.begin);
-      vectors<T>(n, [&](int64_t j, int k) __attribute__((always_inline)) {
+      for_each_vector<T>(n, [&](int64_t j, int k) __attribute__((always_inline)) {
         store(to + w.begin + j, load(p + j) * (load(dp + j) - m), k);
       });
       fill_zero(to + w.end, a.V - w.end);
@@ -183,7 +183,7 @@ ORD_INLINE void mixup_rows_backward(const Args& a, int64_t begin, int64_t end, t
 template <class T>
 ORD_INLINE T inside(const T* p, const T* values, const T* values_end, Window w) {
   typename Traits<T>::V total{};
-  vectors<T>(w.end - w.begin, [&](int64_t j, int k) __attribute__((always_inline)) {
+  for_each_vector<T>(w.end - w.begin, [&](int64_t j, int k) __attribute__((always_inline)) {
     total += load(p + w.begin + j, k, p + w.begin + j + kLanes<T>) * load(values + w.begin + j, k, values_end);
   });
   return sum(total);
@@ -251,9 +251,9 @@ ORD_INLINE void value_rows_backward(const Args& a, int64_t begin, int64_t end, t
 template <class F>
 ORD_INLINE void by_type(const Args& a, const F& f) {
   switch (a.type) {
-    case 0: return f(float{}, float{});
-    case 1: return f(double{}, double{});
-    case 2: return a.wide ? f(bf16{}, float{}) : f(bf16{}, bf16{});
+    case DType::f32: return f(float{}, float{});
+    case DType::f64: return f(double{}, double{});
+    case DType::bf16: return a.wide ? f(bf16{}, float{}) : f(bf16{}, bf16{});
     default: return a.wide ? f(f16{}, float{}) : f(f16{}, f16{});
   }
 }

@@ -149,8 +149,9 @@ ORD_INLINE void full_rows_backward(const Args& a, int64_t begin, int64_t end, ty
           mean += load(pi + j) * load(di + j);
         }
         const V m = splat(sum(mean));
-        vectors<T>(a.V, [&](int64_t j, int k)
-                            __attribute__((always_inline)) { store(to + j, load(pi + j) * (load(di + j) - m), k); });
+        for_each_vector<T>(a.V, [&](int64_t j, int k) __attribute__((always_inline)) {
+          store(to + j, load(pi + j) * (load(di + j) - m), k);
+        });
       }
     }
     if (sums) {

@@ -73,7 +73,7 @@ ORD_INLINE T exps(const S* x, int64_t n, const S* end, T max, T* p) {
   using I = typename Traits<S>::I;
   V total{}, e{}, em1{};
   const V m = splat(max);
-  vectors<T>(n, [&](int64_t j, int k) __attribute__((always_inline)) {
+  for_each_vector<T>(n, [&](int64_t j, int k) __attribute__((always_inline)) {
     exp_neg(load(x + j, k, end) - m, e, em1);
     if (k < kLanes<T>) {
       e = (V)((I)e & first_lanes(k, V{}));
@@ -96,7 +96,7 @@ template <class O>
 ORD_INLINE void fill_nan(O* p, int64_t n) {
   using T = typename Traits<O>::T;
   const auto v = splat((T)__builtin_nanf(""));
-  vectors<T>(n, [&](int64_t j, int k) __attribute__((always_inline)) { store(p + j, v, k); });
+  for_each_vector<T>(n, [&](int64_t j, int k) __attribute__((always_inline)) { store(p + j, v, k); });
 }
 template <class O>
 ORD_INLINE void fill_zero(O* p, int64_t n) {

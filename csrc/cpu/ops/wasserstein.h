@@ -4,6 +4,7 @@
 #pragma once
 #include <cstdint>
 
+#include "cpu/dtype.h"
 #include "cpu/simd/row_sort.h"
 
 namespace ORD_ISA {
@@ -109,19 +110,19 @@ static void backward(const uint8_t* __restrict signs, const F* __restrict slope,
 
 }  // namespace wasserstein
 
-// dtype: 0 fp32, 1 fp64, 2 bf16, 3 fp16. workspace: (kRows + 1) * L keys, of 8 bytes for fp32 and below, of 16 for
+// workspace: (kRows + 1) * L keys, of 8 bytes for fp32 and below, of 16 for
 // fp64.
-void wasserstein_forward(int dtype, const void* s, const void* u, const void* v, const void* lam, void* loss,
+void wasserstein_forward(DType dtype, const void* s, const void* u, const void* v, const void* lam, void* loss,
                          uint8_t* signs, void* slope, void* workspace, int64_t L, int64_t begin, int64_t end) {
   namespace w = wasserstein;
 #define WD_RUN(T, F, K)                                                                                                \
   w::forward<T, F, K>((const T*)s, (const T*)u, (const T*)v, (const F*)lam, (T*)loss, signs, (F*)slope, (K*)workspace, \
                       (K*)workspace + w::kRows * L, L, begin, end)
-  if (dtype == 0) {
+  if (dtype == DType::f32) {
     WD_RUN(float, float, w::Key32);
-  } else if (dtype == 1) {
+  } else if (dtype == DType::f64) {
     WD_RUN(double, double, w::Key64);
-  } else if (dtype == 2) {
+  } else if (dtype == DType::bf16) {
     WD_RUN(w::Bf16, float, w::Key32);
   } else {
     WD_RUN(w::Fp16, float, w::Key32);
@@ -129,16 +130,16 @@ void wasserstein_forward(int dtype, const void* s, const void* u, const void* v,
 #undef WD_RUN
 }
 
-void wasserstein_backward(int dtype, const uint8_t* signs, const void* slope, const void* lam, const void* g, void* gs,
-                          void* gu, void* gv, void* glam, int64_t L, int64_t begin, int64_t end) {
+void wasserstein_backward(DType dtype, const uint8_t* signs, const void* slope, const void* lam, const void* g,
+                          void* gs, void* gu, void* gv, void* glam, int64_t L, int64_t begin, int64_t end) {
   namespace w = wasserstein;
 #define WD_RUN(T, F) \
   w::backward<T, F>(signs, (const F*)slope, (const F*)lam, (const T*)g, (T*)gs, (T*)gu, (T*)gv, (F*)glam, L, begin, end)
-  if (dtype == 0) {
+  if (dtype == DType::f32) {
     WD_RUN(float, float);
-  } else if (dtype == 1) {
+  } else if (dtype == DType::f64) {
     WD_RUN(double, double);
-  } else if (dtype == 2) {
+  } else if (dtype == DType::bf16) {
     WD_RUN(w::Bf16, float);
   } else {
     WD_RUN(w::Fp16, float);

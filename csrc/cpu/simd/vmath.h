@@ -8,6 +8,8 @@
 #pragma once
 #include <cstdint>
 
+#include "cpu/dtype.h"
+
 #define ORD_INLINE static inline __attribute__((always_inline))
 #if defined(__AVX512F__)
 #define ORD_BYTES 64
@@ -62,6 +64,17 @@ constexpr int kLanes = ORD_BYTES / sizeof(T);
 template <class V>
 constexpr int kSize = sizeof(V) / sizeof(V{}[0]);
 
+// f(S{}) for the storage type S that `type` names.
+template <class F>
+ORD_INLINE auto with_storage_type(DType type, const F& f) {
+  switch (type) {
+    case DType::f32: return f(float{});
+    case DType::f64: return f(double{});
+    case DType::bf16: return f(bf16{});
+    default: return f(f16{});
+  }
+}
+
 // ---- loads and stores
 
 ORD_INLINE vf widen(vh h, bf16) { return (vf)(__builtin_convertvector(h, vu) << 16); }
@@ -110,7 +123,7 @@ ORD_INLINE void store(H* p, vf v) {
 }
 
 // To an address of a multiple of 32 (16 for the baseline), without reading the line first. Fence afterwards.
-ORD_INLINE void store_past_caches(float* p, vf v) {
+ORD_INLINE void store_streaming(float* p, vf v) {
 #if ORD_BYTES == 64
   __builtin_ia32_movntps256(p, __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7));
   __builtin_ia32_movntps256(p + 8, __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15));
@@ -120,7 +133,7 @@ ORD_INLINE void store_past_caches(float* p, vf v) {
   __builtin_ia32_movntps(p, v);
 #endif
 }
-ORD_INLINE void store_past_caches(double* p, vd v) { store_past_caches((float*)p, (vf)v); }
+ORD_INLINE void store_streaming(double* p, vd v) { store_streaming((float*)p, (vf)v); }
 
 ORD_INLINE vi first_lanes(int n, vf) {
   vi lane = {};
@@ -196,10 +209,10 @@ ORD_INLINE void store(S* p, typename Traits<S>::V v, int n) {
 }
 // Large outputs go past the caches: writing a line that is not there would read it first.
 template <class S>
-ORD_INLINE void store(S* p, typename Traits<S>::V v, int n, bool past_caches) {
+ORD_INLINE void store(S* p, typename Traits<S>::V v, int n, bool streaming) {
   if constexpr (sizeof(S) >= 4) {
-    if (past_caches && n == kLanes<S>) {
-      return store_past_caches(p, v);
+    if (streaming && n == kLanes<S>) {
+      return store_streaming(p, v);
     }
   }
   store(p, v, n);
@@ -216,7 +229,7 @@ ORD_INLINE float number(f16 h) {
 
 // f(d, n) for the vectors of D elements: n lanes from d on, all but the last with every lane.
 template <class T, class F>
-ORD_INLINE void vectors(int64_t D, F f) {
+ORD_INLINE void for_each_vector(int64_t D, F f) {
   constexpr int W = kLanes<T>;
   int64_t d = 0;
   for (; d + 4 * W <= D; d += 4 * W) {
@@ -233,7 +246,7 @@ ORD_INLINE void vectors(int64_t D, F f) {
 // The same for sums: f(d, n, j) may add into the j-th of two accumulators, which halves the chain of dependent
 // additions.
 template <class T, class F>
-ORD_INLINE void vectors_by_two(int64_t D, F f) {
+ORD_INLINE void for_each_vector_x2(int64_t D, F f) {
   constexpr int W = kLanes<T>;
   int64_t d = 0;
   for (; d + 2 * W <= D; d += 2 * W) {
@@ -282,39 +295,39 @@ ORD_INLINE double sum(vd v) {
 template <int... I>
 struct Lanes {};
 template <int w, class V, int... I>
-ORD_INLINE V partner(V v, Lanes<I...>) {
+ORD_INLINE V shuffle_xor(V v, Lanes<I...>) {
   return __builtin_shufflevector(v, v, (I ^ w)...);
 }
 template <int w, class V>
-ORD_INLINE V partner(V v) {  // lane i ^ w in lane i
-  return partner<w>(v, Lanes<__integer_pack(kSize<V>)...>{});
+ORD_INLINE V shuffle_xor(V v) {  // lane i ^ w in lane i
+  return shuffle_xor<w>(v, Lanes<__integer_pack(kSize<V>)...>{});
 }
 template <int w, class V, int... I>
-ORD_INLINE V meet(V a, V b, Lanes<I...>) {
+ORD_INLINE V pairwise_add(V a, V b, Lanes<I...>) {
   constexpr int W = sizeof...(I);
   return __builtin_shufflevector(a, b, (I & w ? I + W : I)...) +
          __builtin_shufflevector(a, b, (I & w ? (I ^ w) + W : (I ^ w))...);
 }
 template <int w, class V>
-ORD_INLINE V
-sum_each_from(const V* v) {  // of v[0], v[1], ... v[2 w - 1], each summed over the lanes whose higher bits differ
+ORD_INLINE V horizontal_sums_from(
+    const V* v) {  // of v[0], v[1], ... v[2 w - 1], each summed over the lanes whose higher bits differ
   using L = Lanes<__integer_pack(kSize<V>)...>;
   if constexpr (w == 1) {
-    return meet<1>(v[0], v[1], L{});
+    return pairwise_add<1>(v[0], v[1], L{});
   } else {
-    return meet<w>(sum_each_from<w / 2>(v), sum_each_from<w / 2>(v + w), L{});
+    return pairwise_add<w>(horizontal_sums_from<w / 2>(v), horizontal_sums_from<w / 2>(v + w), L{});
   }
 }
 template <class V>
-ORD_INLINE V sum_each(const V* v) {
-  return sum_each_from<kSize<V> / 2>(v);
+ORD_INLINE V horizontal_sums(const V* v) {
+  return horizontal_sums_from<kSize<V> / 2>(v);
 }
 // The same of M vectors, M at most W: lane i of the first M has the sum of v[i].
 template <int M, class V>
-ORD_INLINE V sum_each_of(const V* v) {
-  V s = sum_each_from<M / 2>(v);
+ORD_INLINE V horizontal_sums_of(const V* v) {
+  V s = horizontal_sums_from<M / 2>(v);
   if constexpr (2 * M == kSize<V>) {
-    s += partner<M>(s);
+    s += shuffle_xor<M>(s);
   }
   static_assert(M == kSize<V> || 2 * M == kSize<V>);
   return s;

@@ -6,7 +6,8 @@ namespace ORD_ISA {
 
 template <class T, class F>
 ORD_INLINE void map_vectors(const T* x, T* y, int64_t n, F f) {
-  vectors<T>(n, [&](int64_t i, int m) __attribute__((always_inline)) { store(y + i, f(load(x + i, m, x + n)), m); });
+  for_each_vector<T>(
+      n, [&](int64_t i, int m) __attribute__((always_inline)) { store(y + i, f(load(x + i, m, x + n)), m); });
 }
 
 template <class H>
@@ -19,7 +20,7 @@ ORD_INLINE void round_trip(const float* x, float* y, int64_t n) {
 }
 
 template <class T>
-ORD_INLINE bool probe(int which, const T* x, T* y, int64_t n) {
+ORD_INLINE void probe(int which, const T* x, T* y, int64_t n) {
   using V = typename Traits<T>::V;
   V a = {}, b = {};
   switch (which) {
@@ -28,46 +29,43 @@ ORD_INLINE bool probe(int which, const T* x, T* y, int64_t n) {
         exp_neg(v, a, b);
         return a;
       });
-      return true;
+      break;
     case 1:
       map_vectors(x, y, n, [&](V v) __attribute__((always_inline)) {
         tanh_sech2(v, a, b);
         return a;
       });
-      return true;
+      break;
     case 2:
       map_vectors(x, y, n, [&](V v) __attribute__((always_inline)) {
         tanh_sech2(v, a, b);
         return b;
       });
-      return true;
-    case 3: map_vectors(x, y, n, [&](V v) __attribute__((always_inline)) { return log_plus(v, V{}); }); return true;
-    case 4: map_vectors(x, y, n, [&](V v) __attribute__((always_inline)) { return log1p_v(v); }); return true;
+      break;
+    case 3: map_vectors(x, y, n, [&](V v) __attribute__((always_inline)) { return log_plus(v, V{}); }); break;
+    case 4: map_vectors(x, y, n, [&](V v) __attribute__((always_inline)) { return log1p_v(v); }); break;
     case 5:
       map_vectors(x, y, n, [&](V v) __attribute__((always_inline)) {
         softplus_sigmoid(v, a, b);
         return a;
       });
-      return true;
+      break;
     case 6:
       map_vectors(x, y, n, [&](V v) __attribute__((always_inline)) {
         softplus_sigmoid(v, a, b);
         return b;
       });
-      return true;
+      break;
   }
-  return false;
 }
 
-bool vmath_f32(int which, const float* x, float* y, int64_t n) {
-  if (which == 7) {
-    return round_trip<bf16>(x, y, n), true;
+void vmath_f32(int which, const float* x, float* y, int64_t n) {
+  switch (which) {
+    case 7: return round_trip<bf16>(x, y, n);
+    case 8: return round_trip<f16>(x, y, n);
+    default: return probe(which, x, y, n);
   }
-  if (which == 8) {
-    return round_trip<f16>(x, y, n), true;
-  }
-  return probe(which, x, y, n);
 }
-bool vmath_f64(int which, const double* x, double* y, int64_t n) { return probe(which, x, y, n); }
+void vmath_f64(int which, const double* x, double* y, int64_t n) { probe(which, x, y, n); }
 
 }  // namespace ORD_ISA
