@@ -1,6 +1,7 @@
-# make demo | test | lint | bench | clean. Everything happens in .venv, made on first use.
+# make setup | demo | test | test-fast | lint | docs | bench | clean. Everything happens in .venv, made on first use.
 #   make test TORCH=torch==2.12.0            another torch
 #   make test TORCH_INDEX=https://download.pytorch.org/whl/cpu   where to take torch from (this one: the CPU builds)
+#   make test ARGS="-k crps"                 arguments for pytest
 PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
@@ -10,15 +11,18 @@ ARGS ?=
 JOBS ?= 2
 PY = $(VENV)/bin/python
 # Processes in place of threads: two that each spin on two cores take three times as long. Tests of threads set their own number.
-PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(JOBS) $(ARGS)
+# Bytecode is written even where the environment says not to: each of these processes would compile every test again.
+PYTEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(JOBS) --dist worksteal $(ARGS)
 PIP = $(PY) -m pip install -q --disable-pip-version-check
+# The tools, pinned: the extra "dev" of pyproject.toml.
+TOOLS = $(PY) -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['dev'], sep='\n')"
 
 # torch first, and pinned (a range would take the newest, with gigabytes of CUDA), then this package: setup.py finds torch's headers
 # beside the interpreter.
 $(VENV)/deps: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)"
-	$(PIP) "$(TRITON)" clang-format==23.1.5 numpy hypothesis matplotlib mypy ninja "pybind11>=2.13" pytest pytest-benchmark pytest-xdist ruff scikit-learn "setuptools>=77" torchmetrics tqdm wheel
+	$(TOOLS) | xargs $(PIP) "$(TRITON)" numpy
 	touch $@
 
 $(VENV)/done: $(VENV)/deps setup.py $(shell find csrc -type f)
@@ -30,12 +34,18 @@ setup: $(VENV)/done
 demo: $(VENV)/done
 	$(PY) -m ordkernels demo $(ARGS)
 
-# The first pass runs on the best instruction set of this machine, the next ones on those below it.
+# The first pass runs on the best instruction set of this machine, the next ones, on those below it, only what depends on it: not the
+# tests of registration. Each pass collects only the files that have tests for it.
+NATIVE = -m "native and not registration" $$(grep -rl --include="test_*.py" "mark.native" tests)
 test: $(VENV)/done
-	$(PYTEST) tests
-	ORDKERNELS_ISA=base $(PYTEST) -m native tests
-	if $(PY) -m ordkernels info --json | grep -q '"isa": "avx512"'; then ORDKERNELS_ISA=avx2 $(PYTEST) -m native tests; fi
-	TRITON_INTERPRET=1 $(PYTEST) -m triton tests
+	$(PYTEST) --doctest-modules ordkernels tests
+	ORDKERNELS_ISA=base $(PYTEST) $(NATIVE)
+	if $(PY) -m ordkernels info --json | grep -q '"isa": "avx512"'; then ORDKERNELS_ISA=avx2 $(PYTEST) $(NATIVE); fi
+	TRITON_INTERPRET=1 $(PYTEST) -m triton $$(grep -rl --include="test_*.py" "mark.triton" tests)
+
+# A loop for working on the code: of each test function the first cases, without the slow ones.
+test-fast: $(VENV)/done
+	$(PYTEST) --fast tests
 
 lint: $(VENV)/done
 	$(VENV)/bin/ruff check .
@@ -43,10 +53,13 @@ lint: $(VENV)/done
 	$(VENV)/bin/clang-format --dry-run -Werror $$(git ls-files "csrc/*.h" "csrc/*.cpp")
 	$(VENV)/bin/mypy
 
+docs: $(VENV)/done
+	$(VENV)/bin/pdoc -d google -o build/docs ordkernels
+
 bench: $(VENV)/done
 	$(PY) bench/run.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info ordkernels/*.so ordkernels/_build_info.py
 
-.PHONY: bench clean demo lint setup test
+.PHONY: bench clean demo docs lint setup test test-fast

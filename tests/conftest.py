@@ -1,12 +1,11 @@
-"""Uninitialised memory is NaN in every test: a kernel that leaves an element unwritten, or reads one, shows."""
+"""Uninitialised memory is NaN in every test, so that an element left unwritten, or read too early, shows; and the option --fast."""
 
 import importlib.util
 import os
+from collections import defaultdict
 from collections.abc import Iterator
 
 import pytest
-import torch
-import torch.utils.deterministic
 
 if os.environ.get("TRITON_INTERPRET") == "1" and importlib.util.find_spec("triton"):
     from ordkernels.testing.interpreter import vectorize_xor
@@ -14,9 +13,30 @@ if os.environ.get("TRITON_INTERPRET") == "1" and importlib.util.find_spec("trito
     vectorize_xor()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--fast", action="store_true", help="first and last case of each test function, without those marked aot, registration or slow"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--fast"):
+        return
+    cases: dict[str, list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        if not {"aot", "registration", "slow"} & {mark.name for mark in item.iter_markers()}:
+            cases[item.nodeid.partition("[")[0]].append(item)
+    kept = {id(item) for group in cases.values() for item in (group[0], group[-1])}
+    config.hook.pytest_deselected(items=[item for item in items if id(item) not in kept])
+    items[:] = [item for item in items if id(item) in kept]
+
+
 @pytest.fixture(autouse=True)
 def uninitialised_is_nan() -> Iterator[None]:
     """`torch.empty` and its kin, C++ kernels' outputs included, are filled with NaN (integers: with their largest value)."""
+    import torch
+    import torch.utils.deterministic
+
     torch.utils.deterministic.fill_uninitialized_memory = True
     torch.use_deterministic_algorithms(True, warn_only=True)
     yield
@@ -25,6 +45,8 @@ def uninitialised_is_nan() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def seeded() -> None:
+    import torch
+
     torch.manual_seed(0)
 
 

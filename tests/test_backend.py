@@ -101,6 +101,7 @@ def test_another_thread_is_not_forced() -> None:
         assert isinstance(in_thread(lambda: ordkernels.scores.mae([1.0], [2.0])), float)
 
 
+@pytest.mark.slow
 @native
 def test_a_compiled_function_follows_the_context() -> None:
     """The reference is traced into torch's own ops, a kernel stays one call."""
@@ -141,6 +142,7 @@ def test_a_compiled_function_follows_the_context() -> None:
     assert len(graphs) == compiled  # each choice was compiled once
 
 
+@pytest.mark.slow
 def test_the_context_inside_a_compiled_function() -> None:
     def f(y: torch.Tensor, widths: torch.Tensor) -> torch.Tensor:
         with use_backend("reference"):

@@ -26,6 +26,7 @@ def test_each_says_how_to_run_it():
         assert f"python examples/{path.name}" in path.read_text().split('"""')[1]
 
 
+@pytest.mark.slow
 def test_one_call_equals_the_loop(capsys):
     runpy.run_path(str(ROOT / "examples/diffusion.py"), run_name="__main__")
     assert float(capsys.readouterr().out.rsplit(maxsplit=1)[-1]) < 1e-4

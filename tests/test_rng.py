@@ -100,6 +100,7 @@ def test_backend_is_the_reference(backend: str, width: int) -> None:
                 assert ulps(rng.normal(11, ids, 2**31 + 5, width, draw), n) <= 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_extreme_words(backend: str) -> None:
     """A sample so large that words at the ends and at the quarter turns are in it."""
@@ -249,6 +250,7 @@ def test_rows_out_of_range_are_nan_where_nobody_looks(backend: str) -> None:
             assert out.isnan().any(1).tolist() == [False, True, True, False]
 
 
+@pytest.mark.registration
 @native
 def test_opcheck() -> None:
     ids, draws = torch.arange(5, device=DEVICE), torch.arange(5, device=DEVICE)
@@ -259,6 +261,7 @@ def test_opcheck() -> None:
     torch.library.opcheck(torch.ops.ordkernels.philox.default, (counter, key))
 
 
+@pytest.mark.registration
 @native
 def test_compiled_vmapped_inference() -> None:
     ids = torch.arange(6, device=DEVICE)

@@ -40,6 +40,7 @@ def run(monkeypatch, cases):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("op", OPS)
 def test_every_run_of_every_case_is_right(op, cases, run):
     assert op in cases.NAMES
@@ -103,7 +104,7 @@ def test_peak_memory_sees_an_allocation():
     assert 0.9 * (1 << 26) < extra < 1.5 * (1 << 26)
 
 
-def test_tables_go_between_the_readmes_markers(monkeypatch, tmp_path, cases, run):
+def test_generated_documents(monkeypatch, tmp_path, cases, run):
     monkeypatch.delitem(sys.modules, "table", raising=False)
     import table
 
@@ -114,18 +115,35 @@ def test_tables_go_between_the_readmes_markers(monkeypatch, tmp_path, cases, run
         "limits": [{"threads": 1, "copy_GBs": 10.0, "gemm_float32_GFLOPs": 50.0}],
         "results": [run.run_case(case, seconds=0.01, flop_rate=1e9) | {"threads": 1}],
     }
-    (tmp_path / "r.json").write_text(json.dumps(report))
+    results = tmp_path / "bench/results"
+    results.mkdir(parents=True)
+    (results / "cpu_op.json").write_text(json.dumps(report | {"scaling": []}))
+    for name in ("speed", "quality"):
+        (results / f"about_{name}.md").write_text(f"About {name}: not yet measured.\n")
     readme = tmp_path / "README.md"
     readme.write_text(f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n")
-    assert table.main([str(tmp_path / "r.json"), "--readme", str(readme), "--all", str(tmp_path / "all.md")]) == 0
+    for name, value in (
+        ("HERE", tmp_path / "bench"),
+        ("ROOT", tmp_path),
+        ("QUALITY", {}),
+        ("HEADLINES", [table.Headline("double", "twice")]),
+    ):
+        monkeypatch.setattr(table, name, value)
+    assert table.main(["--check"]) == 1
+    assert "old" in readme.read_text()
+    assert table.main([]) == table.main(["--check"]) == 0
     text = readme.read_text()
     assert text.startswith("before\n")
     assert text.endswith(f"{table.END}\nafter\n")
     assert "old" not in text
-    assert "| op: double |" in text
-    assert "| op: double | 1 |" in (tmp_path / "all.md").read_text()
-    assert "ratio, 1 thread |" in text
-    assert "not yet measured" in text
+    assert "| twice |" in text
+    assert "`python -m ordkernels bench op`" in text
+    speed = (tmp_path / "bench/RESULTS.md").read_text()
+    assert "| op: double |" in speed
+    assert "| op: double | 1 |" in speed
+    assert "speedup, 1 thread |" in speed
+    assert "not yet measured" in speed
+    assert "target" not in speed
 
 
 @pytest.mark.parametrize("op", OPS)

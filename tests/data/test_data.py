@@ -160,6 +160,7 @@ def test_bad_arguments_are_named(folder: Path) -> None:
         kuairand(folder, train_dates=(20210101, 20210102))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real data is not in this checkout")
 def test_real_data_against_known_facts() -> None:
     train, test = kuairand(REAL)

@@ -162,6 +162,7 @@ def test_unknown_names_are_told_what_there_is(few, tmp_path, capsys):
     assert main(["demo", "--models", "steady", "--out", str(tmp_path / "out")]) == 0
 
 
+@pytest.mark.slow
 def test_the_real_entries_train_and_score_on_tiny_data():
     for entry in models.WATCH_TIMES:
         if entry.needs and not importlib.util.find_spec(entry.needs):

@@ -130,6 +130,7 @@ def _worker(rank, world, file, out):
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_four_processes_agree_with_one(tmp_path):
     if not dist.is_available() or not dist.is_gloo_available():
         pytest.skip("torch was built without gloo")

@@ -88,6 +88,7 @@ def predicts(mode: FakeTensorMode, model: nn.Module, batch: dict[str, torch.Tens
             assert model.sample(x, 4).device.type == OTHER
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(ALONE in os.environ, reason="this is that process")
 def test_in_a_process_of_its_own():
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]

@@ -306,6 +306,7 @@ def test_saved_weights_give_the_same_draws():
     assert torch.equal(other.target.values, m.target.values)
 
 
+@pytest.mark.slow
 def test_it_learns():
     train = table(1500)
     m = DiffoR(**{**SMALL, "denoiser": "mlp"})

@@ -300,6 +300,7 @@ def test_an_optimizer_made_first_trains_what_is_fitted_later():
 # ------------------------------------------------------------------------------------------------- learning
 
 
+@pytest.mark.slow
 def test_it_learns_a_small_table_by_heart():
     train = {"dense": 3 * torch.eye(16), "y": table(17)["y"][1:].clamp(max=300)}
     m = GenerativeRegression(**{**SMALL, "dense_width": 16, "hidden": 32, "readout": "tokens"}, omega=60.0)

@@ -158,6 +158,7 @@ def test_gradcheck(backend, L):
         assert torch.autograd.gradcheck(lambda s, y: ops.pinball(s, y, LEVELS[L]), (s, y))
 
 
+@pytest.mark.registration
 @native
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_opcheck(dtype):
@@ -175,6 +176,7 @@ def test_opcheck(dtype):
     torch.library.opcheck(k._pinball_backward.default, (s, y, level, None, 3))
 
 
+@pytest.mark.registration
 @native
 @pytest.mark.parametrize("name", ["crps", "pinball"])
 def test_compile_func_and_vmap(name):

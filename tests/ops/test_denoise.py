@@ -337,6 +337,7 @@ def test_gradcheck_of_the_rest() -> None:
     assert torch.autograd.gradcheck(lambda x, t, s: reverse_step(x, x, t, s, eta=0.5, seed=1, row_ids=ids), (xi, t, s))
 
 
+@pytest.mark.registration
 @native
 def test_opcheck() -> None:
     x, out, xi = (torch.randn(3, 2, 4).requires_grad_() for _ in range(3))
@@ -362,6 +363,7 @@ def test_opcheck() -> None:
         torch.library.opcheck(KERNEL.q_sample_backward.default, (x0.detach(), xi.detach(), None, None, 0.5, kind, 3))
 
 
+@pytest.mark.registration
 @native
 @pytest.mark.parametrize("noise", ["given", "seed"])
 def test_four_ways_agree(noise: str) -> None:

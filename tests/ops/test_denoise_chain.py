@@ -135,6 +135,7 @@ def test_bf16_infinities_and_saturated_units(marks):
     assert error(got, truth(*args, denoiser, schedule, 6, aligned, dtype=torch.float32)) < 1.2e-2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prediction", ["v", "x0"])
 @pytest.mark.parametrize("backend", BACKENDS[:2])
 def test_a_thousand_steps(backend, prediction):

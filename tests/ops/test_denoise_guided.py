@@ -231,6 +231,7 @@ def test_gradcheck(variance: Any) -> None:
     assert torch.autograd.gradcheck(lambda *a: guided_posterior_step(*a, gamma_cp=0.0, gamma_tf=-0.5), leaves[:6])
 
 
+@pytest.mark.registration
 @native
 def test_opcheck() -> None:
     *fs, xi = [a.requires_grad_() for a in branches(3, 2, 4, dtype=torch.float32)]
@@ -246,6 +247,7 @@ def test_opcheck() -> None:
             torch.library.opcheck(KERNEL.guided_posterior_step_backward.default, (*plain[:8], gs, gf, *plain[8:], wanted))
 
 
+@pytest.mark.registration
 @native
 @pytest.mark.parametrize("noise", ["given", "seed"])
 def test_four_ways_agree(noise: str) -> None:

@@ -209,6 +209,7 @@ def test_empty_batch_strides_inference_mode_and_no_gradient():
     assert not torch.equal(before[1:], fusion_chain(h, cp, tf, mask, denoiser, schedule)[1:])
 
 
+@pytest.mark.registration
 def test_opcheck():
     h, cp, tf, mask, denoiser, schedule = setup()
     net, steps = denoiser.network, [12, 5]

@@ -340,6 +340,7 @@ def test_gradcheck(shared: bool, capacity: str | None) -> None:
     assert torch.autograd.gradcheck(encode_increments, (c, w))
 
 
+@pytest.mark.registration
 @native
 def test_opcheck() -> None:
     v, c = torch.rand(5, 4).requires_grad_(), torch.rand(5).requires_grad_()
@@ -354,6 +355,7 @@ def test_opcheck() -> None:
         torch.library.opcheck(KERNEL.encode_increments_backward.default, (c.detach(), w.detach(), torch.rand(5, 4), 3))
 
 
+@pytest.mark.registration
 @native
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("capacity", [True, False])

@@ -63,6 +63,7 @@ def test_gradcheck(op: str, mode: Any, form: str) -> None:
     assert torch.autograd.gradcheck(lambda *a: OPS[op](*a, constrained=mode), args)
 
 
+@pytest.mark.registration
 @pytest.mark.parametrize("op", OPS)
 @native
 def test_opcheck(op: str) -> None:
@@ -337,6 +338,7 @@ def test_conditional_inside_modes() -> None:
 # ---- ways through autograd
 
 
+@pytest.mark.registration
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("dynamic", [False, True])
 @native
@@ -354,6 +356,7 @@ def test_compile(op: str, dynamic: bool) -> None:
         torch.testing.assert_close(compiled(*args), loss(OPS[op], *args))
 
 
+@pytest.mark.registration
 @pytest.mark.parametrize("op", OPS)
 @native
 def test_func_grad(op: str) -> None:
@@ -365,6 +368,7 @@ def test_func_grad(op: str) -> None:
     torch.testing.assert_close(pull(torch.ones((), dtype=torch.float64)), want)
 
 
+@pytest.mark.registration
 @pytest.mark.parametrize("op", ["planar_flow", "conditional_planar_flow"])
 def test_compiled_func_grad(op: str) -> None:
     """Through the reference: Dynamo would differentiate through the body of a custom Function, silently wrong."""
@@ -374,6 +378,7 @@ def test_compiled_func_grad(op: str) -> None:
     torch.testing.assert_close(f(*(t.detach() for t in args)), gradients(OPS[op], args))
 
 
+@pytest.mark.registration
 @pytest.mark.parametrize("op", OPS)
 @native
 def test_vmap(op: str) -> None:
@@ -391,6 +396,7 @@ def test_vmap(op: str) -> None:
         torch.testing.assert_close([g[v] for g in per_sample], list(want))
 
 
+@pytest.mark.registration
 @native
 def test_vmap_over_shared_parameters() -> None:
     z, u, w, b = flow_inputs(6, 2, 4, shared=True, dtype=torch.float64)

@@ -94,6 +94,7 @@ def trained():
     return decoder.eval(), values, *batch(10_000, g)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", [cpu])
 def test_ten_thousand_rows_of_a_trained_decoder(backend, trained):
     decoder, values, y, memory = trained
@@ -348,6 +349,7 @@ def test_empty_batch_strides_arrays_inference_mode_no_gradient_and_new_weights()
     assert (value_decode(memory.detach(), decoder, values).tokens == PAD).all()
 
 
+@pytest.mark.registration
 def test_opcheck():
     decoder, values = make(positions=6)
     weights, position = decoder.weights()

@@ -210,6 +210,7 @@ def test_gradcheck(window: int | None) -> None:
     assert torch.autograd.gradcheck(lambda x, v: windowed_value(x, v, window=window), (x, v))
 
 
+@pytest.mark.registration
 @native
 def test_opcheck() -> None:
     x, e, v = inputs(5, 9, 4)
@@ -226,6 +227,7 @@ def loss(x: Tensor, e: Tensor, v: Tensor) -> Tensor:
     return (embedding_mixup(x, e, window=4) ** 2).sum() + (windowed_value(x, v, window=2) ** 2).sum()
 
 
+@pytest.mark.registration
 @native
 def test_four_ways_agree() -> None:
     x, e, v = inputs(12, 9, 4, torch.float64)

@@ -143,6 +143,7 @@ def test_gradcheck(backend: str, L: int) -> None:
         assert torch.autograd.gradcheck(ours, inputs)
 
 
+@pytest.mark.registration
 @native
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_opcheck(dtype: torch.dtype) -> None:
@@ -175,6 +176,7 @@ def test_only_the_gradients_that_are_wanted() -> None:
     assert torch.ops.ordkernels._wasserstein_quantile_loss(s, u, v, lam, 0)[1].numel() == 0
 
 
+@pytest.mark.registration
 @native
 def test_compile_func_and_vmap() -> None:
     s, u, v, lam = make(6, 9)

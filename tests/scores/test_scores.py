@@ -145,6 +145,7 @@ def same(a, b):
     return a[1:] == b[1:] and (a.value == b.value or (math.isnan(a.value) and math.isnan(b.value)))
 
 
+@pytest.mark.slow
 @pytest.mark.native
 def test_large_ranges_are_shared_by_threads(rng):
     """Above 2^20 rows all threads work on one range; the counts are a permutation's, known from its construction."""
@@ -392,6 +393,7 @@ def test_a_histograms_bins_are_those_of_searchsorted(dtype, edges):
         ops.histogram_jsd(y, p, group, edges=edges)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "group",
     [
