@@ -43,7 +43,8 @@ def real(name: str, x: Any, *, least: float = -math.inf, most: float = math.inf,
 def one_of(name: str, x: Any, allowed: tuple[Any, ...]) -> Any:
     """``x`` if it is one of ``allowed``."""
     if x not in allowed:
-        raise ValueError(f"{name}: expected {' or '.join(map(repr, allowed))}, got {x!r}")
+        *first, last = map(repr, allowed)
+        raise ValueError(f"{name}: expected {', '.join(first)}{' or ' * bool(first)}{last}, got {x!r}")
     return x
 
 
