@@ -81,7 +81,19 @@ def test_a_histograms_bins_are_those_of_searchsorted(dtype, edges):
         ops.histogram_jsd(y, p, group, edges=edges)
 
 
-@pytest.mark.slow
+def divergence_of_occupied_bins(y, p, group, edges):
+    """The mean divergence over groups, from the bins that hold rows alone: the reference's table has groups x bins cells."""
+    g, M = np.unique(group, return_inverse=True)[1], len(edges) - 1
+    cells = [g * M + np.searchsorted(edges[1:-1], x, side="right") for x in (y, p)]
+    occupied = np.unique(np.concatenate(cells))
+    rows = np.bincount(g)
+    of_group = occupied // M
+    shares = [np.bincount(np.searchsorted(occupied, c), minlength=len(occupied)) / rows[of_group] for c in cells]
+    middle = (shares[0] + shares[1]) / 2
+    terms = sum(np.where(x > 0, x * np.log(np.where(x > 0, x, 1) / middle), 0) for x in shares) / 2
+    return np.bincount(of_group, weights=terms).mean()
+
+
 @pytest.mark.parametrize(
     "group",
     [
@@ -95,7 +107,9 @@ def test_a_histograms_bins_are_those_of_searchsorted(dtype, edges):
 def test_a_histograms_groups_may_lie_anywhere(group, rng):
     n, edges = 70_000, np.linspace(0, 1, 3001)  # of so many bins, 16 groups fill a table
     y, p, ids = rng.random(n), rng.random(n), group(n, rng)
-    expected = reference.histogram_jsd(y, p, np.unique(ids, return_inverse=True)[1], edges, math.e)
+    expected = divergence_of_occupied_bins(y, p, ids, edges)
+    if len(np.unique(ids)) < 10:
+        assert expected == pytest.approx(reference.histogram_jsd(y, p, ids, edges, math.e), rel=1e-12)
     for threads in (1, 2):
         assert ops.histogram_jsd(y, p, ids, edges=edges, num_threads=threads) == pytest.approx(expected, rel=1e-12)
 
