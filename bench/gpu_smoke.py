@@ -41,13 +41,13 @@ def on_triton(device: str) -> Any:
 
 
 def run_cases(name: str, device: str) -> bool:
-    """The tiny cases of a benchmark, where a GPU kernel serves them: ours against the truth."""
+    """The tiny cases of a benchmark, where a GPU kernel serves them: ours against the expected results."""
     some = False
     for case in cases.cases(name, device, "tiny"):
-        truth = case.checked_truth()
+        expected = case.expected_values()
         try:
             with on_triton(device):
-                error = case.error(cases.OURS, truth)
+                error = case.error(cases.OURS, expected)
         except RuntimeError as why:
             if device == "cpu" and "cannot run on the backend 'triton'" in str(why):  # of NumPy arrays
                 continue

@@ -1,8 +1,8 @@
 """python bench/run.py [op ...] [--json F] [--threads 1 2] [--quick] [--scaling] [--device cuda]
 
-For every case: all results are checked against the truth first (what is wrong is reported and not timed), then ours and the
-rivals take turns in one process. Printed: medians, the ratio to the fastest rival of the same run, the share of what the machine
-allows (bytes over the measured copy bandwidth of that footprint, operations over the measured matrix rate), and the target.
+For every case: all results are checked against the expected ones first (a wrong run is reported and not timed), then ours and the
+baselines take turns in one process. Printed: medians, the ratio to the fastest baseline of the same run, the share of what the machine
+allows (bytes over the measured copy bandwidth of that footprint, operations over the measured matrix rate).
 """
 
 import argparse
@@ -18,12 +18,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parent))
+
+import op_names
+
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]
-
 PEERS = ("diffusers", "normflows", "pyro-ppl", "pandas", "polars", "scipy")
-
-OPS = tuple(sorted(path.stem for path in HERE.glob("cases/[a-z]*.py")))  # every op that has cases
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -48,15 +49,17 @@ OURS = "ordkernels"  # as in cases, which is imported after the threads are set
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("bench/run.py", description="Measure the kernels against their peers.")
-    parser.add_argument("ops", nargs="*", metavar="op", help=f"default: {', '.join(OPS)}")
+    parser.add_argument("ops", nargs="*", metavar="op", help=f"a file of bench/cases; default: all, {', '.join(op_names.NAMES)}")
     parser.add_argument("--json", type=Path, metavar="F", help="write all numbers there")
     parser.add_argument("--threads", type=int, nargs="+", default=[1], metavar="N", help="default 1")
     parser.add_argument("--quick", action="store_true", help="the small cases alone")
-    parser.add_argument("--scaling", action="store_true", help="time per row as rows, layers and columns grow, instead of the peers")
+    parser.add_argument("--scaling", action="store_true", help="time per row as rows, layers and columns grow, instead of the comparison")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--seconds", type=float, default=2.0, metavar="S", help="timing budget of a case (default 2)")
     args = parser.parse_args(argv)
-    args.ops = args.ops or list(OPS)
+    args.ops = args.ops or list(op_names.NAMES)
+    for op in args.ops:
+        op_names.check(op)
     args.argv = list(sys.argv[1:] if argv is None else argv)
     if min(args.threads) < 1:
         parser.error(f"--threads: expected numbers from 1 up, got {args.threads}")
@@ -163,7 +166,7 @@ def run_case(case: Any, seconds: float, flop_rate: float) -> dict[str, Any]:
     runs = {name: run for name, run in case.runs.items() if name in errors}
     row: dict[str, Any] = {
         "op": case.op, "case": case.name, "bytes": case.bytes, "flops": case.flops, "errors": errors, "rejected": rejected,
-        "missing": case.missing, "yardsticks": list(case.yardsticks), "targets": [],
+        "missing": case.missing, "context": list(case.context), "targets": [],
     }  # fmt: skip
     if OURS not in runs:
         return row
@@ -179,12 +182,12 @@ def run_case(case: Any, seconds: float, flop_rate: float) -> dict[str, Any]:
     ours = times[OURS].median
     bandwidth = timing.copy_bandwidth(case.bytes, case.device, seconds=0.2)
     limit = max(case.bytes / bandwidth, case.flops / flop_rate)
-    rivals = {name: t.median for name, t in times.items() if name != OURS and name not in case.yardsticks}
+    baselines = {name: t.median for name, t in times.items() if name != OURS and name not in case.context}
     row |= {"limit_ms": limit * 1e3, "limit_by": "bytes" if case.bytes / bandwidth >= case.flops / flop_rate else "operations"}
     row |= {"share_of_limit": limit / ours, "GBs": case.bytes / ours / 1e9}
-    if rivals:
-        best = min(rivals, key=rivals.__getitem__)
-        row |= {"best_rival": best, "ratio": rivals[best] / ours}
+    if baselines:
+        best = min(baselines, key=baselines.__getitem__)
+        row |= {"best_baseline": best, "ratio": baselines[best] / ours}
     row["targets"] = [_judge(target, case, row, times) for target in case.targets]
     return row
 
@@ -193,11 +196,11 @@ def gate(case: Any) -> tuple[dict[str, float], dict[str, str]]:
     """(run -> error) of those that are right, and (run -> why) of the others."""
     right: dict[str, float] = {}
     wrong: dict[str, str] = {}
-    truth = case.checked_truth()
+    expected = case.expected_values()
     for name in case.runs:
         try:
-            error = case.error(name, truth)
-        except Exception as e:  # a rival may raise anything
+            error = case.error(name, expected)
+        except Exception as e:  # a baseline may raise anything
             wrong[name] = f"{type(e).__name__}: {e}".splitlines()[0][:200]
             continue
         tolerance = case.tolerances.get(name, case.tolerance)
@@ -236,7 +239,7 @@ def _judge(target: Any, case: Any, row: dict[str, Any], times: dict[str, Any]) -
     from ordkernels.testing import timing
 
     value: float | None
-    if target.against == "best rival":
+    if target.against == "best baseline":
         value = row.get("ratio")
     elif target.against == "limit":
         value = row["share_of_limit"]
@@ -273,16 +276,13 @@ def _print(row: dict[str, Any]) -> None:
     print(f"\n{row['op']}: {row['case']}   [{row['threads']} thread{'s' * (row['threads'] > 1)}]")
     for name, t in sorted(row.get("ms", {}).items(), key=lambda item: item[1]["median"]):
         ratio = t["median"] / row["ms"][OURS]["median"]
-        note = " (no rival)" if name in row["yardsticks"] else ""
+        note = " (for context)" if name in row["context"] else ""
         print(f"  {name + note:<36}{t['median']:11.4f} ms   x{ratio:<8.2f} [{t['low']:.4f}, {t['high']:.4f}] n={t['n']}")
     for name, why in (*row["rejected"].items(), *row["missing"].items()):
         print(f"  {name:<36}not timed: {why}")
     if "ms" in row:
         cold = f", cold {row['cold_ms']:.4f} ms" if "cold_ms" in row else f", launch {row['launch_us']:.1f} us"
         print(f"  limit {row['limit_ms']:.4f} ms by {row['limit_by']}: {row['share_of_limit']:.0%} of it, {row['GBs']:.1f} GB/s{cold}")
-    for target in row["targets"]:
-        value = "not measured" if target["value"] is None else f"{target['value']:.3g}"
-        print(f"  target {target['text']}: {value}, {'met' if target['met'] else 'MISSED'}")
     sys.stdout.flush()
 
 

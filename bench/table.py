@@ -32,11 +32,11 @@ class Headline(NamedTuple):
 
 
 HEADLINES = (
-    Headline("forward + backward B=65536 K=4 D=64", "`planar_flow`, 4 layers on 65,536 × 64, forward and backward"),
-    Headline("B=1 D=64 hidden=256 steps=50", "`denoise_chain`, 50 diffusion steps for one request"),
-    Headline("B=1 d=64 layers=2 V=64 T=12, no end", "`value_decode`, 12 tokens for one request"),
-    Headline("segment_quantiles N=10000000 G=200000 L=20", "`segment_quantiles`, 10 million values in 200,000 groups"),
-    Headline("xauc N=10000000", "`xauc`, exact, 10 million rows"),
+    Headline("planar_flow: forward + backward B=65536 K=4 D=64", "`planar_flow`, 4 layers on 65,536 × 64, forward and backward"),
+    Headline("denoise_chain: B=1 D=64 hidden=256 steps=50", "`denoise_chain`, 50 diffusion steps for one request"),
+    Headline("value_decode: B=1 d=64 layers=2 V=64 T=12, no end", "`value_decode`, 12 tokens for one request"),
+    Headline("segment_quantiles: N=10000000 G=200000 L=20", "`segment_quantiles`, 10 million values in 200,000 groups"),
+    Headline("xauc: N=10000000", "`xauc`, exact, 10 million rows"),
 )
 
 QUALITY = {  # file in bench/results -> heading
@@ -93,9 +93,9 @@ def headlines(reports: list[Report]) -> str:
     rows = [row for report in reports for row in report["results"]]
     lines = []
     for case, what in HEADLINES:
-        (row,) = (row for row in rows if row["case"] == case and row["threads"] == 1)
-        ours, other = row["ms"][OURS]["median"], row["ms"][row["best_rival"]]["median"]
-        alternative = row["best_rival"].split(",")[0].replace("compile", "torch.compile")
+        (row,) = (row for row in rows if _name(row) == case and row["threads"] == 1)
+        ours, other = row["ms"][OURS]["median"], row["ms"][row["best_baseline"]]["median"]
+        alternative = row["best_baseline"].split(",")[0].replace("compile", "torch.compile")
         lines.append((what, f"{_ms(ours)} ms", f"{alternative}: {_ms(other)} ms", f"{row['ratio']:.1f}x",
                       f"`python -m ordkernels bench {row['op']}`"))  # fmt: skip
     return markdown(("", "ordkernels", "fastest alternative", "speedup", "shown by"), lines)
@@ -113,8 +113,8 @@ def speed_document(reports: list[Report]) -> str:
 
 def losses(reports: list[Report]) -> str:
     """Every timed case that is not faster than its fastest alternative."""
-    rows = [row for report in reports for row in report["results"] if row.get("best_rival") and row["ratio"] < LEVEL]
-    lines = [(_name(row), row["threads"], row["best_rival"], f"{row['ratio']:.2f}x") for row in rows]
+    rows = [row for report in reports for row in report["results"] if row.get("best_baseline") and row["ratio"] < LEVEL]
+    lines = [(_name(row), row["threads"], row["best_baseline"], f"{row['ratio']:.2f}x") for row in rows]
     text = f"## Cases that are level or slower\n\nSpeedups under {LEVEL}x on this machine, all of them:\n\n"
     return text + markdown(("case", "threads", "fastest alternative", "speedup"), lines)
 
@@ -129,13 +129,13 @@ def overview(reports: list[Report]) -> str:
     heads = ["case", "ordkernels, ms", "fastest alternative, ms", *(f"speedup, {_threads(n)}" for n in counts), *elsewhere]
     lines = []
     for name, by_threads in cases.items():
-        timed = {n: row for n, row in by_threads.items() if row.get("best_rival")}
+        timed = {n: row for n, row in by_threads.items() if row.get("best_baseline")}
         if not timed:
             lines.append([name, "not timed", "", *[""] * (len(counts) + len(elsewhere))])
             continue
         first = timed[min(timed)]
         speedups = [f"{timed[n]['ratio']:.2f}x" if n in timed else "" for n in counts]
-        other = f"{first['best_rival']} {_ms(first['ms'][first['best_rival']]['median'])}"
+        other = f"{first['best_baseline']} {_ms(first['ms'][first['best_baseline']]['median'])}"
         lines.append([name, _ms(first["ms"][OURS]["median"]), other, *speedups, *(found.get(name, "") for found in elsewhere.values())])
     about = f"Times are of {_threads(counts[0])}; the last {len(elsewhere)} columns are the speedups on other machines, 1 thread."
     return f"## Overview\n\n{about}\n\n{markdown(heads, lines)}"
@@ -144,7 +144,7 @@ def overview(reports: list[Report]) -> str:
 def _speedups(folder: str) -> dict[str, str]:
     """Case -> speedup on one thread, of another machine's results."""
     rows = (row for path in sorted(HERE.glob(f"results/{folder}/cpu_*.json")) for row in read(path)["results"])
-    return {_name(row): f"{row['ratio']:.2f}x" for row in rows if row["threads"] == 1 and row.get("best_rival")}
+    return {_name(row): f"{row['ratio']:.2f}x" for row in rows if row["threads"] == 1 and row.get("best_baseline")}
 
 
 def speed_table(report: Report) -> str:
@@ -163,7 +163,7 @@ def _speed_cells(row: Row) -> Sequence[Any]:
     if "ms" not in row:
         return _name(row), row["threads"], f"not timed: {row['rejected'].get(OURS, 'no result')}", "", "", "", ""
     ms = {run: t["median"] for run, t in row["ms"].items()}
-    best = row.get("best_rival")
+    best = row.get("best_baseline")
     others = sorted((n for n in ms if n not in (OURS, best)), key=ms.__getitem__)
     return (
         _name(row),
@@ -275,8 +275,8 @@ def curve(report: Report) -> str:
     return (
         f"The same {len(report['losses']['default']):,} steps from the same seed, with our kernels and with plain torch, {about['date']}: "
         f"the losses differ by at most {differ['first_10_steps']:.1e} (relative) in the first ten steps and {differ['all_steps']:.1e} in "
-        f"all. Plain torch against itself, every starting weight one rounding error off: {differ['yardstick_first_10_steps']:.1e} and "
-        f"{differ['yardstick_all_steps']:.1e}. The same run twice gives the same losses: {again}.\n`{about['command']}`"
+        f"all. Plain torch against itself, every starting weight one rounding error off: {differ['perturbed_first_10_steps']:.1e} and "
+        f"{differ['perturbed_all_steps']:.1e}. The same run twice gives the same losses: {again}.\n`{about['command']}`"
     )
 
 

@@ -6,7 +6,7 @@ import runpy
 import sys
 from pathlib import Path
 
-from .scores.files import add_arguments as add_score_arguments
+from .scoring_file import add_arguments as add_score_arguments
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -73,9 +73,9 @@ def _demo(args: argparse.Namespace) -> int:
 
 
 def _score_file(args: argparse.Namespace) -> int:
-    from .scores import files
+    from . import scoring_file
 
-    return files.main(args)
+    return scoring_file.main(args)
 
 
 def _bench(argv: list[str]) -> int:

@@ -11,9 +11,7 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 ARGUMENTS = {"watch_time": ["512"]}  # fewer rows
 
 
-@pytest.mark.parametrize(
-    "path", [pytest.param(path, marks=[pytest.mark.slow] * (path.stem == "watch_time"), id=path.stem) for path in EXAMPLES]
-)
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_runs(path, monkeypatch, capsys):
     if path.stem == "watch_time" and not (ROOT / "bench/data/kuairand_pure").is_dir():
         pytest.skip("the data is not part of this copy")

@@ -1,6 +1,6 @@
-"""What is measured: for each op, cases with inputs, our call, the rivals' calls, the truth, and the bytes and operations needed.
+"""What is measured: for each op, cases with inputs, our call, the baselines' calls, expected results, bytes and operations needed.
 
-A case lists its rivals at their best: the same work, the same outputs, inputs already in the form they like most.
+A case lists its baselines at their best: the same work, the same outputs, inputs already in the form that suits them.
 """
 
 import importlib
@@ -11,20 +11,18 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from op_names import NAMES as NAMES
+from op_names import check
 
 Size = Literal["tiny", "quick", "full"]
 Run = Callable[[], Any]
-NAMES = (
-    "denoise", "denoise_chain", "denoise_guided", "fusion_chain", "increments", "planar_flow", "quantiles", "rng", "scores", "value_decode",
-    "value_tokens",
-)  # fmt: skip
 OURS = "ordkernels"
 COMPILER = "inductor"  # tests of the cases take "eager", which traces and does not compile
 
 
 @dataclass
 class Target:
-    """`factor` times faster than `against`: "best rival", or a run's name. "limit": that share of the limit. "memory": that share of it."""
+    """`factor` times as fast as `against`, "best baseline" or a run's name; against "limit" and "memory": that share of it."""
 
     text: str
     against: str
@@ -36,25 +34,25 @@ class Case:
     op: str
     name: str
     runs: dict[str, Run]  # OURS, and the others
-    truth: Callable[[], tuple[Any, ...]]  # in fp64, or exact
-    tolerance: float  # largest error over the largest true value, for each output
+    expected: Callable[[], tuple[Any, ...]]  # in fp64, or exact
+    tolerance: float  # largest error over the largest expected value, for each output
     bytes: int  # each input read once, each output written once
     flops: float = 0.0
     targets: list[Target] = field(default_factory=list)
-    yardsticks: tuple[str, ...] = ()  # runs that are shown and not counted as rivals
-    missing: dict[str, str] = field(default_factory=dict)  # rival -> why it is not here
-    outputs: dict[str, Callable[[Any], tuple[Any, ...]]] = field(default_factory=dict)  # run -> its result as the truth's arrays
+    context: tuple[str, ...] = ()  # runs that are shown and not counted as baselines
+    missing: dict[str, str] = field(default_factory=dict)  # baseline -> why it is not here
+    outputs: dict[str, Callable[[Any], tuple[Any, ...]]] = field(default_factory=dict)  # run -> its result as `expected` gives it
     tolerances: dict[str, float] = field(default_factory=dict)  # of a run that is less exact by what it is, in place of `tolerance`
     device: str = "cpu"
 
-    def checked_truth(self) -> tuple[torch.Tensor, ...]:
-        return tuple(_wide(x) for x in self.truth())
+    def expected_values(self) -> tuple[torch.Tensor, ...]:
+        return tuple(_as_double(x) for x in self.expected())
 
-    def error(self, name: str, truth: tuple[torch.Tensor, ...]) -> float:
+    def error(self, name: str, expected: tuple[torch.Tensor, ...]) -> float:
         """A run's largest error over the outputs; infinite where shapes or the places of NaN differ."""
         out = self.runs[name]()
         out = self.outputs.get(name, lambda x: x if isinstance(x, tuple) else (x,))(out)
-        return max(map(_difference, out, truth)) if len(out) == len(truth) else float("inf")
+        return max(map(_difference, out, expected)) if len(out) == len(expected) else float("inf")
 
 
 @dataclass
@@ -69,12 +67,12 @@ class Scaling:
     per: Callable[[int], float]  # what the time is divided by
 
 
-def _wide(x: Any) -> torch.Tensor:
+def _as_double(x: Any) -> torch.Tensor:
     return (x.detach() if isinstance(x, torch.Tensor) else torch.from_numpy(np.array(x))).double()
 
 
 def _difference(got: Any, b: torch.Tensor) -> float:
-    a = _wide(got).to(b.device)
+    a = _as_double(got).to(b.device)
     if a.shape != b.shape or not torch.equal(a.isnan(), b.isnan()):
         return float("inf")
     if not a.numel():
@@ -83,8 +81,7 @@ def _difference(got: Any, b: torch.Tensor) -> float:
 
 
 def load(name: str) -> ModuleType:
-    if name not in NAMES:
-        raise SystemExit(f"op: expected one of {', '.join(NAMES)}, got {name!r}")
+    check(name)
     return importlib.import_module(f"cases.{name}")
 
 
@@ -97,12 +94,12 @@ def scalings(name: str, device: str = "cpu", size: Size = "full") -> Iterator[Sc
     yield from load(name).scalings(device, size)
 
 
-def optional(name: str, missing: dict[str, str], rival: str) -> Any:
+def optional(name: str, missing: dict[str, str], baseline: str) -> Any:
     """A peer's module, or None and the reason noted."""
     try:
         return importlib.import_module(name)
     except Exception as error:  # a peer may fail at import in any way
-        missing[rival] = f"{type(error).__name__}: {error}".splitlines()[0]
+        missing[baseline] = f"{type(error).__name__}: {error}".splitlines()[0]
         return None
 
 

@@ -42,7 +42,7 @@ class Setup:
         return ops.denoise_chain(x, cond, self.denoiser, self.schedule, steps=self.steps, aligned=self.aligned)
 
     def folded(self) -> Any:
-        """The chain as one can write it best in torch: the steps' biases made before the clock starts, the condition projected once."""
+        """The chain as one can write it best in torch: the steps' biases computed before timing starts, the condition projected once."""
         d, ab = self.denoiser, self.schedule.exact
         with torch.no_grad():
             w = d.input.weight[:, : d.width].contiguous()
@@ -52,27 +52,27 @@ class Setup:
         keep = [t in self.aligned for t in self.steps]
 
         def chain(x: Tensor, cond: Tensor) -> tuple[Tensor, Tensor]:
-            shift, kept = d.condition(cond), []
+            shift, estimates = d.condition(cond), []
             for bias, (at, nt, as_, ns), wanted in zip(time, roots, keep, strict=True):
                 v = d.output(F.silu(F.linear(x, w, bias) + shift))
                 x0 = torch.add(at * x, v, alpha=-nt)
                 if wanted:
-                    kept.append(x0)
+                    estimates.append(x0)
                 # as x0 + ns eps, eps = nt x + at v
                 x = torch.add(torch.add(as_ * x0, x, alpha=ns * nt), v, alpha=ns * at)
-            return x, torch.stack(kept, dim=1)
+            return x, torch.stack(estimates, dim=1)
 
         return chain
 
     def diffusers(self, scheduler: Any) -> Any:
         def chain(x: Tensor, cond: Tensor) -> tuple[Tensor, Tensor]:
-            kept = []
+            estimates = []
             for t in scheduler.timesteps:
                 out = scheduler.step(self.denoiser(x, (t + 1).expand(x.shape[0]), cond), t, x)
                 x = out.prev_sample
                 if int(t) + 1 in self.aligned:
-                    kept.append(out.pred_original_sample)
-            return x, torch.stack(kept, dim=1)
+                    estimates.append(out.pred_original_sample)
+            return x, torch.stack(estimates, dim=1)
 
         return chain
 
@@ -85,17 +85,17 @@ def cases(device: str, size: Size) -> Iterator[Case]:
 
 
 def _half(B: int, D: int, H: int, S: int) -> Case:
-    """bf16 inputs and weights, and the same numbers in fp32 for a rival; the other rival rounds at every operation.
+    """bf16 inputs and weights, and the same numbers in fp32 for a baseline; the other baseline rounds at every operation.
 
     Ours multiplies in pairs (AVX-512 BF16) where that is twice fp32's rate, on Zen 4: 4 D H / 2 operations a row and step are 14.3 ms
     for B = 1024 at 32 products a cycle and 3.67 GHz, expected 17.5 with silu, 9 instructions a vector, and measured 17.5 (33.8 in
     fp32). Rounding states and hidden units adds nothing to the error, 3e-3, which is the last rounding's. On Zen 5 both have one
     rate (251 and 256 GFLOP/s), and it computes in fp32.
     """
-    half, same, wide = (Setup(B, D, H, S, "cpu") for _ in range(3))
+    half, same, doubles = (Setup(B, D, H, S, "cpu") for _ in range(3))
     half.denoiser.bfloat16()
     same.denoiser.bfloat16().float()
-    wide.denoiser.bfloat16().double()
+    doubles.denoiser.bfloat16().double()
     args = [half.x.bfloat16(), half.cond.bfloat16()]
     runs: dict[str, Run] = {
         OURS: without_grad(half.ours, args),
@@ -103,12 +103,12 @@ def _half(B: int, D: int, H: int, S: int) -> Case:
         "compile, folded, bf16": without_grad(compiled(half.folded()), args),
     }
 
-    def truth() -> tuple[Any, ...]:
+    def expected() -> tuple[Any, ...]:
         with ordkernels.use_backend("reference"):
-            return without_grad(wide.ours, [t.double() for t in args])()
+            return without_grad(doubles.ours, [t.double() for t in args])()
 
     return Case(
-        "denoise_chain", f"bf16 weights, B={B} D={D} hidden={H} steps={S}", runs, truth, 1e-4,
+        "denoise_chain", f"bf16 weights, B={B} D={D} hidden={H} steps={S}", runs, expected, 1e-4,
         bytes=2 * (B * (2 * D + C + min(K, S) * D) + H * (2 * D + 64 + C + 1) + D), flops=B * (S * 4.0 * D * H + 2.0 * C * H),
         tolerances={OURS: 4e-3, "compile, folded, bf16": 2e-1},  # the last rounding; many
         targets=[Target("at least 2x the compiled chain in fp32", "compile, folded, fp32", 2.0)] if B == 1024 else [],
@@ -133,19 +133,19 @@ def _case(B: int, D: int, H: int, S: int, device: str) -> Case:
         scheduler.set_timesteps(S, device=device)
         runs["diffusers DDIM"] = without_grad(setup.diffusers(scheduler), args)
 
-    def truth() -> tuple[Any, ...]:
+    def expected() -> tuple[Any, ...]:
         with ordkernels.use_backend("reference"):
-            wide = Setup(B, D, H, S, device)
-            wide.denoiser.double()
-            return without_grad(wide.ours, [t.double() for t in args])()
+            doubles = Setup(B, D, H, S, device)
+            doubles.denoiser.double()
+            return without_grad(doubles.ours, [t.double() for t in args])()
 
     k = len(setup.aligned)
     if device == "cuda":
-        targets = [Target("at least 2x the best rival", "best rival", 2.0)] if B in (1, 1024, 65536) else []
+        targets = [Target("at least 2x the best baseline", "best baseline", 2.0)] if B in (1, 1024, 65536) else []
     else:
-        targets = [Target(f"at least {FASTER[B]:g}x the best rival", "best rival", FASTER[B])] if B in FASTER else []
+        targets = [Target(f"at least {FASTER[B]:g}x the best baseline", "best baseline", FASTER[B])] if B in FASTER else []
     return Case(
-        "denoise_chain", f"B={B} D={D} hidden={H} steps={S}", runs, truth, 1e-4,
+        "denoise_chain", f"B={B} D={D} hidden={H} steps={S}", runs, expected, 1e-4,
         bytes=4 * (B * (2 * D + C + k * D) + H * (2 * D + 64 + C + 1) + D), flops=B * (S * 4.0 * D * H + 2.0 * C * H),
         missing=missing, device=device, targets=targets,
     )  # fmt: skip

@@ -29,7 +29,7 @@ FASTER = {1: 8.0, 128: 1.6, 1024: 1.25}  # on a CPU, with one thread
 
 
 class Setup:
-    """One denoiser; three quarters of the sessions are there (`share`), as masks; noise is given, the same for everyone."""
+    """One denoiser; a `share` of the sessions is present, as masks; noise is given, the same for everyone."""
 
     def __init__(self, B: int, D: int, H: int, K: int, S: int, device: str, share: float = 0.75) -> None:
         torch.manual_seed(0)
@@ -39,7 +39,7 @@ class Setup:
         mask = torch.rand(B, K, generator=torch.Generator().manual_seed(3)) < share
         self.args = [h, g_cp, g_tf, mask.to(device), randn(S, B, D, device=device, seed=4)]
         self.schedule, self.S = NoiseSchedule.cosine(T), S
-        self.there = int(mask.sum())
+        self.present = int(mask.sum())
 
     def ours(self, h: Tensor, g_cp: Tensor, g_tf: Tensor, mask: Tensor, noise: Tensor) -> Tensor:
         return ops.fusion_chain(
@@ -47,7 +47,7 @@ class Setup:
         )
 
     def folded(self) -> Any:
-        """The chain as one can write it best in torch: what depends on the weights and steps alone is made before the clock starts, the
+        """The chain as one can write it best in torch: what depends on the weights and steps alone is computed before timing starts, the
         guidance is projected once, the branches are one batch, and the first pass multiplies their common x once."""
         net, steps = self.denoiser.network, reference.fusion_steps(self.S, T)
         numbers = reference.fusion_numbers(self.schedule.exact, steps).tolist()
@@ -59,11 +59,11 @@ class Setup:
         def chain(h: Tensor, g_cp: Tensor, g_tf: Tensor, mask: Tensor, noise: Tensor) -> Tensor:
             guided = net.condition(torch.where(mask[..., None], torch.stack((g_cp, g_tf)), 0.0))  # [2, B, K, H]
             shifts = torch.cat((unguided.expand(1, *guided.shape[1:]), guided)).unbind(2)
-            there = mask[..., None].unbind(1)
+            present = mask[..., None].unbind(1)
             x = h
             for i, (bias, (d0, d1, sigma, _)) in enumerate(zip(time, numbers, strict=True)):
                 f = x
-                for shift, m in zip(shifts, there, strict=True):
+                for shift, m in zip(shifts, present, strict=True):
                     y = net.output(F.silu(F.linear(f, w, bias) + shift))
                     f = torch.where(m, y, f)
                 un, cp, tf = f.unbind()
@@ -94,21 +94,21 @@ def _case(B: int, D: int, H: int, K: int, S: int, device: str, share: float = 0.
         "compile, folded": without_grad(compiled(chain), setup.args),
     }
 
-    def truth() -> tuple[Any, ...]:
+    def expected() -> tuple[Any, ...]:
         with ordkernels.use_backend("reference"):
-            wide = Setup(B, D, H, K, S, device, share)
-            wide.denoiser.double()
-            return (without_grad(wide.ours, [t.double() if t.is_floating_point() else t for t in wide.args])(),)
+            doubles = Setup(B, D, H, K, S, device, share)
+            doubles.denoiser.double()
+            return (without_grad(doubles.ours, [t.double() if t.is_floating_point() else t for t in doubles.args])(),)
 
     if device == "cuda":
-        targets = [Target("at least 2x the best rival", "best rival", 2.0)]
+        targets = [Target("at least 2x the best baseline", "best baseline", 2.0)]
     else:
-        targets = [Target(f"at least {FASTER[B]:g}x the best rival", "best rival", FASTER[B])] if B in FASTER else []
-    # of the sessions that are there: 3 branches, but for the first pass in and the last pass out, which a row makes once
-    passes = S * (6 * setup.there - 4 * int(setup.args[3].any(1).sum()))
+        targets = [Target(f"at least {FASTER[B]:g}x the best baseline", "best baseline", FASTER[B])] if B in FASTER else []
+    # of the present sessions: 3 branches, but for the first pass in and the last pass out, which a row makes once
+    passes = S * (6 * setup.present - 4 * int(setup.args[3].any(1).sum()))
     return Case(
-        "fusion_chain", f"B={B} D={D} hidden={H} K={K} steps={S}, {share:.0%} of the sessions", runs, truth, 1e-4,
-        bytes=4 * (B * (2 * D + 2 * K * D + S * D) + H * (3 * D + 64)), flops=2.0 * D * H * (passes + 2 * setup.there),
+        "fusion_chain", f"B={B} D={D} hidden={H} K={K} steps={S}, {share:.0%} of the sessions", runs, expected, 1e-4,
+        bytes=4 * (B * (2 * D + 2 * K * D + S * D) + H * (3 * D + 64)), flops=2.0 * D * H * (passes + 2 * setup.present),
         device=device, targets=targets,
     )  # fmt: skip
 

@@ -33,7 +33,7 @@ def _case(kind: str, B: int, width: int, device: str) -> Case:
         with ordkernels.use_backend("reference"):
             return ours(7, ids, step=3, width=width)
 
-    def truth() -> tuple[Any, ...]:
+    def expected() -> tuple[Any, ...]:
         with ordkernels.use_backend("reference"):
             return (ours(7, ids.cpu(), step=3, width=width),)
 
@@ -43,11 +43,11 @@ def _case(kind: str, B: int, width: int, device: str) -> Case:
         f"torch.{generate.__name__}, not row-keyed": lambda: generate(B, width, device=device),
     }
     case = Case(
-        "rng", f"{kind} B={B} width={width}", runs, truth, 1e-5, bytes=8 * B + 4 * B * width,
-        yardsticks=("reference",), device=device,
+        "rng", f"{kind} B={B} width={width}", runs, expected, 1e-5, bytes=8 * B + 4 * B * width,
+        context=("reference",), device=device,
     )  # fmt: skip
     # Another generator has other numbers; that they are of the right distribution is what can be asked of it.
-    expected = truth()
+    expected = expected()
     mean, deviation = (0.0, 1.0) if kind == "normal" else (0.5, 12**-0.5)
 
     def distribution(out: torch.Tensor) -> tuple[Any, ...]:

@@ -1,6 +1,6 @@
 """Greedy decoding of value tokens: against a hand-written cache in torch, eager and compiled as one graph, and against no cache.
 
-The rivals take the single memory token's shortcut too. "no end": no row ends before the last step, so every step is worked for every
+The baselines take the single memory token's shortcut too. "no end": no row ends before the last step, so every step is worked for every
 row; "ends": four rows in nine end after one to four tokens; a graph that is compiled as a whole cannot stop early.
 """
 
@@ -144,16 +144,16 @@ def _case(B: int, ends: bool, device: str) -> Case:
         "no cache": without_grad(setup.again, args),
     }
 
-    def truth() -> tuple[Any, ...]:
+    def expected() -> tuple[Any, ...]:
         with ordkernels.use_backend("reference"):
-            wide = Setup(B, ends, device)
-            wide.decoder.double()
-            return without_grad(wide.ours, [setup.memory.double()])()
+            doubles = Setup(B, ends, device)
+            doubles.decoder.double()
+            return without_grad(doubles.ours, [setup.memory.double()])()
 
     if device == "cuda":
-        targets = [Target("at least 2x the best rival", "best rival", 2.0)] if B in (1, 1024, 65536) else []
+        targets = [Target("at least 2x the best baseline", "best baseline", 2.0)] if B in (1, 1024, 65536) else []
     else:
-        targets = [Target(f"at least {FASTER[B]:g}x the best rival", "best rival", FASTER[B])] if B in FASTER else []
+        targets = [Target(f"at least {FASTER[B]:g}x the best baseline", "best baseline", FASTER[B])] if B in FASTER else []
         targets += [Target("at least 20x over no cache", "no cache", 20.0)] if B in FASTER else []
     steps = float(B * T)
     if ends:
@@ -163,7 +163,7 @@ def _case(B: int, ends: bool, device: str) -> Case:
     weights = L * (6 * d * d + 2 * d * FFN) + 2 * d * V
     missing = {"HF generate": "transformers has no decoder with these layers"}
     return Case(
-        "value_decode", f"B={B} d={d} layers={L} V={V} T={T}, {'ends' if ends else 'no end'}", runs, truth, 1e-4,
+        "value_decode", f"B={B} d={d} layers={L} V={V} T={T}, {'ends' if ends else 'no end'}", runs, expected, 1e-4,
         bytes=4 * (B * (d + 1) + weights) + 8 * B * (T + 1), flops=2.0 * (steps * per_step + B * L * 2 * d * d),
         missing=missing, device=device, targets=targets,
     )  # fmt: skip

@@ -101,27 +101,11 @@ def philox(counter: Tensor, key: Tensor) -> Tensor:
 def signatures() -> Iterator[tuple[Any, ...]]:
     """What to compile ahead of time: kernel, signature, constexprs, options."""
     ids, f, i, warps = "*i64", "*fp32", "i64", {"num_warps": 4}
-    consts = dict.fromkeys(("NORMAL", "HAS_DRAWS", "BLOCK_B", "BLOCK_Q"), "constexpr")
-    for normal in (True, False):
-        for draws in (True, False):
-            for width in (1, 20, 64, 4096):
-                block_b, block_q = _tile(width)
-                yield (
-                    noise_kernel,
-                    dict(
-                        row_ids=ids,
-                        draw_ids=ids,
-                        out=f,
-                        draw=i,
-                        seed=i,
-                        step=i,
-                        largest_draw=i,
-                        B="i32",
-                        width="i32",
-                        tiles="i32",
-                        **consts,
-                    ),
-                    {"NORMAL": normal, "HAS_DRAWS": draws, "BLOCK_B": block_b, "BLOCK_Q": block_q},
-                    warps,
-                )
+    for normal, draws, width in (
+        (True, True, 1), (True, True, 64), (True, False, 20), (True, False, 4096), (False, True, 20), (False, False, 64),
+    ):  # fmt: skip
+        block_b, block_q = _tile(width)
+        arguments = dict(row_ids=ids, draw_ids=ids, out=f, draw=i, seed=i, step=i, largest_draw=i, B="i32", width="i32", tiles="i32")
+        values = {"NORMAL": normal, "HAS_DRAWS": draws, "BLOCK_B": block_b, "BLOCK_Q": block_q}
+        yield noise_kernel, arguments | dict.fromkeys(values, "constexpr"), values, warps
     yield philox_kernel, dict(counter=ids, key=ids, out="*i32", N="i32", BLOCK="constexpr"), {"BLOCK": 256}, warps

@@ -5,20 +5,24 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torchmetrics import Metric
 
-from ..scores.streaming import Errors
-from ._base import AccumulatorMetric, ScoreMetric
+from ..scores_stream import Errors
+from ._base import Streamed, scalar
 
 __all__ = ["LCC", "MAE", "RMSE", "CumulativeScore"]
 
 
-class _ErrorMetric(AccumulatorMetric):
+class _Point(Streamed):
     def update(self, prediction: Any, y: Any) -> None:
         """Add rows: ``[N]`` each, finite; tensors, arrays or lists."""
-        self._accumulate(y, prediction)
+        self._take(y, prediction)
+
+    def _result(self) -> dict[str, float]:
+        return self._accumulator().result()  # type: ignore[attr-defined]
 
 
-class MAE(_ErrorMetric):
+class MAE(_Point):
     """Mean absolute error, `ordkernels.scores.mae`, of all rows seen. ``update(prediction [N], y [N])``; ``compute()``: a scalar.
 
     Args:
@@ -28,7 +32,6 @@ class MAE(_ErrorMetric):
         TypeError, ValueError: as `ordkernels.scores.mae`.
 
     Example:
-        >>> import torch
         >>> m = MAE()
         >>> m.update(torch.tensor([2.0, 1.0]), torch.tensor([1.0, 4.0]))
         >>> m.compute()
@@ -39,24 +42,17 @@ class MAE(_ErrorMetric):
         super().__init__(Errors, {"_n": "count", "_sums": "sums"}, **kwargs)
 
     def compute(self) -> Tensor:
-        return self._scalar(self._accumulator().result()["mae"])
+        return scalar(self._result()["mae"], self.device)
 
 
 class RMSE(MAE):
-    """Root mean squared error, `ordkernels.scores.rmse`. Arguments and states as `MAE`, with which it shares them.
-
-    Example:
-        >>> m = RMSE()
-        >>> m.update([2.0, 11.0], [1.0, 4.0])
-        >>> m.compute()
-        tensor(5., dtype=torch.float64)
-    """
+    """Root mean squared error, `ordkernels.scores.rmse`. Args, Raises: as `MAE`, with which it shares its states."""
 
     def compute(self) -> Tensor:
-        return self._scalar(self._accumulator().result()["rmse"])
+        return scalar(self._result()["rmse"], self.device)
 
 
-class CumulativeScore(_ErrorMetric):
+class CumulativeScore(_Point):
     """CS@theta, `ordkernels.scores.cumulative_score`: the share of rows with ``|y - prediction| <= theta``.
 
     Args:
@@ -79,17 +75,13 @@ class CumulativeScore(_ErrorMetric):
         super().__init__(partial(Errors, (self._theta,)), {"_n": "count", "_within": "within"}, theta, **kwargs)
 
     def compute(self) -> Tensor:
-        return self._scalar(self._accumulator().result()[f"cs@{self._theta:g}"])
+        return scalar(self._result()[f"cs@{self._theta:g}"], self.device)
 
 
-class LCC(ScoreMetric):
+class LCC(Metric):
     """Pearson's correlation, `ordkernels.scores.lcc`, from moments that merge without cancellation; NaN where a side is constant.
 
-    Args:
-        **kwargs: of `torchmetrics.Metric`.
-
-    Raises:
-        TypeError, ValueError: as `ordkernels.scores.lcc`.
+    Args, Raises: as `MAE`.
 
     Example:
         >>> m = LCC()
@@ -98,6 +90,8 @@ class LCC(ScoreMetric):
         1.0
     """
 
+    full_state_update = False
+    is_differentiable = False
     higher_is_better = True
     moments: Tensor
 
@@ -111,16 +105,16 @@ class LCC(ScoreMetric):
         self.moments = _packed(_unpacked(self.moments).update(y, prediction), self.device)
 
     def compute(self) -> Tensor:
-        return self._scalar(_unpacked(self.moments).result()["lcc"])
+        return scalar(_unpacked(self.moments).result()["lcc"], self.device)
 
 
 def _unpacked(state: Tensor) -> Errors:
-    errors, values = Errors(), state.cpu().numpy()
-    return errors.load_state({**errors.state(), "_n": values[0], "_moments": values[1:]})
+    it, values = Errors(), state.cpu().numpy()
+    return it.load_state({**it.state(), "_n": values[0], "_moments": values[1:]})
 
 
-def _packed(errors: Errors, device: Any) -> Tensor:
-    state = errors.state()
+def _packed(it: Errors, device: Any) -> Tensor:
+    state = it.state()
     return torch.tensor([float(state["_n"]), *state["_moments"].tolist()], dtype=torch.float64, device=device)
 
 

@@ -5,7 +5,9 @@ A module of ``ordkernels._triton`` lists what to compile in ``signatures()``: tu
 name -> value, ``num_warps`` and ``num_stages``. Not under ``TRITON_INTERPRET=1``: there a kernel is plain Python.
 """
 
+import contextlib
 import importlib
+import io
 import pkgutil
 import re
 import subprocess
@@ -30,7 +32,7 @@ class Usage(NamedTuple):
 
 
 def modules() -> Iterator[ModuleType]:
-    """Every module of ordkernels._triton that lists signatures."""
+    """Every module of ordkernels._triton that lists signatures, one per op."""
     from ordkernels import _triton
 
     for info in pkgutil.iter_modules(_triton.__path__):
@@ -48,8 +50,8 @@ def compile_ahead(
     Triton makes an argument that equals 1.
     """
     from triton import compile as triton_compile
+    from triton import knobs
     from triton.backends.compiler import GPUTarget
-    from triton.backends.nvidia.compiler import get_ptxas
     from triton.compiler import ASTSource
 
     names = list(kernel.arg_names)
@@ -57,21 +59,21 @@ def compile_ahead(
         missing, unknown = sorted(set(names) - set(signature)), sorted(set(signature) - set(names))
         raise ValueError(f"signature: expected {kernel.__name__}'s arguments, missing {missing}, unknown {unknown}")
     ordered = {name: "constexpr" if name in constexprs else signature[name] for name in names}
-    wide = {
+    divisible_by_16 = {
         (i,): [["tt.divisibility", 16]]
         for i, (n, t) in enumerate(ordered.items())
         if t[0] == "*" or (t == "i32" and (n == "D" or "_" in n))
     }
-    source = ASTSource(fn=kernel, signature=ordered, constexprs=constexprs, attrs=wide)
-    compiled = triton_compile(source, target=GPUTarget("cuda", target, 32), options=options or {})
+    source = ASTSource(fn=kernel, signature=ordered, constexprs=constexprs, attrs=divisible_by_16)
+    printed = io.StringIO()
+    with knobs.nvidia.scope(), contextlib.redirect_stdout(printed):
+        knobs.nvidia.dump_ptxas_log = True
+        compiled = triton_compile(source, target=GPUTarget("cuda", target, 32), options=options or {})
     ptx = compiled.asm["ptx"]
     arch = _first(r"\.target (\w+)", ptx)  # sm_90a, sm_100a
-    # The ptxas that Triton itself takes for this target; `cuobjdump -res-usage` on the cubin shows the stack, which is not the spills.
-    with tempfile.NamedTemporaryFile(suffix=".ptx", mode="w") as f:
-        f.write(ptx)
-        f.flush()
-        command = [get_ptxas(target).path, f"-arch={arch}", "-v", f.name, "-o", "/dev/null"]
-        report = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    report = printed.getvalue()
+    if "registers" not in report:  # Triton had it in its cache
+        report = _ptxas_report(ptx, arch, target)
     return Usage(
         arch,
         int(_first(r"Used (\d+) registers", report)),
@@ -79,6 +81,17 @@ def compile_ahead(
         int(compiled.metadata.shared),
         ptx,
     )
+
+
+def _ptxas_report(ptx: str, arch: str, target: int) -> str:
+    """From the ptxas that Triton takes for this target; `cuobjdump -res-usage` on the cubin shows the stack, which is not the spills."""
+    from triton.backends.nvidia.compiler import get_ptxas
+
+    with tempfile.NamedTemporaryFile(suffix=".ptx", mode="w") as f:
+        f.write(ptx)
+        f.flush()
+        command = [get_ptxas(target).path, f"-arch={arch}", "-v", f.name, "-o", "/dev/null"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stderr
 
 
 def _first(pattern: str, text: str) -> str:

@@ -1,0 +1,43 @@
+"""Errors by range of the truth: where, along a long-tailed target, a model is good. Without torch, unless a tensor comes in."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .scores import _edges, _finite_pair
+
+__all__ = ["IntervalErrors", "mae_by_interval"]
+
+
+class IntervalErrors(NamedTuple):
+    """``mae [M]``, NaN where there are no rows, and ``rows [M]``."""
+
+    mae: NDArray[np.float64]
+    rows: NDArray[np.int64]
+
+
+def mae_by_interval(y: Any, prediction: Any, edges: Any) -> IntervalErrors:
+    """Mean absolute error of the rows whose y is in each interval.
+
+    Weighted by ``rows``, the intervals' errors average to `mae`.
+
+    Args:
+        y, prediction: ``[N]``. edges: ``[M+1]``, rising: M intervals of y, closed on the left; the first and the last are open, as
+            in `histogram_jsd`, so every row is in one.
+
+    Raises:
+        TypeError, ValueError: as `mae`; edges that do not rise, or fewer than 2.
+
+    Source: the breakdown of GR (arXiv:2412.20211), figure 5(a).
+
+    Example:
+        >>> mae_by_interval([0.0, 1.0, 5.0], [1.0, 1.0, 2.0], edges=[0, 2, 4, 9])
+        IntervalErrors(mae=array([0.5, nan, 3. ]), rows=array([2, 0, 1]))
+    """
+    a, b = _finite_pair(y, prediction)
+    e = _edges("edges", edges)
+    which = np.searchsorted(e[1:-1], a.astype(np.float64), side="right")
+    rows = np.bincount(which, minlength=len(e) - 1)
+    total = np.bincount(which, weights=np.abs(a.astype(np.float64) - b), minlength=len(e) - 1)
+    return IntervalErrors(np.divide(total, rows, out=np.full(len(rows), np.nan), where=rows > 0), rows.astype(np.int64))
