@@ -1,5 +1,5 @@
-// Large arrays without initial values. Where the system offers large pages they are asked for: first touches of small
-// ones cost more than a pass of a radix sort.
+// Large uninitialised arrays. Huge pages are requested where the system offers them: page faults on small pages cost
+// more than a pass of a radix sort.
 #pragma once
 
 #include <sys/mman.h>
@@ -17,25 +17,25 @@ class Buffer {
     constexpr size_t kPage = size_t(1) << 21;
     size_t bytes = static_cast<size_t>(n > 0 ? n : 1) * sizeof(T);
     const bool large = bytes >= 2 * kPage;
-    const size_t align = large ? kPage : 64;
-    bytes = (bytes + align - 1) / align * align;
-    p_ = static_cast<T*>(std::aligned_alloc(align, bytes));
-    if (!p_) {
+    const size_t alignment = large ? kPage : 64;
+    bytes = (bytes + alignment - 1) / alignment * alignment;
+    data_ = static_cast<T*>(std::aligned_alloc(alignment, bytes));
+    if (!data_) {
       throw std::bad_alloc();
     }
 #ifdef MADV_HUGEPAGE
     if (large) {
-      madvise(p_, bytes, MADV_HUGEPAGE);
+      madvise(data_, bytes, MADV_HUGEPAGE);
     }
 #endif
   }
-  ~Buffer() { std::free(p_); }
+  ~Buffer() { std::free(data_); }
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
-  T* data() { return p_; }
+  T* data() { return data_; }
 
  private:
-  T* p_;
+  T* data_;
 };
 
 }  // namespace ordkernels::host

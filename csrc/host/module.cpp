@@ -1,21 +1,402 @@
-// The module `_host`: data-side kernels on NumPy arrays, without torch. Each file binds its own functions.
+// The module `_host`: data-side kernels on NumPy arrays, without torch.
+//
+// All of pybind11 is here: arrays are checked, and plain pointers handed to the kernels with Python's lock released.
+// Each kernel lies in files of its own, which compile in a fraction of the time.
+#include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
-namespace ordkernels::host {
-void bind_quantiles(pybind11::module_& m);
-void bind_scores(pybind11::module_& m);
-void bind_scores_histogram(pybind11::module_& m);
-void bind_scores_pairs(pybind11::module_& m);
-void bind_vocabulary(pybind11::module_& m);
-}  // namespace ordkernels::host
+#include <algorithm>
+#include <limits>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "host/array_checks.h"
+#include "host/errors.h"
+#include "host/histogram_counts.h"
+#include "host/histogram_jsd.h"
+#include "host/history_quantiles.h"
+#include "host/joint_counts.h"
+#include "host/label_units.h"
+#include "host/leave_one_out_quantiles.h"
+#include "host/segment_quantiles.h"
+#include "host/srcc.h"
+#include "host/vocabulary_encode.h"
+#include "host/vocabulary_fit.h"
+#include "host/xauc.h"
+
+namespace {
+
+namespace py = pybind11;
+namespace host = ordkernels::host;
+using host::Array;
+using host::check_shape;
+using host::check_vector;
+using host::fail;
+
+template <class T>
+std::span<const T> span(const Array<T>& a) {
+  return {a.data(), static_cast<size_t>(a.size())};
+}
+
+// What `kernel` returns, run without Python's lock.
+template <class Kernel>
+auto unlocked(const Kernel& kernel) {
+  py::gil_scoped_release release;
+  return kernel();
+}
+
+// ---- quantiles
+
+template <class F>
+Array<F> segment_quantiles(const Array<F>& values, const Array<int64_t>& offsets_, const Array<double>& levels_,
+                           int threads) {
+  const auto offsets = host::checked_offsets(offsets_, values.size());
+  const auto levels = host::checked_levels(levels_);
+  Array<F> out({offsets.size() - 1, levels.size()});
+  F* to = out.mutable_data();
+  unlocked([&] { host::segment_quantiles<F>(span(values), offsets, levels, threads, to); });
+  return out;
+}
+
+template <class F>
+Array<F> leave_one_out_quantiles(const Array<F>& values, const Array<int64_t>& offsets_, const Array<double>& levels_,
+                                 int threads) {
+  const auto offsets = host::checked_offsets(offsets_, values.size());
+  const auto levels = host::checked_levels(levels_);
+  Array<F> out({static_cast<size_t>(values.size()), levels.size()});
+  F* to = out.mutable_data();
+  unlocked([&] { host::leave_one_out_quantiles<F>(span(values), offsets, levels, threads, to); });
+  return out;
+}
+
+// time: int64 or float64.
+template <class F>
+Array<F> history_quantiles(const Array<F>& values, const Array<int64_t>& group,
+                           const std::variant<Array<int64_t>, Array<double>>& time, const Array<double>& levels_,
+                           int64_t min_events, int threads) {
+  const int64_t n = values.size();
+  check_shape("group", group, n);
+  std::visit([&](const auto& t) { check_shape("time", t, n); }, time);
+  const auto levels = host::checked_levels(levels_);
+  Array<F> out({static_cast<size_t>(n), levels.size()});
+  F* to = out.mutable_data();
+  const auto times = std::visit([](const auto& t) -> host::EventTimes { return span(t); }, time);
+  unlocked(
+      [&] { host::history_quantiles<F>(span(values), group.data(), times, levels, min_events, threads, to); });
+  return out;
+}
+
+// ---- scores that are sums over rows
+
+// (sum |y - p|, sum (y - p)^2, rows with |y - p| <= theta)
+template <class F>
+py::tuple errors(const Array<F>& y, const Array<F>& p, double theta, int threads) {
+  check_shape("y", y, y.size());
+  check_shape("prediction", p, y.size());
+  const auto e = unlocked([&] { return host::errors<F>(span(y), p.data(), theta, threads); });
+  return py::make_tuple(e.sums[0], e.sums[1], e.within);
+}
+
+// (n, mean y, mean p, yy, pp, yp)
+template <class F>
+py::tuple moments(const Array<F>& y, const Array<F>& p, int threads) {
+  check_shape("y", y, y.size());
+  check_shape("prediction", p, y.size());
+  const auto m = unlocked([&] { return host::moments<F>(span(y), p.data(), threads); });
+  return py::make_tuple(m.n, m.v[0], m.v[1], m.v[2], m.v[3], m.v[4]);
+}
+
+// (rows with lower <= y <= upper, sum of upper - lower, the first row with lower > upper or -1)
+template <class F>
+py::tuple coverage(const Array<F>& lower, const Array<F>& upper, const Array<F>& y, int threads) {
+  const int64_t n = lower.size();
+  check_shape("lower", lower, n);
+  check_shape("upper", upper, n);
+  check_shape("y", y, n);
+  const auto c = unlocked([&] { return host::coverage<F>(span(lower), upper.data(), y.data(), threads); });
+  return py::make_tuple(c.inside, c.width, c.crossed);
+}
+
+// ---- scores of the order of rows
+
+host::Column column(const char* name, const py::array& a, int64_t n) {
+  using host::ColumnType;
+  check_shape(name, a, n);
+  if (!(a.flags() & py::array::c_style)) {
+    fail(name, "a contiguous array", "another");
+  }
+  const char kind = a.dtype().kind();
+  const auto size = a.itemsize();
+  if ((kind != 'f' && kind != 'i') || (size != 4 && size != 8)) {
+    fail(name, "float32, float64, int32 or int64", std::string(py::str(a.dtype())));
+  }
+  const ColumnType type = kind == 'f' ? (size == 4 ? ColumnType::kFloat32 : ColumnType::kFloat64)
+                                      : (size == 4 ? ColumnType::kInt32 : ColumnType::kInt64);
+  return {a.data(), type};
+}
+
+// Of rows, or null where there are none.
+using Weights = std::optional<Array<double>>;
+const double* weights(const Weights& w, int64_t n) {
+  if (!w) {
+    return nullptr;
+  }
+  check_shape("weight", *w, n);
+  return w->data();
+}
+
+// (discordant, tied in the prediction, pairs of different y); reference: (concordant, tied, pairs).
+py::tuple xauc_counts(const py::array& y_, const py::array& p_, const Weights& w_, bool reference, int threads) {
+  const int64_t n = y_.size();
+  const host::Column y = column("y", y_, n), p = column("prediction", p_, n);
+  if (w_ && reference) {
+    fail("weight", "None with ties='reference'", "an array");
+  }
+  const double* w = weights(w_, n);
+  const host::AnyPairCount count = unlocked([&]() -> host::AnyPairCount {
+    if (reference) {
+      return host::xauc_reference_counts(y, p, n, threads);
+    }
+    return host::xauc_counts(y, p, w, n, threads);
+  });
+  return std::visit([](const auto& c) -> py::tuple { return py::make_tuple(c.discordant, c.tied, c.pairs); }, count);
+}
+
+// (discordant, tied, pairs) over all groups; then of the groups with a pair: how many, the sums of concordant / pairs
+// and tied / pairs.
+py::tuple xauc_groups(const py::array& y_, const py::array& p_, const Weights& w_, const Array<int64_t>& group,
+                      int threads) {
+  const int64_t n = y_.size();
+  const host::Column y = column("y", y_, n), p = column("prediction", p_, n);
+  check_shape("group", group, n);
+  const double* w = weights(w_, n);
+  const auto count = unlocked([&] { return host::xauc_groups(y, p, w, group.data(), n, threads); });
+  return std::visit(
+      [](const auto& c) -> py::tuple {
+        return py::make_tuple(c.pairs.discordant, c.pairs.tied, c.pairs.pairs, c.groups, c.concordant, c.tied);
+      },
+      count);
+}
+
+double srcc(const py::array& y_, const py::array& p_, int threads) {
+  const int64_t n = y_.size();
+  const host::Column y = column("y", y_, n), p = column("prediction", p_, n);
+  return unlocked([&] { return host::srcc(y, p, n, threads); });
+}
+
+// ---- histograms
+
+template <class F>
+host::Bins<F> bins(const Array<double>& edges) {
+  if (edges.ndim() != 1 || edges.size() < 2) {
+    fail("edges", "shape [M+1], M at least 1", host::shape_text(edges));
+  }
+  if (edges.size() > int64_t(1) << 20) {
+    fail("edges", "at most 2^20", std::to_string(edges.size()));
+  }
+  return host::Bins<F>(edges.data(), edges.size());
+}
+
+template <class F>
+host::HistogramRows<F> histogram_rows(const Array<F>& y, const Array<F>& p, const Array<int64_t>& group) {
+  const int64_t n = y.size();
+  check_shape("y", y, n);
+  check_shape("prediction", p, n);
+  check_shape("group", group, n);
+  if (n >= int64_t(1) << 32) {
+    fail("y", "fewer than 2^32 rows", std::to_string(n));
+  }
+  return {y.data(), p.data(), group.data(), n};
+}
+
+void check_outcome(host::HistogramOutcome outcome, int64_t edges) {
+  if (outcome == host::HistogramOutcome::kTooManyBins) {
+    fail("edges", "fewer, for so many groups", std::to_string(edges));
+  }
+  if (outcome == host::HistogramOutcome::kTooManyGroups) {
+    fail("group", "at most 2^31 groups", "more");
+  }
+}
+
+// (sum over groups of the divergence in nats, NaN if a number is; groups)
+template <class F>
+py::tuple histogram_jsd(const Array<F>& y, const Array<F>& p, const Array<int64_t>& group, const Array<double>& edges,
+                        int threads) {
+  const auto rows = histogram_rows(y, p, group);
+  const auto bins_ = bins<F>(edges);
+  host::DivergenceSum total;
+  const auto outcome = unlocked([&] { return host::histogram_jsd(rows, bins_, threads, total); });
+  check_outcome(outcome, edges.size());
+  const bool has_nan = outcome == host::HistogramOutcome::kHasNaN;
+  return py::make_tuple(has_nan ? std::numeric_limits<double>::quiet_NaN() : total.sum, total.groups);
+}
+
+// (ids [G] rising, counts [G, 2, M])
+template <class F>
+py::tuple histogram_counts(const Array<F>& y, const Array<F>& p, const Array<int64_t>& group,
+                           const Array<double>& edges, int threads) {
+  const auto rows = histogram_rows(y, p, group);
+  const auto bins_ = bins<F>(edges);
+  std::vector<host::HistogramPart> parts;
+  check_outcome(unlocked([&] { return host::histogram_counts(rows, bins_, threads, parts); }), edges.size());
+  int64_t G = 0;
+  for (const auto& part : parts) {
+    G += static_cast<int64_t>(part.ids.size());
+  }
+  Array<int64_t> ids(G), counts({G, int64_t(2), bins_.size()});
+  int64_t *id = ids.mutable_data(), *count = counts.mutable_data();
+  for (const auto& part : parts) {
+    id = std::copy(part.ids.begin(), part.ids.end(), id);
+    count = std::copy(part.counts.begin(), part.counts.end(), count);
+  }
+  return py::make_tuple(ids, counts);
+}
+
+// counts [A, B] += 1 at the bins of each row.
+template <class F>
+void joint_counts(const Array<F>& y, const Array<F>& p, const Array<double>& y_edges, const Array<double>& p_edges,
+                  Array<int64_t>& counts, int threads) {
+  const int64_t n = y.size();
+  check_shape("y", y, n);
+  check_shape("prediction", p, n);
+  const auto y_bins = bins<F>(y_edges), p_bins = bins<F>(p_edges);
+  if (counts.ndim() != 2 || counts.shape(0) != y_bins.size() || counts.shape(1) != p_bins.size()) {
+    fail("counts", "shape [A, B], as the edges", host::shape_text(counts));
+  }
+  int64_t* to = counts.mutable_data();
+  unlocked([&] { host::joint_counts(y.data(), p.data(), n, y_bins, p_bins, threads, to); });
+}
+
+// ---- vocabulary
+
+void check_labels(const Array<int64_t>& labels) {
+  check_vector("labels", labels, "[N]");
+  int64_t least = 0, greatest = 0;
+  for (int64_t y : span(labels)) {
+    least = std::min(least, y);
+    greatest = std::max(greatest, y);
+  }
+  if (least < 0 || greatest > host::kMaxLabel) {
+    fail("labels", "0 to 2^53", std::to_string(least < 0 ? least : greatest));
+  }
+}
+
+host::Encoder encoder(const Array<int64_t>& array, double tolerance) {
+  check_vector("values", array, "[V]");
+  const auto values = host::copy(array);
+  for (size_t i = 0; i < values.size(); ++i) {
+    if (values[i] < 1 || (i && values[i] >= values[i - 1])) {
+      fail("values", "falling, from 1 up", "others");
+    }
+  }
+  if (!(tolerance >= 0 && tolerance < 1)) {
+    fail("tolerance", "in [0, 1)", std::to_string(tolerance));
+  }
+  return {host::ValueFinder(values.data(), static_cast<int64_t>(values.size())), tolerance};
+}
+
+// (whole [N], index of the first that is no label or -1)
+template <class F>
+py::tuple to_units(const Array<F>& labels, double scale, double slack, int threads) {
+  check_vector("labels", labels, "[N]");
+  Array<int64_t> out(labels.size());
+  int64_t* to = out.mutable_data();
+  const int64_t bad = unlocked([&] { return host::to_units<F>(span(labels), scale, slack, threads, to); });
+  return py::make_tuple(out, bad);
+}
+
+Array<int64_t> vocabulary_fit(const Array<int64_t>& labels, double q_start, double q_end, double alpha, double epsilon,
+                              int threads) {
+  check_labels(labels);
+  const int64_t n = labels.size();
+  if (n < 1 || n >= (int64_t(1) << 32)) {
+    fail("labels", "from 1 to 2^32 - 1 of them", std::to_string(n));
+  }
+  const auto poll = [] {
+    py::gil_scoped_acquire hold;
+    if (PyErr_CheckSignals() != 0) {
+      throw py::error_already_set();
+    }
+  };
+  const host::VocabularyFit options{q_start, q_end, alpha, epsilon};
+  const auto values = unlocked([&] { return host::vocabulary_fit(span(labels), options, threads, poll); });
+  return Array<int64_t>(static_cast<py::ssize_t>(values.size()), values.data());
+}
+
+// (tokens [N, T], lengths [N], remainders [N], whether all fit)
+template <class I>
+py::tuple encode_as(const Array<int64_t>& labels, const host::Encoder& encoder, int64_t T, int threads) {
+  const int64_t n = labels.size();
+  Array<I> tokens({n, T});
+  Array<int32_t> lengths(n);
+  Array<int64_t> remainders(n);
+  const host::Encoded<I> out{tokens.mutable_data(), lengths.mutable_data(), remainders.mutable_data()};
+  const bool fits = unlocked([&] { return host::vocabulary_encode(span(labels), encoder, T, threads, out); });
+  return py::make_tuple(tokens, lengths, remainders, fits);
+}
+
+py::tuple vocabulary_encode(const Array<int64_t>& labels, const Array<int64_t>& values, double tolerance, int64_t T,
+                            int threads) {
+  check_labels(labels);
+  const auto encoder_ = encoder(values, tolerance);
+  if (T < 1 || T > INT32_MAX) {
+    fail("T", "at least 1", std::to_string(T));
+  }
+  const bool narrow = encoder_.find.size() + host::kFirstValueToken <= INT16_MAX;
+  return narrow ? encode_as<int16_t>(labels, encoder_, T, threads) : encode_as<int32_t>(labels, encoder_, T, threads);
+}
+
+// (how often each value is used [V], lengths [N], remainders [N])
+py::tuple vocabulary_usage(const Array<int64_t>& labels, const Array<int64_t>& values, double tolerance, int threads) {
+  check_labels(labels);
+  const auto encoder_ = encoder(values, tolerance);
+  Array<int64_t> lengths(labels.size()), remainders(labels.size());
+  int64_t *length = lengths.mutable_data(), *remainder = remainders.mutable_data();
+  const auto counts =
+      unlocked([&] { return host::vocabulary_usage(span(labels), encoder_, threads, length, remainder); });
+  return py::make_tuple(Array<int64_t>(static_cast<py::ssize_t>(counts.size()), counts.data()), lengths, remainders);
+}
+
+template <class F>
+void bind(py::module_& m) {
+  using py::arg;
+  const auto values = arg("values").noconvert(), offsets = arg("offsets").noconvert(),
+             group = arg("group").noconvert(), time = arg("time").noconvert(), y = arg("y").noconvert(),
+             prediction = arg("prediction").noconvert(), lower = arg("lower").noconvert(),
+             upper = arg("upper").noconvert();
+  const arg levels("levels"), threads("num_threads"), edges("edges");
+  m.def("segment_quantiles", &segment_quantiles<F>, values, offsets, levels, threads);
+  m.def("leave_one_out_quantiles", &leave_one_out_quantiles<F>, values, offsets, levels, threads);
+  m.def("history_quantiles", &history_quantiles<F>, values, group, time, levels, arg("min_events"), threads);
+  m.def("errors", &errors<F>, y, prediction, arg("theta"), threads);
+  m.def("moments", &moments<F>, y, prediction, threads);
+  m.def("coverage", &coverage<F>, lower, upper, y, threads);
+  m.def("histogram_jsd", &histogram_jsd<F>, y, prediction, group, edges, threads);
+  m.def("histogram_counts", &histogram_counts<F>, y, prediction, group, edges, threads);
+  m.def("joint_counts", &joint_counts<F>, y, prediction, arg("y_edges"), arg("p_edges"), arg("counts").noconvert(),
+        threads);
+  m.def("to_units", &to_units<F>, arg("labels").noconvert(), arg("scale"), arg("slack"), arg("threads"));
+}
+
+}  // namespace
 
 PYBIND11_MODULE(_host, m) {
+  using py::arg;
   m.doc() =
       "Data-side kernels of ordkernels on NumPy arrays. Use ordkernels.quantiles, .scores and .vocabulary; these "
       "functions check less.";
-  ordkernels::host::bind_quantiles(m);
-  ordkernels::host::bind_scores(m);
-  ordkernels::host::bind_scores_histogram(m);
-  ordkernels::host::bind_scores_pairs(m);
-  ordkernels::host::bind_vocabulary(m);
+  bind<float>(m);
+  bind<double>(m);
+  m.def("xauc_counts", &xauc_counts, arg("y"), arg("prediction"), arg("weight"), arg("reference"), arg("num_threads"));
+  m.def("xauc_groups", &xauc_groups, arg("y"), arg("prediction"), arg("weight"), arg("group").noconvert(),
+        arg("num_threads"));
+  m.def("srcc", &srcc, arg("y"), arg("prediction"), arg("num_threads"));
+  m.def("vocabulary_fit", &vocabulary_fit);
+  m.def("vocabulary_encode", &vocabulary_encode);
+  m.def("vocabulary_usage", &vocabulary_usage);
 }

@@ -1,5 +1,4 @@
-// The vectorised loops of pairs.h. Included once per instruction set by pairs.h, with ORD_ISA naming the namespace and
-// ORD_TARGET the function attribute; hence no include guard, and no std headers (see lane_sort.h).
+// Inversions of few keys, and across digits: the loops of inversions.cpp for one instruction set (see per_isa.h).
 
 namespace ordkernels::host::ORD_ISA {
 
@@ -20,15 +19,15 @@ ORD_TARGET void key_range(const K* __restrict a, int64_t n, K* low, K* high) {
 // halves among those with the high half h: a vector addition each, in place of a tree.
 template <class K>
 ORD_TARGET uint64_t count_digits(const K* __restrict a, int64_t n, K least, int shift, uint32_t* __restrict count) {
-  using U = __typeof__(unsigned_of(K()));
+  using U = std::make_unsigned_t<K>;
   alignas(32) uint16_t high[16] = {}, low[16][16] = {};
   uint64_t total = 0;
   for (int64_t i = 0; i < n; ++i) {
-    const unsigned d = static_cast<unsigned>((static_cast<U>(a[i]) - static_cast<U>(least)) >> shift), h = d >> 4,
-                   l = d & 15;
+    const unsigned d = static_cast<unsigned>((static_cast<U>(a[i]) - static_cast<U>(least)) >> shift);
+    const unsigned h = d >> 4, l = d & 15;
     total += static_cast<uint32_t>(high[h]) + low[h][l];
-    *reinterpret_cast<Halves*>(high) += *reinterpret_cast<const Halves*>(kBelow[h]);
-    *reinterpret_cast<Halves*>(low[h]) += *reinterpret_cast<const Halves*>(kBelow[l]);
+    *reinterpret_cast<Uint16x16*>(high) += *reinterpret_cast<const Uint16x16*>(kLanesBelow.row[h]);
+    *reinterpret_cast<Uint16x16*>(low[h]) += *reinterpret_cast<const Uint16x16*>(kLanesBelow.row[l]);
   }
   for (int h = 0; h < 16; ++h) {
     uint32_t before = h ? static_cast<uint32_t>(high[h - 1]) - high[h] : static_cast<uint32_t>(n) - high[0];
@@ -43,13 +42,13 @@ ORD_TARGET uint64_t count_digits(const K* __restrict a, int64_t n, K least, int 
 // Of a[0, n), n < 2^16, digits below 16: as count_digits.
 template <class K>
 ORD_TARGET uint64_t count_nibbles(const K* __restrict a, int64_t n, K least, int shift, uint32_t* __restrict count) {
-  using U = __typeof__(unsigned_of(K()));
+  using U = std::make_unsigned_t<K>;
   alignas(32) uint16_t above[16] = {};
   uint64_t total = 0;
   for (int64_t i = 0; i < n; ++i) {
     const unsigned d = static_cast<unsigned>((static_cast<U>(a[i]) - static_cast<U>(least)) >> shift);
     total += above[d];
-    *reinterpret_cast<Halves*>(above) += *reinterpret_cast<const Halves*>(kBelow[d]);
+    *reinterpret_cast<Uint16x16*>(above) += *reinterpret_cast<const Uint16x16*>(kLanesBelow.row[d]);
   }
   for (int d = 0; d < 16; ++d) {
     count[d] = (d ? above[d - 1] : static_cast<uint32_t>(n)) - above[d];
@@ -57,21 +56,14 @@ ORD_TARGET uint64_t count_nibbles(const K* __restrict a, int64_t n, K least, int
   return total;
 }
 
-// A few keys, in an aligned array padded to whole vectors with the largest key: a vector of them against each key in
-// turn.
-template <class K>
-struct Lanes {
-  typedef K Vector __attribute__((vector_size(32), may_alias));
-  static constexpr int64_t kCount = 32 / sizeof(K);
-};
 // The pairs i < j with a[i] > a[j], and those with a[i] == a[j].
 template <class K>
-ORD_TARGET void count_few(const K* a, int64_t n, int64_t* above, int64_t* equal) {
-  using V = typename Lanes<K>::Vector;
-  constexpr int64_t kCount = Lanes<K>::kCount;
-  const V lane = *reinterpret_cast<const V*>(kLane<K>.number);
+ORD_TARGET void count_small(const K* a, int64_t n, int64_t* above, int64_t* equal) {
+  using V = typename KeyVector<K>::V;
+  constexpr int64_t kSize = KeyVector<K>::kSize;
+  const V lane = *reinterpret_cast<const V*>(kLaneIndex<K>.lane);
   V more = {}, same = {};
-  for (int64_t b = 0; b < n; b += kCount) {
+  for (int64_t b = 0; b < n; b += kSize) {
     const V k = *reinterpret_cast<const V*>(a + b);
     V m = {}, s = {};
     for (int64_t i = 0; i < b; ++i) {
@@ -79,49 +71,27 @@ ORD_TARGET void count_few(const K* a, int64_t n, int64_t* above, int64_t* equal)
       m -= x > k;
       s -= x == k;
     }
-    const int64_t left = n - b < kCount ? n - b : kCount;
-    for (int64_t i = 0; i < left; ++i) {
+    const int64_t remaining = n - b < kSize ? n - b : kSize;
+    for (int64_t i = 0; i < remaining; ++i) {
       const V x = a[b + i] - V{}, later = lane > static_cast<K>(i);
       m -= (x > k) & later;
       s -= (x == k) & later;
     }
-    const V there = lane < static_cast<K>(left);
-    more += m & there;
-    same += s & there;
+    const V inside = lane < static_cast<K>(remaining);
+    more += m & inside;
+    same += s & inside;
   }
   *above = *equal = 0;
-  for (int l = 0; l < kCount; ++l) {
-    *above += more[l], *equal += same[l];
+  for (int l = 0; l < kSize; ++l) {
+    *above += more[l];
+    *equal += same[l];
   }
 }
 
-// rank[i]: the place of a[i] after a stable sort.
+// The sums of w_i w_j over the same pairs as in count_small.
 template <class K>
-ORD_TARGET void rank_few(const K* a, int64_t n, K* rank) {
-  using V = typename Lanes<K>::Vector;
-  constexpr int64_t kCount = Lanes<K>::kCount;
-  const V lane = *reinterpret_cast<const V*>(kLane<K>.number);
-  for (int64_t b = 0; b < n; b += kCount) {
-    const V k = *reinterpret_cast<const V*>(a + b);
-    V r = V{} + static_cast<K>(b);
-    for (int64_t i = 0; i < b; ++i) {
-      r += (a[i] - V{}) > k;
-    }
-    const int64_t left = n - b < kCount ? n - b : kCount;
-    for (int64_t i = 0; i < left; ++i) {
-      const V x = a[b + i] - V{};
-      r -= (x < k) | ((x == k) & (lane > static_cast<K>(i)));
-    }
-    for (int64_t i = b + kCount; i < n; ++i) {
-      r -= (a[i] - V{}) < k;
-    }
-    *reinterpret_cast<V*>(rank + b) = r;
-  }
-}
-
-// The same two sums of w_i w_j.
-template <class K>
-ORD_TARGET void weigh_each(const K* __restrict a, const double* __restrict w, int64_t n, double* above, double* equal) {
+ORD_TARGET void weigh_small(const K* __restrict a, const double* __restrict w, int64_t n, double* above,
+                            double* equal) {
   double more = 0, same = 0;
   for (int64_t i = 1; i < n; ++i) {
     const K k = a[i];
