@@ -24,7 +24,7 @@ void visit(const Column& column, const F& f) {
 
 // rows[i].*to = the key of row order[i] ^ mask.
 template <class K, class R>
-void load_keys(const Column& column, const int64_t* order, int64_t n, K mask, K R::*to, R* rows) {
+void load_keys(const Column& column, const int64_t* order, int64_t n, K mask, K R::* to, R* rows) {
   visit(column, [&](const auto* from) {
     if (order) {
       for (int64_t i = 0; i < n; ++i) {
@@ -62,9 +62,9 @@ void load_all_rows(const Column& y, const Column& p, const double* w, int64_t n,
   });
 }
 
-#define INSTANTIATE(K, Weighted)                                                                               \
-  template void load_rows(const Column&, const Column&, const double*, const int64_t*, int64_t, bool,          \
-                          Row<K, Weighted>*);                                                                  \
+#define INSTANTIATE(K, Weighted)                                                                      \
+  template void load_rows(const Column&, const Column&, const double*, const int64_t*, int64_t, bool, \
+                          Row<K, Weighted>*);                                                         \
   template void load_all_rows(const Column&, const Column&, const double*, int64_t, bool, int, Row<K, Weighted>*);
 INSTANTIATE(int32_t, false)
 INSTANTIATE(int64_t, false)

@@ -100,7 +100,7 @@ Coverage coverage(std::span<const F> lower, const F* upper, const F* y, int thre
   return total;
 }
 
-#define INSTANTIATE(F)                                              \
+#define INSTANTIATE(F)                                               \
   template Errors errors(std::span<const F>, const F*, double, int); \
   template Moments moments(std::span<const F>, const F*, int);       \
   template Coverage coverage(std::span<const F>, const F*, const F*, int);

@@ -21,10 +21,10 @@ namespace ordkernels::host {
 
 namespace {
 
-constexpr int64_t kChunkRows = 1 << 16;       // rows per unit of work
-constexpr int64_t kTableCounts = 96 * 1024;   // in a part's table: 192 KiB
+constexpr int64_t kChunkRows = 1 << 16;      // rows per unit of work
+constexpr int64_t kTableCounts = 96 * 1024;  // in a part's table: 192 KiB
 constexpr int64_t kMaxParts = 1024;
-constexpr int64_t kPrefetchedLines = 4;       // of the next chunk's rows
+constexpr int64_t kPrefetchedLines = 4;  // of the next chunk's rows
 
 struct Layout {
   int shift;     // of a slot to its part
@@ -253,7 +253,8 @@ class TableFiller {
         ++of_slot[M + packed.p(*w)];
       }
     }
-    const int64_t zero = (first_ + q) << layout_.shift, slots = std::min(layout_.slots_per_part(), greatest_ - zero + 1);
+    const int64_t zero = (first_ + q) << layout_.shift,
+                  slots = std::min(layout_.slots_per_part(), greatest_ - zero + 1);
     visitor_.visit(q, GroupIds{name_, zero}, slots, counts);
     std::fill_n(counts, slots * 2 * M, 0);
   }

@@ -16,7 +16,7 @@ namespace ordkernels::host {
 
 namespace {
 
-constexpr int64_t kLongestInserted = 2048;    // beyond, moving the tail of the array costs more than the cursors
+constexpr int64_t kLongestInserted = 2048;   // beyond, moving the tail of the array costs more than the cursors
 constexpr int64_t kChunkEvents = 16 * 1024;  // per unit of work
 
 // One thread's replay of groups. Events are numbered by their order in time within their group.
@@ -37,7 +37,8 @@ class History {
   // The rows of out that belong to one group's events, order [n].
   void run(const int64_t* order, int64_t n) {
     load_events(order, n);
-    for (int64_t i = 0; i < std::min(n, kLongestInserted); ++i) {  // rows lie anywhere: fetched while others are computed
+    for (int64_t i = 0; i < std::min(n, kLongestInserted);
+         ++i) {  // rows lie anywhere: fetched while others are computed
       for (int64_t l = 0; l < count_; l += 64 / sizeof(F)) {
         __builtin_prefetch(row(i) + l, 1, 2);
       }

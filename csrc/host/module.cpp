@@ -86,8 +86,7 @@ Array<F> history_quantiles(const Array<F>& values, const Array<int64_t>& group,
   Array<F> out({static_cast<size_t>(n), levels.size()});
   F* to = out.mutable_data();
   const auto times = std::visit([](const auto& t) -> host::EventTimes { return span(t); }, time);
-  unlocked(
-      [&] { host::history_quantiles<F>(span(values), group.data(), times, levels, min_events, threads, to); });
+  unlocked([&] { host::history_quantiles<F>(span(values), group.data(), times, levels, min_events, threads, to); });
   return out;
 }
 
@@ -365,10 +364,9 @@ py::tuple vocabulary_usage(const Array<int64_t>& labels, const Array<int64_t>& v
 template <class F>
 void bind(py::module_& m) {
   using py::arg;
-  const auto values = arg("values").noconvert(), offsets = arg("offsets").noconvert(),
-             group = arg("group").noconvert(), time = arg("time").noconvert(), y = arg("y").noconvert(),
-             prediction = arg("prediction").noconvert(), lower = arg("lower").noconvert(),
-             upper = arg("upper").noconvert();
+  const auto values = arg("values").noconvert(), offsets = arg("offsets").noconvert(), group = arg("group").noconvert(),
+             time = arg("time").noconvert(), y = arg("y").noconvert(), prediction = arg("prediction").noconvert(),
+             lower = arg("lower").noconvert(), upper = arg("upper").noconvert();
   const arg levels("levels"), threads("num_threads"), edges("edges");
   m.def("segment_quantiles", &segment_quantiles<F>, values, offsets, levels, threads);
   m.def("leave_one_out_quantiles", &leave_one_out_quantiles<F>, values, offsets, levels, threads);

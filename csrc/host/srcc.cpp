@@ -63,7 +63,7 @@ double rank_correlation(const Column& y, const Column& p, int64_t n, int threads
 double srcc(const Column& y, const Column& p, int64_t n, int threads) {
   const bool ranks_need_64_bits = n >= (1 << 29);
   return y.is_64_bit() || p.is_64_bit() || ranks_need_64_bits ? rank_correlation<int64_t>(y, p, n, threads)
-                                                             : rank_correlation<int32_t>(y, p, n, threads);
+                                                              : rank_correlation<int32_t>(y, p, n, threads);
 }
 
 }  // namespace ordkernels::host

@@ -26,7 +26,9 @@ GroupedPairCount<Weighted> count_groups(const Column& y, const Column& p, const 
                                         int64_t n, int threads) {
   const GroupedRows grouped = group_rows(group, n);
   const int64_t chunks = n / kChunkRows + 1;
-  const auto first = [&](int64_t c) { return c == chunks ? grouped.groups() : first_group_from(grouped, c * kChunkRows); };
+  const auto first = [&](int64_t c) {
+    return c == chunks ? grouped.groups() : first_group_from(grouped, c * kChunkRows);
+  };
   std::vector<GroupedPairCount<Weighted>> each(chunks);
   parallel_for(chunks, threads, [&](int64_t c) {
     const int64_t begin = first(c), end = first(c + 1);
