@@ -6,7 +6,7 @@ import runpy
 import sys
 from pathlib import Path
 
-from .scoring_file import add_arguments as add_score_arguments
+from .scores.files import add_arguments as add_score_arguments
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -73,9 +73,9 @@ def _demo(args: argparse.Namespace) -> int:
 
 
 def _score_file(args: argparse.Namespace) -> int:
-    from . import scoring_file
+    from .scores import files
 
-    return scoring_file.main(args)
+    return files.main(args)
 
 
 def _bench(argv: list[str]) -> int:

@@ -1,11 +1,10 @@
 """Numbers as short sequences of value tokens: the vocabulary, and encoding with it.
 
-NumPy in, NumPy out; torch CPU tensors come back as tensors. No torch unless a tensor comes in.
+NumPy in, NumPy out; torch tensors come back as tensors. No torch unless a tensor comes in.
 """
 
 import json
 import math
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,20 +13,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ._backend import OpInfo, host_choice, host_module, register
-from .quantiles import _array, _dtype, _is_empty_list, _is_tensor, _threads
+from ._backend import compiled_host, register_host
+from ._validation import arrays
+from ._validation.numbers import integer, real
+from ._validation.numbers import num_threads as _threads
 from .reference import vocabulary as reference
 
 __all__ = ["EOS", "FIRST_VALUE", "PAD", "SOS", "ValueVocabulary", "VocabularyReport"]
 
 PAD, SOS, EOS, FIRST_VALUE = 0, 1, 2, 3
-MOST = 2**53  # the largest label, in units: doubles hold it
-_OPS = {name: register(OpInfo(name, host=True)) for name in ("vocabulary_encode", "vocabulary_fit", "vocabulary_usage")}
+_MAX_LABEL = 2**53  # in units: the largest up to which fp64 holds every whole number
+_MAX_COUNTED_LENGTH = 1024
+register_host("vocabulary_encode", "vocabulary_fit", "vocabulary_usage")
 
 
-def _impl(op: str) -> Any:
+def _kernels(op: str) -> Any:
     """The module that computes `op`: compiled, or the reference."""
-    return reference if host_choice(_OPS[op]) == "reference" else host_module()
+    return compiled_host(op) or reference
 
 
 class ValueVocabulary:
@@ -42,7 +44,7 @@ class ValueVocabulary:
             numbers of units themselves.
 
     Raises:
-        TypeError, ValueError: naming the argument, what was expected and what came.
+        TypeError, ValueError: values that are not integers from 1 to 2^53, or none; a unit that is not positive and finite.
 
     Source: GR; `fit` is its authors' loop.
 
@@ -57,12 +59,10 @@ class ValueVocabulary:
 
     def __init__(self, values: ArrayLike, *, unit: float | None = None) -> None:
         self.unit = _unit(unit)
-        a = _array("values", values, "V")
-        if a.dtype.kind not in "iu":
-            raise TypeError(f"values: expected integers, got {_dtype(values, a)}")
-        if a.size == 0 or a.min() < 1 or a.max() > MOST:
+        a = arrays.integers("values", values, letter="V")
+        if a.size == 0 or a.min() < 1 or a.max() > _MAX_LABEL:
             raise ValueError(f"values: expected at least one, from 1 to 2^53, got {f'{a.min()} to {a.max()}' if a.size else 'none'}")
-        self._values = np.unique(a.astype(np.int64))[::-1].copy()
+        self._values = np.unique(a)[::-1].copy()
         self._values.flags.writeable = False
 
     @classmethod
@@ -77,7 +77,7 @@ class ValueVocabulary:
         unit: float | None = None,
         num_threads: int | None = None,
     ) -> "ValueVocabulary":
-        r"""Take quantiles of what is left of the labels as values, one after another.
+        r"""Take quantiles of the labels' residuals as values, one after another.
 
         Repeat: :math:`o` = percentile :math:`100 q` of the residuals; stop if its whole part is 0; its whole part is a value; subtract
         :math:`o` from every residual that is not below it; :math:`q \leftarrow \max(q_{end}, \alpha q)`; until no residual is above
@@ -92,7 +92,7 @@ class ValueVocabulary:
             num_threads: by default ``ORDKERNELS_NUM_THREADS``, or every core this process may use. It changes no result.
 
         Raises:
-            TypeError, ValueError: naming the argument, what was expected and what came, with the index for labels.
+            TypeError, ValueError: for labels with the index of the first bad one.
 
         Source: GR's authors' code, token for token; unique, sorted, and the unit are ours.
 
@@ -100,22 +100,17 @@ class ValueVocabulary:
             >>> ValueVocabulary.fit([0, 10, 20, 30, 100]).values.tolist()
             [99, 29, 19, 8, 1]
         """
-        numbers = {"q_start": q_start, "q_end": q_end, "alpha": alpha, "epsilon": epsilon}
-        for name, x in numbers.items():
-            if isinstance(x, bool) or not isinstance(x, int | float | np.floating):
-                raise TypeError(f"{name}: expected a number, got {type(x).__name__}")
+        q_start, q_end, alpha = real("q_start", q_start), real("q_end", q_end), real("alpha", alpha)
+        epsilon = real("epsilon", epsilon, least=0, finite=False)
         if not 0 < q_end <= q_start <= 1:
             raise ValueError(f"q_start, q_end: expected 0 < q_end <= q_start <= 1, got {q_start} and {q_end}")
         if not 0 < alpha <= 1:
             raise ValueError(f"alpha: expected a number in (0, 1], got {alpha}")
-        if not epsilon >= 0:
-            raise ValueError(f"epsilon: expected 0 or more, got {epsilon}")
-        threads = _threads(num_threads)
-        module = _impl("vocabulary_fit")
-        y = _labels(labels, _unit(unit), threads, module)
+        threads, kernels = _threads(num_threads), _kernels("vocabulary_fit")
+        y = _labels(labels, _unit(unit), threads, kernels)
         if not 0 < y.size < 2**32:
             raise ValueError(f"labels: expected from 1 to 2^32 - 1 of them, got {y.size}")
-        found = module.vocabulary_fit(y, float(q_start), float(q_end), float(alpha), float(epsilon), threads)
+        found = kernels.vocabulary_fit(y, q_start, q_end, alpha, epsilon, threads)
         return cls(np.append(found, 1), unit=unit)
 
     @classmethod
@@ -127,19 +122,20 @@ class ValueVocabulary:
             digits: whole numbers from 1 up, 1 among them.
             unit: see the class.
 
+        Raises:
+            TypeError, ValueError: as `fit`; digits without 1.
+
         Source: GR, the manual vocabulary of its table 3.
 
         Example:
             >>> ValueVocabulary.manual(60).values.tolist()
             [50, 30, 10, 5, 3, 1]
         """
-        digits = tuple(digits)
-        if any(isinstance(d, bool) or not isinstance(d, int | np.integer) for d in digits):
-            raise TypeError(f"digits: expected integers, got {digits!r}")
+        digits = tuple(integer("digits", d) for d in digits)
         if 1 not in digits or min(digits) < 1:
             raise ValueError(f"digits: expected whole numbers from 1 up with 1 among them, got {digits!r}")
         top = _largest(largest, unit)
-        return cls([d * 10**n for n in range(len(str(top))) for d in map(int, digits) if d * 10**n <= top], unit=unit)
+        return cls([d * 10**n for n in range(len(str(top))) for d in digits if d * 10**n <= top], unit=unit)
 
     @classmethod
     def binary(cls, largest: Any, *, unit: float | None = None) -> "ValueVocabulary":
@@ -147,6 +143,9 @@ class ValueVocabulary:
 
         Args:
             largest, unit: as for `manual`.
+
+        Raises:
+            TypeError, ValueError: as `fit`.
 
         Source: GR, the binary vocabulary of its table 3.
 
@@ -158,7 +157,7 @@ class ValueVocabulary:
 
     @property
     def values(self) -> NDArray[np.int64]:
-        """Falling, without specials, in units."""
+        """``[V - 3]`` int64, descending, in units, without the special tokens."""
         return self._values
 
     @property
@@ -168,7 +167,7 @@ class ValueVocabulary:
 
     @property
     def size(self) -> int:
-        """V, specials included."""
+        """V, special tokens included."""
         return FIRST_VALUE + len(self._values)
 
     def __len__(self) -> int:
@@ -189,98 +188,104 @@ class ValueVocabulary:
         Args:
             labels: ``[N]``, 0 and more; with a unit they are rounded to the nearest one.
             max_tokens: as for `ops.value_decode` it counts SOS, which is not in the result: ``T = max_tokens - 1``, EOS included.
-            tolerance: in [0, 1): a rest of at most this share of the label is left. 0: nothing is, as in the authors' code.
+            tolerance: in [0, 1): a label is written up to a rest of at most this share of it. 0: exactly, as in the authors' code.
             num_threads: see `fit`.
 
         Returns:
-            ``(tokens [N, T], lengths [N], residual [N])``: tokens int16 (int32 for more than 2^15 - 1), values falling, EOS, then PAD;
+            ``(tokens [N, T], lengths [N], residual [N])``: tokens int16 (int32 for more than 2^15 - 1), values descending, EOS, then PAD;
             lengths int32, without EOS; residual the rest, in the labels' unit (int64, or float64 with a unit). 0 is EOS alone.
 
         Raises:
-            TypeError, ValueError: naming the argument, what was expected and what came; for labels that are NaN, negative, not
-                whole, too large, or that cannot be written, or not in T tokens, the index of the first and how many.
+            TypeError, ValueError: labels that are NaN, negative, not whole, too large, or that cannot be written, or not in T
+                tokens (the index of the first, and how many); other arguments out of range.
 
         Example:
             >>> ValueVocabulary([1, 1000]).encode([3002], max_tokens=6)[0].tolist()
             [[3, 3, 3, 2, 0]]
         """
-        if isinstance(max_tokens, bool) or not isinstance(max_tokens, int | np.integer):
-            raise TypeError(f"max_tokens: expected an integer, got {type(max_tokens).__name__}")
-        if not 2 <= max_tokens < 2**31:
-            raise ValueError(f"max_tokens: expected at least 2, SOS and EOS, got {max_tokens}")
-        T, tolerance, threads = int(max_tokens) - 1, _tolerance(tolerance), _threads(num_threads)
-        module = _impl("vocabulary_encode")
-        y = _labels(labels, self.unit, threads, module)
-        tokens, lengths, rest, fits = module.vocabulary_encode(y, self._values, tolerance, T, threads)
+        T, tolerance, threads = integer("max_tokens", max_tokens, least=2, most=2**31 - 1) - 1, _tolerance(tolerance), _threads(num_threads)
+        kernels = _kernels("vocabulary_encode")
+        y = _labels(labels, self.unit, threads, kernels)
+        tokens, lengths, rest, fits = kernels.vocabulary_encode(y, self._values, tolerance, T, threads)
         if not fits:
-            self._refuse(y, lengths, T)
-        return _like(labels, tokens, lengths, self._from_units(rest))
+            self._check_lengths(y, lengths, T)
+        return arrays.like(labels, tokens, lengths, self._from_units(rest))
 
-    def _refuse(self, y: NDArray[np.int64], lengths: NDArray[np.integer], T: int | None) -> None:
-        never = lengths < 0
-        if never.any():
-            i = int(never.argmax())
+    def _check_lengths(self, y: NDArray[np.int64], lengths: NDArray[np.integer], T: int | None) -> None:
+        """Raise for labels that cannot be written (a length of -1), or not in T tokens."""
+        impossible = lengths < 0
+        if impossible.any():
+            i = int(impossible.argmax())
             what = f"sums of the values to the tolerance; the smallest is {self._values[-1]}"
-            raise ValueError(f"labels: expected {what}, got {y[i]} units at index {i} ({never.sum()} such of {y.size})")
-        if T is not None and (long := lengths >= T).any():
-            i = int(long.argmax())
+            raise ValueError(f"labels: expected {what}, got {y[i]} units at index {i} ({impossible.sum()} such of {y.size})")
+        if T is not None and (too_long := lengths >= T).any():
+            i = int(too_long.argmax())
             what = f"sequences of at most {T - 1} values and EOS (max_tokens={T + 1})"
-            raise ValueError(
-                f"labels: expected {what}, got {y[i]} units, {lengths[i]} values, at index {i} ({long.sum()} such of {y.size})"
-            )
+            found = f"{y[i]} units, {lengths[i]} values, at index {i} ({too_long.sum()} such of {y.size})"
+            raise ValueError(f"labels: expected {what}, got {found}")
 
     def decode(self, tokens: Any) -> Any:
         """Sum the values of tokens.
 
         Args:
-            tokens: integers ``[..., T]``; what stands behind an EOS is not read, specials count 0.
+            tokens: integers ``[..., T]``; those after an EOS are ignored, special tokens count 0.
 
         Returns:
             ``[...]`` in the labels' unit: int64, or float64 with a unit.
 
         Raises:
-            TypeError, ValueError: not integers, or none of the vocabulary's tokens, with the first.
+            TypeError, ValueError: not integers; numbers that are not tokens of the vocabulary (the first).
 
         Example:
             >>> ValueVocabulary([1, 5, 20]).decode([[3, 4, 2, 4], [2, 0, 0, 0]]).tolist()
             [25, 0]
         """
-        a = tokens.detach().cpu().numpy() if _is_tensor(tokens) else np.asarray(tokens)
+        a = arrays.as_numpy("tokens", tokens, "[..., T]")
         if a.dtype.kind not in "iu":
-            raise TypeError(f"tokens: expected integers, got {_dtype(tokens, a)}")
+            raise TypeError(f"tokens: expected integers, got {arrays.dtype_name(tokens, a)}")
         if a.ndim == 0:
             raise ValueError("tokens: expected shape [..., T], got []")
         outside = (a < 0) | (a >= self.size)
         if outside.any():
             i = tuple(map(int, np.unravel_index(outside.argmax(), a.shape)))
             raise ValueError(f"tokens: expected 0 to {self.size - 1}, got {a[i]} at index {list(i)}")
-        live = np.cumsum(a == EOS, axis=-1) == 0
-        worth = np.concatenate((np.zeros(FIRST_VALUE, np.int64), self._values))
-        return _like(tokens, self._from_units(np.where(live, worth[a], 0).sum(-1)))[0]
+        before_eos = np.cumsum(a == EOS, axis=-1) == 0
+        values = np.concatenate((np.zeros(FIRST_VALUE, np.int64), self._values))
+        return arrays.like(tokens, self._from_units(np.where(before_eos, values[a], 0).sum(-1)))[0]
 
     def report(self, labels: ArrayLike, tolerance: float = 0.001, *, num_threads: int | None = None) -> "VocabularyReport":
-        """How the vocabulary writes these labels: how often each value is used, how long sequences get, what is left.
+        """How the vocabulary writes these labels: how often each value is used, lengths of the sequences, errors.
 
         Args:
             labels, tolerance, num_threads: as for `encode`; sequences may have any length.
+
+        Returns:
+            `VocabularyReport`.
+
+        Raises:
+            TypeError, ValueError: as `encode`.
 
         Example:
             >>> r = ValueVocabulary([1, 5, 20]).report([47, 0, 5])
             >>> r.longest, r.counts.tolist(), r.largest_error
             (5, [2, 2, 2], 0.0)
         """
-        tolerance, threads = _tolerance(tolerance), _threads(num_threads)
-        module = _impl("vocabulary_usage")
-        y = _labels(labels, self.unit, threads, module)
-        counts, lengths, rest = module.vocabulary_usage(y, self._values, tolerance, threads)
-        self._refuse(y, lengths, None)
+        tolerance, threads, kernels = _tolerance(tolerance), _threads(num_threads), _kernels("vocabulary_usage")
+        y = _labels(labels, self.unit, threads, kernels)
+        counts, lengths, rest = kernels.vocabulary_usage(y, self._values, tolerance, threads)
+        self._check_lengths(y, lengths, None)
         error = rest / np.maximum(y, 1)
-        used = np.bincount(lengths[lengths < 1024]) if y.size else np.zeros(1, np.int64)
+        labels_of_length = np.bincount(lengths[lengths < _MAX_COUNTED_LENGTH]) if y.size else np.zeros(1, np.int64)
         return VocabularyReport(
-            labels=y.size, values=self._from_units(self._values), counts=counts, lengths=used, longest=int(lengths.max(initial=0)),
-            mean_length=float(lengths.mean()) if y.size else 0.0, largest_error=float(error.max(initial=0.0)),
+            labels=y.size,
+            values=self._from_units(self._values),
+            counts=counts,
+            lengths=labels_of_length,
+            longest=int(lengths.max(initial=0)),
+            mean_length=float(lengths.mean()) if y.size else 0.0,
+            largest_error=float(error.max(initial=0.0)),
             mean_error=float(error.mean()) if y.size else 0.0,
-        )  # fmt: skip
+        )
 
     def save(self, path: str | Path) -> None:
         """Write JSON, for `load`."""
@@ -288,7 +293,7 @@ class ValueVocabulary:
 
     @classmethod
     def load(cls, path: str | Path) -> "ValueVocabulary":
-        """What `save` wrote.
+        """Read a vocabulary that `save` has written.
 
         Raises:
             ValueError: the file holds something else.
@@ -304,7 +309,7 @@ class ValueVocabulary:
     def _from_units(self, n: NDArray[np.int64]) -> NDArray[Any]:
         if self.unit is None:
             return n
-        scale = _scale(self.unit)
+        scale = _units_in_one(self.unit)
         return n / scale if scale.is_integer() else n * self.unit
 
 
@@ -315,7 +320,7 @@ class VocabularyReport:
     labels: int
     values: NDArray[Any]  # [V - 3], in the labels' unit
     counts: NDArray[np.int64]  # [V - 3]: how often each is used
-    lengths: NDArray[np.int64]  # labels of 0, 1, 2, ... values; those of 1024 and more are left out
+    lengths: NDArray[np.int64]  # labels with 0, 1, 2, ... values; those with 1024 and more are left out
     longest: int  # without EOS
     mean_length: float
     largest_error: float  # rest over label; for a label of 0 it is 0
@@ -351,73 +356,58 @@ class VocabularyReport:
         return figure
 
 
-# Checks: public input to what the kernels take.
-
-
 def _unit(unit: Any) -> float | None:
     if unit is None:
         return None
-    if isinstance(unit, bool) or not isinstance(unit, int | float | np.integer | np.floating):
-        raise TypeError(f"unit: expected a number or None, got {type(unit).__name__}")
-    if not 0 < unit < math.inf:
+    u = real("unit", unit, finite=False)
+    if not (0 < u < math.inf and 1 / u < math.inf):
         raise ValueError(f"unit: expected a finite number above 0, got {unit}")
-    return float(unit)
+    return u
 
 
-def _scale(unit: float) -> float:
-    """Units in 1: 1000 for 0.001, which as a float is not quite a thousandth."""
+def _units_in_one(unit: float) -> float:
+    """1000 for 0.001, which as a float is not quite a thousandth."""
     scale = 1 / unit
     return float(round(scale)) if scale >= 1 and abs(scale - round(scale)) <= 1e-12 * scale else scale
 
 
 def _tolerance(tolerance: Any) -> float:
-    if isinstance(tolerance, bool) or not isinstance(tolerance, int | float | np.floating):
-        raise TypeError(f"tolerance: expected a number, got {type(tolerance).__name__}")
-    if not 0 <= tolerance < 1:
+    t = real("tolerance", tolerance, finite=False)
+    if not 0 <= t < 1:
         raise ValueError(f"tolerance: expected a number in [0, 1), got {tolerance}")
-    return float(tolerance)
+    return t
 
 
-def _labels(labels: Any, unit: float | None, threads: int, module: Any) -> NDArray[np.int64]:
-    """Labels [N] as whole numbers of units; module: what `_impl` gave."""
-    a = _array("labels", labels, "N")
-    if not (a.dtype.kind in "iu" or a.dtype in (np.float16, np.float32, np.float64)) and not _is_empty_list(labels, a):
-        raise TypeError(f"labels: expected float16, float32, float64 or integers, got {_dtype(labels, a)}")
+def _labels(labels: Any, unit: float | None, threads: int, kernels: Any) -> NDArray[np.int64]:
+    """Labels [N] as whole numbers of units."""
+    a = arrays.numbers("labels", labels, nan=True, boolean=False)
     if a.dtype.kind in "iu" and unit is None:
-        if a.size and (a.min() < 0 or a.max() > MOST):
-            _refuse_label(a, (a < 0) | (a > MOST), "0 to 2^53")
+        if a.size and (a.min() < 0 or a.max() > _MAX_LABEL):
+            _reject(a, (a < 0) | (a > _MAX_LABEL), "0 to 2^53")
         return np.ascontiguousarray(a, np.int64)
     x = np.ascontiguousarray(a, np.float32 if a.dtype in (np.float16, np.float32) else np.float64)
-    scale = 1.0 if unit is None else _scale(unit)
-    y, bad = module.to_units(x, scale, 0.0 if unit is None else 0.5, threads)
-    if bad >= 0:
+    scale = 1.0 if unit is None else _units_in_one(unit)
+    y, first_bad = kernels.to_units(x, scale, 0.0 if unit is None else 0.5, threads)
+    if first_bad >= 0:
         with np.errstate(invalid="ignore", over="ignore"):
             n = x.astype(np.float64) * scale
-            _refuse_label(a, np.isnan(n), "no NaN")
-            _refuse_label(a, n < 0, "0 or more")
-            _refuse_label(a, n > MOST, "at most 2^53 units")
-            _refuse_label(a, n != np.rint(n), "whole numbers; with unit= labels are rounded to it")
+            _reject(a, np.isnan(n), "no NaN")
+            _reject(a, n < 0, "0 or more")
+            _reject(a, n > _MAX_LABEL, "at most 2^53 units")
+            _reject(a, n != np.rint(n), "whole numbers; with unit= labels are rounded to it")
     return np.asarray(y)
 
 
-def _refuse_label(a: NDArray[Any], bad: NDArray[np.bool_], expected: str) -> None:
+def _reject(labels: NDArray[Any], bad: NDArray[np.bool_], expected: str) -> None:
     if bad.any():
         i = int(bad.argmax())
-        raise ValueError(f"labels: expected {expected}, got {a[i]} at index {i} ({bad.sum()} such of {a.size})")
+        raise ValueError(f"labels: expected {expected}, got {labels[i]} at index {i} ({bad.sum()} such of {labels.size})")
 
 
 def _largest(largest: Any, unit: float | None) -> int:
     """In units, at least 1."""
-    one = not _is_tensor(largest) and np.ndim(largest) == 0
-    y = _labels([largest] if one else largest, _unit(unit), 1, _impl("vocabulary_fit"))
+    is_number = not arrays.is_tensor(largest) and np.ndim(largest) == 0
+    y = _labels([largest] if is_number else largest, _unit(unit), 1, _kernels("vocabulary_fit"))
     if not y.size:
         raise ValueError("largest: expected a number, or at least one label, got none")
     return max(1, int(y.max()))
-
-
-def _like(given: Any, *arrays: NDArray[Any]) -> tuple[Any, ...]:
-    """As tensors where a tensor was given."""
-    if not _is_tensor(given):
-        return arrays
-    torch = sys.modules["torch"]
-    return tuple(torch.as_tensor(np.asarray(a)) for a in arrays)

@@ -11,7 +11,9 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 ARGUMENTS = {"watch_time": ["512"]}  # fewer rows
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", [pytest.param(path, marks=[pytest.mark.slow] * (path.stem == "watch_time"), id=path.stem) for path in EXAMPLES]
+)
 def test_runs(path, monkeypatch, capsys):
     if path.stem == "watch_time" and not (ROOT / "bench/data/kuairand_pure").is_dir():
         pytest.skip("the data is not part of this copy")

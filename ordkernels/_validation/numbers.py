@@ -2,9 +2,10 @@
 
 import math
 import operator
+import os
 from typing import Any
 
-__all__ = ["integer", "one_of", "positive_sizes", "real", "seed"]
+__all__ = ["integer", "num_threads", "one_of", "positive_sizes", "real", "seed"]
 
 
 def integer(name: str, x: Any, *, least: int | None = None, most: int | None = None) -> int:
@@ -42,13 +43,26 @@ def real(name: str, x: Any, *, least: float = -math.inf, most: float = math.inf,
 def one_of(name: str, x: Any, allowed: tuple[Any, ...]) -> Any:
     """``x`` if it is one of ``allowed``."""
     if x not in allowed:
-        raise ValueError(f"{name}: expected {' or '.join(map(repr, allowed))}, got {x!r}")
+        *first, last = map(repr, allowed)
+        raise ValueError(f"{name}: expected {', '.join(first)}{' or ' * bool(first)}{last}, got {x!r}")
     return x
 
 
 def seed(x: Any, name: str = "seed") -> int:
     """Any integer, mod 2^64, as the dispatcher's int64."""
     return (integer(name, x) + 2**63) % 2**64 - 2**63
+
+
+def num_threads(n: Any) -> int:
+    """Threads of a data-side kernel: `n`, or else ``ORDKERNELS_NUM_THREADS``, or else every core that this process may use."""
+    if n is None:
+        text = os.environ.get("ORDKERNELS_NUM_THREADS", "")
+        if not text:
+            return len(os.sched_getaffinity(0))
+        if not text.isdecimal() or int(text) < 1:
+            raise ValueError(f"ORDKERNELS_NUM_THREADS: expected a whole number from 1 up, got {text!r}")
+        n = int(text)
+    return min(integer("num_threads", n, least=1), 1024)
 
 
 def _range(least: float | None, most: float | None) -> str:

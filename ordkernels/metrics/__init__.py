@@ -9,12 +9,12 @@ try:
 except ImportError as error:
     raise ImportError(
         f"ordkernels.metrics: expected torchmetrics, got {error}. It is an optional extra: pip install 'ordkernels[metrics]'. "
-        "The same scores are in ordkernels.scores and ordkernels.ops, and as accumulators in ordkernels.scores_stream, without it."
+        "The same scores are in ordkernels.scores and ordkernels.ops, and as accumulators in ordkernels.scores.streaming, without it."
     ) from error
 
 from .distributions import CRPS, PDF, HistogramJSD, IntervalCoverage, IntervalCoverageResult, Pinball, equal_mass_edges
 from .errors import LCC, MAE, RMSE, CumulativeScore
-from .pairs import AUC, SRCC, XAUC, BoundedXAUC, RelaImpr
+from .ranking import AUC, SRCC, XAUC, BoundedXAUC, RelaImpr
 
 __all__ = [
     "AUC", "CRPS", "LCC", "MAE", "PDF", "RMSE", "SRCC", "XAUC", "BoundedXAUC", "CumulativeScore", "HistogramJSD", "IntervalCoverage",

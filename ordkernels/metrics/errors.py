@@ -5,24 +5,20 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
-from ..scores_stream import Errors
-from ._base import Streamed, scalar
+from ..scores.streaming import Errors
+from ._base import AccumulatorMetric, ScoreMetric
 
 __all__ = ["LCC", "MAE", "RMSE", "CumulativeScore"]
 
 
-class _Point(Streamed):
+class _ErrorMetric(AccumulatorMetric):
     def update(self, prediction: Any, y: Any) -> None:
         """Add rows: ``[N]`` each, finite; tensors, arrays or lists."""
-        self._take(y, prediction)
-
-    def _result(self) -> dict[str, float]:
-        return self._accumulator().result()  # type: ignore[attr-defined]
+        self._accumulate(y, prediction)
 
 
-class MAE(_Point):
+class MAE(_ErrorMetric):
     """Mean absolute error, `ordkernels.scores.mae`, of all rows seen. ``update(prediction [N], y [N])``; ``compute()``: a scalar.
 
     Args:
@@ -32,6 +28,7 @@ class MAE(_Point):
         TypeError, ValueError: as `ordkernels.scores.mae`.
 
     Example:
+        >>> import torch
         >>> m = MAE()
         >>> m.update(torch.tensor([2.0, 1.0]), torch.tensor([1.0, 4.0]))
         >>> m.compute()
@@ -42,17 +39,24 @@ class MAE(_Point):
         super().__init__(Errors, {"_n": "count", "_sums": "sums"}, **kwargs)
 
     def compute(self) -> Tensor:
-        return scalar(self._result()["mae"], self.device)
+        return self._scalar(self._accumulator().result()["mae"])
 
 
 class RMSE(MAE):
-    """Root mean squared error, `ordkernels.scores.rmse`. Args, Raises: as `MAE`, with which it shares its states."""
+    """Root mean squared error, `ordkernels.scores.rmse`. Arguments and states as `MAE`, with which it shares them.
+
+    Example:
+        >>> m = RMSE()
+        >>> m.update([2.0, 11.0], [1.0, 4.0])
+        >>> m.compute()
+        tensor(5., dtype=torch.float64)
+    """
 
     def compute(self) -> Tensor:
-        return scalar(self._result()["rmse"], self.device)
+        return self._scalar(self._accumulator().result()["rmse"])
 
 
-class CumulativeScore(_Point):
+class CumulativeScore(_ErrorMetric):
     """CS@theta, `ordkernels.scores.cumulative_score`: the share of rows with ``|y - prediction| <= theta``.
 
     Args:
@@ -75,13 +79,17 @@ class CumulativeScore(_Point):
         super().__init__(partial(Errors, (self._theta,)), {"_n": "count", "_within": "within"}, theta, **kwargs)
 
     def compute(self) -> Tensor:
-        return scalar(self._result()[f"cs@{self._theta:g}"], self.device)
+        return self._scalar(self._accumulator().result()[f"cs@{self._theta:g}"])
 
 
-class LCC(Metric):
+class LCC(ScoreMetric):
     """Pearson's correlation, `ordkernels.scores.lcc`, from moments that merge without cancellation; NaN where a side is constant.
 
-    Args, Raises: as `MAE`.
+    Args:
+        **kwargs: of `torchmetrics.Metric`.
+
+    Raises:
+        TypeError, ValueError: as `ordkernels.scores.lcc`.
 
     Example:
         >>> m = LCC()
@@ -90,8 +98,6 @@ class LCC(Metric):
         1.0
     """
 
-    full_state_update = False
-    is_differentiable = False
     higher_is_better = True
     moments: Tensor
 
@@ -105,16 +111,16 @@ class LCC(Metric):
         self.moments = _packed(_unpacked(self.moments).update(y, prediction), self.device)
 
     def compute(self) -> Tensor:
-        return scalar(_unpacked(self.moments).result()["lcc"], self.device)
+        return self._scalar(_unpacked(self.moments).result()["lcc"])
 
 
 def _unpacked(state: Tensor) -> Errors:
-    it, values = Errors(), state.cpu().numpy()
-    return it.load_state({**it.state(), "_n": values[0], "_moments": values[1:]})
+    errors, values = Errors(), state.cpu().numpy()
+    return errors.load_state({**errors.state(), "_n": values[0], "_moments": values[1:]})
 
 
-def _packed(it: Errors, device: Any) -> Tensor:
-    state = it.state()
+def _packed(errors: Errors, device: Any) -> Tensor:
+    state = errors.state()
     return torch.tensor([float(state["_n"]), *state["_moments"].tolist()], dtype=torch.float64, device=device)
 
 

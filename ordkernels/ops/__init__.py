@@ -1,27 +1,13 @@
 """The ops: thin checked functions over the torch dispatcher's `ordkernels::` kernels; scores on NumPy arrays and tensors."""
 
+from ..scores import XAUCResult, auc, coverage, cumulative_score, histogram_jsd, lcc, mae, mae_by_interval, relaimpr, rmse, srcc, xauc
+from .crps import crps, pinball
 from .denoise import flow_sample, flow_step, predict_x0, q_sample, reverse_step
 from .denoise_chain import denoise_chain
 from .denoise_guided import guided_posterior_step
 from .fusion_chain import fusion_chain
 from .increments import encode_increments, nested_min
 from .planar_flow import conditional_planar_flow, planar_flow, planar_flow_inverse
-from .scores import (
-    XAUCResult,
-    auc,
-    coverage,
-    crps,
-    cumulative_score,
-    histogram_jsd,
-    lcc,
-    mae,
-    mae_by_interval,
-    pinball,
-    relaimpr,
-    rmse,
-    srcc,
-    xauc,
-)
 from .value_decode import DecodeResult, value_decode
 from .value_tokens import embedding_mixup, windowed_value
 from .wasserstein import wasserstein_quantile_loss

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._validation import arrays
 from .._validation import tensors as _checks
 from ..reference import crps as reference
-from ..scores import _array
 from ._autograd import DifferentiableOp
 
 __all__ = ["crps", "pinball"]
@@ -84,11 +84,7 @@ def pinball(q: Any, y: Any, levels: Any) -> Any:
 def _levels(levels: Any) -> Tensor:
     if isinstance(levels, Tensor) and not _checks.may_look(levels):
         return levels.detach()
-    at = np.ascontiguousarray(_array("levels", levels, None, letters="L"), np.float64)
-    if ((at < 0) | (at > 1)).any():
-        i = int(((at < 0) | (at > 1)).argmax())
-        raise ValueError(f"levels: expected numbers in [0, 1], got {at[i]} at index {i}")
-    return torch.from_numpy(at)
+    return torch.from_numpy(arrays.levels("levels", levels))
 
 
 def _row_tensors(**named: Any) -> list[Tensor]:

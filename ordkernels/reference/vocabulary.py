@@ -1,6 +1,6 @@
 """The definition of the data-side vocabulary, in plain NumPy. Arguments are already checked; num_threads is not used.
 
-Labels are whole numbers from 0 up in int64, values fall, and are 1 or more.
+Labels are whole numbers from 0 up in int64; values are descending whole numbers from 1 up.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ FIRST, EOS = 3, 2
 
 
 def to_units(labels: NDArray[np.floating], scale: float, slack: float, num_threads: int = 1) -> tuple[Ints, int]:
-    """labels [N] times scale, to the nearest whole number [N]; and the first that is no label, or -1."""
+    """labels [N] times scale, to the nearest whole number [N]; and the index of the first invalid label, or -1."""
     x = labels.astype(np.float64) * scale
     ok = (x >= 0) & (x <= 2**53)
     whole = np.rint(np.where(ok, x, 0))
@@ -39,7 +39,7 @@ def vocabulary_fit(labels: Ints, q_start: float, q_end: float, alpha: float, eps
 
 
 def _greedy(labels: Ints, values: Ints, tolerance: float, use: Callable[[int, Ints, Ints], None]) -> tuple[Ints, NDArray[np.bool_]]:
-    """Calls use(value's place, labels that take it, how often each does); returns what is left, and whether that is little enough."""
+    """Calls use(index of the value, labels that use it, how often each does); returns the rests, and whether each is in the tolerance."""
     rest, allowed = labels.copy(), (tolerance * labels.astype(np.float64)).astype(np.int64)
     for i, v in enumerate(values):
         at = np.flatnonzero((rest > allowed) & (rest >= v))
@@ -52,7 +52,7 @@ def _greedy(labels: Ints, values: Ints, tolerance: float, use: Callable[[int, In
 def vocabulary_encode(
     labels: Ints, values: Ints, tolerance: float, T: int, num_threads: int = 1
 ) -> tuple[NDArray[np.signedinteger], NDArray[np.int32], Ints, bool]:
-    """labels [N] -> tokens [N, T], lengths [N], what is left [N], did all fit; a length that did not is what it needs, or -1: never."""
+    """labels [N] -> tokens [N, T], lengths [N], rests [N], whether all fit; a label that does not has the length it needs, or -1: none."""
     tokens = np.zeros((len(labels), T), np.int16 if len(values) + FIRST <= 2**15 - 1 else np.int32)
     lengths = np.zeros(len(labels), np.int64)
 
@@ -68,7 +68,7 @@ def vocabulary_encode(
 
 
 def vocabulary_usage(labels: Ints, values: Ints, tolerance: float, num_threads: int = 1) -> tuple[Ints, Ints, Ints]:
-    """labels [N] -> how often each value is used [V], lengths [N] (-1: never done), what is left [N]."""
+    """labels [N] -> how often each value is used [V], lengths [N] (-1: cannot be written), rests [N]."""
     counts, lengths = np.zeros(len(values), np.int64), np.zeros(len(labels), np.int64)
 
     def count(i: int, at: Ints, times: Ints) -> None:

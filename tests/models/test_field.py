@@ -221,30 +221,6 @@ def test_wlr_with_finished_videos_as_clicks():
     assert model.predict({k: v for k, v in train.items() if k not in ("y", "duration")}).shape == (64,)
 
 
-# ---------------------------------------------------------------------------------------------------- errors by interval
-
-
-def test_mae_by_interval():
-    g = np.random.default_rng(0)
-    y, p = g.exponential(size=400), g.exponential(size=400)
-    y[:4] = [0.5, 1.0, 2.0, 9.0]
-    edges = [0.5, 1.0, 2.0, 4.0]
-    found = ops.mae_by_interval(torch.tensor(y), p, edges)
-    inside = [y < 1, (y >= 1) & (y < 2), y >= 2]
-    assert found.rows.tolist() == [m.sum() for m in inside]
-    np.testing.assert_allclose(found.mae, [np.abs(y - p)[m].mean() for m in inside], rtol=1e-12)
-    assert (found.mae * found.rows).sum() / 400 == pytest.approx(ops.mae(y, p), rel=1e-12)
-    assert math.isnan(ops.mae_by_interval([1.0], [1.0], [0, 5, 6]).mae[1])
-    for arguments, text in (
-        (([], [], [0, 1]), "y"),
-        (([1.0], [math.nan], [0, 1]), "prediction: expected no NaN"),
-        (([1.0], [1.0], [1, 1]), "edges: expected rising"),
-        (([1.0], [1.0], [1]), "edges: expected at least 2"),
-    ):
-        with pytest.raises(ValueError, match=text):
-            ops.mae_by_interval(*arguments)
-
-
 # ---------------------------------------------------------------------------------------------------- arguments
 
 

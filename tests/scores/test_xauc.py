@@ -1,6 +1,5 @@
-"""Scores against brute force, hand-made cases, and scipy and scikit-learn where they say the same thing; on both backends."""
+"""XAUC against brute force, hand-made cases and scipy, on both backends."""
 
-import functools
 import itertools
 import math
 
@@ -10,7 +9,6 @@ import torch
 
 import ordkernels
 from ordkernels import ops
-from ordkernels.reference import scores as reference
 
 BACKENDS = [pytest.param("cpu", marks=pytest.mark.native), "reference"]
 
@@ -55,11 +53,6 @@ def test_xauc_on_tie_patterns_of_five_and_six(n, rng):
     for p in orders:
         y = orders[rng.integers(len(orders))]
         assert ops.xauc(y, p)[1:] == brute_xauc(y, p)
-
-
-@pytest.fixture
-def rng():
-    return np.random.default_rng(5)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -164,7 +157,7 @@ def test_large_ranges_are_shared_by_threads(rng):
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 6, 7, 8])
 def test_torch_path_counts_the_same(n, rng):
     """What CUDA tensors take, on CPU tensors; for every pattern of ties up to 4 rows, then random ones."""
-    from ordkernels.ops._pairs import count
+    from ordkernels.scores.xauc_device import count
 
     orders = weak_orders(n) if n <= 4 else [list(rng.integers(0, n, n)) for _ in range(60)]
     for p in orders:
@@ -176,11 +169,11 @@ def test_torch_path_counts_the_same(n, rng):
         m = 30 * n
         y, p, g = torch.randint(0, 9, (m,)), torch.rand(m).mul(20).floor(), torch.randint(-3, 3, (m,)) * 10**15
         w = torch.rand(m, dtype=torch.float64)
-        from ordkernels.scores import _xauc_result
+        from ordkernels.scores.xauc import result
 
         forms = (("half", None, None), ("reference", None, None), ("strict", None, g), ("half", w, g), ("half", w, None))
         for ties, weight, group in forms:
-            got = _xauc_result(*count(y, p, weight, group, ties == "reference"), ties)
+            got = result(*count(y, p, weight, group, ties == "reference"), ties)
             want = ops.xauc(y, p, ties=ties, weight=weight, group=group)
             assert all(isinstance(x, type(v)) for x, v in zip(got, want, strict=True))
             np.testing.assert_allclose(got, want, rtol=1e-12)
@@ -217,134 +210,15 @@ def test_counts_are_exact_beyond_32_bits():
     assert ops.xauc(np.arange(n), -np.arange(n)).concordant == 0
 
 
-def test_auc_and_relaimpr(rng):
-    metrics = pytest.importorskip("sklearn.metrics")
-    y, p, w = rng.integers(0, 2, 200), rng.integers(0, 9, 200) / 8, rng.random(200)
-    assert ops.auc(y, p) == pytest.approx(metrics.roc_auc_score(y, p), abs=1e-12)
-    assert ops.auc(y, p, weight=w) == pytest.approx(metrics.roc_auc_score(y, p, sample_weight=w), abs=1e-12)
-    assert ops.relaimpr(0.75, 0.7) == pytest.approx(0.25)
-
-
-def test_errors_and_correlations(rng):
-    y, p = rng.random(50), rng.integers(0, 10, 50)
-    assert ops.mae(y, p) == pytest.approx(np.mean(np.abs(y - p)))
-    assert ops.rmse(y, p) == pytest.approx(np.mean((y - p) ** 2) ** 0.5)
-    assert ops.cumulative_score(y, p, 2.0) == pytest.approx(np.mean(np.abs(y - p) <= 2))
-    stats = pytest.importorskip("scipy.stats")
-    assert ops.lcc(y, p) == pytest.approx(stats.pearsonr(y, p).statistic)
-    assert ops.srcc(y, p) == pytest.approx(stats.spearmanr(y, p).statistic)
-    assert math.isnan(ops.lcc(y, np.ones(50)))
-
-
-@pytest.mark.parametrize("like", [list, np.asarray, torch.tensor, lambda x: torch.tensor(x, dtype=torch.bfloat16)])
-def test_takes_lists_arrays_and_tensors(like):
-    assert ops.mae(like([1.0, 4.0]), like([2.0, 1.0])) == 2.0
-    assert ops.xauc(like([1.0, 4.0]), like([2.0, 1.0])).value == 0.0
-    assert ops.crps(like([[0.0, 2.0], [1.0, 1.0]]), like([1.0, 3.0])).tolist() == [0.5, 2.0]
-
-
-# ----------------------------------------------------------------------------------------------- distributions
-
-
-def test_coverage_by_hand():
-    assert ops.coverage([0, 1, 2], [2, 2, 2], [2, 3, 2]) == (2 / 3, 1.0)
-
-
-@pytest.mark.native
-@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64])
-def test_compiled_sums_are_the_references(dtype, rng):
-    for n in (1, 7, 8, 9, 1023, 1025, 70_000):
-        y, p = (rng.normal(3, 5, n).astype(dtype) for _ in range(2))
-        g = rng.integers(-5, max(1, n // 30), n) * (1 if n % 2 else 10**15)
-        edges = np.sort(rng.normal(3, 4, int(rng.integers(2, 90))))
-        calls = [
-            (ops.mae, y, p), (ops.rmse, y, p), (ops.lcc, y, p), (ops.cumulative_score, y, p, 2.0),
-            (functools.partial(ops.histogram_jsd, edges=edges), y, p, g), (ops.coverage, np.minimum(y, p), np.maximum(y, p), y + p),
-        ]  # fmt: skip
-        for f, *args in calls:
-            with ordkernels.use_backend("reference"):
-                want = f(*args)
-            one, two = f(*args, num_threads=1), f(*args, num_threads=2)
-            np.testing.assert_array_equal(one, two)
-            np.testing.assert_allclose(one, want, rtol=1e-12, atol=1e-14)
-
-
-@pytest.mark.native
-def test_constant_columns_have_no_correlation(rng):
-    assert math.isnan(ops.lcc(np.full(5000, 0.1), rng.random(5000)))
-    assert math.isnan(ops.srcc(rng.random(70), np.full(70, 0.1)))
-    y = 1e9 + rng.random(10_000)
-    assert ops.lcc(y, 3 * (y - 1e9) - 5) == pytest.approx(1, abs=1e-12)
-
-
-AWKWARD = [[0, 1], [-1e308, 0, 1e308], [0, 1, np.inf], [-np.inf, 0, 1], [0, 1e-300, 2e-300, 1], [1, 1 + 2**-52, 1 + 2**-51, 9]]
-
-
-@pytest.mark.native
-@pytest.mark.parametrize("edges", AWKWARD, ids=str)
-def test_bins_of_awkward_edges(edges, rng):
-    x = np.concatenate((np.array(edges), np.nextafter(edges, -np.inf), np.nextafter(edges, np.inf), rng.normal(size=50), [np.inf, -np.inf]))
-    y, p, g = rng.permutation(x), rng.permutation(x), rng.integers(0, 3, len(x))
-    with ordkernels.use_backend("reference"):
-        want = ops.histogram_jsd(y, p, g, edges=edges)
-    assert ops.histogram_jsd(y, p, g, edges=edges) == pytest.approx(want, abs=1e-14)
-
-
-def test_jsd_by_hand():
-    # group 1: all mass in different bins: log 2; group 2: (1/2, 1/2) against (1, 0)
-    y, p, g = [0, 0, 0, 9], [9, 9, 0, 0], [1, 1, 2, 2]
-    half = 0.5 * (0.5 * math.log2(0.5 / 0.75) + 0.5 * math.log2(0.5 / 0.25)) + 0.5 * math.log2(1 / 0.75)
-    assert ops.histogram_jsd(y, p, g, edges=[0, 5, 9], base=2) == pytest.approx((1 + half) / 2, abs=1e-15)
-    assert ops.histogram_jsd(y, p, g, edges=[0, 5, 9]) == pytest.approx((1 + half) / 2 * math.log(2), abs=1e-15)
-
-
-def test_jsd_end_bins_are_open_and_bins_closed_on_the_left():
-    assert ops.histogram_jsd([-50, 50], [0.5, 1.5], [0, 0], edges=[0, 1, 2]) == 0
-    assert ops.histogram_jsd([1.0], [1.5], [3], edges=[0, 1, 2]) == 0
-    assert ops.histogram_jsd([1.0], [0.5], [3], edges=[0, 1, 2], base=2) == 1
-
-
-def test_jsd_against_scipy(rng):
-    distance = pytest.importorskip("scipy.spatial.distance")
-    n, edges = 500, np.linspace(0, 1, 8)
-    y, p, g = rng.random(n), rng.random(n) ** 2, rng.integers(0, 9, n) * 1000
-    each = [distance.jensenshannon(np.histogram(y[g == k], edges)[0], np.histogram(p[g == k], edges)[0], base=2) ** 2 for k in np.unique(g)]
-    assert ops.histogram_jsd(y, p, g, edges=edges, base=2) == pytest.approx(np.mean(each), abs=1e-12)
-
-
-# ------------------------------------------------------------------------------------------------------ errors
-
-
-NAN = float("nan")
-
-
 @pytest.mark.parametrize(
     ("call", "error", "text"),
     [
-        (lambda: ops.mae([], []), ValueError, "y: expected at least one row, got none"),
-        (lambda: ops.mae([1.0], [1.0, 2.0]), ValueError, r"prediction: expected shape \[N\] = \[1\], as y, got \[2\]"),
-        (lambda: ops.mae([[1.0]], [1.0]), ValueError, r"y: expected shape \[N\], got \[1, 1\]"),
-        (lambda: ops.rmse([1, 2.0, 3], [1, NAN, NAN]), ValueError, "prediction: expected no NaN, got 2 of 3, the first at index 1"),
-        (lambda: ops.mae(["a"], [1.0]), TypeError, "y: expected numbers, got <U1"),
         (lambda: ops.xauc([1, 2], [1, 2], ties="both"), ValueError, "ties: expected 'half', 'strict' or 'reference', got 'both'"),
         (lambda: ops.xauc([1, 2], [1, 2], weight=[1, -2]), ValueError, "weight: expected numbers of at least 0, got -2.0 at index 1"),
         (lambda: ops.xauc([1, 2], [1, 2], group=[0.5, 1]), TypeError, "group: expected integers, got float64"),
         (lambda: ops.xauc([1, 2], [1, 2], group=[0, 1], ties="reference"), ValueError, "group: expected None with ties='reference'"),
         (lambda: ops.xauc([1, 2], [1, 2], weight=[1, float("inf")]), ValueError, "weight: expected finite numbers, got inf at index 1"),
         (lambda: ops.xauc([1, 2], [1, 2], average="user"), ValueError, "average: expected 'group' or 'pair', got 'user'"),
-        (lambda: ops.mae([1.0, float("inf")], [1.0, 2.0]), ValueError, "y: expected finite numbers, got inf at index 1, and 1 of 2"),
-        (lambda: ops.lcc([1.0, 2.0], [1.0, -float("inf")]), ValueError, "prediction: expected finite numbers, got -inf at index 1"),
-        (lambda: ops.coverage([0, float("-inf")], [1, 1], [0, 0]), ValueError, "lower: expected finite numbers, got -inf at index 1"),
-        (lambda: ops.coverage([0], [1], [0, 0]), ValueError, r"y: expected shape \[N\] = \[1\], as lower, got \[2\]"),
-        (lambda: ops.mae([1.0], [1.0], num_threads=0), ValueError, "num_threads: expected at least 1, got 0"),
-        (lambda: ops.auc([0, 2], [0.1, 0.2]), ValueError, "y: expected labels 0 and 1, got 2.0 at index 1"),
-        (lambda: ops.auc([1, 1], [0.1, 0.2]), ValueError, "y: expected both labels 0 and 1, got only 1"),
-        (lambda: ops.relaimpr(0.6, 0.5), ValueError, "base: expected an AUC other than 0.5"),
-        (lambda: ops.cumulative_score([1], [1], -1), ValueError, "theta: expected a number of at least 0, got -1"),
-        (lambda: ops.histogram_jsd([1], [1], [0], edges=[0, 1, 1]), ValueError, "edges: expected rising numbers, got 1.0 at index 2 after"),
-        (lambda: ops.histogram_jsd([1], [1], [0], edges=[0]), ValueError, "edges: expected at least 2, got 1"),
-        (lambda: ops.histogram_jsd([1], [1], [0], edges=[0, 1], base=1), ValueError, "base: expected a number above 1, got 1"),
-        (lambda: ops.coverage([0, 3], [1, 1], [0, 0]), ValueError, "lower: expected at most upper, got 3.0 above 1.0 at index 1"),
     ],
 )
 def test_error_texts(call, error, text):
@@ -363,50 +237,3 @@ def test_backends_say_what_there_is():
     for backend in ("cpu", "reference"):
         with ordkernels.use_backend(backend):
             assert ops.xauc([1, 2], [1, 2]).value == 1
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize(
-    "edges",
-    [
-        np.linspace(0, 1, 51),
-        np.r_[0, np.cumsum(np.geomspace(1e-9, 1, 40))],  # closer than the grid tells apart, and than float32 does
-        [0.25, 0.5],  # one bin
-        [0, 0.5, 1],
-        [-np.inf, 0.1, 0.1000000001, np.inf],
-        [-1e300, 0.3, 1e300],
-    ],
-    ids=["even", "geometric", "one", "two", "infinite", "huge"],
-)
-def test_a_histograms_bins_are_those_of_searchsorted(dtype, edges):
-    rng = np.random.default_rng(0)
-    edges = np.asarray(edges, np.float64)
-    y, p = (np.r_[rng.random(200_000), edges[np.isfinite(edges)]].astype(dtype) for _ in range(2))
-    p[:1000] = rng.permutation(p)[:1000]
-    p[:2] = np.inf, -np.inf
-    group = np.where(rng.random(len(y)) < 0.4, 7, rng.integers(-3000, 3000, len(y)))  # one group beyond 2^16 rows
-    expected = reference.histogram_jsd(y, p, group, edges, math.e)
-    for ids in (group, group * 10**14):  # dense, and so far apart that slots go by rank
-        assert ops.histogram_jsd(y, p, ids, edges=edges, num_threads=2) == pytest.approx(expected, rel=1e-12, abs=1e-15)
-    p[77] = np.nan
-    with pytest.raises(ValueError, match=r"prediction: expected no NaN, got 1 of .*index 77"):
-        ops.histogram_jsd(y, p, group, edges=edges)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "group",
-    [
-        lambda n, rng: np.sort(rng.integers(0, 5_000, n)),  # every chunk of rows has other groups
-        lambda n, rng: rng.integers(-5_000, 5_000, n),  # more parts than a chunk keeps apart
-        lambda n, rng: np.where(np.arange(n) < n - 5, 3, np.iinfo(np.int64).max),
-        lambda n, rng: rng.choice([np.iinfo(np.int64).min, 0, np.iinfo(np.int64).max], n),
-    ],
-    ids=["sorted", "many", "one far off", "extreme"],
-)
-def test_a_histograms_groups_may_lie_anywhere(group, rng):
-    n, edges = 70_000, np.linspace(0, 1, 3001)  # of so many bins, 16 groups fill a table
-    y, p, ids = rng.random(n), rng.random(n), group(n, rng)
-    expected = reference.histogram_jsd(y, p, np.unique(ids, return_inverse=True)[1], edges, math.e)
-    for threads in (1, 2):
-        assert ops.histogram_jsd(y, p, ids, edges=edges, num_threads=threads) == pytest.approx(expected, rel=1e-12)

@@ -4,11 +4,14 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .. import scores
-from ..scores_grid import GridXAUC
-from ._base import Rows, scalar
+from .._validation.numbers import one_of
+from ..scores.grid import GridXAUC
+from ..scores.xauc import check_options
+from ._base import RowsMetric
 
 __all__ = ["AUC", "SRCC", "XAUC", "BoundedXAUC", "RelaImpr"]
 
@@ -20,7 +23,7 @@ class BoundedXAUC(NamedTuple):
     bound: Tensor
 
 
-class XAUC(Rows):
+class XAUC(RowsMetric):
     """The share of pairs that the prediction orders as y does, `ordkernels.scores.xauc`, of all rows of all processes.
 
     ``update(prediction [N], y [N], weight [N] = None, group [N] = None)``, weights or groups in every update or in none.
@@ -28,7 +31,7 @@ class XAUC(Rows):
 
     Args:
         mode: ``"exact"`` keeps the rows (and gathers them: 8 to 16 bytes a row, and the workspace of `ordkernels.scores.xauc`);
-            ``"binned"`` a joint histogram that merges by addition, `ordkernels.scores_grid.GridXAUC`: value and guaranteed bound
+            ``"binned"`` a joint histogram that merges by addition, `ordkernels.scores.grid.GridXAUC`: value and guaranteed bound
             do not depend on batches or processes.
         ties, average: as `ordkernels.scores.xauc`, exact only. ``ties="reference"`` depends on the order of rows, and so of
             processes.
@@ -62,63 +65,68 @@ class XAUC(Rows):
         bins: int = 4096,
         **kwargs: Any,
     ) -> None:
-        if mode not in ("exact", "binned"):
-            raise ValueError(f"mode: expected 'exact' or 'binned', got {mode!r}")
-        if ties not in ("half", "strict", "reference"):
-            raise ValueError(f"ties: expected 'half', 'strict' or 'reference', got {ties!r}")
-        if average not in ("group", "pair"):
-            raise ValueError(f"average: expected 'group' or 'pair', got {average!r}")
+        one_of("mode", mode, ("exact", "binned"))
+        check_options(ties, average)
         if mode == "binned" and ties != "half":
             raise ValueError(f"ties: expected 'half' with mode='binned', got {ties!r}")
-        self.mode, self.ties, self.average, self.bins = mode, ties, average, bins
+        self.mode, self.bins = mode, bins
+        self.ties: Literal["half", "strict", "reference"] = ties
+        self.average: Literal["group", "pair"] = average
         if mode == "binned":
             self._columns = ()
         super().__init__(**kwargs)
         if mode == "binned":
             # ranges and counts only merge together: one state
-            self.add_state("grid", torch.as_tensor(_flat(GridXAUC(bins))), dist_reduce_fx=_merge_grids)
+            self.add_state("grid", torch.as_tensor(_packed(GridXAUC(bins))), dist_reduce_fx=_merge_grids)
 
     def update(self, prediction: Any, y: Any, weight: Any = None, group: Any = None) -> None:
         """Add rows: ``[N]`` each; tensors, arrays or lists."""
+        for name, x in (("weight", weight), ("group", group)):
+            if self.mode == "binned" and x is not None:
+                raise ValueError(f"{name}: expected None with mode='binned', got {type(x).__name__}")
         if self.mode == "binned":
-            for name, x in (("weight", weight), ("group", group)):
-                if x is not None:
-                    raise ValueError(f"{name}: expected None with mode='binned', got {type(x).__name__}")
-            state = self.grid.cpu()
-            it = _grid(state)
-            own = it._joint
-            it.update(y, prediction)  # in place, unless the grid widened
-            if it._joint is own:
-                state[:6] = torch.as_tensor(it._range.reshape(-1))
-            else:
-                state = torch.as_tensor(_flat(it))
-            self.grid = state.to(self.device)
+            self._count(y, prediction)
             return
-        given: dict[str, Any] = {"prediction": prediction, "y": y}
+        columns: dict[str, Any] = {"prediction": prediction, "y": y}
         for name, x in (("weight", weight), ("group", group)):
             if self.y_rows and (x is None) != (not getattr(self, f"{name}_rows")):
                 raise ValueError(f"{name}: expected {'an array' if x is None else 'None'}, as in earlier updates, got {type(x).__name__}")
             if x is not None:
-                given[name] = x
+                columns[name] = x
         if group is not None:
             kind = group.dtype if isinstance(group, Tensor) else np.asarray(group).dtype
             if str(kind).removeprefix("torch.").rstrip("0123456789") not in ("int", "uint"):
                 raise TypeError(f"group: expected integers, got {kind}")
-        self._keep(**given)
+        self._append(**columns)
+
+    def _count(self, y: Any, prediction: Any) -> None:
+        state = self.grid.cpu()
+        grid = _unpacked(state)
+        joint = grid._joint
+        grid.update(y, prediction)
+        if grid._joint is joint:  # counted in place: the grid did not widen
+            state[:6] = torch.as_tensor(grid._range.reshape(-1))
+        else:
+            state = torch.as_tensor(_packed(grid))
+        self.grid = state.to(self.device)
 
     def compute(self) -> Any:
         if self.mode == "binned":
-            binned = _grid(self.grid.cpu()).result()
-            return BoundedXAUC(scalar(binned.value, self.device), scalar(binned.bound, self.device))
-        p, y = _both(self)
-        found = scores.xauc(
-            y, p, ties=self.ties, average=self.average, weight=self._rows("weight"), group=self._rows("group")  # type: ignore[arg-type]
-        )  # fmt: skip
-        return scalar(found.value, self.device)
+            binned = _unpacked(self.grid.cpu()).result()
+            return BoundedXAUC(self._scalar(binned.value), self._scalar(binned.bound))
+        p, y = self._prediction_and_y()
+        weight, group = self._rows("weight"), self._rows("group")
+        return self._scalar(scores.xauc(y, p, ties=self.ties, average=self.average, weight=weight, group=group).value)
 
 
-class SRCC(Rows):
+class SRCC(RowsMetric):
     """Spearman's rank correlation, `ordkernels.scores.srcc`. ``update(prediction [N], y [N])``; keeps the rows, as exact `XAUC`.
+
+    Args:
+        **kwargs: of `torchmetrics.Metric`.
+
+    Raises:
+        TypeError, ValueError: as `ordkernels.scores.srcc`.
 
     Example:
         >>> m = SRCC()
@@ -129,15 +137,21 @@ class SRCC(Rows):
 
     def update(self, prediction: Any, y: Any) -> None:
         """Add rows: ``[N]`` each; tensors, arrays or lists."""
-        self._keep(prediction=prediction, y=y)
+        self._append(prediction=prediction, y=y)
 
     def compute(self) -> Tensor:
-        p, y = _both(self)
-        return scalar(scores.srcc(y, p), self.device)
+        p, y = self._prediction_and_y()
+        return self._scalar(scores.srcc(y, p))
 
 
 class AUC(SRCC):
     """Area under the ROC curve, `ordkernels.scores.auc`: y is 0 or 1. States and update as `SRCC`.
+
+    Args:
+        **kwargs: of `torchmetrics.Metric`.
+
+    Raises:
+        TypeError, ValueError: as `ordkernels.scores.auc`.
 
     Example:
         >>> m = AUC()
@@ -147,8 +161,8 @@ class AUC(SRCC):
     """
 
     def compute(self) -> Tensor:
-        p, y = _both(self)
-        return scalar(scores.auc(y, p), self.device)
+        p, y = self._prediction_and_y()
+        return self._scalar(scores.auc(y, p))
 
 
 class RelaImpr(AUC):
@@ -156,6 +170,9 @@ class RelaImpr(AUC):
 
     Args:
         base: the AUC to compare with, other than 0.5.
+
+    Raises:
+        TypeError, ValueError: as `ordkernels.scores.auc` and `ordkernels.scores.relaimpr`.
 
     Example:
         >>> m = RelaImpr(base=0.75)
@@ -166,32 +183,27 @@ class RelaImpr(AUC):
 
     def __init__(self, base: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        scores.relaimpr(base, base)  # refuses 0.5 here rather than after an epoch
+        scores.relaimpr(base, base)  # raises for 0.5 here rather than after an epoch
         self.base = float(base)
 
     def compute(self) -> Tensor:
-        return scalar(scores.relaimpr(float(super().compute()), self.base), self.device)
+        return self._scalar(scores.relaimpr(float(super().compute()), self.base))
 
 
-def _both(metric: Rows) -> list[Tensor]:
-    found = [metric._rows(name) for name in ("prediction", "y")]
-    return [torch.empty(0) if t is None else t for t in found]
+def _packed(grid: GridXAUC) -> NDArray[np.int64]:
+    return np.concatenate((grid._range.reshape(-1), grid._joint.reshape(-1)))
 
 
-def _flat(it: GridXAUC) -> np.ndarray[Any, Any]:
-    return np.concatenate((it._range.reshape(-1), it._joint.reshape(-1)))
-
-
-def _grid(state: Tensor) -> GridXAUC:
+def _unpacked(state: Tensor) -> GridXAUC:
     """An accumulator that counts into `state`."""
     flat = state.numpy()
-    it = GridXAUC(round((len(flat) - 6) ** 0.5))
-    it._range, it._joint = flat[:6].reshape(2, 3).copy(), flat[6:].reshape(it.bins, it.bins)
-    return it
+    grid = GridXAUC(round((len(flat) - 6) ** 0.5))
+    grid._range, grid._joint = flat[:6].reshape(2, 3).copy(), flat[6:].reshape(grid.bins, grid.bins)
+    return grid
 
 
 def _merge_grids(states: Tensor) -> Tensor:
-    total = _grid(states[0].cpu().clone())
+    total = _unpacked(states[0].cpu().clone())
     for state in states[1:]:
-        total.merge(_grid(state.cpu()))
-    return torch.as_tensor(_flat(total), device=states.device)
+        total.merge(_unpacked(state.cpu()))
+    return torch.as_tensor(_packed(total), device=states.device)

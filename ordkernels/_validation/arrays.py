@@ -1,0 +1,153 @@
+"""Checks of array arguments of the data side, and their conversion to what its kernels take. No torch at import.
+
+Lists, NumPy arrays of any strides and byte order, columns of pandas, polars and pyarrow, and dense torch tensors on any device (their
+values are copied to the CPU) are all taken; the result is a NumPy array in this machine's byte order.
+"""
+
+import sys
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "as_numpy", "common_float", "dtype_name", "edges", "integers", "is_tensor", "levels", "like", "numbers", "reject_infinite",
+    "reject_nan", "same_order", "vector", "weights",
+]  # fmt: skip
+
+Array = NDArray[Any]
+_FLOATS = (np.float16, np.float32, np.float64)
+
+
+def is_tensor(x: Any) -> bool:
+    torch = sys.modules.get("torch")  # without torch imported there are no tensors
+    return torch is not None and isinstance(x, torch.Tensor)
+
+
+def as_numpy(name: str, x: Any, form: str = "[N]") -> Array:
+    """An array of any shape and dtype; `form` is the shape that messages ask for."""
+    if is_tensor(x):
+        return _from_tensor(name, x)
+    try:
+        a = np.asarray(x)
+    except ValueError as error:  # ragged lists
+        raise ValueError(f"{name}: expected shape {form}, got {type(x).__name__} ({error})") from None
+    return a if a.dtype.isnative else a.astype(a.dtype.newbyteorder("="))
+
+
+def _from_tensor(name: str, t: Any) -> Array:
+    torch = sys.modules["torch"]
+    if t.layout != torch.strided:
+        raise TypeError(f"{name}: expected a dense tensor, got {t.layout}")
+    if t.device.type == "meta":
+        raise TypeError(f"{name}: expected a tensor with values, got a tensor on meta")
+    t = t.detach().cpu().resolve_conj().resolve_neg()
+    try:
+        return (t.float() if t.dtype == torch.bfloat16 else t).numpy()  # NumPy has no bfloat16
+    except TypeError:
+        raise TypeError(f"{name}: expected integers or floats of 16 to 64 bits, got {t.dtype}") from None
+
+
+def vector(name: str, x: Any, *, letter: str = "N", length: int | None = None, other: str = "y") -> Array:
+    """An array of one dimension and any dtype; of `length`, which is that of the argument `other`, if one is given."""
+    a = as_numpy(name, x, f"[{letter}]")
+    if a.ndim != 1:
+        raise ValueError(f"{name}: expected shape [{letter}], got {list(a.shape)}")
+    if length is not None and len(a) != length:
+        raise ValueError(f"{name}: expected shape [{letter}] = [{length}], as {other}, got [{len(a)}]")
+    return a
+
+
+def numbers(
+    name: str, x: Any, *, letter: str = "N", length: int | None = None, other: str = "y", nan: bool = False, boolean: bool = True
+) -> Array:
+    """A vector of integers, floats of 16 to 64 bits, or booleans, without NaN unless `nan`."""
+    a = vector(name, x, letter=letter, length=length, other=other)
+    if not (a.dtype.kind in ("iub" if boolean else "iu") or a.dtype in _FLOATS):
+        raise TypeError(f"{name}: expected integers or floats of 16 to 64 bits, got {dtype_name(x, a)}")
+    if not nan:
+        reject_nan(name, a)
+    return a
+
+
+def integers(name: str, x: Any, *, letter: str = "N", length: int | None = None, other: str = "y") -> NDArray[np.int64]:
+    """A contiguous vector of int64. uint64 is reinterpreted: one to one, which is all that ids need, and negative where it overflows."""
+    a = vector(name, x, letter=letter, length=length, other=other)
+    if a.dtype.kind not in "iu" and not (a.size == 0 and isinstance(x, list | tuple)):  # NumPy takes [] for float64
+        raise TypeError(f"{name}: expected integers, got {dtype_name(x, a)}")
+    return np.ascontiguousarray(a).view(np.int64) if a.dtype == np.uint64 else np.ascontiguousarray(a, np.int64)
+
+
+def weights(name: str, x: Any, *, length: int, other: str = "y") -> NDArray[np.float64]:
+    """A contiguous vector of finite numbers of at least 0."""
+    w = np.ascontiguousarray(numbers(name, x, length=length, other=other), np.float64)
+    if (w < 0).any():
+        raise ValueError(f"{name}: expected numbers of at least 0, got {w[w < 0][0]} at index {int((w < 0).argmax())}")
+    reject_infinite(name, w)
+    return w
+
+
+def edges(name: str, x: Any) -> NDArray[np.float64]:
+    """A contiguous vector of at least 2 strictly ascending numbers."""
+    e = np.ascontiguousarray(numbers(name, x, letter="M+1"), np.float64)
+    if len(e) < 2:
+        raise ValueError(f"{name}: expected at least 2, got {len(e)}")
+    down = ~(e[1:] > e[:-1])
+    if down.any():
+        i = int(down.argmax()) + 1
+        raise ValueError(f"{name}: expected strictly ascending numbers, got {e[i]} at index {i} after {e[i - 1]}")
+    return e
+
+
+def levels(name: str, x: Any) -> NDArray[np.float64]:
+    """A contiguous vector of numbers in [0, 1]."""
+    a = np.ascontiguousarray(numbers(name, x, letter="L", nan=True, boolean=False), np.float64)
+    outside = ~((a >= 0) & (a <= 1))
+    if outside.any():
+        i = int(outside.argmax())
+        raise ValueError(f"{name}: expected numbers in [0, 1], got {a[i]} at index {i}")
+    return a
+
+
+def reject_nan(name: str, a: Array) -> None:
+    if a.dtype.kind == "f" and a.size and np.isnan(a.min()):  # the minimum of anything with a NaN is NaN, and needs no array of its own
+        bad = np.isnan(a)
+        raise ValueError(f"{name}: expected no NaN, got {bad.sum()} of {a.size}, the first at index {bad.argmax()}")
+
+
+def reject_infinite(name: str, a: Array) -> None:
+    if a.dtype.kind == "f" and a.size and not (np.isfinite(a.min()) and np.isfinite(a.max())):
+        bad = np.isinf(a)
+        i = int(bad.argmax())
+        raise ValueError(f"{name}: expected finite numbers, got {a.flat[i]} at index {i}, and {bad.sum()} of {a.size} infinite in all")
+
+
+def dtype_name(x: Any, a: Array) -> str:
+    """The dtype as the caller knows it: of `x` if it has one (torch.bfloat16), else of the array made of it."""
+    return str(x.dtype) if hasattr(x, "dtype") else str(a.dtype)
+
+
+# ---------------------------------------------------------------------------------- conversions for the kernels
+
+
+def common_float(*arrays: Array) -> list[Array]:
+    """All as contiguous float32 where that holds each exactly, else all as float64."""
+    dtype = np.float32 if all(np.can_cast(a.dtype, np.float32) for a in arrays) else np.float64
+    return [np.ascontiguousarray(a, dtype) for a in arrays]
+
+
+def same_order(a: Array) -> Array:
+    """Contiguous int32, int64, float32 or float64 values that compare as those of `a` do."""
+    if a.dtype == np.uint64:
+        return np.ascontiguousarray(a ^ np.uint64(1 << 63)).view(np.int64)
+    for dtype in (np.int32, np.int64) if a.dtype.kind in "biu" else (np.float32,):
+        if np.can_cast(a.dtype, dtype):
+            return np.ascontiguousarray(a, dtype)
+    return np.ascontiguousarray(a, np.float64)
+
+
+def like(x: Any, *arrays: Any) -> tuple[Any, ...]:
+    """Results as `x` was given: tensors on its device for a tensor, else the arrays as they are."""
+    if not is_tensor(x):
+        return arrays
+    return tuple(sys.modules["torch"].as_tensor(np.asarray(a), device=x.device) for a in arrays)

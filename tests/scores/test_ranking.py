@@ -1,0 +1,37 @@
+"""AUC, RelaImpr and rank correlation against scikit-learn and scipy."""
+
+import math
+
+import numpy as np
+import pytest
+
+from ordkernels import ops
+
+
+def test_auc_and_relaimpr(rng):
+    metrics = pytest.importorskip("sklearn.metrics")
+    y, p, w = rng.integers(0, 2, 200), rng.integers(0, 9, 200) / 8, rng.random(200)
+    assert ops.auc(y, p) == pytest.approx(metrics.roc_auc_score(y, p), abs=1e-12)
+    assert ops.auc(y, p, weight=w) == pytest.approx(metrics.roc_auc_score(y, p, sample_weight=w), abs=1e-12)
+    assert ops.relaimpr(0.75, 0.7) == pytest.approx(0.25)
+
+
+def test_srcc(rng):
+    y, p = rng.random(50), rng.integers(0, 10, 50)
+    stats = pytest.importorskip("scipy.stats")
+    assert ops.srcc(y, p) == pytest.approx(stats.spearmanr(y, p).statistic)
+    assert math.isnan(ops.srcc(rng.random(70), np.full(70, 0.1)))
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "text"),
+    [
+        (lambda: ops.auc([0, 2], [0.1, 0.2]), ValueError, "y: expected labels 0 and 1, got 2.0 at index 1"),
+        (lambda: ops.auc([1, 1], [0.1, 0.2]), ValueError, "y: expected both labels 0 and 1, got only 1"),
+        (lambda: ops.relaimpr(0.6, 0.5), ValueError, "base: expected an AUC other than 0.5"),
+        (lambda: ops.relaimpr("a", 0.6), TypeError, "measured: expected a number, got str"),
+    ],
+)
+def test_error_texts(call, error, text):
+    with pytest.raises(error, match=text):
+        call()
