@@ -1,4 +1,4 @@
-"""DiffoR against value regression and cross-entropy classification on tables, and against the demo's baselines on KuaiRand.
+"""DiffoR against value regression and cross-entropy classification on tables, and against baselines of watch time on KuaiRand.
 
 python bench/quality_diffor.py                          abalone, wine and CDNOW, seeds 0 to 2 (each with its own split)
 python bench/quality_diffor.py --data kuairand          the watch times of KuaiRand-Pure's test week
@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
-import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -21,16 +19,25 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from quality import RESULTS, Scorer, cpu_name, generative, point, summary
-from torch import Tensor
+from _quality import (
+    Predictor,
+    Split,
+    WatchTimeScores,
+    about,
+    every,
+    generative,
+    parser,
+    point,
+    read,
+    results_file,
+    summary,
+    table_scores,
+    write,
+)
 
-import ordkernels
-from ordkernels import ops
 from ordkernels.data import cdnow, kuairand, n_ids, ordinal
 from ordkernels.models import DiffoR, HistoricalMedian, TableClassifier, TableRegression, ValueRegression, fit
 
-Split = dict[str, Tensor]
-Predictor = Callable[[Split], tuple[Tensor, Tensor | None]]  # rows -> (prediction [B], draws [B, n] or None)
 Maker = Callable[[Split, int], Predictor]  # (training split, seed) -> predictor
 
 # Epochs from trials on a quarter of the training split, held out: {"diffor": ...} where it wants others than the baselines.
@@ -59,7 +66,7 @@ PAPERS: dict[str, dict[str, Any]] = {  # of the paper's loss, for the denoiser: 
 def main() -> None:
     args = arguments()
     torch.set_num_threads(args.threads)
-    file = Path(args.json or RESULTS / f"quality_diffor{'_ablations' if args.ablations else ''}.json")
+    file = results_file(args, "diffor")
     for name in args.data or (["abalone", "wine"] if args.ablations else ["abalone", "wine", "cdnow"]):
         makers = ablation_makers(name, args) if args.ablations else table_makers(name, args)
         print(f"\n{name:34s} {'MAE':>15s} {'XAUC':>15s} {'SRCC':>8s} {'CRPS':>15s} {'train s':>8s}")
@@ -78,21 +85,21 @@ def main() -> None:
 
 def saved(file: Path, name: str, label: str, args: argparse.Namespace) -> dict[int, dict[str, Any]]:
     """The runs in the file that were made as this one would be, by seed."""
-    report = json.loads(file.read_text()) if file.exists() and not args.fresh else {}
+    report = {} if args.fresh else read(file)
     entry = report.get(name, {}).get("models", {}).get(label, {})
     return {r["seed"]: r for r in entry.get("runs", []) if entry.get("how") == how(label, name, args)}
 
 
 def save(file: Path, name: str, label: str, runs: dict[int, dict[str, Any]], args: argparse.Namespace) -> None:
-    report = json.loads(file.read_text()) if file.exists() else {}  # read again: another data set may be running beside this one
+    report = read(file)  # read again: another data set may be running beside this one
     entry = report.setdefault(name, {"models": {}})
     ordered = [runs[seed] for seed in sorted(runs)]
     entry["models"][label] = {"how": how(label, name, args), "runs": ordered, **summary(ordered)}
-    entry["about"] = about(name, args)
-    file.parent.mkdir(exist_ok=True)
-    part = file.with_suffix(".part")
-    part.write_text(json.dumps(report, indent=1) + "\n")
-    part.replace(file)
+    entry["about"] = about(args) | {
+        "draws": args.draws,
+        "scores": "MAE of the draws' median, CRPS of the draws (fair), XAUC with ties half; ± is half of largest minus smallest",
+    }
+    write(file, report)
 
 
 def how(label: str, name: str, args: argparse.Namespace) -> dict[str, Any]:
@@ -108,15 +115,14 @@ def how(label: str, name: str, args: argparse.Namespace) -> dict[str, Any]:
 def run(name: str, seed: int, maker: Maker, args: argparse.Namespace) -> dict[str, Any]:
     train, test = load(name, seed)
     if name == "kuairand":
-        test = {k: v[:: args.every] for k, v in test.items()}
-    seen = {k: v[:: args.train_every] for k, v in train.items()}
-    score = Scorer(train, test) if name == "kuairand" else lambda predict: table_scores(test, predict)
+        test = every(test, args.every)
+    score = WatchTimeScores(train, test) if name == "kuairand" else lambda predict: table_scores(test, predict)
     started = time.perf_counter()
     torch.manual_seed(seed)
-    predict = maker(seen, seed)
+    predict = maker(every(train, args.train_every), seed)
     trained = time.perf_counter()
-    made = {"seed": seed, **score(predict), "train_s": round(trained - started, 1)}
-    return {**made, "score_s": round(time.perf_counter() - trained, 1)}
+    scored = {"seed": seed, **score(predict), "train_s": round(trained - started, 1)}
+    return {**scored, "score_s": round(time.perf_counter() - trained, 1)}
 
 
 def load(name: str, seed: int) -> tuple[Split, Split]:
@@ -193,26 +199,6 @@ def rounded(predict: Predictor) -> Predictor:
     return lambda rows: (predict(rows)[0].round(), None)
 
 
-# ---------------------------------------------------------------------------------------------------- scores
-
-
-def table_scores(test: Split, predict: Predictor) -> dict[str, float]:
-    y = test["y"]
-    p, draws = predict(test)
-    out = {
-        "mae": float(ops.mae(y, p)),
-        "rmse": float(ops.rmse(y, p)),
-        "cs1": float(ops.cumulative_score(y, p, 1.0)),
-        "xauc": float(ops.xauc(y, p, ties="half").value),
-        "srcc": float(ops.srcc(y, p)),
-    }
-    if draws is None:
-        return {**out, "crps": out["mae"]}  # of a certain prediction, CRPS is the absolute error
-    low, high = draws.double().quantile(torch.tensor([0.1, 0.9], dtype=torch.float64), dim=1)
-    crps = ops.crps(draws[:, ::2], y, fair=True)  # one of each mirrored pair
-    return {**out, "crps": float(crps.mean()), "interval80_holds": float(ops.coverage(low, high, y.double())[0])}
-
-
 def line(label: str, entry: dict[str, Any]) -> str:
     m, s = entry["mean"], entry["spread"]
     return (
@@ -221,31 +207,14 @@ def line(label: str, entry: dict[str, Any]) -> str:
     )
 
 
-def about(name: str, args: argparse.Namespace) -> dict[str, Any]:
-    return {
-        "command": shlex.join(["python", "bench/quality_diffor.py", *sys.argv[1:]]),
-        "device": f"{cpu_name()}, {args.threads} thread(s)",
-        "versions": {"ordkernels": ordkernels.__version__, "torch": torch.__version__},
-        "draws": args.draws,
-        "scores": "MAE of the draws' median, CRPS of the draws (fair), XAUC with ties half; ± is half of largest minus smallest",
-    }
-
-
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", nargs="+", help="abalone, wine, cdnow, kuairand or another name of ordkernels.data.ordinal_names()")
-    parser.add_argument("--models", nargs="+", help="only these rows of the table")
-    parser.add_argument("--ablations", action="store_true")
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="those that the file has are kept as they are")
-    parser.add_argument("--fresh", action="store_true", help="run again what the file has")
-    parser.add_argument("--epochs", type=int, help="instead of each data set's own")
-    parser.add_argument("--every", type=int, default=1, help="score every n-th test row of KuaiRand")
-    parser.add_argument("--train-every", type=int, default=1, help="train on every n-th row")
-    parser.add_argument("--draws", type=int, default=32)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--json")
-    args = parser.parse_args()
+    out = parser(__doc__, seeds=(0, 1, 2), draws=32, draws_help="draws per test row, mirrored pairs")
+    out.add_argument("--data", nargs="+", help="abalone, wine, cdnow, kuairand or another name of ordkernels.data.ordinal_names()")
+    out.add_argument("--fresh", action="store_true", help="run again what the file has")
+    out.add_argument("--epochs", type=int, help="instead of each data set's own")
+    out.add_argument("--every", type=int, default=1, help="score every n-th test row of KuaiRand")
+    out.add_argument("--train-every", type=int, default=1, help="train on every n-th row")
+    args = out.parse_args()
     if args.quick:
         args.seeds, args.epochs, args.every = [0], 2, 16
     return args

@@ -10,8 +10,6 @@ Writes bench/results/quality_gr[_ablations].json, one entry per data set; others
 from __future__ import annotations
 
 import argparse
-import json
-import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -19,16 +17,26 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from quality import RESULTS, Scorer, cpu_name, inputs, point, summary
-from quality_diffor import table_scores
+from _quality import (
+    Predictor,
+    Split,
+    WatchTimeScores,
+    about,
+    every,
+    inputs,
+    parser,
+    point,
+    read,
+    results_file,
+    summary,
+    table_scores,
+    write,
+)
 from torch import Tensor
 
-import ordkernels
 from ordkernels.data import cdnow, kuairand, n_ids
 from ordkernels.models import GenerativeRegression, TableRegression, ValueRegression, fit
 
-Split = dict[str, Tensor]
-Predictor = Callable[[Split], tuple[Tensor, Tensor | None]]  # rows -> (prediction [B], draws [B, n] or None)
 Maker = Callable[[], Any]  # an untrained model
 
 # KuaiRand's: from trials on the first four fifths of the training split by time, scored on the last; CDNOW's are not tuned
@@ -59,14 +67,14 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 def main() -> None:
     args = arguments()
     torch.set_num_threads(args.threads)
-    file = Path(args.json or RESULTS / f"quality_gr{'_ablations' if args.ablations else ''}.json")
-    report = json.loads(file.read_text()) if file.exists() else {}
+    file = results_file(args, "gr")
+    report = read(file)
     for name in args.data or (["kuairand"] if args.ablations else ["kuairand", "cdnow"]):
         entry = report[name] if args.models and name in report else {"models": {}}
         runs: dict[str, list[dict[str, float]]] = {}
-        for seed in range(args.seeds):  # the seeds outside: a run that is cut short has every line
+        for seed in args.seeds:  # the seeds outside: a run that is cut short has every line
             train, test = load(name, seed, args)
-            score = Scorer(train, test) if name == "kuairand" else lambda predict, test=test: table_scores(test, predict)
+            score = WatchTimeScores(train, test) if name == "kuairand" else lambda predict, test=test: table_scores(test, predict)
             for label, make in makers(name, train, test, args).items():
                 if args.models and label not in args.models:
                     continue
@@ -79,10 +87,9 @@ def main() -> None:
                     runs[line][-1]["score_s"] = round(time.perf_counter() - began, 1)
                     entry["models"][line] = {"runs": runs[line], **summary(runs[line])}
                     print(text(f"{name}, seed {seed}: {line}", runs[line][-1]), flush=True)
-                entry["about"] = about(name, len(train["y"]), len(test["y"]), args)
+                entry["about"] = about_run(name, len(train["y"]), len(test["y"]), args)
                 report[name] = entry
-                file.parent.mkdir(exist_ok=True)
-                file.write_text(json.dumps(report, indent=1) + "\n")
+                write(file, report)
     print(f"written: {file}")
 
 
@@ -91,10 +98,9 @@ def load(name: str, seed: int, args: argparse.Namespace) -> tuple[Split, Split]:
         train, test = cdnow(split=seed)
     else:
         train, test = kuairand()  # split by time, whatever the seed
-        test = {k: v[:: args.every] for k, v in test.items()}
-        train = {k: v[:: args.train_every or (3 if args.ablations else 1)] for k, v in train.items()}
+        train, test = every(train, args.train_every or (3 if args.ablations else 1)), every(test, args.every)
     if args.quick:
-        train, test = ({k: v[::16] for k, v in part.items()} for part in (train, test))
+        train, test = every(train, 16), every(test, 16)
     return train, test
 
 
@@ -121,10 +127,10 @@ def makers(name: str, train: Split, test: Split, args: argparse.Namespace) -> di
 
 
 def trained(model: Any, train: Split, seed: int, name: str, label: str, args: argparse.Namespace) -> float:
-    """Trains in place, or takes the weights that an earlier run kept; returns the seconds of training."""
-    kept = args.weights and args.weights / f"{name}-{label}-{seed}.pt".replace(" ", "_")
-    if kept and kept.exists():
-        saved = torch.load(kept)
+    """Trains in place, or takes the weights of an earlier run; returns the seconds of training."""
+    saved_file = args.weights and args.weights / f"{name}-{label}-{seed}.pt".replace(" ", "_")
+    if saved_file and saved_file.exists():
+        saved = torch.load(saved_file)
         model.load_state_dict(saved["state"])
         model.eval()
         return saved["train_s"]
@@ -132,9 +138,9 @@ def trained(model: Any, train: Split, seed: int, name: str, label: str, args: ar
     gr = isinstance(model, GenerativeRegression)
     fit(model, train, seed=seed, progress=sys.stderr.isatty(), **training(name, args, gr))
     train_s = round(time.perf_counter() - began, 1)
-    if kept:
-        kept.parent.mkdir(exist_ok=True, parents=True)
-        torch.save({"state": model.state_dict(), "train_s": train_s}, kept)
+    if saved_file:
+        saved_file.parent.mkdir(exist_ok=True, parents=True)
+        torch.save({"state": model.state_dict(), "train_s": train_s}, saved_file)
     return train_s
 
 
@@ -178,42 +184,33 @@ def text(label: str, run: dict[str, float]) -> str:
     )
 
 
-def about(name: str, train_rows: int, test_rows: int, args: argparse.Namespace) -> dict[str, Any]:
-    return {
-        "command": shlex.join(["python", "bench/quality_gr.py", *sys.argv[1:]]),
-        "device": f"{cpu_name()}, {args.threads} thread(s)",
-        "versions": {"ordkernels": ordkernels.__version__, "torch": torch.__version__},
+def about_run(name: str, train_rows: int, test_rows: int, args: argparse.Namespace) -> dict[str, Any]:
+    return about(args) | {
         "train_rows": train_rows,
         "test_rows": test_rows,
         "training": training(name, args),
         "gr_epochs": training(name, args, gr=True)["epochs"],
         "model": settings(name, args),
         "draws": args.draws,
-        "seeds": args.seeds,
-        "scores": f"{train_rows:,} training and {test_rows:,} test rows, {args.seeds} seed(s); XAUC with ties half, CRPS of draws (fair), "
-        "of a point its absolute error; ± is half of largest minus smallest",
+        "seeds": len(args.seeds),
+        "scores": f"{train_rows:,} training and {test_rows:,} test rows, {len(args.seeds)} seed(s); XAUC with ties half, CRPS of draws "
+        "(fair), of a point its absolute error; ± is half of largest minus smallest",
     }
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", nargs="+", choices=["kuairand", "cdnow"])
-    parser.add_argument("--models", nargs="+", help="only these models, by the names of the table without the read-out")
-    parser.add_argument("--ablations", action="store_true")
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--seeds", type=int)
-    parser.add_argument("--epochs", type=int, help="instead of each data set's own")
-    parser.add_argument("--omega", type=float, help="of the curriculum, instead of each data set's own: half-way at omega ln omega steps")
-    parser.add_argument("--draws", type=int, default=32, help="0: the greedy read-out alone")
-    parser.add_argument("--every", type=int, default=4, help="score every n-th test row of KuaiRand")
-    parser.add_argument("--train-every", type=int, help="train on every n-th row of KuaiRand (ablations: 3)")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--weights", type=Path, metavar="DIR", help="keep trained weights there, and take them from there")
-    parser.add_argument("--json", metavar="FILE", help="where to write instead of bench/results")
-    args = parser.parse_args()
+    out = parser(__doc__, seeds=(0, 1, 2), draws=32, draws_help="0: the greedy read-out alone")
+    out.add_argument("--data", nargs="+", choices=["kuairand", "cdnow"])
+    out.add_argument("--epochs", type=int, help="instead of each data set's own")
+    out.add_argument("--omega", type=float, help="of the curriculum, instead of each data set's own: half-way at omega ln omega steps")
+    out.add_argument("--every", type=int, default=4, help="score every n-th test row of KuaiRand")
+    out.add_argument("--train-every", type=int, help="train on every n-th row of KuaiRand (ablations: 3)")
+    out.add_argument("--weights", type=Path, metavar="DIR", help="save trained weights there, and load them from there")
+    args = out.parse_args()
     if args.quick:
-        args.seeds, args.epochs = 1, 1
-    args.seeds = args.seeds or (1 if args.ablations else 3)
+        args.epochs = 1
+    if args.quick or args.ablations:
+        args.seeds = args.seeds[:1]
     return args
 
 

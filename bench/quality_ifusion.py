@@ -11,25 +11,18 @@ Writes bench/results/quality_ifusion[_ablations].json after every run; a run of 
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
-import shlex
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
-from quality import RESULTS, cpu_name, summary
-from torch import Tensor
+from _quality import Split, about, every, parser, read, results_file, summary, write
 
-import ordkernels
 from ordkernels import ops
 from ordkernels.data import kuairand_sessions, movielens, n_ids
 from ordkernels.models import IFusion, PooledFusion, fit
 
-Split = dict[str, Tensor]
 Maker = Callable[..., Any]
 AVERAGE, ATTENTION, OURS = "average pooling", "attention pooling", "iFusion"
 
@@ -56,12 +49,12 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 def main() -> None:
     args = arguments()
     torch.set_num_threads(args.threads)
-    file = Path(args.json or RESULTS / f"quality_ifusion{'_ablations' if args.ablations else ''}.json")
-    report = json.loads(file.read_text()) if file.exists() and not args.fresh else {"models": {}}
+    file = results_file(args, "ifusion")
+    report = ({} if args.fresh else read(file)) or {"models": {}}
     train, test = movielens(args.movielens) if args.movielens else kuairand_sessions()
     sizes = (*n_ids(train, test), train["dense"].shape[1])
     rows = len(train["y"]), len(test["y"])
-    train, test = ({k: v[::n] for k, v in part.items()} for part, n in ((train, args.train_every), (test, args.every)))
+    train, test = every(train, args.train_every), every(test, args.every)
     models = {**MODELS, **({f"iFusion, {name}": (IFusion, o) for name, o in ABLATIONS.items()} if args.ablations else {})}
     settings = {k: getattr(args, k) for k in ("epochs", "batch", "lr", "long", "every", "train_every", "movielens")}
     for seed in args.seeds:  # a seed of every model, then the next: cut short, the table still compares like with like
@@ -74,9 +67,8 @@ def main() -> None:
                 continue
             runs[seed] = {"how": {**settings, **options}, "seed": seed, **run(make, options, sizes, seed, train, test, args)}
             entry["runs"] = [runs[s] for s in sorted(runs)]
-            finish(report, args, rows, (len(train["y"]), len(test["y"])))
-            file.parent.mkdir(exist_ok=True)
-            file.write_text(json.dumps(report, indent=1) + "\n")
+            summarize(report, args, rows, (len(train["y"]), len(test["y"])))
+            write(file, report)
             print(f"{name:40s} seed {seed}  AUC {runs[seed]['auc']:.4f}  trained in {runs[seed]['train_s']:.0f} s", flush=True)
     for name, entry in report["models"].items():
         if entry["runs"]:
@@ -103,7 +95,7 @@ def run(
     }
 
 
-def finish(report: dict[str, Any], args: argparse.Namespace, rows: tuple[int, int], used: tuple[int, int]) -> None:
+def summarize(report: dict[str, Any], args: argparse.Namespace, rows: tuple[int, int], used: tuple[int, int]) -> None:
     """Means, spreads, and each run's RelaImpr over the poolings of its own seed."""
     models = report["models"]
     of_seed = {name: {r["seed"]: r["auc"] for r in models.get(name, {}).get("runs", [])} for name in (AVERAGE, ATTENTION)}
@@ -114,15 +106,11 @@ def finish(report: dict[str, Any], args: argparse.Namespace, rows: tuple[int, in
         numbers = [{k: v for k, v in r.items() if k != "how"} for r in entry["runs"]]
         if numbers:
             entry.update(summary(numbers))
-    report["about"] = {
+    report["about"] = about(args) | {
         "kind": "clicks",
         "data": "MovieLens-100K" if args.movielens else "KuaiRand-Pure",
         "rows": {"train": rows[0], "test": rows[1], "trained_on": used[0], "scored": used[1]},
         "epochs": args.epochs,
-        "command": shlex.join(["python", "bench/quality_ifusion.py", *sys.argv[1:]]),
-        "device": f"{cpu_name()}, {args.threads} thread(s)",
-        "date": datetime.date.today().isoformat(),
-        "versions": {"ordkernels": ordkernels.__version__, "torch": torch.__version__},
     }
 
 
@@ -135,23 +123,16 @@ def line(name: str, entry: dict[str, Any]) -> str:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--movielens", metavar="FOLDER")
-    parser.add_argument("--models", nargs="+", help="only these")
-    parser.add_argument("--ablations", action="store_true")
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--fresh", action="store_true", help="run again what the file has")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--epochs", type=int, default=1)
-    parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--long", type=int, default=20, help="of the history, the most items read")
-    parser.add_argument("--draws", type=int, default=1, help="fused interests that a click's probability is averaged over")
-    parser.add_argument("--every", type=int, default=2, help="score every n-th test row")
-    parser.add_argument("--train-every", type=int, default=1, help="train on every n-th row")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--json")
-    args = parser.parse_args()
+    out = parser(__doc__, seeds=range(5), draws=1, draws_help="fused interests that a click's probability is averaged over")
+    out.add_argument("--movielens", metavar="FOLDER")
+    out.add_argument("--fresh", action="store_true", help="run again what the file has")
+    out.add_argument("--epochs", type=int, default=1)
+    out.add_argument("--batch", type=int, default=256)
+    out.add_argument("--lr", type=float, default=1e-3)
+    out.add_argument("--long", type=int, default=20, help="of the history, the most items read")
+    out.add_argument("--every", type=int, default=2, help="score every n-th test row")
+    out.add_argument("--train-every", type=int, default=1, help="train on every n-th row")
+    args = out.parse_args()
     if args.quick:
         args.seeds, args.every, args.train_every = [0], 64, 64
     return args

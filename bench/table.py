@@ -41,7 +41,7 @@ HEADLINES = (
 
 QUALITY = {  # file in bench/results -> heading
     "quality_flowtime": "FlowTime: watch time",
-    "quality_ablations": "FlowTime: ablations",
+    "quality_flowtime_ablations": "FlowTime: ablations",
     "quality_curve": "FlowTime: training with the kernels and with plain torch",
     "quality_diffor": "DiffoR: ordinal tables, watch time and lifetime value",
     "quality_diffor_ablations": "DiffoR: ablations",
@@ -236,7 +236,7 @@ def data_set(name: str, entry: dict[str, Any]) -> str:
 
 
 def watch_times(report: Report) -> str:
-    """One report of bench/quality.py: a line per model, means over the seeds."""
+    """One report of bench/quality_flowtime.py: a line per model, means over the seeds."""
     about = report["about"]
     lines = []
     for name, entry in report["models"].items():

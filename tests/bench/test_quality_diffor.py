@@ -13,7 +13,7 @@ BENCH = Path(__file__).parents[2] / "bench"
 @pytest.fixture
 def bench(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCH))
-    for name in ("table", "quality", "quality_diffor"):
+    for name in ("table", "_quality", "quality_diffor"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     import quality_diffor
     import table

@@ -30,7 +30,7 @@ def part(rows, seed):
 @pytest.fixture
 def bench(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(BENCH))
-    for name in ("table", "quality", "quality_ifusion"):
+    for name in ("table", "_quality", "quality_ifusion"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     import quality_ifusion
     import table
