@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from ordkernels import ops, rng
-from ordkernels.reference import denoise_guided as reference
 from ordkernels.schedules import NoiseSchedule
 
 from . import OURS, Case, Run, Scaling, Size, Target, compiled, randn, with_backward, without_grad
@@ -31,8 +30,9 @@ class Setup:
         self.args = [randn(B, D, device=device, seed=i) for i in range(4)]  # x_t, f_un, f_cp, f_tf
         ab = NoiseSchedule.cosine(T).exact
         self.t, self.s, self.ids = ab[STEP], ab[STEP - 1], torch.arange(B, device=device)
-        t, s = (torch.tensor(a, dtype=torch.float64) for a in (self.t, self.s))
-        self.d0, self.d1, self.sigma = (float(n) for n in reference.posterior_numbers(t, s, False))
+        ratio, rest = (self.s - self.t) / self.s, (1 - self.s) / (1 - self.t)
+        self.d0, self.d1 = self.s**0.5 * ratio / (1 - self.t), (self.t / self.s) ** 0.5 * rest  # mean = d0 f + d1 x
+        self.sigma = (ratio * rest) ** 0.5
 
     def ours(self, *args: Tensor) -> tuple[Tensor, Tensor]:
         return ops.guided_posterior_step(*args, self.t, self.s, gamma_cp=GAMMA_CP, gamma_tf=GAMMA_TF)

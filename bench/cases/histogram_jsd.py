@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from ordkernels import ops
-from ordkernels.reference import scores as reference
+from ordkernels.reference import histogram_jsd as reference
 
 from . import OURS, Case, Run, Scaling, Size, Target, optional
 from ._watched import Array, watched

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ordkernels.quantiles import segment_quantiles
-from ordkernels.reference import quantiles as reference
+from ordkernels.reference import segment_quantiles as reference
 
 from . import OURS, Case, Run, Scaling, Size, Target, optional
 from ._grouped import LEVELS, Array, L, grouped
