@@ -131,11 +131,11 @@ class ValueVocabulary:
             >>> ValueVocabulary.manual(60).values.tolist()
             [50, 30, 10, 5, 3, 1]
         """
-        digits = tuple(integer("digits", d) for d in digits)
-        if 1 not in digits or min(digits) < 1:
-            raise ValueError(f"digits: expected whole numbers from 1 up with 1 among them, got {digits!r}")
+        factors = arrays.integers("digits", list(digits) if isinstance(digits, Iterable) else digits, letter="D").tolist()
+        if 1 not in factors or min(factors) < 1:
+            raise ValueError(f"digits: expected whole numbers from 1 up with 1 among them, got {factors}")
         top = _largest(largest, unit)
-        return cls([d * 10**n for n in range(len(str(top))) for d in digits if d * 10**n <= top], unit=unit)
+        return cls([d * 10**n for n in range(len(str(top))) for d in factors if d * 10**n <= top], unit=unit)
 
     @classmethod
     def binary(cls, largest: Any, *, unit: float | None = None) -> "ValueVocabulary":
@@ -178,6 +178,10 @@ class ValueVocabulary:
 
     def __hash__(self) -> int:
         return hash((self.unit, self._values.tobytes()))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._values.flags.writeable = False  # neither a pickle nor a copy keeps this
 
     def __repr__(self) -> str:
         return f"ValueVocabulary({len(self._values)} values from {self._values[-1]} to {self._values[0]}, unit={self.unit})"
@@ -250,8 +254,10 @@ class ValueVocabulary:
             i = tuple(map(int, np.unravel_index(outside.argmax(), a.shape)))
             raise ValueError(f"tokens: expected 0 to {self.size - 1}, got {a[i]} at index {list(i)}")
         before_eos = np.cumsum(a == EOS, axis=-1) == 0
-        values = np.concatenate((np.zeros(FIRST_VALUE, np.int64), self._values))
-        return arrays.like(tokens, self._from_units(np.where(before_eos, values[a], 0).sum(-1)))[0]
+        values = np.where(before_eos, np.concatenate((np.zeros(FIRST_VALUE, np.int64), self._values))[a], 0)
+        if a.shape[-1] * int(self._values[0]) >= 2**63 and (values.sum(-1, dtype=np.float64) >= 2**63).any():
+            raise ValueError(f"tokens: expected sums below 2^63 units, got at least {values.sum(-1, dtype=np.float64).max():g}")
+        return arrays.like(tokens, self._from_units(values.sum(-1)))[0]
 
     def report(self, labels: ArrayLike, tolerance: float = 0.001, *, num_threads: int | None = None) -> "VocabularyReport":
         """How the vocabulary writes these labels: how often each value is used, lengths of the sequences, errors.
@@ -303,7 +309,7 @@ class ValueVocabulary:
             if content["format"] != 1:
                 raise ValueError(f"format {content['format']}")
             return cls(np.array(content["values"]), unit=content["unit"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (ArithmeticError, KeyError, RecursionError, TypeError, ValueError) as error:
             raise ValueError(f"path: expected a vocabulary saved by this class, got {path} ({type(error).__name__}: {error})") from None
 
     def _from_units(self, n: NDArray[np.int64]) -> NDArray[Any]:
@@ -378,12 +384,12 @@ def _tolerance(tolerance: Any) -> float:
     return t
 
 
-def _labels(labels: Any, unit: float | None, threads: int, kernels: Any) -> NDArray[np.int64]:
+def _labels(labels: Any, unit: float | None, threads: int, kernels: Any, name: str = "labels") -> NDArray[np.int64]:
     """Labels [N] as whole numbers of units."""
-    a = arrays.numbers("labels", labels, nan=True, boolean=False)
+    a = arrays.numbers(name, labels, nan=True, boolean=False)
     if a.dtype.kind in "iu" and unit is None:
         if a.size and (a.min() < 0 or a.max() > _MAX_LABEL):
-            _reject(a, (a < 0) | (a > _MAX_LABEL), "0 to 2^53")
+            _reject(name, a, (a < 0) | (a > _MAX_LABEL), "0 to 2^53")
         return np.ascontiguousarray(a, np.int64)
     x = np.ascontiguousarray(a, np.float32 if a.dtype in (np.float16, np.float32) else np.float64)
     scale = 1.0 if unit is None else _units_in_one(unit)
@@ -391,23 +397,23 @@ def _labels(labels: Any, unit: float | None, threads: int, kernels: Any) -> NDAr
     if first_bad >= 0:
         with np.errstate(invalid="ignore", over="ignore"):
             n = x.astype(np.float64) * scale
-            _reject(a, np.isnan(n), "no NaN")
-            _reject(a, n < 0, "0 or more")
-            _reject(a, n > _MAX_LABEL, "at most 2^53 units")
-            _reject(a, n != np.rint(n), "whole numbers; with unit= labels are rounded to it")
+            _reject(name, a, np.isnan(n), "no NaN")
+            _reject(name, a, n < 0, "0 or more")
+            _reject(name, a, n > _MAX_LABEL, "at most 2^53 units")
+            _reject(name, a, n != np.rint(n), "whole numbers; with unit= labels are rounded to it")
     return np.asarray(y)
 
 
-def _reject(labels: NDArray[Any], bad: NDArray[np.bool_], expected: str) -> None:
+def _reject(name: str, labels: NDArray[Any], bad: NDArray[np.bool_], expected: str) -> None:
     if bad.any():
         i = int(bad.argmax())
-        raise ValueError(f"labels: expected {expected}, got {labels[i]} at index {i} ({bad.sum()} such of {labels.size})")
+        raise ValueError(f"{name}: expected {expected}, got {labels[i]} at index {i} ({bad.sum()} such of {labels.size})")
 
 
 def _largest(largest: Any, unit: float | None) -> int:
     """In units, at least 1."""
     is_number = not arrays.is_tensor(largest) and np.ndim(largest) == 0
-    y = _labels([largest] if is_number else largest, _unit(unit), 1, _kernels("vocabulary_fit"))
+    y = _labels([largest] if is_number else largest, _unit(unit), 1, _kernels("vocabulary_fit"), "largest")
     if not y.size:
         raise ValueError("largest: expected a number, or at least one label, got none")
     return max(1, int(y.max()))

@@ -1,6 +1,8 @@
 """ValueVocabulary: the authors' loop token for token, greedy encoding by its properties, compiled against reference."""
 
+import copy
 import json
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -242,7 +244,8 @@ def test_save_and_load(tmp_path):
         assert again.unit == vocabulary.unit
     assert ValueVocabulary([1]) != ValueVocabulary([1], unit=0.1)
     assert repr(ValueVocabulary([1, 9])) == "ValueVocabulary(2 values from 1 to 9, unit=None)"
-    for content in ("{}", "[]", "no json", json.dumps({"format": 2}), json.dumps({"format": 1, "values": [0], "unit": None})):
+    for content in ("{}", "[]", "no json", json.dumps({"format": 2}), json.dumps({"format": 1, "values": [0], "unit": None}), "[" * 100_000,
+                    '{"format": 1, "values": [1], "unit": 5e-324}'):  # fmt: skip
         (tmp_path / "bad.json").write_text(content)
         with pytest.raises(ValueError, match="path: expected a vocabulary saved by this class"):
             ValueVocabulary.load(tmp_path / "bad.json")
@@ -264,8 +267,9 @@ def test_report_as_text_and_plot(tmp_path):
 
 def test_values_cannot_be_changed():
     vocabulary = ValueVocabulary([1, 5])
-    with pytest.raises(ValueError, match="read-only"):
-        vocabulary.values[0] = 2
+    for same in (vocabulary, copy.deepcopy(vocabulary), pickle.loads(pickle.dumps(vocabulary))):
+        with pytest.raises(ValueError, match="read-only"):
+            same.values[0] = 2
 
 
 ONES, T, V = ValueVocabulary([1, 5]), TypeError, ValueError
@@ -293,8 +297,10 @@ ONES, T, V = ValueVocabulary([1, 5]), TypeError, ValueError
         (lambda: ValueVocabulary([0, 1]), V, "values: expected at least one, from 1 to 2^53, got 0 to 1"),
         (lambda: ValueVocabulary(np.zeros(0, int)), V, "values: expected at least one, from 1 to 2^53, got none"),
         (lambda: ValueVocabulary([1.5]), T, "values: expected integers, got float64"),
-        (lambda: ValueVocabulary.manual(10, digits=(2, 5)), V, "digits: expected whole numbers from 1 up with 1 among them, got (2, 5)"),
-        (lambda: ValueVocabulary.manual(10, digits=(1, 2.5)), T, "digits: expected an int, got float"),
+        (lambda: ValueVocabulary.manual(10, digits=(2, 5)), V, "digits: expected whole numbers from 1 up with 1 among them, got [2, 5]"),
+        (lambda: ValueVocabulary.manual(10, digits=(1, 2.5)), T, "digits: expected integers, got float64"),
+        (lambda: ValueVocabulary.manual(10, digits=3), V, "digits: expected shape [D], got []"),
+        (lambda: ValueVocabulary.manual(-1), V, "largest: expected 0 to 2^53, got -1"),
         (lambda: ValueVocabulary.manual([]), V, "largest: expected a number, or at least one label, got none"),
         (lambda: ONES.encode([4, 100], 10), V, "8 values and EOS (max_tokens=10), got 100 units, 20 values, at index 1 (1 such of 2)"),
         (lambda: ValueVocabulary([4]).encode([8, 6, 3]), V, "the smallest is 4, got 6 units at index 1 (2 such of 3)"),
@@ -309,6 +315,8 @@ ONES, T, V = ValueVocabulary([1, 5]), TypeError, ValueError
         (lambda: ONES.decode([[3, 5]]), V, "tokens: expected 0 to 4, got 5 at index [0, 1]"),
         (lambda: ONES.decode([[-1]]), V, "tokens: expected 0 to 4, got -1 at index [0, 0]"),
         (lambda: ONES.decode([1.0]), T, "tokens: expected integers, got float64"),
+        (lambda: ONES.decode([[3], [3, 4]]), V, "tokens: expected shape [..., T], got list"),
+        (lambda: ValueVocabulary([2**53]).decode(np.full(1100, 3)), V, "tokens: expected sums below 2^63 units, got at least"),
         (lambda: ONES.decode(3), V, "tokens: expected shape [..., T], got []"),
     ],
 )  # fmt: skip

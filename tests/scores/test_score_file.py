@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import subprocess
 import sys
 import tracemalloc
@@ -21,6 +22,15 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
     monkeypatch.setattr(_columns, "ROWS", 64)
+    monkeypatch.setattr(_columns, "_BLOCK", 2048)
+
+
+@pytest.fixture(params=["pyarrow", "stdlib"])
+def csv_reader(request, monkeypatch):
+    if request.param == "pyarrow":
+        pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    else:
+        monkeypatch.setitem(sys.modules, "pyarrow", None)
 
 
 def rows(n=300, seed=0):
@@ -53,8 +63,17 @@ def run(*argv):
     return main(["score-file", *map(str, argv)])
 
 
-@pytest.mark.parametrize("name", ["a.csv", "a.csv.gz", "a.tsv", "a.npz", "small.npz", "a.parquet"])
-def test_every_format(name, tmp_path, capsys):
+@pytest.mark.parametrize("name", ["a.csv", "a.csv.gz", "a.tsv"])
+def test_every_csv(name, tmp_path, capsys, csv_reader):
+    check_scores(name, tmp_path, capsys)
+
+
+@pytest.mark.parametrize("name", ["a.npz", "small.npz", "a.parquet"])
+def test_every_other_format(name, tmp_path, capsys):
+    check_scores(name, tmp_path, capsys)
+
+
+def check_scores(name, tmp_path, capsys):
     table = rows()
     y, p, g, w = (table[k] for k in ("y", "p", "user", "w"))
     path = write(tmp_path / name, table)
@@ -119,12 +138,15 @@ BAD_CSV = {
     "header only": ("y,p\n", "expected at least one row, got none"),
     "blank": ("y,p\n\n\n", "expected at least one row, got none"),
     "missing": ("y,q\n1,2\n", "--pred: expected a column of a.csv, one of 'y', 'q', got 'p'"),
+    "long": ("y,p\n1,2\n4,5,6\n", "expected 2 cells in every row, as in the header, got 3 in row 1"),
+    "twice": ("y,p,p\n1,2,3\n", "--pred: expected one column 'p' in a.csv, got 2"),
+    "unclosed": ('y,p\n1,2\n"3,4\n5,6\n', ""),
     "newline": ('y,p,c\n1,2,"a\nb"\n', "expected"),
 }
 
 
 @pytest.mark.parametrize("case", BAD_CSV)
-def test_bad_csv(case, tmp_path, capsys):
+def test_bad_csv(case, tmp_path, capsys, csv_reader):
     content, message = BAD_CSV[case]
     path = tmp_path / "a.csv"
     path.write_text(content)
@@ -143,7 +165,7 @@ def test_nan_is_counted_over_all_chunks_and_named_by_the_row_in_the_file(tmp_pat
         assert "p: expected no NaN, got 3 of 300 rows, the first in row 130" in capsys.readouterr().err
 
 
-def test_quoted_cells_and_blank_lines_and_missing_text_elsewhere(tmp_path, capsys):
+def test_quoted_cells_and_blank_lines_and_missing_text_elsewhere(tmp_path, capsys, csv_reader):
     path = tmp_path / "a.csv"
     path.write_text('name,"y",p\n"a, b",1,"2"\n\n"c ""d""",3,1\n,5, 9\n')
     assert run(path, "--truth", "y", "--pred", "p", "--json") == 0
@@ -181,23 +203,54 @@ def test_bad_files(tmp_path, capsys):
         ("a.npz", b"y", "BadZipFile"),
         ("a.txt", b"y", "expected a name that ends in .csv"),
         ("a.csv.gz", b"y,p\n", "gzip"),
+        ("b.csv.gz", gzip.compress(b"y,p\n" + b"1,2\n" * 5000)[:-20], "EOFError"),
         ("a.csv", b"\xff\xfe", "utf-8"),
     ):
         (tmp_path / name).write_bytes(content)
         assert run(tmp_path / name, "--truth", "y", "--pred", "p") == 2
         assert message in capsys.readouterr().err
+    os.mkfifo(tmp_path / "fifo.csv")
+    assert run(tmp_path / "fifo.csv", "--truth", "y", "--pred", "p") == 2
+    assert "(not a regular file)" in capsys.readouterr().err
     assert run(tmp_path / "no.csv", "--truth", "y", "--pred", "p") == 2
     assert "does not exist" in capsys.readouterr().err
     assert run(tmp_path, "--truth", "y", "--pred", "p") == 2
     assert "(a folder)" in capsys.readouterr().err
 
 
-def test_group_ids_in_csv_have_64_bits_or_an_error(tmp_path, capsys):
+def test_group_ids_in_csv_have_64_bits_or_an_error(tmp_path, capsys, csv_reader):
     path = tmp_path / "a.csv"
     for cell, message in (("ann", "got 'ann' in row 1"), ("", "got '' in row 1"), (str(2**64), f"got '{2**64}' in row 1")):
         path.write_text(f"y,p,g\n1,2,{2**62 + 1}\n1,3,{cell}\n")
         assert run(path, "--truth", "y", "--pred", "p", "--group", "g") == 2
         assert f"g: expected integers of 64 bits, {message}" in capsys.readouterr().err
+
+
+def test_unsigned_ids_and_big_integers_keep_every_digit(tmp_path, capsys, csv_reader):
+    path, big = tmp_path / "a.csv", 1556559573141592653
+    path.write_text("y,p,g\n" + "".join(f"{big + i},{i},{2**64 - 1}\n" for i in range(3)))
+    assert run(path, "--truth", "y", "--pred", "p", "--group", "g", "--json") == 0
+    found = json.loads(capsys.readouterr().out)["scores"]
+    assert found["xauc"] == found["xauc_by_group"] == 1
+
+
+def test_integers_and_missing_values_in_different_chunks(tmp_path, capsys, csv_reader):
+    y = [*range(500), 0.5, "NA", *range(500)]
+    (tmp_path / "a.csv").write_text("y,p\n" + "".join(f"{v},1\n" for v in y))
+    assert run(tmp_path / "a.csv", "--truth", "y", "--pred", "p") == 2
+    assert "y: expected no NaN, got 1 of 1002 rows, the first in row 501" in capsys.readouterr().err
+    (tmp_path / "a.csv").write_text("y,p\n" + "".join(f"{v},1\n" for v in y if v != "NA"))
+    assert run(tmp_path / "a.csv", "--truth", "y", "--pred", "p", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["scores"]["mae"] == pytest.approx((2 * (sum(range(500)) - 498) + 0.5) / 1001)
+
+
+def test_parquet_names_with_dots_and_null_booleans(tmp_path, capsys):
+    pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    path = write(tmp_path / "a.parquet", {"p.low": [7.0, 8.0], "p": [1.0, 2.0], "y": [1.0, 2.0], "b": pa.array([True, None])})
+    assert run(path, "--truth", "y", "--pred", "p", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["scores"]["mae"] == 0
+    assert run(path, "--truth", "b", "--pred", "p") == 2
+    assert "b: expected no NaN, got 1 of 2 rows, the first in row 1" in capsys.readouterr().err
 
 
 def test_parquet_types_and_nulls(tmp_path, capsys, monkeypatch):

@@ -221,3 +221,44 @@ def test_no_torch_is_needed():
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert out.stdout.split() == ["1.0", "0.5"], out.stderr
     assert scores.xauc is ops.xauc
+
+
+def test_the_reference_calls_no_compiled_kernel(monkeypatch):
+    called = []
+
+    class Spy:
+        def __getattr__(self, name):
+            called.append(name)
+            raise AssertionError
+
+    monkeypatch.setattr(ordkernels._backend, "host_module", Spy)
+    for make, update in MAKERS.values():
+        with ordkernels.use_backend("reference"):
+            update(make(), *rows(50)).result()
+    assert not called
+    with ordkernels.use_backend("cpu"), pytest.raises(AssertionError):
+        stream.Errors().update([1.0], [2.0])
+    assert called == ["errors"]
+
+
+def test_a_forced_backend_that_cannot_run_says_why():
+    for name, (make, update) in MAKERS.items():
+        if name in ("crps", "pinball"):  # NumPy on every backend
+            continue
+        with ordkernels.use_backend("triton"), pytest.raises(RuntimeError, match="cannot run on the backend 'triton': .* NumPy arrays"):
+            update(make(), *rows(5))
+
+
+def test_a_state_whose_parts_do_not_fit_is_refused_and_changes_nothing():
+    jsd = stream.GroupedJSD(EDGES).update([0.0, 1.0], [1.0, 1.0], [1, 2])
+    before = jsd.result()
+    with pytest.raises(ValueError, match=r"state\['_counts'\]: expected shape \[5, 2, 4\], got \[2, 2, 4\]"):
+        jsd.load_state({**jsd.state(), "_ids": np.arange(5)})
+    assert jsd.result() == before
+
+
+def test_samples_of_bfloat16_and_ragged_lists():
+    torch = pytest.importorskip("torch")
+    assert stream.SampleScores().update(torch.tensor([[0.0, 2.0]]).bfloat16(), torch.tensor([1.0]).bfloat16()).result() == 0.5
+    with pytest.raises(ValueError, match="samples: expected shape"):
+        stream.SampleScores().update([[1.0], [1.0, 2.0]], [1.0, 2.0])
