@@ -245,7 +245,7 @@ def test_a_forced_backend_that_cannot_run_says_why():
     for name, (make, update) in MAKERS.items():
         if name in ("crps", "pinball"):  # NumPy on every backend
             continue
-        with ordkernels.use_backend("triton"), pytest.raises(RuntimeError, match="cannot run on the backend 'triton': .* NumPy arrays"):
+        with ordkernels.use_backend("triton"), pytest.raises(RuntimeError, match=r"cannot run on the backend 'triton': .* NumPy arrays"):
             update(make(), *rows(5))
 
 
