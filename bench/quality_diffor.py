@@ -170,7 +170,7 @@ def ablation_makers(name: str, args: argparse.Namespace) -> dict[str, Maker]:
 
 
 def diffor(train: Split, seed: int, name: str, args: argparse.Namespace, options: dict[str, Any]) -> Predictor:
-    model = DiffoR(*widths(train), **{"denoiser": "mlp", "discrete": name not in ("kuairand", "cdnow"), **options})
+    model = DiffoR(*widths(train), **{"discrete": name not in ("kuairand", "cdnow"), **options})
     return generative(trained(model, train, seed, name, args), args.draws)
 
 

@@ -27,8 +27,8 @@ Maker = Callable[..., Any]
 AVERAGE, ATTENTION, OURS = "average pooling", "attention pooling", "iFusion"
 
 MODELS: dict[str, tuple[Maker, dict[str, Any]]] = {
-    AVERAGE: (PooledFusion, {"kind": "average"}),
-    ATTENTION: (PooledFusion, {"kind": "attention"}),
+    AVERAGE: (PooledFusion, {"pooling": "average"}),
+    ATTENTION: (PooledFusion, {"pooling": "attention"}),
     OURS: (IFusion, {}),
     "iFusion, chain's loss": (IFusion, IFusion.chain_loss()),
     "iFusion, paper's loss": (IFusion, IFusion.paper_loss()),

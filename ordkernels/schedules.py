@@ -15,7 +15,7 @@ from torch import Tensor
 
 from . import rng
 
-__all__ = ["NoiseSchedule", "aligned_timesteps", "check_aligned", "mixture_timesteps"]
+__all__ = ["NoiseSchedule", "aligned_timesteps", "check_aligned", "mixture_timesteps", "noise_schedule"]
 
 BASE_STEPS = 1000  # that the published ends of beta belong to
 
@@ -149,6 +149,19 @@ class NoiseSchedule:
         if name == "squaredcos_cap_v2":
             return cls.cosine(T)
         raise ValueError(f"beta_schedule: expected 'linear', 'scaled_linear' or 'squaredcos_cap_v2', got {name!r}")
+
+
+def noise_schedule(schedule: "Literal['linear', 'cosine'] | NoiseSchedule", T: int) -> NoiseSchedule:
+    """A schedule as it is, or one of T steps by name.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if isinstance(schedule, NoiseSchedule):
+        return schedule
+    if schedule not in ("linear", "cosine"):
+        raise ValueError(f"schedule: expected 'linear', 'cosine' or a NoiseSchedule, got {schedule!r}")
+    return NoiseSchedule.linear(T) if schedule == "linear" else NoiseSchedule.cosine(T)
 
 
 def aligned_timesteps(K: int, T: int, spacing: Literal["linear", "log"] = "linear") -> Tensor:

@@ -138,13 +138,13 @@ _FUSION = (Budget(1, 256, 2), Budget(1, 128, 16))  # one epoch, as its paper: fu
 WATCH_TIMES = [
     Entry("flowtime", "FlowTime", fitted(lambda task: FlowTime(*task.sizes)), Budget(4), Budget(1, 512, 2), draws=True),
     Entry(
-        "diffor", "DiffoR, MLP denoiser", fitted(lambda task: DiffoR(*task.sizes, denoiser="mlp")), Budget(4), Budget(2, 512, 2), draws=True
+        "diffor", "DiffoR, MLP denoiser", fitted(lambda task: DiffoR(*task.sizes)), Budget(4), Budget(2, 512, 2), draws=True
     ),
     Entry("gr", "GR, greedy prediction", fitted(lambda task: GenerativeRegression(*task.sizes, omega=60.0)), Budget(1, 256),
           Budget(2, 256, 4), draws=True, point=_greedy),  # one pass over all rows: it memorizes them in a second
     Entry("ifusion", "iFusion", _fusion(IFusion, **IFusion.chain_loss()), *_FUSION, draws=True, clicks=_clicks),
-    Entry("average", "average pooling", _fusion(PooledFusion, kind="average"), *_FUSION, draws=True, clicks=_clicks),
-    Entry("attention", "attention pooling", _fusion(PooledFusion, kind="attention"), *_FUSION, draws=True, clicks=_clicks),
+    Entry("average", "average pooling", _fusion(PooledFusion, pooling="average"), *_FUSION, draws=True, clicks=_clicks),
+    Entry("attention", "attention pooling", _fusion(PooledFusion, pooling="attention"), *_FUSION, draws=True, clicks=_clicks),
     Entry("regression", "value regression", fitted(lambda task: ValueRegression(*task.sizes)), Budget(4), Budget(2, 512, 2)),
     *(Entry(key, name, fitted(lambda task, model=model: model(*task.sizes)), Budget(2, 512), Budget(1, 256, 4)) for key, name, model in (
         ("wlr", "WLR, weighted logistic", WLR), ("d2q", "D2Q, quantile by duration", D2Q), ("egmn", "EGMN, mixture mean", EGMN),
@@ -165,7 +165,7 @@ def tables(full: Budget, quick: Budget, classes: bool) -> list[Entry]:
     gr = Entry("gr", "GR, greedy prediction", fitted(lambda task: GenerativeRegression(*task.sizes, unit=0.01)),
                Budget(8, 256), Budget(2, 256), draws=True, point=_greedy)  # fmt: skip
     return [
-        network("diffor", "DiffoR, MLP denoiser", lambda task: DiffoR(*task.sizes, denoiser="mlp", discrete=task.discrete), draws=True),
+        network("diffor", "DiffoR, MLP denoiser", lambda task: DiffoR(*task.sizes, discrete=task.discrete), draws=True),
         *([] if classes else [gr]),
         network("regression", "value regression", lambda task: TableRegression(task.sizes[2])),
         network("absolute", "absolute-error regression", lambda task: TableRegression(task.sizes[2], objective="absolute")),

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import ops
-from .._validation.numbers import positive_sizes
+from .._validation.flags import with_flags
+from .._validation.numbers import one_of, positive_sizes
 from ..nn.flows import Constrained
 from ..nn.priors import DiffusionPrior, FlowPrior, StandardPrior
 from ..samplers import FlowSampler
-from .features import FeatureEncoder, TargetModel, check_batch
+from ._base import GenerativeModel
+from ._checks import check_batch
+from ._encoders import EncoderConfig, FeatureEncoder
 
-__all__ = ["FlowTime"]
+__all__ = ["FlowTime", "FlowTimeLoss", "PriorConfig"]
 
 
 class Condition(NamedTuple):
@@ -27,24 +31,73 @@ class Condition(NamedTuple):
     has_item: Tensor
 
 
-class FlowTime(TargetModel):
-    """Watch time generated in one pass: a VAE whose prior is a planar flow made from the row's own histories.
+@dataclass(frozen=True)
+class PriorConfig:
+    """FlowTime's prior over the latent.
 
-    Draws: ``z_0 ~ N(0, I)``, ``z = flow(z_0; h)``, ``yhat = decoder(z, x)``, with ``h`` the encoded quantiles of the user's
-    and the item's past targets; a row's draws are its predictive distribution. Training:
+    Attributes:
+        prior: ``"flow"``; the paper's ablations ``"ddpm"``, ``"flow_matching"``, ``"none"`` (standard normal).
+        constrained: of ``ops.planar_flow``, for ``"flow"``.
+        steps: of the chain, for ``"ddpm"`` and ``"flow_matching"``.
+
+    Raises:
+        ValueError: an unknown prior, steps below 1.
+    """
+
+    prior: Literal["flow", "ddpm", "flow_matching", "none"] = "flow"
+    constrained: Constrained = True
+    steps: int = 10
+
+    def __post_init__(self) -> None:
+        one_of("prior", self.prior, ("flow", "ddpm", "flow_matching", "none"))
+        positive_sizes(steps=self.steps)
+
+
+@dataclass(frozen=True)
+class FlowTimeLoss:
+    """Weights of FlowTime's loss.
+
+    Attributes:
+        huber_weight: of the posterior's reconstruction.
+        kl_weight: of the posterior's divergence from the prior's noise.
+        wdist_weight: of the distance between the draws' and the histories' quantiles.
+        crps_weight: of the CRPS of prior draws.
+        crps_space: CRPS of ``log1p`` values (``"log"``), of ``"linear"`` ones, or the sum of ``"both"``.
+
+    Raises:
+        ValueError: an unknown space.
+    """
+
+    huber_weight: float = 0.1
+    kl_weight: float = 0.01
+    wdist_weight: float = 0.1
+    crps_weight: float = 1.0
+    crps_space: Literal["both", "linear", "log"] = "both"
+
+    def __post_init__(self) -> None:
+        one_of("crps_space", self.crps_space, ("both", "linear", "log"))
+
+
+class FlowTime(GenerativeModel):
+    r"""Watch time generated in one pass: a VAE whose prior is a planar flow made from the row's own histories.
+
+    .. math:: z_0 \sim N(0, I), \quad z = \mathrm{flow}(z_0; h), \quad \hat y = \mathrm{decoder}(z, x)
+
+    with ``h`` the encoded quantiles of the user's and the item's past targets; a row's draws are its predictive distribution.
+    Training:
 
         ``huber_weight Huber(y, decoder(flow(z_0))) + kl_weight KL(q(z_0 | y, x) || N(0, I)) + wdist_weight W-dist + crps_weight CRPS``
 
-    with ``z_0`` from the posterior in the first two, and ``quantiles`` prior draws in the last two: W-dist draws their
+    with ``z_0`` from the posterior in the first two, and ``quantiles`` prior draws in the last two: W-dist pulls their
     order statistics to the user's (share ``lam``) and the item's history quantiles, CRPS to the row's own target. A side
     without history gives its W-dist weight to the other; a row without either has no such term. Seconds (or whatever
-    the unit is) are divided by the training targets' deviation in every loss; inside, values are ``log1p`` of seconds.
+    the unit is) are divided by the training targets' standard deviation in every loss; inside, values are ``log1p`` of seconds.
 
-    **Ours, not the paper's:** the CRPS term. The paper's loss never compares a prior draw with the row's target, and
-    what W-dist pulls the draws to is the history, whatever the row's features say. ``FlowTime.paper_loss()`` has the
-    arguments of the paper's loss. Also ours: the weights (the paper gives none; at ``huber_weight=1``
-    the draws come out narrower, and 80 % intervals hold fewer rows), embeddings that start at zero and are
-    dropped in training, histories dropped in training, and ``decoder_patterns``: the decoder sees ``h`` too.
+    **Deviations from the paper:** the CRPS term: the paper's loss never compares a prior draw with the row's target, and
+    what W-dist pulls the draws to is the history, whatever the row's features say (``FlowTime.paper_loss()`` has the
+    arguments of the paper's loss). The weights (the paper gives none; at ``huber_weight=1`` the draws come out narrower, and
+    80 % intervals hold fewer rows), embeddings that start at zero and are dropped in training, histories dropped in
+    training, and ``decoder_patterns``: the decoder sees ``h`` too.
 
     ===============================  ================================================================================
     ``user``, ``item``               int64 ``[B]``
@@ -55,31 +108,37 @@ class FlowTime(TargetModel):
     ===============================  ================================================================================
 
     Args:
-        n_users, n_items: sizes of the id embeddings.
+        n_users: rows of the user embedding.
+        n_items: rows of the item embedding.
         dense_width: columns of ``dense``.
-        latent, hidden: widths D of the latent and of the networks.
+        latent: D of the latent.
+        hidden: width of the networks.
         layers: planar layers K; the paper has 1 to 8 and finds 4 best.
         quantiles: L, of the histories and of the prior draws in training.
         lam: W-dist's share of the user's side.
-        prior: ``"flow"``; the paper's ablations ``"ddpm"``, ``"flow_matching"``, ``"none"`` (standard normal).
-        constrained: of ``ops.planar_flow``.
-        encoder: of the quantiles: ``"transformer"`` or ``"mlp"``.
-        user_history, item_history: False takes that side's history away.
-        crps_space: CRPS of ``log1p`` values, of ``"linear"`` ones, or the sum of both.
-        diffusion_steps: of the ``"ddpm"`` and ``"flow_matching"`` priors.
+        decoder_patterns: False hides ``h`` from the decoder.
+        dropout: of the feature encoder.
+        prior_config: of the latent's prior.
+        loss_config: weights of the loss.
+        encoder_config: of ids and histories.
+        flags: fields of the three configs as plain keywords: ``FlowTime(..., prior="none", encoder="mlp")``.
 
     ``sample`` / ``predict`` / ``interval`` take a batch without ``y`` and are ``samplers.FlowSampler``'s.
 
-    Errors: ``ValueError`` naming the argument or the batch's key, what was expected and what came.
+    Raises:
+        ValueError: naming the argument or the batch's key, what was expected and what came.
+        TypeError: unknown flags.
 
     Source: FlowTime (arXiv:2606.01352), eq. 9-22 and table 4.
 
-    Example::
-
-        >>> model = FlowTime(n_users, n_items, train["dense"].shape[1])
-        >>> ordkernels.models.fit(model, train)
-        >>> seconds = model.predict(test, n=64, seed=7, row_ids=test["row"])
-        >>> low_high = model.interval(test, 0.8, row_ids=test["row"])          # [B, 2]
+    Example:
+        >>> model = FlowTime(n_users=5, n_items=9, dense_width=2, lam=0.5, prior="none")
+        >>> x = {"user": torch.tensor([0, 4]), "item": torch.tensor([8, 1]), "dense": torch.zeros(2, 2)}
+        >>> x |= {f"q_{side}": torch.ones(2, 20) for side in ("user", "item")} | {f"has_{side}": torch.ones(2) for side in ("user", "item")}
+        >>> model.loss({**x, "y": torch.tensor([3.0, 8.0])})["loss"].shape
+        torch.Size([])
+        >>> model.interval(x, 0.8, row_ids=torch.tensor([100, 101])).shape
+        torch.Size([2, 2])
     """
 
     def __init__(
@@ -93,72 +152,42 @@ class FlowTime(TargetModel):
         quantiles: int = 20,
         lam: float = 0.8,
         *,
-        prior: Literal["flow", "ddpm", "flow_matching", "none"] = "flow",
-        constrained: Constrained = True,
-        encoder: Literal["transformer", "mlp"] = "transformer",
-        user_history: bool = True,
-        item_history: bool = True,
-        huber_weight: float = 0.1,
-        kl_weight: float = 0.01,
-        wdist_weight: float = 0.1,
-        crps_weight: float = 1.0,
-        crps_space: Literal["both", "linear", "log"] = "both",
         decoder_patterns: bool = True,
-        pattern_width: int = 16,
-        id_width: int = 8,
         dropout: float = 0.2,
-        id_dropout: float = 0.8,
-        history_dropout: float = 0.2,
-        diffusion_steps: int = 10,
+        prior_config: PriorConfig | None = None,
+        loss_config: FlowTimeLoss | None = None,
+        encoder_config: EncoderConfig | None = None,
+        **flags: Any,
     ) -> None:
         super().__init__()
+        configs = prior_config or PriorConfig(), loss_config or FlowTimeLoss(), encoder_config or EncoderConfig()
+        prior, loss, encoder = with_flags(flags, *configs, renamed={"diffusion_steps": "steps"})
         positive_sizes(latent=latent, layers=layers, quantiles=quantiles)
         if not 0 <= lam <= 1:
             raise ValueError(f"lam: expected a share in [0, 1], got {lam}")
-        if crps_space not in ("both", "linear", "log"):
-            raise ValueError(f"crps_space: expected 'both', 'linear' or 'log', got {crps_space!r}")
         self.dense_width, self.quantiles, self.lam = dense_width, quantiles, lam
         self.noise_width = latent
-        self.weights = {"huber": huber_weight, "kl": kl_weight, "wdist": wdist_weight, "crps": crps_weight, "prior": 1.0}
-        self.crps_space = crps_space
+        self.weights = {
+            "huber": loss.huber_weight, "kl": loss.kl_weight, "wdist": loss.wdist_weight, "crps": loss.crps_weight, "prior": 1.0,
+        }  # fmt: skip
+        self.crps_space = loss.crps_space
         self.encoder = FeatureEncoder(
-            n_users,
-            n_items,
-            dense_width,
-            hidden=hidden,
-            quantiles=quantiles,
-            id_width=id_width,
-            pattern_width=pattern_width,
-            encoder=encoder,
-            user_history=user_history,
-            item_history=item_history,
-            dropout=dropout,
-            id_dropout=id_dropout,
-            history_dropout=history_dropout,
+            n_users, n_items, dense_width, hidden=hidden, quantiles=quantiles, dropout=dropout, config=encoder,
             patterns_in_context=decoder_patterns,
-        )
-        patterns = self.encoder.pattern_width
+        )  # fmt: skip
         self.posterior = nn.Sequential(nn.Linear(hidden + 2, hidden), nn.SiLU(), nn.Linear(hidden, 2 * latent))
-        self.prior: FlowPrior | StandardPrior | DiffusionPrior
-        if prior == "flow":
-            self.prior = FlowPrior(latent, patterns, hidden, layers, constrained)
-        elif prior == "none":
-            self.prior = StandardPrior()
-        elif prior in ("ddpm", "flow_matching"):
-            self.prior = DiffusionPrior(latent, patterns, hidden, kind=prior, steps=diffusion_steps)
-        else:
-            raise ValueError(f"prior: expected 'flow', 'ddpm', 'flow_matching' or 'none', got {prior!r}")
+        self.prior = _prior(prior, latent, self.encoder.pattern_width, hidden, layers)
         self.decoder = _Decoder(latent, hidden, hidden)
 
     @staticmethod
-    def paper_loss() -> dict[str, float]:
+    def paper_loss() -> dict[str, Any]:
         """Arguments for the paper's own loss: Huber + 0.01 KL + W-dist, no CRPS."""
         return {"huber_weight": 1.0, "kl_weight": 0.01, "wdist_weight": 1.0, "crps_weight": 0.0}
 
     def loss(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The training loss on one batch, and its parts: ``loss`` (the total), ``huber``, ``kl``, ``wdist``, ``crps``."""
         check_batch(batch, self.dense_width, self.quantiles, target=True)
-        self._prepare_if_new(batch)
+        self._prepare_on_first_batch(batch)
         y, L = batch["y"].to(self.scale.dtype), self.quantiles
         c = self._encode(batch)
         log_y = torch.log1p(y / self.unit)
@@ -200,9 +229,8 @@ class FlowTime(TargetModel):
             terms.append(ops.crps(draws, y, fair=True))
         return torch.stack(terms).sum(dim=0).mean()
 
-    # ------------------------------------------------------------------------------------------- sampling
-
     def condition(self, x: dict[str, Tensor]) -> Condition:
+        """What the rows' draws are conditioned on, for the sampler."""
         check_batch(x, self.dense_width, self.quantiles, target=False)
         return self._encode(x)
 
@@ -210,23 +238,9 @@ class FlowTime(TargetModel):
         """Draws ``[B, n]``, in the target's unit, for noise ``[B, n, D]``."""
         return torch.expm1(self._log_value(self.prior(noise, condition.patterns), condition)) * self.unit
 
-    def sample(self, x: dict[str, Tensor], n: int, seed: int = 0, row_ids: Tensor | None = None) -> Tensor:
-        return FlowSampler(self).sample(x, n, seed, row_ids)
-
-    def predict(
-        self,
-        x: dict[str, Tensor],
-        n: int = 32,
-        seed: int = 0,
-        row_ids: Tensor | None = None,
-        statistic: Literal["median", "mean"] = "median",
-    ) -> Tensor:
-        return FlowSampler(self).predict(x, n, seed, row_ids, statistic)
-
-    def interval(self, x: dict[str, Tensor], level: float, n: int = 128, seed: int = 0, row_ids: Tensor | None = None) -> Tensor:
-        return FlowSampler(self).interval(x, level, n, seed, row_ids)
-
-    # ------------------------------------------------------------------------------------------- pieces
+    def sampler(self) -> FlowSampler:
+        """``samplers.FlowSampler`` with its defaults."""
+        return FlowSampler(self)
 
     def _encode(self, batch: dict[str, Tensor]) -> Condition:
         return Condition(*self.encoder(batch))
@@ -234,6 +248,14 @@ class FlowTime(TargetModel):
     def _log_value(self, latents: Tensor, c: Condition) -> Tensor:
         top = torch.log1p(2 * self.largest / self.unit)
         return _rectified(self.decoder(latents, c.context)).clamp(max=top)
+
+
+def _prior(config: PriorConfig, latent: int, patterns: int, hidden: int, layers: int) -> FlowPrior | StandardPrior | DiffusionPrior:
+    if config.prior == "flow":
+        return FlowPrior(latent, patterns, hidden, layers, config.constrained)
+    if config.prior == "none":
+        return StandardPrior()
+    return DiffusionPrior(latent, patterns, hidden, process=config.prior, steps=config.steps)
 
 
 def _rectified(x: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -11,17 +12,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import ops
-from .._validation.numbers import positive_sizes
+from .._validation.flags import with_flags
+from .._validation.numbers import one_of, positive_sizes
 from ..nn import ValueDecoder
 from ..samplers import ValueSampler
 from ..vocabulary import ValueVocabulary
-from .features import TargetModel
-from .tabular import ContextEncoder
+from ._base import GenerativeModel
+from ._checks import check_capacity
+from ._encoders import ContextEncoder, EncoderConfig
 
-__all__ = ["GenerativeRegression", "sampling_rate"]
+__all__ = ["DecodingConfig", "GRLoss", "GenerativeRegression", "VocabularyConfig", "sampling_rate"]
 
 PAD, SOS, EOS, FIRST = 0, 1, 2, 3  # FIRST: of the value tokens, the largest
-_PLACES = 54  # value tokens of a model that has seen no labels: powers of two that doubles hold
+_PLACEHOLDER_VALUES = 54  # value tokens of a model that has seen no labels: powers of two that doubles hold
 Curriculum = Literal["inverse_sigmoid", "linear", "exponential"]
 
 
@@ -32,10 +35,21 @@ def sampling_rate(curriculum: Curriculum | float, iteration: Tensor, p0: float =
     cannot overflow; half of ``p0`` at ``i = omega ln omega =: h``. ``"linear"``: ``p0 max(0, 1 - i / (2 h))``;
     ``"exponential"``: ``p0 2^(-i / h)``, so both are at half there too. A number is that rate throughout.
 
-    Source: GR (arXiv:2412.20211), eq. 9 and section 4.5; the common half-time is ours.
+    Args:
+        curriculum: a name, or the rate itself.
+        iteration: ``[]`` or any shape.
+        p0: the rate at the start.
+        omega: above 1; larger: a slower fall.
 
-    Example::
+    Returns:
+        Of the iteration's shape.
 
+    Raises:
+        ValueError: an unknown name.
+
+    Source: GR (arXiv:2412.20211), eq. 9 and section 4.5. Deviation from the paper: the common half-time.
+
+    Example:
         >>> import math, torch
         >>> sampling_rate("inverse_sigmoid", torch.tensor(100 * math.log(100)))
         tensor(0.5000)
@@ -53,7 +67,104 @@ def sampling_rate(curriculum: Curriculum | float, iteration: Tensor, p0: float =
     raise ValueError(f"curriculum: expected 'inverse_sigmoid', 'linear', 'exponential' or a probability, got {curriculum!r}")
 
 
-class GenerativeRegression(TargetModel):
+@dataclass(frozen=True)
+class VocabularyConfig:
+    """How GR writes targets as tokens.
+
+    Attributes:
+        vocabulary: ``"dynamic"`` (quantiles of what is left, step by step), ``"manual"`` (1-3-5 times powers of ten),
+            ``"binary"`` (powers of two; its table 3), or a fitted ``ValueVocabulary``.
+        unit: the vocabulary's integer unit in the target's: 0.001 writes seconds in milliseconds, 0.01 dollars in cents.
+        tolerance: labels are written to within this share of themselves.
+        max_tokens: bound on the sequence with SOS; the longest training label decides below it.
+
+    Raises:
+        ValueError: an unknown vocabulary, numbers out of range.
+    """
+
+    vocabulary: Literal["dynamic", "manual", "binary"] | ValueVocabulary = "dynamic"
+    unit: float = 0.001
+    tolerance: float = 0.001
+    max_tokens: int = 20
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.vocabulary, ValueVocabulary) and self.vocabulary not in ("dynamic", "manual", "binary"):
+            raise ValueError(f"vocabulary: expected 'dynamic', 'manual', 'binary' or a ValueVocabulary, got {self.vocabulary!r}")
+        if not self.unit > 0 or not math.isfinite(self.unit):
+            raise ValueError(f"unit: expected a positive number, got {self.unit}")
+        if not 0 <= self.tolerance < 1:
+            raise ValueError(f"tolerance: expected a share in [0, 1), got {self.tolerance}")
+        if self.max_tokens < 2:
+            raise ValueError(f"max_tokens: expected at least 2, SOS and EOS, got {self.max_tokens}")
+
+
+@dataclass(frozen=True)
+class GRLoss:
+    """GR's curriculum and loss.
+
+    Attributes:
+        clem: False is plain teacher forcing: one pass, predictions fed back as they are (its table 4 (b)).
+        mixup: ``"window"`` (the paper's), ``"full"`` (over the whole vocabulary, as the authors' code) or None (table 4 (d));
+            used in training and by greedy decoding.
+        window: of mixup and of the value read out: ``window // 2`` tokens on each side.
+        curriculum: how p falls, ``"inverse_sigmoid"``, ``"linear"``, ``"exponential"`` (table 4 (e), (f)), or a fixed p: 0.5
+            and 0 (table 4 (g), (h)); 1 is teacher forcing with mixup at decoding alone (table 4 (c)).
+        p0: as in ``sampling_rate``.
+        omega: as in ``sampling_rate``.
+        token_weight: of the tokens' cross-entropy.
+        huber_weight: of the value's Huber loss.
+
+    Raises:
+        ValueError: unknown names, numbers out of range.
+    """
+
+    clem: bool = True
+    mixup: Literal["window", "full"] | None = "window"
+    window: int = 20
+    curriculum: Curriculum | float = "inverse_sigmoid"
+    p0: float = 1.0
+    omega: float = 100.0
+    token_weight: float = 10.0
+    huber_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.mixup not in ("window", "full", None):
+            raise ValueError(f"mixup: expected 'window', 'full' or None, got {self.mixup!r}")
+        if self.window < 0:
+            raise ValueError(f"window: expected at least 0, got {self.window}")
+        rates = {"p0": self.p0} if isinstance(self.curriculum, str) else {"p0": self.p0, "curriculum": self.curriculum}
+        for name, value in rates.items():
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name}: expected a probability in [0, 1], got {value}")
+        if not self.omega > 1:
+            raise ValueError(f"omega: expected a number above 1, got {self.omega}")
+        if self.token_weight < 0 or self.huber_weight < 0:
+            raise ValueError(f"token_weight, huber_weight: expected at least 0, got {self.token_weight}, {self.huber_weight}")
+        sampling_rate(self.curriculum, torch.zeros(()), self.p0, self.omega)  # an unknown name raises here
+
+
+@dataclass(frozen=True)
+class DecodingConfig:
+    """How GR generates sequences and reads them.
+
+    Attributes:
+        readout: of greedy decoding: ``"windowed"``, as in the loss, or ``"tokens"``, the sum of the tokens' values.
+        monotone: only sequences that do not increase, as all labels' are; a deviation from the paper.
+        capacity: rows have a largest value, ``capacity`` in the batch; a deviation from the paper.
+
+    Raises:
+        ValueError: an unknown readout.
+    """
+
+    readout: Literal["windowed", "tokens"] = "windowed"
+    monotone: bool = True
+    capacity: bool = False
+
+    def __post_init__(self) -> None:
+        one_of("readout", self.readout, ("windowed", "tokens"))
+
+
+class GenerativeRegression(GenerativeModel):
     r"""Generative regression: a target is written in tokens of fixed values, largest first, and a Transformer decoder
     generates them from one memory vector per row.
 
@@ -84,38 +195,42 @@ class GenerativeRegression(TargetModel):
     ========================  ===================================================================================
 
     Args:
-        n_users, n_items: sizes of the id tables; both 0 for plain tables.
+        n_users: rows of the user embedding; 0 for plain tables.
+        n_items: rows of the item embedding; 0 for plain tables.
+        dense_width: columns of ``dense``.
         hidden: width of the memory vector and of the decoder (its d_model).
-        layers, heads, ffn: of the decoder.
-        vocabulary: ``"dynamic"`` (quantiles of what is left, step by step), ``"manual"`` (1-3-5 times powers of ten),
-            ``"binary"`` (powers of two; its table 3), or a fitted ``ValueVocabulary``.
-        unit: the vocabulary's integer unit in the target's: 0.001 writes seconds in milliseconds, 0.01 dollars in cents.
-        tolerance: labels are written to within this share of themselves.
-        max_tokens: bound on the sequence with SOS; the longest training label decides below it.
-        clem: False is plain teacher forcing: one pass, predictions fed back as they are (table 4 (b)).
-        mixup: ``"window"`` (the paper's), ``"full"`` (over the whole vocabulary, as the authors' code) or None (table 4 (d));
-            used in training and by greedy decoding.
-        window: of mixup and of the value read out: ``window // 2`` tokens on each side.
-        curriculum: how p falls, ``"inverse_sigmoid"``, ``"linear"``, ``"exponential"`` (table 4 (e), (f)), or a fixed p: 0.5
-            and 0 (table 4 (g), (h)); 1 is teacher forcing with mixup at decoding alone (table 4 (c)).
-        p0, omega: as in ``sampling_rate``.
-        readout: of greedy decoding: ``"windowed"``, as in the loss, or ``"tokens"``, the sum of the tokens' values.
-        monotone: decode only sequences that do not increase, as all labels' are; ours.
-        encoder: of the histories, ``"transformer"`` or ``"mlp"``; the other arguments as ``FlowTime``.
+        layers: of the decoder.
+        attention_heads: of the decoder.
+        ffn: hidden units of the decoder's feed-forward parts.
+        quantiles: L, of the histories.
+        dropout: of the context encoder and the decoder.
+        vocabulary_config: how targets are written.
+        loss_config: curriculum and weights of the loss.
+        decoding_config: how sequences are generated and read.
+        encoder_config: of ids and histories.
+        flags: fields of the four configs as plain keywords: ``GenerativeRegression(..., unit=0.01, mixup=None)``.
 
-    Errors: ``ValueError`` for unknown names, sizes below 1, probabilities out of range, malformed batches, and labels that
-    the vocabulary cannot write.
+    Raises:
+        ValueError: unknown names, sizes below 1, probabilities out of range, malformed batches, and labels that the
+            vocabulary cannot write.
+        TypeError: unknown flags.
 
-    Source: GR (arXiv:2412.20211), sections 3.2 to 3.5, tables 3 and 4. The common encoder of this package stands for its
-    feed-forward one; ``monotone`` and ``capacity`` are ours.
+    Source: GR (arXiv:2412.20211), sections 3.2 to 3.5, tables 3 and 4. Deviations from the paper: the common encoder of
+    this package stands for its feed-forward one; ``monotone`` and ``capacity``.
 
-    Example::
-
-        >>> train, test = ordkernels.data.cdnow()
-        >>> model = GenerativeRegression(dense_width=train["dense"].shape[1], unit=0.01)
-        >>> ordkernels.models.fit(model, train, epochs=10, batch_size=512)
-        >>> dollars = model.predict(test, n=64, row_ids=test["row"])
+    Example:
+        >>> train = {"dense": torch.randn(64, 2), "y": torch.arange(64) * 1.5}
+        >>> model = GenerativeRegression(dense_width=2, unit=0.01)
+        >>> model.prepare(train)
+        >>> model.predict({"dense": train["dense"]}, n=64, row_ids=torch.arange(64)).shape
+        torch.Size([64])
     """
+
+    vocabulary_values: Tensor  # in units, descending
+    vocabulary_unit: Tensor  # the float64's bits: a cast of the model to another floating type leaves it alone
+    token_values: Tensor  # [V], in the target's unit
+    longest: Tensor  # sequence, SOS and EOS counted
+    iteration: Tensor
 
     def __init__(
         self,
@@ -124,85 +239,46 @@ class GenerativeRegression(TargetModel):
         dense_width: int = 1,
         hidden: int = 64,
         layers: int = 2,
-        heads: int = 4,
+        attention_heads: int = 4,
         ffn: int = 256,
         quantiles: int = 20,
         *,
-        vocabulary: Literal["dynamic", "manual", "binary"] | ValueVocabulary = "dynamic",
-        unit: float = 0.001,
-        tolerance: float = 0.001,
-        max_tokens: int = 20,
-        clem: bool = True,
-        mixup: Literal["window", "full"] | None = "window",
-        window: int = 20,
-        curriculum: Curriculum | float = "inverse_sigmoid",
-        p0: float = 1.0,
-        omega: float = 100.0,
-        token_weight: float = 10.0,
-        huber_weight: float = 1.0,
-        readout: Literal["windowed", "tokens"] = "windowed",
-        monotone: bool = True,
-        capacity: bool = False,
-        encoder: Literal["transformer", "mlp"] = "transformer",
-        user_history: bool = True,
-        item_history: bool = True,
-        pattern_width: int = 16,
-        id_width: int = 8,
         dropout: float = 0.1,
-        id_dropout: float = 0.8,
-        history_dropout: float = 0.2,
+        vocabulary_config: VocabularyConfig | None = None,
+        loss_config: GRLoss | None = None,
+        decoding_config: DecodingConfig | None = None,
+        encoder_config: EncoderConfig | None = None,
+        **flags: Any,
     ) -> None:
         super().__init__()
-        positive_sizes(hidden=hidden, layers=layers, heads=heads, ffn=ffn)
-        if not isinstance(vocabulary, ValueVocabulary) and vocabulary not in ("dynamic", "manual", "binary"):
-            raise ValueError(f"vocabulary: expected 'dynamic', 'manual', 'binary' or a ValueVocabulary, got {vocabulary!r}")
-        if mixup not in ("window", "full", None):
-            raise ValueError(f"mixup: expected 'window', 'full' or None, got {mixup!r}")
-        if readout not in ("windowed", "tokens"):
-            raise ValueError(f"readout: expected 'windowed' or 'tokens', got {readout!r}")
-        for name, value in (("p0", p0), *((("curriculum", curriculum),) if not isinstance(curriculum, str) else ())):
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name}: expected a probability in [0, 1], got {value}")
-        if not omega > 1:
-            raise ValueError(f"omega: expected a number above 1, got {omega}")
-        if not 0 <= tolerance < 1:
-            raise ValueError(f"tolerance: expected a share in [0, 1), got {tolerance}")
-        if not unit > 0 or not math.isfinite(unit):
-            raise ValueError(f"unit: expected a positive number, got {unit}")
-        if max_tokens < 2:
-            raise ValueError(f"max_tokens: expected at least 2, SOS and EOS, got {max_tokens}")
-        if window < 0:
-            raise ValueError(f"window: expected at least 0, got {window}")
-        if token_weight < 0 or huber_weight < 0:
-            raise ValueError(f"token_weight, huber_weight: expected at least 0, got {token_weight}, {huber_weight}")
-        self.mixup = mixup if clem else None
-        self.curriculum: Curriculum | float = curriculum if clem else 1.0
-        self.window, self.p0, self.omega, self.tolerance, self.max_tokens = window, p0, omega, tolerance, max_tokens
-        self.token_weight, self.huber_weight = token_weight, huber_weight
-        self.readout, self.monotone, self.capacity = readout, monotone, capacity
-        sampling_rate(self.curriculum, torch.zeros(()), p0, omega)  # an unknown name raises here
-
-        self.encoder = ContextEncoder(
-            n_users, n_items, dense_width, hidden, quantiles, kind=encoder, user_history=user_history, item_history=item_history,
-            pattern_width=pattern_width, id_width=id_width, dropout=dropout, id_dropout=id_dropout, history_dropout=history_dropout,
-        )  # fmt: skip
-        self.batch_keys = (*self.encoder.keys, *(("capacity",) if capacity else ()), "y")
-        self.vocabulary_kind = vocabulary if isinstance(vocabulary, str) else "given"
-        placeholder = ValueVocabulary(2 ** np.arange(_PLACES), unit=unit)  # until prepare has seen labels
-        self.register_buffer("vocabulary_values", torch.empty(0, dtype=torch.int64))  # in units, descending
-        self.register_buffer("vocabulary_unit", _bits(unit))
-        self.register_buffer("longest", torch.tensor(max_tokens))  # sequence, SOS and EOS counted
+        writing, loss, decoding, encoder = with_flags(
+            flags,
+            vocabulary_config or VocabularyConfig(),
+            loss_config or GRLoss(),
+            decoding_config or DecodingConfig(),
+            encoder_config or EncoderConfig(),
+            renamed={"heads": "attention_heads"},
+        )
+        positive_sizes(hidden=hidden, layers=layers, attention_heads=attention_heads, ffn=ffn)
+        self.loss_config, self.window = loss, loss.window
+        self.mixup = loss.mixup if loss.clem else None
+        self.curriculum: Curriculum | float = loss.curriculum if loss.clem else 1.0
+        self.readout, self.monotone, self.capacity = decoding.readout, decoding.monotone, decoding.capacity
+        self.tolerance, self.max_tokens = writing.tolerance, writing.max_tokens
+        self.encoder = ContextEncoder(n_users, n_items, dense_width, hidden, quantiles, dropout=dropout, config=encoder)
+        self.batch_keys = (*self.encoder.keys, *(("capacity",) if self.capacity else ()), "y")
+        given = writing.vocabulary
+        self.vocabulary_from = given if isinstance(given, str) else "given"
+        placeholder = ValueVocabulary(2 ** np.arange(_PLACEHOLDER_VALUES), unit=writing.unit)  # until prepare has seen labels
+        self.register_buffer("vocabulary_values", torch.empty(0, dtype=torch.int64))
+        self.register_buffer("vocabulary_unit", _bits(writing.unit))
+        self.register_buffer("longest", torch.tensor(self.max_tokens))
         self.register_buffer("iteration", torch.zeros((), dtype=torch.int64))
-        self.decoder = ValueDecoder(placeholder.size, hidden, heads, ffn, layers, dropout=dropout)
-        self.steps, self._vocabulary, self.token_values = max_tokens, placeholder, torch.from_numpy(placeholder.token_values)
-        self._use(vocabulary if isinstance(vocabulary, ValueVocabulary) else placeholder)
-        self.register_load_state_dict_pre_hook(_make_room)
-
-    vocabulary_values: Tensor
-    vocabulary_unit: Tensor  # the float64's bits: a cast of the model to another floating type leaves it alone
-    token_values: Tensor  # [V], in the target's unit
-    longest: Tensor
-    iteration: Tensor
+        self.decoder = ValueDecoder(placeholder.size, hidden, attention_heads, ffn, layers, dropout=dropout)
+        self.longest_sequence, self._vocabulary = self.max_tokens, placeholder
+        self.token_values = torch.from_numpy(placeholder.token_values)
+        self._use(placeholder if isinstance(given, str) else given)
+        self.register_load_state_dict_pre_hook(_resize_for_checkpoint)
 
     @property
     def vocabulary(self) -> ValueVocabulary:
@@ -214,10 +290,10 @@ class GenerativeRegression(TargetModel):
         super().prepare(train)
         y = train["y"].detach().double().cpu().numpy()
         unit = self.vocabulary.unit
-        if self.vocabulary_kind == "dynamic":
+        if self.vocabulary_from == "dynamic":
             self._use(ValueVocabulary.fit(y, unit=unit))
-        elif self.vocabulary_kind != "given":
-            make = ValueVocabulary.manual if self.vocabulary_kind == "manual" else ValueVocabulary.binary
+        elif self.vocabulary_from != "given":
+            make = ValueVocabulary.manual if self.vocabulary_from == "manual" else ValueVocabulary.binary
             self._use(make(y, unit=unit))
         lengths = self.vocabulary.encode(y, self.max_tokens, self.tolerance)[1]
         self.longest.fill_(int(lengths.max()) + 2)
@@ -236,32 +312,32 @@ class GenerativeRegression(TargetModel):
         unit = float(self.vocabulary_unit.cpu().view(torch.float64))
         self._vocabulary = ValueVocabulary(self.vocabulary_values.cpu().numpy(), unit=unit)
         self.token_values = torch.from_numpy(self._vocabulary.token_values)
-        self._place()
-        self.steps = int(self.longest)
+        self._move_token_values()
+        self.longest_sequence = int(self.longest)
         _resize(self.decoder, len(self.token_values))
 
-    def _place(self) -> None:
-        """The tokens' values where the weights are; never narrower than fp32, which milliseconds of an hour need."""
+    def _move_token_values(self) -> None:
+        """To where the weights are; never narrower than fp32, which milliseconds of an hour need."""
         weight = self.decoder.linear.weight
         if not weight.is_meta:
             self.token_values = self.token_values.to(weight.device, torch.float64 if weight.dtype == torch.float64 else torch.float32)
 
     def _apply(self, *args: Any, **kwargs: Any) -> Any:  # to another device or dtype
         super()._apply(*args, **kwargs)
-        self._place()
+        self._move_token_values()
         return self
 
-    def _note_prepared(self) -> None:  # after a state_dict was loaded
-        super()._note_prepared()
+    def _after_loading(self) -> None:  # after a state_dict was loaded
+        super()._after_loading()
         self._restore()
 
     def loss(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The training loss on one batch, and its parts: ``loss`` (the total), ``tokens``, ``huber``, ``p``."""
         self.encoder.check(batch, target=True)
-        self._prepare_if_new(batch)
+        self._prepare_on_first_batch(batch)
         y = batch["y"]
         tokens = self._tokens(y)  # [B, T]
-        p = sampling_rate(self.curriculum, self.iteration, self.p0, self.omega)
+        p = sampling_rate(self.curriculum, self.iteration, self.loss_config.p0, self.loss_config.omega)
         logits = self._logits(tokens, self.encoder(batch), p)
         written = tokens != PAD
         value = ops.windowed_value(logits, self.token_values, window=self.window)  # [B, T]
@@ -272,7 +348,7 @@ class GenerativeRegression(TargetModel):
         }
         if self.training:
             self.iteration += 1
-        total = self.token_weight * parts["tokens"] + self.huber_weight * parts["huber"]
+        total = self.loss_config.token_weight * parts["tokens"] + self.loss_config.huber_weight * parts["huber"]
         return {"loss": total, **{k: v.detach() for k, v in parts.items()}, "p": p}
 
     def _tokens(self, y: Tensor) -> Tensor:
@@ -295,20 +371,15 @@ class GenerativeRegression(TargetModel):
         true = torch.rand(inputs.shape, device=fed.device) < p
         return self.decoder(self.decoder.second_pass(inputs, fed, true), memory)
 
-    # ------------------------------------------------------------------------------------------- sampling
-
     def condition(self, x: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
         """The memory vectors ``[B, M]`` of the rows, and their capacities ``[B]``, if there are any."""
         self.encoder.check(x, target=False)
-        if not self.capacity:
-            return self.encoder(x), None
-        if "capacity" not in x:
-            raise ValueError(f"batch: expected the key 'capacity', got {', '.join(sorted(x))}")
-        return self.encoder(x), x["capacity"]
+        check_capacity(x, self.capacity)
+        return self.encoder(x), x["capacity"] if self.capacity else None
 
-    def sample(self, x: dict[str, Tensor], n: int, seed: int = 0, row_ids: Tensor | None = None) -> Tensor:
-        """``n`` draws for each row, ``[B, n]``, in the target's unit."""
-        return ValueSampler(self).sample(x, n, seed, row_ids)
+    def sampler(self) -> ValueSampler:
+        """``samplers.ValueSampler`` with its defaults."""
+        return ValueSampler(self)
 
     def predict(
         self,
@@ -319,11 +390,7 @@ class GenerativeRegression(TargetModel):
         statistic: Literal["median", "mean", "greedy"] = "median",
     ) -> Tensor:
         """The median or mean of ``n`` draws, or the greedy decoding (the paper's prediction), ``[B]``."""
-        return ValueSampler(self).predict(x, n, seed, row_ids, statistic)
-
-    def interval(self, x: dict[str, Tensor], level: float, n: int = 128, seed: int = 0, row_ids: Tensor | None = None) -> Tensor:
-        """The central interval that holds ``level`` of ``n`` draws, ``[B, 2]``."""
-        return ValueSampler(self).interval(x, level, n, seed, row_ids)
+        return self.sampler().predict(x, n, seed, row_ids, statistic)
 
 
 def _bits(unit: float) -> Tensor:
@@ -338,18 +405,18 @@ def _resize(decoder: ValueDecoder, V: int) -> None:
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         more = max(V - old, 1)
-        fresh = nn.Embedding(more, decoder.d_model), nn.Linear(decoder.d_model, more)
+        added = nn.Embedding(more, decoder.d_model), nn.Linear(decoder.d_model, more)
         for parameter, new in (
-            (decoder.tok_emb.weight, fresh[0].weight),
-            (decoder.linear.weight, fresh[1].weight),
-            (decoder.linear.bias, fresh[1].bias),
+            (decoder.tok_emb.weight, added[0].weight),
+            (decoder.linear.weight, added[1].weight),
+            (decoder.linear.bias, added[1].bias),
         ):
             parameter.data = torch.cat((parameter.data, new.to(parameter)))[:V].clone()
             parameter.grad = None
     decoder.tok_emb.num_embeddings = decoder.linear.out_features = decoder.vocab_size = V
 
 
-def _make_room(module: nn.Module, state: dict[str, Tensor], prefix: str, *args: object) -> None:
+def _resize_for_checkpoint(module: nn.Module, state: dict[str, Tensor], prefix: str, *args: object) -> None:
     """Before a checkpoint is loaded: the vocabulary's and the decoder's sizes become the checkpoint's."""
     assert isinstance(module, GenerativeRegression)
     values = state.get(f"{prefix}vocabulary_values")

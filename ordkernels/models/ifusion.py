@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -9,14 +10,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .. import ops
-from .._validation.numbers import positive_sizes
+from .._validation.flags import with_flags
+from .._validation.numbers import one_of, positive_sizes
 from ..nn import MLPDenoiser, SessionDenoiser, SessionFilters
 from ..samplers import FusionSampler
-from ..schedules import NoiseSchedule
-from .diffor import _schedule
-from .interests import InterestModel, Interests
+from ..schedules import NoiseSchedule, noise_schedule
+from ._checks import check_weights
+from ._encoders import EncoderConfig
+from ._interest import InterestModel, Interests, PredictionLoss, SequenceConfig
 
-__all__ = ["IFusion"]
+__all__ = ["GuidedChainConfig", "IFusion", "IFusionLoss"]
 
 
 class Guidance(NamedTuple):
@@ -26,6 +29,83 @@ class Guidance(NamedTuple):
     g_cp: Tensor  # [B, K, D]
     g_tf: Tensor  # [B, K, D]
     mask: Tensor  # [B, K]
+
+
+@dataclass(frozen=True)
+class GuidedChainConfig:
+    """iFusion's chain and its guidance.
+
+    Attributes:
+        T: diffusion steps.
+        schedule: ``"cosine"``, ``"linear"`` or a ``NoiseSchedule``.
+        steps: of the chain.
+        denoiser_hidden: hidden units of the denoiser.
+        gamma_cp: strength of the core preferences' guidance.
+        gamma_tf: strength of the transient fluctuations' guidance.
+        guidance: ``"dcfg"``, or ``"cfg"``: one guidance, the mean of both, with strength gamma_cp.
+        parallel: every session acts on x_t itself, and what comes out is averaged (an ablation of sessions in turn).
+        drop_cp: how often the core branch is trained without guidance.
+        drop_tf: how often the transient branch is trained without guidance.
+
+    Raises:
+        ValueError: an unknown guidance, sizes below 1, strengths below 0, probabilities outside [0, 1].
+    """
+
+    T: int = 50
+    schedule: Literal["linear", "cosine"] | NoiseSchedule = "cosine"
+    steps: int = 1
+    denoiser_hidden: int = 256
+    gamma_cp: float = 2.0
+    gamma_tf: float = 1.0
+    guidance: Literal["dcfg", "cfg"] = "dcfg"
+    parallel: bool = False
+    drop_cp: float = 0.1
+    drop_tf: float = 0.1
+
+    def __post_init__(self) -> None:
+        positive_sizes(T=self.T, steps=self.steps, denoiser_hidden=self.denoiser_hidden)
+        one_of("guidance", self.guidance, ("dcfg", "cfg"))
+        check_weights(gamma_cp=self.gamma_cp, gamma_tf=self.gamma_tf)
+        for name, p in (("drop_cp", self.drop_cp), ("drop_tf", self.drop_tf)):
+            if not 0 <= p <= 1:
+                raise ValueError(f"{name}: expected a probability in [0, 1], got {p}")
+
+
+@dataclass(frozen=True)
+class IFusionLoss(PredictionLoss):
+    """Weights of iFusion's loss; 0 takes a term away (and its part of the batch: ``click_weight=0`` needs no ``click``).
+
+    Attributes:
+        click_weight: of the click head's cross-entropy.
+        number_weight: of the number head's pinball losses.
+        evolution_weight: of the next session's prediction.
+        disentangle_weight: of what both guidances of a session share.
+        consistency_weight: of the difference between two noise levels.
+        chain_weight: of click and number read off the chain's own output.
+        disentangle: how what they share is measured: ``"dot"``, ``"cosine"`` or ``"gradient"``.
+
+    Raises:
+        ValueError: an unknown measure, weights below 0, click and number both 0.
+    """
+
+    evolution_weight: float = 0.1
+    disentangle_weight: float = 0.01
+    consistency_weight: float = 0.1
+    chain_weight: float = 1.0
+    disentangle: Literal["dot", "cosine", "gradient"] = "dot"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of("disentangle", self.disentangle, ("dot", "cosine", "gradient"))
+        check_weights(**{f"{name}_weight": weight for name, weight in self.extra.items()})
+
+    @property
+    def extra(self) -> dict[str, float]:
+        """Weights of the terms beside the predictions'."""
+        return {
+            "evolution": self.evolution_weight, "disentangle": self.disentangle_weight, "consistency": self.consistency_weight,
+            "chain": self.chain_weight,
+        }  # fmt: skip
 
 
 class IFusion(InterestModel):
@@ -45,7 +125,7 @@ class IFusion(InterestModel):
       directions ``f_cp - f_un`` and ``f_tf - f_un`` in which the two pull x_t, per row (``"gradient"``: the score of a
       guidance is in proportion to it), averaged over what is there;
     - ``consistency``: ``mean over D of (f(x_t1) - f(x_t2))^2`` of task mode, over rows with sessions;
-    - ``chain``, **ours, not the paper's:** click and number of what inference itself makes of the row, which starts from ``h_L``
+    - ``chain``, **not the paper's:** click and number of what inference itself makes of the row, which starts from ``h_L``
       without noise and extrapolates by both gammas; nothing in the paper's losses ever sees that. ``IFusion.paper_loss()``
       has the arguments without it, ``IFusion.chain_loss()`` those with little else.
 
@@ -67,31 +147,40 @@ class IFusion(InterestModel):
     ``data.kuairand_sessions`` and ``data.movielens`` give all of them.
 
     Args:
-        n_users, n_items, dense_width, hidden, quantiles: of the ids, features and history quantiles, as in ``FlowTime``.
-        latent: D; sessions: K.
-        T, schedule: diffusion steps; ``"cosine"``, ``"linear"`` or a ``NoiseSchedule``. steps: of the chain.
-        gamma_cp, gamma_tf: strengths of guidance. guidance: ``"dcfg"``, or ``"cfg"``: one guidance, the mean of both, with
-            strength gamma_cp.
-        parallel: every session acts on x_t itself, and what comes out is averaged (an ablation of sessions in turn).
-        drop_cp, drop_tf: how often a branch is trained without guidance.
-        click_weight, number_weight, evolution_weight, disentangle_weight, consistency_weight, chain_weight: 0 takes a loss
-            away (and its part of the batch: ``click_weight=0`` needs no ``click``).
-        long: of the history, the most items read; heads: of the Transformers; levels: L of the head for a number.
-        context: False hides all but the item, the history and the sessions from the heads.
+        n_users: rows of the user embedding.
+        n_items: rows of the item embedding.
+        dense_width: columns of ``dense``.
+        latent: D.
+        hidden: width of the context and of half the heads' layers.
+        sessions: K.
+        quantiles: L of the history quantiles.
+        dropout: of all networks.
+        chain_config: the chain and its guidance.
+        sequence_config: what is read of histories and sessions, and the heads.
+        loss_config: weights of the loss.
+        encoder_config: of ids and histories.
+        flags: fields of the four configs as plain keywords: ``IFusion(..., steps=5, gamma_tf=0.5)``.
 
-    Errors: ``TypeError`` and ``ValueError`` naming the argument or the batch's key.
+    Raises:
+        ValueError: naming the argument or the batch's key.
+        TypeError: likewise, and unknown flags.
 
-    Source: iFusion, section 4 and algorithms 1 and 2. The head for a number is ours; so is what guides with both gammas 0 in
-    training: nothing (f_un).
+    Source: iFusion, section 4 and algorithms 1 and 2. Deviations from the paper: the head for a number, ``chain``, and what
+    guides with both gammas 0 in training: nothing (f_un).
 
-    Example::
-
-        >>> train, test = ordkernels.data.kuairand_sessions()
-        >>> model = IFusion(*ordkernels.data.n_ids(train, test), train["dense"].shape[1])
-        >>> ordkernels.models.fit(model, train, epochs=1, batch_size=256, lr=1e-3)
-        >>> model.predict_click(test, row_ids=test["row"])                     # [N]
-        >>> model.predict(test, n=64, row_ids=test["row"])                     # [N], seconds
+    Example:
+        >>> model = IFusion(n_users=5, n_items=9, dense_width=2)
+        >>> x = {"user": torch.tensor([0, 4]), "item": torch.tensor([8, 1]), "dense": torch.zeros(2, 2)}
+        >>> x |= {f"q_{side}": torch.ones(2, 20) for side in ("user", "item")} | {f"has_{side}": torch.ones(2) for side in ("user", "item")}
+        >>> x |= {"long": torch.tensor([[3, 0], [1, 9]]), "sessions": torch.ones(2, 5, 3, dtype=torch.int64)}
+        >>> x |= {"feedback": torch.zeros(2, 5, 3, 3)}
+        >>> model.predict_click(x, row_ids=torch.tensor([100, 101])).shape
+        torch.Size([2])
+        >>> model.predict(x, n=64, row_ids=torch.tensor([100, 101])).shape
+        torch.Size([2])
     """
+
+    alpha_bar: Tensor  # [T + 1]
 
     def __init__(
         self,
@@ -103,61 +192,37 @@ class IFusion(InterestModel):
         sessions: int = 4,
         quantiles: int = 20,
         *,
-        T: int = 50,
-        schedule: Literal["linear", "cosine"] | NoiseSchedule = "cosine",
-        steps: int = 1,
-        gamma_cp: float = 2.0,
-        gamma_tf: float = 1.0,
-        guidance: Literal["dcfg", "cfg"] = "dcfg",
-        parallel: bool = False,
-        disentangle: Literal["dot", "cosine", "gradient"] = "dot",
-        drop_cp: float = 0.1,
-        drop_tf: float = 0.1,
-        click_weight: float = 1.0,
-        number_weight: float = 1.0,
-        evolution_weight: float = 0.1,
-        disentangle_weight: float = 0.01,
-        consistency_weight: float = 0.1,
-        chain_weight: float = 1.0,
-        denoiser_hidden: int = 256,
-        long: int = 50,
-        feedback_width: int = 3,
-        heads: int = 4,
-        levels: int = 32,
-        context: bool = True,
         dropout: float = 0.1,
-        id_dropout: float = 0.8,
-        history_dropout: float = 0.2,
+        chain_config: GuidedChainConfig | None = None,
+        sequence_config: SequenceConfig | None = None,
+        loss_config: IFusionLoss | None = None,
+        encoder_config: EncoderConfig | None = None,
+        **flags: Any,
     ) -> None:
+        chain, sequence, loss, encoder = with_flags(
+            flags,
+            chain_config or GuidedChainConfig(),
+            sequence_config or SequenceConfig(),
+            loss_config or IFusionLoss(),
+            encoder_config or EncoderConfig(),
+            renamed={"heads": "attention_heads"},
+        )
         super().__init__(
-            n_users, n_items, dense_width, latent, hidden, sessions, quantiles, long=long, feedback_width=feedback_width, heads=heads,
-            levels=levels, click_weight=click_weight, number_weight=number_weight, context=context, dropout=dropout,
-            id_dropout=id_dropout, history_dropout=history_dropout,
+            n_users, n_items, dense_width, latent, hidden, sessions, quantiles, dropout=dropout, sequence=sequence, loss=loss,
+            encoder=encoder,
         )  # fmt: skip
-        positive_sizes(T=T, steps=steps, denoiser_hidden=denoiser_hidden)
-        for name, value, allowed in (("guidance", guidance, ("dcfg", "cfg")), ("disentangle", disentangle, ("dot", "cosine", "gradient"))):
-            if value not in allowed:
-                raise ValueError(f"{name}: expected one of {', '.join(map(repr, allowed))}, got {value!r}")
-        for name, p in (("drop_cp", drop_cp), ("drop_tf", drop_tf)):
-            if not 0 <= p <= 1:
-                raise ValueError(f"{name}: expected a probability in [0, 1], got {p}")
-        self.weights = {
-            "evolution": evolution_weight, "disentangle": disentangle_weight, "consistency": consistency_weight, "chain": chain_weight,
-        }  # fmt: skip
-        self._weights(gamma_cp=gamma_cp, gamma_tf=gamma_tf, **{f"{name}_weight": w for name, w in self.weights.items()})
-        self.gamma_cp, self.gamma_tf, self.guidance, self.disentangle = float(gamma_cp), float(gamma_tf), guidance, disentangle
-        self.drop_cp, self.drop_tf = drop_cp, drop_tf
-        self.schedule = schedule if isinstance(schedule, NoiseSchedule) else _schedule(schedule, T)
-        if steps > self.schedule.T:
-            raise ValueError(f"steps: expected at most T = {self.schedule.T}, got {steps}")
-        self.steps = steps
+        self.weights, self.disentangle = loss.extra, loss.disentangle
+        self.gamma_cp, self.gamma_tf, self.guidance = float(chain.gamma_cp), float(chain.gamma_tf), chain.guidance
+        self.drop_cp, self.drop_tf = chain.drop_cp, chain.drop_tf
+        self.schedule = noise_schedule(chain.schedule, chain.T)
+        if chain.steps > self.schedule.T:
+            raise ValueError(f"steps: expected at most T = {self.schedule.T}, got {chain.steps}")
+        self.steps = chain.steps
         self.register_buffer("alpha_bar", self.schedule.alpha_bar.clone(), persistent=False)
         self.filters = SessionFilters(latent)
-        self.denoiser = SessionDenoiser(latent, hidden=denoiser_hidden, dropout=dropout, parallel=parallel)
-        if denoiser_hidden >= 2 * latent:
+        self.denoiser = SessionDenoiser(latent, hidden=chain.denoiser_hidden, dropout=dropout, parallel=chain.parallel)
+        if chain.denoiser_hidden >= 2 * latent:
             _start_as_sum(self.denoiser.network)
-
-    alpha_bar: Tensor
 
     @staticmethod
     def paper_loss() -> dict[str, Any]:
@@ -166,7 +231,7 @@ class IFusion(InterestModel):
 
     @staticmethod
     def chain_loss() -> dict[str, Any]:
-        """Arguments with which the loss is led by the chain's own predictions, and gammas of sum 1 extrapolate nothing. Ours."""
+        """Arguments with which the loss is led by the chain's own predictions, and gammas of sum 1 extrapolate nothing; not the paper's."""
         return {
             "chain_weight": 4.0, "gamma_cp": 2 / 3, "gamma_tf": 1 / 3, "evolution_weight": 0.0, "disentangle_weight": 0.0,
             "consistency_weight": 0.0,
@@ -180,7 +245,7 @@ class IFusion(InterestModel):
     def loss(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """``loss`` (the total) and its parts on one batch."""
         self.check(batch, target=True)
-        self._prepare_if_new(batch)
+        self._prepare_on_first_batch(batch)
         parts = self.interests(batch, self.session_count + 1)
         g_cp, g_tf = self._filter(parts)
         there, task = parts.there, slice(-self.session_count, None)
@@ -204,8 +269,6 @@ class IFusion(InterestModel):
                 found[name] = extra[name]()
                 total = total + weight * found[name]
         return {"loss": total, **{name: value.detach() for name, value in found.items()}}
-
-    # ------------------------------------------------------------------------------------------- training
 
     def _filter(self, parts: Interests) -> tuple[Tensor, Tensor]:
         g_cp, g_tf = self.filters(parts.items, parts.mask)
@@ -267,11 +330,9 @@ class IFusion(InterestModel):
         training = self.denoiser.training
         self.denoiser.eval()  # dropout would be noise that inference does not have
         ids = torch.arange(len(h), device=h.device)
-        fused = FusionSampler(self).walk(h, g_cp, g_tf, mask, seed=int(torch.randint(2**31, ())), row_ids=ids)
+        fused = FusionSampler(self).sample_stepwise(h, g_cp, g_tf, mask, seed=int(torch.randint(2**31, ())), row_ids=ids)
         self.denoiser.train(training)
         return fused
-
-    # ------------------------------------------------------------------------------------------- sampling
 
     def condition(self, x: dict[str, Tensor]) -> Guidance:
         """The row's interests and guidance, for the sampler."""
@@ -280,6 +341,7 @@ class IFusion(InterestModel):
         return Guidance(parts, *self._filter(parts), parts.there)
 
     def sampler(self) -> FusionSampler:
+        """``samplers.FusionSampler`` with the model's steps and gammas."""
         return FusionSampler(self)
 
 

@@ -9,8 +9,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import CosineAnnealingLR
+from torch.optim.swa_utils import AveragedModel
+
+from .._validation.numbers import integer
 
 __all__ = ["fit"]
+
+_LARGEST_NORM = 5.0  # of the gradients
 
 
 def fit(
@@ -30,96 +36,134 @@ def fit(
     """Trains an ``nn.Module`` with ``.loss(batch) -> {"loss": ..., ...}`` in place; returns the mean losses of each epoch.
 
     Adam with decoupled weight decay, a cosine learning rate from ``lr`` to zero, gradients clipped at norm 5, rows
-    reshuffled every epoch; at the end the weights become their exponential average (``average`` per step, 0: none).
+    reshuffled every epoch; at the end the weights become their exponential average.
     The same seed gives the same numbers on one machine. Ends in eval mode, on the device the model is on.
 
     Args:
+        model: has ``loss``; ``prepare(train)`` is called first and ``batch_keys`` read, where it has them.
         train: dict of tensors ``[N, ...]``; only the keys that the model's ``loss`` reads matter.
+        epochs: passes over the rows.
+        batch_size: rows of a step; the last one of an epoch may have fewer.
+        lr: initial learning rate.
+        weight_decay: decoupled.
+        average: decay of the weights' average per step, shorter at the start; 0: no average.
         seed: of the shuffling and of all noise in the loss; the caller's random state is left as it was.
         progress: a tqdm bar, where tqdm is installed.
-        on_step: called after each step with its number, from 1, and the loss's parts.
         time_budget: seconds; training stops after the step that reaches it (then results depend on the machine).
+        on_step: called after each step with its number, from 1, and the loss's parts.
 
-    Errors: ``ValueError`` for no rows, for counts below 1, for labels that are not finite, and, with the step, for such a loss.
+    Raises:
+        ValueError: no rows, counts below 1, labels that are not finite, and, with the step, such a loss.
 
-    Example::
-
-        >>> history = fit(model, train, epochs=2)
-        >>> history[-1]["loss"]
+    Example:
+        >>> from ordkernels.models import DiffoR
+        >>> train = {"dense": torch.randn(64, 2), "y": torch.rand(64)}
+        >>> history = fit(DiffoR(dense_width=2), train, epochs=2, progress=False)
+        >>> len(history), sorted(history[-1])
+        (2, ['crps', 'increment', 'loss', 'noise'])
     """
-    N = len(train["y"])
-    for name, value in (("train rows", N), ("epochs", epochs), ("batch_size", batch_size)):
-        if value < 1:
-            raise ValueError(f"{name}: expected at least 1, got {value}")
+    epochs, batch_size = integer("epochs", epochs, least=1), integer("batch_size", batch_size, least=1)
     if not 0 <= average < 1:
         raise ValueError(f"average: expected a number in [0, 1), got {average}")
-    bad = torch.nonzero(~torch.isfinite(train["y"]))[:1].flatten().tolist()  # here, as losses do not look at what is on a GPU
-    if bad:
-        raise ValueError(f"y: expected finite values, got {float(train['y'][bad[0]])} at row {bad[0]}")
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    _check_labels(train["y"])
     train = {name: v for name, v in train.items() if name in getattr(model, "batch_keys", train)}
     if hasattr(model, "prepare"):
         model.prepare(train)
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    N, history, step, started = len(train["y"]), [], 0, time.monotonic()
     steps = epochs * math.ceil(N / batch_size)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: 0.5 * (1 + math.cos(math.pi * s / steps)))
-    averaged = [p.detach().clone() for p in model.parameters()]
-    bar = _bar(steps, progress)
-    history: list[dict[str, float]] = []
-    started, step = time.monotonic(), 0
+    schedule = CosineAnnealingLR(optimizer, steps)
+    averaged = _averaged(model, average) if average else None
+    bar = _progress_bar(steps, progress)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         model.train()
         for _ in range(epochs):
-            order = torch.randperm(N)
-            sums: dict[str, Any] = {}
-            seen = 0
-            for rows in order.split(batch_size):
-                batch = {name: v[rows].to(device) for name, v in train.items()}
-                parts = model.loss(batch)
-                optimizer.zero_grad(set_to_none=True)
-                parts["loss"].backward()
-                nn.utils.clip_grad_norm_(model.parameters(), 5.0)
-                optimizer.step()
+            means = _Means()
+            for rows in torch.split(torch.randperm(N), batch_size):
+                parts = model.loss({name: v[rows].to(device) for name, v in train.items()})
+                _descend(model, parts["loss"], optimizer)
                 schedule.step()
+                if averaged is not None:
+                    averaged.update_parameters(model)
                 step += 1
-                rate = min(average, step / (step + 10.0)) if average else 0.0  # a short memory at the start
-                with torch.no_grad():
-                    torch._foreach_lerp_(averaged, list(model.parameters()), 1 - rate)
-                for name, value in parts.items():
-                    sums[name] = sums.get(name, 0.0) + value.detach().double() * len(rows)
-                seen += len(rows)
-                bar.update(1)
+                means.add(parts, len(rows))
+                if bar is not None:
+                    bar.update()
                 if on_step is not None:
                     on_step(step, parts)
-                if time_budget is not None and time.monotonic() - started >= time_budget:
+                if out_of_time := time_budget is not None and time.monotonic() - started >= time_budget:
                     break
-            history.append({name: float(total) / seen for name, total in sums.items()})
+            history.append(means.values())
             if not math.isfinite(history[-1]["loss"]):
                 raise ValueError(f"loss: expected a finite value, got {history[-1]['loss']} by step {step} (lr = {lr})")
-            bar.set_postfix({"loss": f"{history[-1]['loss']:.4f}"})
-            if time_budget is not None and time.monotonic() - started >= time_budget:
+            if bar is not None:
+                bar.set_postfix({"loss": f"{history[-1]['loss']:.4f}"})
+            if out_of_time:
                 break
-    bar.close()
-    with torch.no_grad():
-        for p, mean in zip(model.parameters(), averaged, strict=True):
-            p.copy_(mean)
+    if bar is not None:
+        bar.close()
+    if averaged is not None:
+        _copy_parameters(averaged.module, model)
     model.eval()
     return history
 
 
-def _bar(steps: int, progress: bool) -> Any:
-    if progress:
-        try:
-            from tqdm.auto import tqdm
-
-            return tqdm(total=steps, unit="step", leave=False)
-        except ImportError:
-            pass
-    return _NoBar()
+def _check_labels(y: Tensor) -> None:
+    """Here, once, as losses do not read the labels that are on a GPU."""
+    if not len(y):
+        raise ValueError("y: expected at least one training row, got none")
+    bad = torch.nonzero(~torch.isfinite(y))[:1].flatten().tolist()
+    if bad:
+        raise ValueError(f"y: expected finite values, got {float(y[bad[0]])} at row {bad[0]}")
 
 
-class _NoBar:
-    def update(self, n: int) -> None: ...
-    def set_postfix(self, values: dict[str, str]) -> None: ...
-    def close(self) -> None: ...
+def _descend(model: nn.Module, loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), _LARGEST_NORM)
+    optimizer.step()
+
+
+def _averaged(model: nn.Module, average: float) -> AveragedModel:
+    """An exponential average of the parameters that starts with them, with a short memory: ``s / (s + 10)`` at step s."""
+
+    def update(means: list[Tensor], parameters: list[Tensor], _: Any) -> None:
+        step = int(averaged.n_averaged)  # on the host, unlike the argument: no step waits for the device
+        torch._foreach_lerp_(means, parameters, 1 - min(average, step / (step + 10.0)))
+
+    averaged = AveragedModel(model, multi_avg_fn=update)
+    averaged.update_parameters(model)  # the first update copies the parameters and counts as one
+    return averaged
+
+
+def _copy_parameters(source: nn.Module, target: nn.Module) -> None:
+    with torch.no_grad():
+        for p, value in zip(target.parameters(), source.parameters(), strict=True):
+            p.copy_(value)
+
+
+class _Means:
+    """Means over rows of a loss's parts, in double precision on their device: reading them each step would wait for it."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Any] = {}
+        self.rows = 0
+
+    def add(self, parts: dict[str, Tensor], rows: int) -> None:
+        for name, value in parts.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value.detach().double() * rows
+        self.rows += rows
+
+    def values(self) -> dict[str, float]:
+        return {name: float(total) / self.rows for name, total in self.sums.items()}
+
+
+def _progress_bar(steps: int, enabled: bool) -> Any:
+    """A tqdm bar; None where tqdm is not installed."""
+    try:
+        from tqdm.auto import tqdm
+    except ImportError:
+        return None
+    return tqdm(total=steps, unit="step", leave=False, disable=not enabled)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .._validation.numbers import positive_sizes
+from .transformer import self_attention
 
 __all__ = ["ValueDecoder"]
 
@@ -94,7 +95,7 @@ class ValueDecoder(nn.Module):
         self.tok_emb = nn.Embedding(vocab_size, d_model)
         self.position = nn.Parameter(torch.randn(positions, d_model) * 0.1) if positions is not None else None
         self.memory = nn.Linear(memory_width, d_model) if memory_width != d_model else None
-        self.layers = nn.ModuleList(_Layer(d_model, heads, ffn, norm, activation, dropout, norm_eps) for _ in range(layers))
+        self.layers = nn.ModuleList(_DecoderLayer(d_model, heads, ffn, norm, activation, dropout, norm_eps) for _ in range(layers))
         self.norm = nn.LayerNorm(d_model, norm_eps) if norm == "pre" else None
         self.linear = nn.Linear(d_model, vocab_size)
 
@@ -232,7 +233,7 @@ _PARTS = ("qkv", "attention_out", "cross_value", "cross_out", "linear1", "linear
 _NORM = {"gamma": "weight", "beta": "bias"}
 
 
-class _Layer(nn.Module):
+class _DecoderLayer(nn.Module):
     def __init__(self, d: int, heads: int, ffn: int, norm: str, activation: str, dropout: float, eps: float) -> None:
         super().__init__()
         self.heads, self.pre, self.activation, self.dropout = heads, norm == "pre", activation, dropout
@@ -254,10 +255,7 @@ class _Layer(nn.Module):
         return self.norm3(x + self._drop(self._feed_forward(x)))
 
     def _attention(self, x: Tensor) -> Tensor:
-        B, T, d = x.shape
-        q, k, v = self.qkv(x).view(B, T, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
-        a = F.scaled_dot_product_attention(q, k, v, is_causal=True)  # [B, heads, T, d / heads]
-        return self.attention_out(a.transpose(1, 2).reshape(B, T, d))
+        return self_attention(x, self.qkv, self.attention_out, self.heads, is_causal=True)
 
     def _feed_forward(self, x: Tensor) -> Tensor:
         h = self.linear1(x)

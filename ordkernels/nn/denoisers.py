@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .._validation.numbers import positive_sizes
-from .encoders import _Block
+from .transformer import TransformerLayer
 
 __all__ = ["FoldedMLP", "MLPDenoiser", "TimeEmbedding", "TransformerDenoiser"]
 
@@ -172,7 +172,7 @@ class TransformerDenoiser(nn.Module):
         self.from_condition = nn.Linear(cond_width, d_model)
         self.from_time = nn.Linear(time_width, d_model, bias=False)
         self.position = nn.Parameter(torch.randn(tokens + 1, d_model) * 0.5)
-        self.blocks = nn.ModuleList(_Block(d_model, heads, dropout) for _ in range(layers))
+        self.blocks = nn.ModuleList(TransformerLayer(d_model, heads, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(d_model)
         self.output = nn.Linear(d_model, width // tokens)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from .. import ops
-from .._validation.numbers import positive_sizes
+from .._validation.flags import reject_unknown
+from .._validation.numbers import one_of, positive_sizes
 from .flows import ConditionalPlanarFlow, Constrained
 
 __all__ = ["DiffusionPrior", "FlowPrior", "StandardPrior"]
@@ -64,14 +65,15 @@ class DiffusionPrior(nn.Module):
         cond_width: int,
         hidden: int = 64,
         *,
-        kind: Literal["ddpm", "flow_matching"] = "ddpm",
+        process: Literal["ddpm", "flow_matching"] = "ddpm",
         steps: int = 10,
+        **renamed: Any,
     ) -> None:
         super().__init__()
+        reject_unknown(renamed, {"kind": "process"})
         positive_sizes(width=width, cond_width=cond_width, hidden=hidden, steps=steps)
-        if kind not in ("ddpm", "flow_matching"):
-            raise ValueError(f"kind: expected 'ddpm' or 'flow_matching', got {kind!r}")
-        self.kind, self.steps = kind, steps
+        one_of("process", process, ("ddpm", "flow_matching"))
+        self.process, self.steps = process, steps
         self.from_latent, self.from_pattern = nn.Linear(width, hidden), nn.Linear(cond_width, hidden)
         self.from_time = nn.Linear(16, hidden, bias=False)
         self.out = nn.Sequential(nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, width))
@@ -85,7 +87,7 @@ class DiffusionPrior(nn.Module):
             for i in range(self.steps, 0, -1):
                 t, earlier = i / self.steps, (i - 1) / self.steps
                 out = self._net(x, x.new_full((1, 1), t), h)
-                if self.kind == "flow_matching":
+                if self.process == "flow_matching":
                     x, _ = ops.flow_step(x, out, t, earlier)
                 else:
                     x, _ = ops.reverse_step(x, out, _signal(t), _signal(earlier))
@@ -95,7 +97,7 @@ class DiffusionPrior(nn.Module):
         """Mean squared error of the predicted noise or velocity at one uniform time per row; ``z [B, D]``."""
         z = z.detach()[:, None]  # [B, 1, D]
         noise, t = torch.randn_like(z), torch.rand(len(z), 1, device=z.device, dtype=z.dtype)
-        if self.kind == "flow_matching":
+        if self.process == "flow_matching":
             noisy, target = ops.flow_sample(z, noise, t), noise - z
         else:
             noisy, target = ops.q_sample(z, noise, _signal(t)), noise

@@ -1,8 +1,9 @@
-"""Samplers: row-keyed noise in, predictive draws out, in bounded memory."""
+"""Samplers: row-keyed noise in, draws from the predictive distribution out, in bounded memory."""
 
+from ._base import Sampler
 from .diffor import DiffoRSampler
 from .flow import FlowSampler
 from .fusion import FusionSampler
 from .value import ValueSampler
 
-__all__ = ["DiffoRSampler", "FlowSampler", "FusionSampler", "ValueSampler"]
+__all__ = ["DiffoRSampler", "FlowSampler", "FusionSampler", "Sampler", "ValueSampler"]

@@ -12,16 +12,15 @@ from .. import ops
 from ..nn import MLPDenoiser
 from ..reference.denoise_chain import chain_steps
 from ..schedules import NoiseSchedule
-from .flow import FlowSampler
+from ._base import Batch, SampledModel, Sampler, mirrored_noise
 
 __all__ = ["DiffoRSampler"]
 
 
-class ChainModel(Protocol):
+class ChainModel(SampledModel, Protocol):
     """What the sampler needs of a model: a condition per row, a denoiser with its process, and values read off its estimates."""
 
     noise_width: int  # D
-    training: bool
     denoiser: nn.Module  # (x [B, n, D], t, cond [B, C]) -> like x
     schedule: NoiseSchedule
     process: Literal["diffusion", "flow_matching"]
@@ -31,42 +30,41 @@ class ChainModel(Protocol):
     eta: float
     clip: float | None
 
-    def condition(self, x: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]: ...  # [B, C], capacity [B] or None
+    def condition(self, x: Batch) -> tuple[Tensor, Tensor | None]: ...  # [B, C], capacity [B] or None
 
     def read_out(self, states: Tensor, capacity: Tensor | None) -> Tensor: ...  # [N, K, D], [N] -> [N]
 
-    def train(self, mode: bool = True) -> Any: ...
 
-
-class DiffoRSampler(FlowSampler):
+class DiffoRSampler(Sampler[ChainModel]):
     """Draws, point predictions and intervals of a model that reads values off a reverse chain.
 
     A draw starts from ``x_T``, standard normal noise of its row as in ``FlowSampler`` (mirrored pairs unless
     ``antithetic=False``; the noise of the step at t, where ``eta > 0``, is that of step t), visits ``steps``, and keeps the
-    estimate of the signal at each aligned timestep; ``model.read_out`` turns these into a value. So a row's draws do not
-    depend on how rows are split into batches (to rounding), as long as its id is passed. The chain ends at the last
+    estimate of the signal at each aligned timestep; ``model.read_out`` turns these into a value. The chain ends at the last
     aligned timestep, since nothing is read after it. An ``nn.MLPDenoiser`` runs its whole chain in one call
     (``ops.denoise_chain``); any other denoiser is called once per step, on ``[B, n, D]``, with the step itself fused, without
-    ever waiting for the device, and can be captured in a CUDA graph (``chain``).
+    ever waiting for the device, so that the loop can be captured in a CUDA graph.
 
     Args:
         model: as ``ordkernels.models.DiffoR``.
         steps: a number of steps (trailing spacing, united with the aligned timesteps) or a descending list that contains
             every aligned timestep; None: the model's.
         eta: 0 (DDIM) to 1 (DDPM); None: the model's. Flow matching has no such noise.
-        antithetic, max_elements: as ``FlowSampler``.
+        antithetic: as in ``FlowSampler``.
+        max_rows: bound on the draws that are in memory at once, as in ``Sampler``.
 
-    Errors: ``ValueError`` for steps that skip an aligned timestep, leave [1, T] or do not descend, for eta out of range or
-    given to flow matching, and as ``FlowSampler``.
+    Raises:
+        ValueError: steps that skip an aligned timestep, leave [1, T] or do not descend, eta out of range or given to flow
+            matching, and as ``FlowSampler``.
 
-    Source: DiffoR, section 4.3.2 and eq. 13, 16; the row-keyed noise is ours.
+    Source: DiffoR, section 4.3.2 and eq. 13, 16. Deviation from the paper: row-keyed, mirrored noise.
 
-    Example::
-
-        >>> draws = DiffoRSampler(model, steps=20).sample(x, 32, seed=7, row_ids=ids)      # [B, 32]
+    Example:
+        >>> from ordkernels.models import DiffoR
+        >>> sampler = DiffoRSampler(DiffoR(dense_width=2), steps=20)
+        >>> sampler.sample({"dense": torch.zeros(3, 2)}, 32, seed=7, row_ids=torch.arange(3)).shape
+        torch.Size([3, 32])
     """
-
-    model: Any
 
     def __init__(
         self,
@@ -75,9 +73,11 @@ class DiffoRSampler(FlowSampler):
         steps: int | Sequence[int] | None = None,
         eta: float | None = None,
         antithetic: bool = True,
-        max_elements: int = 1 << 21,
+        max_rows: int = 1 << 15,
+        **renamed: Any,
     ) -> None:
-        super().__init__(model, antithetic=antithetic, max_elements=max_elements)  # type: ignore[arg-type]
+        super().__init__(model, max_rows=max_rows, **renamed)
+        self.antithetic = antithetic
         self.eta = model.eta if eta is None else eta
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta: expected a number in [0, 1], got {self.eta}")
@@ -86,34 +86,43 @@ class DiffoRSampler(FlowSampler):
         visited = chain_steps(model.steps if steps is None else steps, model.aligned, model.schedule.T)
         self.steps = [t for t in visited if t >= model.aligned[-1]]
 
-    def _draws(self, x: dict[str, Tensor], n: int, seed: int, ids: Tensor) -> Tensor:
+    def _draws(self, x: Batch, n: int, seed: int, ids: Tensor) -> Tensor:
         context, capacity = self.model.condition(x)
-        noise = self._noise(n, seed, ids).to(context.dtype)
-        states = self.chain(noise, context, seed=seed, row_ids=ids).flatten(0, 1)  # [b n, K, D]
+        noise = mirrored_noise(n, self.model.noise_width, seed, ids, antithetic=self.antithetic).to(context.dtype)
+        states = self.sample_fused(noise, context, seed=seed, row_ids=ids).flatten(0, 1)  # [b n, K, D]
         if capacity is not None:
             capacity = capacity.repeat_interleave(n)
         return self.model.read_out(states, capacity).view(-1, n)
 
-    def chain(self, x_T: Tensor, cond: Tensor, *, seed: int = 0, row_ids: Tensor | None = None) -> Tensor:
-        """The signal estimates at the aligned timesteps, ``[B, n, K, D]``, from noise ``[B, n, D]`` and conditions ``[B, C]``.
+    def sample_fused(self, x_T: Tensor, cond: Tensor, *, seed: int = 0, row_ids: Tensor | None = None) -> Tensor:
+        """The chain's signal estimates at the aligned timesteps, in one call where the denoiser is an ``nn.MLPDenoiser``.
 
         Draw j of a row has the numbers ``j D .. j D + D - 1`` of its stream, so it does not depend on how many there are.
+
+        Args:
+            x_T: ``[B, n, D]`` noise.
+            cond: ``[B, C]`` conditions.
+            seed: of the steps' noise, where ``eta > 0``.
+            row_ids: ``[B]`` integers; None: ``0 .. B - 1``.
+
+        Returns:
+            ``[B, n, K, D]``.
         """
         m, (B, n, D) = self.model, x_T.shape
-        if m.process == "diffusion" and isinstance(m.denoiser, MLPDenoiser):
-            ids = torch.arange(B, device=x_T.device) if row_ids is None else row_ids
-            states = ops.denoise_chain(
-                x_T.reshape(B * n, D), cond.repeat_interleave(n, dim=0), m.denoiser, m.schedule, steps=self.steps, aligned=m.aligned,
-                prediction=m.prediction, eta=self.eta, clip=m.clip, seed=seed, row_ids=ids.repeat_interleave(n),
-                draw_ids=torch.arange(n, device=x_T.device).repeat(B),
-            )[1]  # fmt: skip
-            return states.unflatten(0, (B, n))
-        return self.walk(x_T, cond, seed=seed, row_ids=row_ids)
+        if m.process == "flow_matching" or not isinstance(m.denoiser, MLPDenoiser):
+            return self.sample_stepwise(x_T, cond, seed=seed, row_ids=row_ids)
+        ids = torch.arange(B, device=x_T.device) if row_ids is None else row_ids
+        states: Tensor = ops.denoise_chain(
+            x_T.reshape(B * n, D), cond.repeat_interleave(n, dim=0), m.denoiser, m.schedule, steps=self.steps, aligned=m.aligned,
+            prediction=m.prediction, eta=self.eta, clip=m.clip, seed=seed, row_ids=ids.repeat_interleave(n),
+            draw_ids=torch.arange(n, device=x_T.device).repeat(B),
+        )[1]  # fmt: skip
+        return states.view(B, n, *states.shape[1:])
 
-    def walk(self, x_T: Tensor, cond: Tensor, *, seed: int = 0, row_ids: Tensor | None = None) -> Tensor:
-        """``chain`` step by step, for any denoiser, and differentiable: ``[B, n, K, D]``."""
+    def sample_stepwise(self, x_T: Tensor, cond: Tensor, *, seed: int = 0, row_ids: Tensor | None = None) -> Tensor:
+        """``sample_fused`` step by step, for any denoiser, and differentiable: ``[B, n, K, D]``."""
         m = self.model
-        x, kept = x_T, []
+        x, estimates = x_T, []
         T, alpha_bar = m.schedule.T, m.schedule.exact  # numbers on the host: no step waits for the device
         for t, s in zip(self.steps, [*self.steps[1:], 0], strict=True):
             out = m.denoiser(x, t, cond)
@@ -123,5 +132,5 @@ class DiffoRSampler(FlowSampler):
                 keyed: dict[str, Any] = {"seed": seed, "row_ids": row_ids, "step": t} if self.eta else {}
                 x, x0 = ops.reverse_step(x, out, alpha_bar[t], alpha_bar[s], eta=self.eta, prediction=m.prediction, clip=m.clip, **keyed)
             if t in m.aligned:
-                kept.append(x0)
-        return torch.stack(kept, dim=2)
+                estimates.append(x0)
+        return torch.stack(estimates, dim=2)

@@ -2,51 +2,80 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from .. import ops, rng
-from ..ops.denoise_guided import _gamma
+from .._validation.numbers import integer, real
 from ..reference.fusion_chain import fusion_steps
-from .flow import FlowSampler, _rows
+from ._base import Batch, SampledModel, Sampler
 
 __all__ = ["FusionSampler", "InterestSampler"]
 
 _DRAW_STEP = 1 << 20  # the step of the stream that numbers are drawn by: behind those of any chain
+_MOST_ROWS = 4096  # a micro-batch holds the encoded sessions of its rows too
 
 
-class InterestSampler(FlowSampler):
+class ReadableInterests(SampledModel, Protocol):
+    """What the sampler needs of a model: heads that read clicks and numbers off fused interests."""
+
+    latent: int  # D
+    target: Any  # models.TargetMap
+
+    def click_logit(self, fused: Tensor, parts: Any) -> Tensor: ...  # [b, n, D] -> [b, n]
+
+    def number_ranks(self, fused: Tensor, parts: Any) -> Tensor: ...  # [b, n, D] -> [b, n, L]
+
+
+Interested = TypeVar("Interested", bound=ReadableInterests)
+
+
+class InterestSampler(Sampler[Interested]):
     """Clicks and numbers of a model that reads both off fused interests; ``FusionSampler`` fuses them by a chain.
 
     Number ``2 j`` of a row is the quantile at ``u_j`` of the distribution that the model's head gives a fused interest, number
     ``2 j + 1`` the one at ``1 - u_j``, for row-keyed uniform ``u_j`` (``antithetic=False``: ``u_j`` for each). Between levels
     quantiles are interpolated, outside of them constant.
+
+    Args:
+        model: as ``ordkernels.models.PooledFusion``.
+        vectors: fused interests that the numbers of a row are drawn from, in turn; None: one for each pair of draws.
+        antithetic: pairs of quantiles, as above.
+        max_rows: bound on the draws that are in memory at once, as in ``Sampler``; of rows at most 4096.
+
+    Raises:
+        ValueError: counts below 1.
     """
 
-    model: Any
-    vectors: int | None = 1  # fused interests that the numbers of a row are drawn from, in turn; None: one for each pair
+    def __init__(
+        self, model: Interested, *, vectors: int | None = 1, antithetic: bool = True, max_rows: int = 1 << 15, **renamed: Any
+    ) -> None:
+        super().__init__(model, max_rows=max_rows, **renamed)
+        self.vectors = None if vectors is None else integer("vectors", vectors, least=1)
+        self.antithetic = antithetic
 
-    def fuse(self, batch: dict[str, Tensor], n: int = 1, seed: int = 0, row_ids: Tensor | None = None) -> Tensor:
+    def fuse(self, batch: Batch, n: int = 1, seed: int = 0, row_ids: Tensor | None = None) -> Tensor:
         """``n`` fused interests of each row, ``[B, n, D]``."""
-        if n < 1:
-            raise ValueError(f"n: expected at least 1, got {n}")
-        out = self._in_batches(batch, row_ids, n, lambda rows, ids: self._fused(self.model.condition(rows), n, seed, ids))
-        return out if out.dim() == 3 else out.new_empty(0, n, self.model.latent)
+        n = integer("n", n, least=1)
 
-    def predict_click(self, x: dict[str, Tensor], n: int = 1, seed: int = 0, row_ids: Tensor | None = None) -> Tensor:
+        def fused(rows: Batch, ids: Tensor) -> Tensor:
+            return self._fused(self.model.condition(rows), n, seed, ids)
+
+        return self._in_batches(batch, row_ids, n, fused, [n, self.model.latent])
+
+    def predict_click(self, x: Batch, n: int = 1, seed: int = 0, row_ids: Tensor | None = None) -> Tensor:
         """The probability of a click, ``[B]``: the mean over ``n`` fused interests."""
-        if n < 1:
-            raise ValueError(f"n: expected at least 1, got {n}")
+        n = integer("n", n, least=1)
 
-        def clicks(rows: dict[str, Tensor], ids: Tensor) -> Tensor:
+        def clicks(rows: Batch, ids: Tensor) -> Tensor:
             condition = self.model.condition(rows)
-            return self.model.click_logit(self._fused(condition, n, seed, ids), condition.parts).sigmoid().mean(1, keepdim=True)
+            return self.model.click_logit(self._fused(condition, n, seed, ids), condition.parts).sigmoid().mean(1)
 
-        return self._in_batches(x, row_ids, n, clicks)[:, 0] if _rows(x)[0] else next(iter(x.values())).new_empty(0).float()
+        return self._in_batches(x, row_ids, n, clicks, [])
 
-    def _draws(self, x: dict[str, Tensor], n: int, seed: int, ids: Tensor) -> Tensor:
+    def _draws(self, x: Batch, n: int, seed: int, ids: Tensor) -> Tensor:
         condition = self.model.condition(x)
         pairs = (n + 1) // 2 if self.antithetic else n
         m = pairs if self.vectors is None else min(self.vectors, pairs)
@@ -55,59 +84,72 @@ class InterestSampler(FlowSampler):
         which = (torch.arange(pairs, device=ids.device) % m).expand(len(u), -1)
         if self.antithetic:
             u, which = torch.stack((u, 1 - u), dim=2).flatten(1)[:, :n], which.repeat_interleave(2, dim=1)[:, :n]
-        L = ranks.shape[2]
-        at = (u * L - 0.5).clamp(0, L - 1)
-        low = at.long().clamp(max=max(L - 2, 0))
-        flat, base = ranks.flatten(1), which * L
-        high = (low + 1).clamp(max=L - 1)
-        return self.model.target.inverse(torch.lerp(flat.gather(1, base + low), flat.gather(1, base + high), at - low))
+        values: Tensor = self.model.target.inverse(_rank_at(u, which, ranks))
+        return values
 
     def _rows_at_once(self, n: int) -> int:
-        return max(1, min(4096, self.max_elements // (n * self.model.latent)))
+        return min(_MOST_ROWS, super()._rows_at_once(n))
 
     def _fused(self, condition: Any, n: int, seed: int, ids: Tensor) -> Tensor:
         """``[b, n, D]`` of one micro-batch."""
         raise NotImplementedError
 
 
-class FusionModel(Protocol):
+def _rank_at(u: Tensor, which: Tensor, ranks: Tensor) -> Tensor:
+    """Draw ``[b, n]`` at level u of the distribution ``ranks[:, which]``, given by its L quantiles: ``[b, n]``."""
+    L = ranks.shape[2]
+    at = (u * L - 0.5).clamp(0, L - 1)
+    low = at.long().clamp(max=max(L - 2, 0))
+    flat, base = ranks.flatten(1), which * L
+    high = (low + 1).clamp(max=L - 1)
+    return torch.lerp(flat.gather(1, base + low), flat.gather(1, base + high), at - low)
+
+
+class FusionModel(ReadableInterests, Protocol):
     """What the sampler needs of a model; ``ordkernels.models.IFusion`` is one."""
 
-    latent: int
     steps: int
-    schedule: Any
+    schedule: Any  # NoiseSchedule
     denoiser: Any  # nn.SessionDenoiser
 
     @property
     def gammas(self) -> tuple[float, float]: ...
 
-    def condition(self, x: dict[str, Tensor]) -> Any: ...  # parts, g_cp, g_tf, mask
+    def condition(self, x: Batch) -> Any: ...  # parts, g_cp, g_tf, mask
 
 
-class FusionSampler(InterestSampler):
+class FusionSampler(InterestSampler[FusionModel]):
     """Interests fused by the guided reverse chain that starts from the long-term interest itself.
 
     All rows, draws, sessions, branches and steps of a micro-batch are one call (``ops.fusion_chain``). Draw j of a row has row-keyed
     noise of draw j: where it has no history its start, ``rng.normal(seed, row_ids, 0, D, j)``, and where there are several steps that
     of step t. So the draws of a row with a history are all the same in one step, which is the default, and a row without sessions
-    keeps what it starts from, bit for bit. A row's draws do not depend on how rows are split into batches (to rounding), as long as
-    its id is passed.
+    is left as it starts, bit for bit.
 
     Numbers (``sample``, ``predict``, ``interval``) are drawn as ``InterestSampler`` says, from ``vectors`` fused interests in turn.
 
     Args:
         model: as ``ordkernels.models.IFusion``.
-        steps, gamma_cp, gamma_tf: of the chain; None: the model's.
+        steps: of the chain; None: the model's.
+        gamma_cp: strength of the core preferences' guidance; None: the model's.
+        gamma_tf: strength of the transient fluctuations' guidance; None: the model's.
         vectors: how many fused interests the numbers of a row are drawn from; None: 4 in one step, else one for each pair of draws.
-        antithetic, max_elements: as ``FlowSampler``.
+        antithetic: as in ``InterestSampler``.
+        max_rows: as in ``InterestSampler``.
 
-    Errors: ``ValueError`` for steps outside [1, T], strengths that are not finite, counts below 1, and as ``FlowSampler``.
+    Raises:
+        ValueError: steps outside [1, T], strengths that are not finite, counts below 1, and as ``FlowSampler``.
 
-    Source: iFusion, algorithm 2; the row-keyed noise and the numbers are ours.
+    Source: iFusion, algorithm 2. Deviations from the paper: row-keyed noise, numbers.
 
-    Example::
-
-        >>> fused = FusionSampler(model, steps=5).fuse(batch, n=8, seed=7, row_ids=ids)      # [B, 8, D]
+    Example:
+        >>> from ordkernels.models import IFusion
+        >>> model = IFusion(n_users=5, n_items=9, dense_width=2)
+        >>> x = {"user": torch.tensor([0, 4]), "item": torch.tensor([8, 1]), "dense": torch.zeros(2, 2)}
+        >>> x |= {f"q_{side}": torch.ones(2, 20) for side in ("user", "item")} | {f"has_{side}": torch.ones(2) for side in ("user", "item")}
+        >>> x |= {"long": torch.tensor([[3, 0], [1, 9]]), "sessions": torch.ones(2, 4, 3, dtype=torch.int64)}
+        >>> FusionSampler(model, steps=5).fuse(x | {"feedback": torch.zeros(2, 4, 3, 3)}, n=8, seed=7).shape
+        torch.Size([2, 8, 64])
     """
 
     def __init__(
@@ -119,20 +161,17 @@ class FusionSampler(InterestSampler):
         gamma_tf: float | None = None,
         vectors: int | None = None,
         antithetic: bool = True,
-        max_elements: int = 1 << 21,
+        max_rows: int = 1 << 15,
+        **renamed: Any,
     ) -> None:
-        super().__init__(model, antithetic=antithetic, max_elements=max_elements)  # type: ignore[arg-type]
-        self.steps = model.steps if steps is None else steps
+        self.steps = integer("steps", model.steps if steps is None else steps)
         if not 1 <= self.steps <= model.schedule.T:
             raise ValueError(f"steps: expected 1 to T = {model.schedule.T}, got {self.steps}")
-        if vectors is not None and vectors < 1:
-            raise ValueError(f"vectors: expected at least 1, got {vectors}")
-        self.vectors = 4 if vectors is None and self.steps == 1 else vectors
-        own = model.gammas
-        self.gammas = (
-            own[0] if gamma_cp is None else _gamma("gamma_cp", gamma_cp),
-            own[1] if gamma_tf is None else _gamma("gamma_tf", gamma_tf),
-        )
+        vectors = 4 if vectors is None and self.steps == 1 else vectors
+        super().__init__(model, vectors=vectors, antithetic=antithetic, max_rows=max_rows, **renamed)
+        given = (("gamma_cp", gamma_cp), ("gamma_tf", gamma_tf))
+        cp, tf = (own if gamma is None else real(name, gamma) for (name, gamma), own in zip(given, model.gammas, strict=True))
+        self.gammas = cp, tf
 
     def _fused(self, condition: Any, n: int, seed: int, ids: Tensor) -> Tensor:
         m, (parts, g_cp, g_tf, mask) = self.model, condition
@@ -142,13 +181,14 @@ class FusionSampler(InterestSampler):
         h = torch.where(parts.has_long.repeat_interleave(n)[:, None], parts.long.repeat_interleave(n, dim=0), noise)
         g_cp, g_tf, mask = (v.repeat_interleave(n, dim=0) for v in (g_cp, g_tf, mask))
         if m.denoiser.parallel:
-            return self.walk(h, g_cp, g_tf, mask, seed=seed, row_ids=row_ids, draw_ids=draw_ids).view(b, n, D)
-        return ops.fusion_chain(
+            return self.sample_stepwise(h, g_cp, g_tf, mask, seed=seed, row_ids=row_ids, draw_ids=draw_ids).view(b, n, D)
+        fused: Tensor = ops.fusion_chain(
             h, g_cp, g_tf, mask, m.denoiser, m.schedule, steps=self.steps, gamma_cp=self.gammas[0], gamma_tf=self.gammas[1],
             seed=seed, row_ids=row_ids, draw_ids=draw_ids,
-        ).view(b, n, D)  # fmt: skip
+        )  # fmt: skip
+        return fused.view(b, n, D)
 
-    def walk(
+    def sample_stepwise(
         self,
         h_long: Tensor,
         g_cp: Tensor,

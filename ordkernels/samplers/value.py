@@ -2,81 +2,75 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from .. import ops
+from .._validation.numbers import integer
 from ..nn import ValueDecoder
 from ..reference.value_decode import EOS, SOS
-from .flow import FlowSampler
+from ._base import Batch, SampledModel, Sampler
 
 __all__ = ["ValueSampler"]
 
 
-class TokenModel(Protocol):
+class TokenModel(SampledModel, Protocol):
     """What the sampler needs of a model: a memory vector per row, and a decoder with its tokens' values."""
 
-    training: bool
     decoder: ValueDecoder
     token_values: Tensor  # [V]
-    steps: int  # longest sequence, SOS counted
+    longest_sequence: int  # tokens, SOS counted
     window: int
     mixup: Literal["window", "full"] | None
     readout: Literal["tokens", "windowed"]
     monotone: bool
 
-    def condition(self, x: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]: ...  # [B, M], capacity [B] or None
-
-    def train(self, mode: bool = True) -> Any: ...
+    def condition(self, x: Batch) -> tuple[Tensor, Tensor | None]: ...  # [B, M], capacity [B] or None
 
 
-class ValueSampler(FlowSampler):
+class ValueSampler(Sampler[TokenModel]):
     """Draws, point predictions and intervals of a model that generates a number token by token.
 
     A draw samples each token from the decoder's softmax (at ``temperature``) given the tokens drawn so far, until EOS, and
-    is the sum of the tokens' values. Its noise belongs to (seed, row id, draw number), so a row's draws do not depend on how
-    rows are split into batches (to rounding), as long as its id is passed, nor on how many are asked for.
+    is the sum of the tokens' values. Each micro-batch is one call of ``ops.value_decode``.
 
     Median, mean and interval are of the draws after stratification: each is weighted so that every first token, which says
     most about the value, has exactly the decoder's probability; a first token that no draw has counts with the middle of
-    the values that begin with it (on held-out rows of KuaiRand the median of 32 draws has an XAUC of 0.678, that of plain
-    ones 0.639). ``statistic="greedy"`` is the paper's prediction instead: the likeliest token at each step, fed back as
-    in training (``model.mixup``), read out by ``model.readout``; it needs no noise.
-
-    Rows go through in micro-batches of at most ``max_rows`` sequences (at least one row), each of them one call of
-    ``ops.value_decode``, under ``torch.inference_mode`` and with the model in eval mode.
+    the values that begin with it (on held-out rows of KuaiRand the median of 32 draws has an XAUC of 0.678, that of
+    unweighted ones 0.639). ``statistic="greedy"`` is the paper's prediction instead: the likeliest token at each step, fed
+    back as in training (``model.mixup``), read out by ``model.readout``; it needs no noise.
 
     Args:
         model: as ``ordkernels.models.GenerativeRegression``.
         temperature: of the draws, above 0.
-        monotone: sequences that do not increase alone; None: the model's.
-        max_rows: bound on the sequences decoded at once.
+        monotone: only sequences that do not increase; None: the model's.
+        max_rows: bound on the sequences that are decoded at once, as in ``Sampler``.
 
-    Errors: ``ValueError`` for a temperature that is not positive, and as ``FlowSampler``.
+    Raises:
+        ValueError: a temperature that is not positive, and as ``FlowSampler``.
 
-    Source: GR (arXiv:2412.20211), section 3.5.3 (greedy); draws are ours.
+    Source: GR (arXiv:2412.20211), section 3.5.3 (greedy). Deviation from the paper: draws.
 
-    Example::
-
-        >>> draws = ValueSampler(model, temperature=0.9).sample(x, 32, seed=7, row_ids=ids)      # [B, 32]
+    Example:
+        >>> from ordkernels.models import GenerativeRegression
+        >>> sampler = ValueSampler(GenerativeRegression(dense_width=2), temperature=0.9)
+        >>> sampler.sample({"dense": torch.zeros(3, 2)}, 32, seed=7, row_ids=torch.arange(3)).shape
+        torch.Size([3, 32])
     """
 
-    model: Any
-
-    def __init__(self, model: TokenModel, *, temperature: float = 1.0, monotone: bool | None = None, max_rows: int = 1 << 15) -> None:
+    def __init__(
+        self, model: TokenModel, *, temperature: float = 1.0, monotone: bool | None = None, max_rows: int = 1 << 15, **renamed: Any
+    ) -> None:
+        super().__init__(model, max_rows=max_rows, **renamed)
         if not temperature > 0:
             raise ValueError(f"temperature: expected a number above 0, got {temperature}")
-        if max_rows < 1:
-            raise ValueError(f"max_rows: expected at least 1, got {max_rows}")
-        self.model, self.temperature, self.max_rows = model, temperature, max_rows
+        self.temperature = temperature
         self.monotone = model.monotone if monotone is None else monotone
 
-    def _rows_at_once(self, n: int) -> int:
-        return max(1, self.max_rows // n)
-
-    def _draws(self, x: dict[str, Tensor], n: int, seed: int, ids: Tensor) -> Tensor:
+    def _draws(self, x: Batch, n: int, seed: int, ids: Tensor) -> Tensor:
         memory, capacity = self.model.condition(x)
         return self._decode(memory, capacity, n, seed, ids)[0]
 
@@ -84,58 +78,47 @@ class ValueSampler(FlowSampler):
         """Draws ``[b, n]`` and their first tokens."""
         m, b = self.model, len(memory)
         drawn = ops.value_decode(
-            memory.repeat_interleave(n, dim=0), m.decoder, m.token_values, max_tokens=m.steps, temperature=self.temperature,
+            memory.repeat_interleave(n, dim=0), m.decoder, m.token_values, max_tokens=m.longest_sequence, temperature=self.temperature,
             monotone=self.monotone, capacity=None if capacity is None else capacity.repeat_interleave(n), seed=seed,
             row_ids=ids.to(torch.int64).repeat_interleave(n), draw_ids=torch.arange(n, device=memory.device).repeat(b),
         )  # fmt: skip
         return drawn.value.view(b, n), drawn.tokens[:, 0].view(b, n)
 
-    def _greedy(self, x: dict[str, Tensor]) -> Tensor:
+    def _greedy(self, x: Batch) -> Tensor:
         m = self.model
         memory, capacity = m.condition(x)
         out = ops.value_decode(
-            memory, m.decoder, m.token_values, max_tokens=m.steps, window=m.window, mixup=m.mixup, readout=m.readout,
+            memory, m.decoder, m.token_values, max_tokens=m.longest_sequence, window=m.window, mixup=m.mixup, readout=m.readout,
             monotone=self.monotone, capacity=capacity,
         )  # fmt: skip
         return out.value[:, None]
 
-    # ------------------------------------------------------------------------------------------- statistics
-
     def predict(
         self,
-        x: dict[str, Tensor],
+        x: Batch,
         n: int = 32,
         seed: int = 0,
         row_ids: Tensor | None = None,
-        statistic: Literal["median", "mean", "greedy"] = "median",  # type: ignore[override]
+        statistic: Literal["median", "mean", "greedy"] = "median",
     ) -> Tensor:
         """The median (best for absolute error) or mean (for squared error), from ``n`` draws, or the greedy decoding, ``[B]``."""
         if statistic == "greedy":
             return self._in_batches(x, row_ids, 1, lambda rows, _: self._greedy(rows))[:, 0]
         if statistic not in ("median", "mean"):
             raise ValueError(f"statistic: expected 'median', 'mean' or 'greedy', got {statistic!r}")
-        return self._statistics(x, n, seed, row_ids, None if statistic == "mean" else [0.5])[:, 0]
+        return super().predict(x, n, seed, row_ids, statistic)
 
-    def interval(self, x: dict[str, Tensor], level: float, n: int = 128, seed: int = 0, row_ids: Tensor | None = None) -> Tensor:
-        """Lower and upper end, ``[B, 2]``, of the central interval of ``level``, from ``n`` draws."""
-        if not 0 < level < 1:
-            raise ValueError(f"level: expected a share strictly between 0 and 1, got {level}")
-        return self._statistics(x, n, seed, row_ids, [0.5 - level / 2, 0.5 + level / 2])
+    def _statistics(self, x: Batch, n: int, seed: int, row_ids: Tensor | None, levels: Sequence[float] | None) -> Tensor:
+        n = integer("n", n, least=1)
 
-    def _statistics(self, x: dict[str, Tensor], n: int, seed: int, row_ids: Tensor | None, levels: list[float] | None) -> Tensor:
-        """Quantiles ``[B, len(levels)]``, or the mean ``[B, 1]``."""
-        if n < 1:
-            raise ValueError(f"n: expected at least 1, got {n}")
-
-        def of(rows: dict[str, Tensor], ids: Tensor) -> Tensor:
+        def summarize(rows: Batch, ids: Tensor) -> Tensor:
             memory, capacity = self.model.condition(rows)
             points, weights = self._weighted(memory, capacity, n, seed, ids)
             if levels is None:
                 return (points * weights).sum(dim=1, keepdim=True)
             return _weighted_quantiles(points, weights, levels)
 
-        out = self._in_batches(x, row_ids, n, of)
-        return out if len(out) else out.new_empty(0, len(levels or [0]))
+        return self._in_batches(x, row_ids, n, summarize, [len(levels or [0])])
 
     def _weighted(self, memory: Tensor, capacity: Tensor | None, n: int, seed: int, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Points ``[b, n + V]`` with weights of sum 1: the draws, weighted so that each first token has its exact probability,
@@ -156,7 +139,7 @@ class ValueSampler(FlowSampler):
         return torch.cat((draws, middle), dim=1), weights / weights.sum(dim=1, keepdim=True)
 
 
-def _weighted_quantiles(points: Tensor, weights: Tensor, levels: list[float]) -> Tensor:
+def _weighted_quantiles(points: Tensor, weights: Tensor, levels: Sequence[float]) -> Tensor:
     """``[b, N] -> [b, len(levels)]``, linear between the middles of the points' weights; of equal weights as ``torch.quantile``."""
     points, order = points.masked_fill(weights == 0, torch.inf).sort(dim=1, stable=True)
     weights = weights.gather(1, order)

@@ -8,27 +8,28 @@ from torch import nn
 
 from ordkernels import ops, rng
 from ordkernels.models import DiffoR, TableClassifier, TableRegression, TargetMap, fit
-from ordkernels.models.targets import interval_widths
+from ordkernels.models.target_transforms import interval_widths
 from ordkernels.reference.denoise_chain import denoise_chain
 from ordkernels.samplers import DiffoRSampler
 
 SMALL = {"dense_width": 3, "latent": 16, "hidden": 8, "heads": 4, "T": 20, "denoiser_hidden": 16, "heads_hidden": 8, "dropout": 0.0}
+TRANSFORMER = {"denoiser": "transformer"}  # the paper's
 ABLATIONS = {
-    "(a)": {},
-    "(b) flow matching": {"process": "flow_matching"},
-    "(c) MLP": {"denoiser": "mlp"},
-    "(d) without MIA": {"increments": False},
-    "(e) without DDP": {"aligned": False},
-    "(f) without both": {"increments": False, "aligned": False},
-    "flow matching and MLP": {"process": "flow_matching", "denoiser": "mlp"},
-    "one head": {"heads": 1},
-    "twelve heads": {"heads": 12, "latent": 24},
-    "quantile widths": {"widths": "quantile"},
-    "cosine, log spacing": {"schedule": "cosine", "spacing": "log"},
-    "eps": {"prediction": "eps"},
-    "x0": {"prediction": "x0", "denoiser": "mlp"},
-    "DDPM": {"eta": 1.0, "denoiser": "mlp"},
-    "DDPM, transformer": {"eta": 1.0},
+    "(a)": TRANSFORMER,
+    "(b) flow matching": {**TRANSFORMER, "process": "flow_matching"},
+    "(c) MLP": {},
+    "(d) without MIA": {**TRANSFORMER, "increments": False},
+    "(e) without DDP": {**TRANSFORMER, "aligned": False},
+    "(f) without both": {**TRANSFORMER, "increments": False, "aligned": False},
+    "flow matching and MLP": {"process": "flow_matching"},
+    "one head": {**TRANSFORMER, "heads": 1},
+    "twelve heads": {**TRANSFORMER, "heads": 12, "latent": 24},
+    "quantile widths": {**TRANSFORMER, "widths": "quantile"},
+    "cosine, log spacing": {**TRANSFORMER, "schedule": "cosine", "spacing": "log"},
+    "eps": {**TRANSFORMER, "prediction": "eps"},
+    "x0": {"prediction": "x0"},
+    "DDPM": {"eta": 1.0},
+    "DDPM, Transformer": {**TRANSFORMER, "eta": 1.0},
 }
 
 
@@ -82,7 +83,7 @@ def test_target_map_edges():
     m.fit(torch.tensor([1.0, 1.0, 2.0, 5.0]))
     assert m.nearest(torch.tensor([0.0, 1.4, 1.6, 3.4, 3.6, 50.0])).tolist() == [1, 1, 2, 2, 5, 5]
     assert m.nearest(torch.tensor([float("nan")])).isnan().all()
-    with pytest.raises(ValueError, match="kind: expected 'quantile' or 'linear'"):
+    with pytest.raises(ValueError, match="transform: expected 'quantile' or 'linear'"):
         TargetMap("log")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="knots: expected at least 2"):
         TargetMap(knots=1)
@@ -122,7 +123,9 @@ def test_latent_has_the_norm_of_its_noise_and_is_detached_in_the_noise_loss(opti
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"denoiser": "mlp", "prediction": "eps"}, {"aligned": False}, {"process": "flow_matching"}], ids=str
+    "options",
+    [{}, {"denoiser": "transformer"}, {"prediction": "eps"}, {"aligned": False}, {"process": "flow_matching"}],
+    ids=str,
 )
 def test_increment_loss_restated(options):
     m, t = model(**options), table(7)
@@ -174,7 +177,7 @@ def test_noise_loss_of_the_right_answer_is_zero():
 
 @pytest.mark.parametrize("space", ["mapped", "linear", "both"])
 def test_crps_loss_restated(space):
-    m, t = model(denoiser="mlp", crps_space=space, crps_draws=3), table(7)
+    m, t = model(crps_space=space, crps_draws=3), table(7)
     context = m.encoder(t)
     torch.manual_seed(5)
     got = m._crps_loss(t, context)
@@ -193,7 +196,7 @@ def test_crps_loss_restated(space):
     assert all(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in m.denoiser.parameters())
 
 
-def test_the_papers_loss_has_no_crps():
+def test_paper_loss_has_no_crps():
     parts = model(**DiffoR.paper_loss()).loss(table(7))
     assert set(parts) == {"loss", "noise", "increment"}
     assert parts["loss"].item() == pytest.approx(float(parts["noise"] + 10 * parts["increment"]), rel=1e-5)
@@ -230,15 +233,15 @@ class Wrapped(nn.Module):
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 @pytest.mark.parametrize("steps", [[20, 18, 13, 8, 5, 3], 7, 20])
 def test_one_call_equals_step_by_step_equals_the_definition(eta, steps):
-    m = model(denoiser="mlp", eta=eta)
+    m = model(eta=eta)
     m.aligned = [18, 13, 8, 3]
     x, c, ids = torch.randn(9, 2, 16), torch.randn(9, m.encoder.width), torch.arange(100, 109)
     with torch.inference_mode():
         fused = DiffoRSampler(m, steps=steps)
-        one = fused.chain(x, c, seed=3, row_ids=ids)
+        one = fused.sample_fused(x, c, seed=3, row_ids=ids)
         other = copy.deepcopy(m)
         other.denoiser = Wrapped(m.denoiser)
-        loop = DiffoRSampler(other, steps=steps).chain(x, c, seed=3, row_ids=ids)
+        loop = DiffoRSampler(other, steps=steps).sample_fused(x, c, seed=3, row_ids=ids)
     assert one.shape == (9, 2, 4, 16)
     for j in range(2):
         definition = denoise_chain(
@@ -248,14 +251,14 @@ def test_one_call_equals_step_by_step_equals_the_definition(eta, steps):
         assert torch.allclose(loop[:, j], definition, atol=1e-4)
 
 
-@pytest.mark.parametrize("options", [{}, {"denoiser": "mlp", "eta": 1.0}, {"process": "flow_matching"}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"denoiser": "transformer"}, {"eta": 1.0}, {"process": "flow_matching"}], ids=str)
 def test_draws_belong_to_the_row(options):
     m, x = model(**options), table(30)
     ids = torch.randperm(1000)[:30]
     whole = m.sample(x, 5, seed=2, row_ids=ids)
     parts = [m.sample({k: v[i : i + 7] for k, v in x.items()}, 5, seed=2, row_ids=ids[i : i + 7]) for i in range(0, 30, 7)]
     assert torch.allclose(torch.cat(parts), whole, rtol=1e-3, atol=1e-3)
-    small = DiffoRSampler(m, max_elements=1).sample(x, 5, seed=2, row_ids=ids)
+    small = DiffoRSampler(m, max_rows=1).sample(x, 5, seed=2, row_ids=ids)
     assert torch.allclose(small, whole, rtol=1e-3, atol=1e-3)
     more = m.sample(x, 8, seed=2, row_ids=ids)  # the first five draws do not depend on how many are asked for
     assert torch.allclose(more[:, :5], whole, rtol=1e-3, atol=1e-3)
@@ -264,7 +267,7 @@ def test_draws_belong_to_the_row(options):
 
 
 def test_predict_and_interval_are_statistics_of_the_draws():
-    m, x = model(denoiser="mlp"), table(40)
+    m, x = model(), table(40)
     draws = m.sample(x, 33, seed=1)
     assert torch.allclose(m.predict(x, 33, seed=1), draws.median(dim=1).values)
     assert torch.allclose(m.predict(x, 33, seed=1, statistic="mean"), draws.mean(dim=1))
@@ -298,8 +301,8 @@ def test_capacity_bounds_every_draw():
 
 
 def test_saved_weights_give_the_same_draws():
-    m, x = model(denoiser="mlp", widths="quantile", discrete=True), table(20)
-    other = DiffoR(**{**SMALL, "denoiser": "mlp", "widths": "quantile", "discrete": True})
+    m, x = model(widths="quantile", discrete=True), table(20)
+    other = DiffoR(**{**SMALL, "widths": "quantile", "discrete": True})
     other.load_state_dict(m.state_dict())
     assert torch.equal(other.sample(x, 3), m.sample(x, 3))
     other.train().loss(table(8))  # a loaded model is prepared: one small batch must not refit its map of targets
@@ -309,7 +312,7 @@ def test_saved_weights_give_the_same_draws():
 @pytest.mark.slow
 def test_it_learns():
     train = table(1500)
-    m = DiffoR(**{**SMALL, "denoiser": "mlp"})
+    m = DiffoR(**SMALL)
     fit(m, train, epochs=12, batch_size=128, lr=1e-2, progress=False)
     error = (m.predict(train, 16) - train["y"]).abs().mean()
     assert error < 0.5 * (train["y"].median() - train["y"]).abs().mean()
@@ -317,18 +320,18 @@ def test_it_learns():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_the_loop_can_be_captured_in_a_cuda_graph():
-    m = model().cuda()
+    m = model(denoiser="transformer").cuda()
     x, c = torch.randn(32, 2, 16, device="cuda"), torch.randn(32, m.encoder.width, device="cuda")
     with torch.inference_mode():
         sampler = DiffoRSampler(m)
-        sampler.chain(x, c)
+        sampler.sample_fused(x, c)
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            captured = sampler.chain(x, c)
+            captured = sampler.sample_fused(x, c)
         x.normal_()
         graph.replay()
-        assert torch.allclose(captured, sampler.chain(x, c), atol=1e-5)
+        assert torch.allclose(captured, sampler.sample_fused(x, c), atol=1e-5)
 
 
 # ------------------------------------------------------------------------------------------------- errors and baselines
@@ -337,10 +340,10 @@ def test_the_loop_can_be_captured_in_a_cuda_graph():
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"process": "ode"}, "process: expected one of 'diffusion', 'flow_matching', got 'ode'"),
-        ({"prediction": "velocity"}, "prediction: expected one of"),
-        ({"widths": "log"}, "widths: expected one of"),
-        ({"crps_space": "log"}, "crps_space: expected one of 'both', 'linear', 'mapped', got 'log'"),
+        ({"process": "ode"}, "process: expected 'diffusion' or 'flow_matching', got 'ode'"),
+        ({"prediction": "velocity"}, "prediction: expected 'eps' or 'x0' or 'v'"),
+        ({"widths": "log"}, "widths: expected 'uniform' or 'quantile'"),
+        ({"crps_space": "log"}, "crps_space: expected 'both' or 'linear' or 'mapped', got 'log'"),
         ({"crps_weight": -1.0}, "crps_weight: expected at least 0, got -1"),
         ({"crps_draws": 1}, "crps_draws: expected at least 2"),
         ({"denoiser": "unet"}, "denoiser: expected 'transformer', 'mlp' or a module, got 'unet'"),
@@ -348,7 +351,7 @@ def test_the_loop_can_be_captured_in_a_cuda_graph():
         ({"rho": 1.5}, r"rho: expected a share in \[0, 1\], got 1.5"),
         ({"increment_weight": -1}, "increment_weight: expected at least 0"),
         ({"heads": 0}, "heads: expected a whole number of at least 1, got 0"),
-        ({"heads": 5}, "width: expected a multiple of tokens = 5, got 16"),
+        ({"heads": 5, "denoiser": "transformer"}, "width: expected a multiple of tokens = 5, got 16"),
         ({"T": 3}, "T"),
     ],
     ids=str,
@@ -389,7 +392,7 @@ def test_table_baselines():
     c = TableClassifier(3, few["y"], hidden=16)
     assert c.labels.tolist() == [0, 1, 2, 3]
     fit(c, few, epochs=20, batch_size=64, lr=1e-2, progress=False)
-    p = c._eval(few).softmax(1)
+    p = c._predicted(few).softmax(1)
     assert torch.allclose(c.predict(few, "mean"), p @ c.labels)
     assert torch.equal(c.predict(few), c.labels[p.argmax(1)])
     below, median = (p.cumsum(1) < 0.5).sum(1), c.predict(few, "median")

@@ -139,7 +139,7 @@ def test_a_loop_of_the_users_own_needs_no_preparation() -> None:
 def test_a_rows_draws_do_not_depend_on_the_split(trained: FlowTime) -> None:
     x, ids = without_y(data(50, seed=2)), torch.arange(50) * 7 + 2**33
     whole = trained.sample(x, 5, seed=3, row_ids=ids)
-    tiny = FlowSampler(trained, max_elements=1).sample(x, 5, seed=3, row_ids=ids)
+    tiny = FlowSampler(trained, max_rows=1).sample(x, 5, seed=3, row_ids=ids)
     shuffle = torch.randperm(50)
     shuffled = trained.sample({k: v[shuffle] for k, v in x.items()}, 5, seed=3, row_ids=ids[shuffle])
     torch.testing.assert_close(tiny, whole, atol=1e-4, rtol=1e-4)
@@ -315,9 +315,9 @@ def test_malformed_batches_are_named(changes, message) -> None:
         (lambda m, x: small(lam=1.5), "lam: expected a share in"),
         (lambda m, x: small(prior="gan"), "prior: expected 'flow'"),
         (lambda m, x: small(layers=0), "layers"),
-        (lambda m, x: small(encoder="rnn"), "kind: expected 'transformer' or 'mlp'"),
+        (lambda m, x: small(encoder="rnn"), "encoder: expected 'transformer' or 'mlp'"),
         (lambda m, x: small(dropout=1.0), "dropout: expected a probability"),
-        (lambda m, x: FlowSampler(m, max_elements=0), "max_elements"),
+        (lambda m, x: FlowSampler(m, max_rows=0), "max_rows"),
         (lambda m, x: ValueRegression(3, 3, 2, objective="log"), "objective"),
         (lambda m, x: HistoricalMedian("both"), "side"),
         (lambda m, x: fit(m, data(4), epochs=0), "epochs: expected at least 1, got 0"),

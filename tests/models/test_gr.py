@@ -13,7 +13,7 @@ from ordkernels.models.gr import EOS, FIRST, PAD, SOS, sampling_rate
 from ordkernels.samplers import ValueSampler
 from ordkernels.vocabulary import ValueVocabulary
 
-SMALL = {"dense_width": 3, "hidden": 16, "heads": 2, "ffn": 32, "layers": 1, "dropout": 0.0, "unit": 1.0}
+SMALL = {"dense_width": 3, "hidden": 16, "attention_heads": 2, "ffn": 32, "layers": 1, "dropout": 0.0, "unit": 1.0}
 ABLATIONS = {
     "GR": {},
     "manual": {"vocabulary": "manual"},
@@ -212,7 +212,7 @@ def test_labels_are_written_exactly_in_the_unit():
     after = (tokens == EOS).cumsum(1) - (tokens == EOS).long()
     assert bool((tokens[after > 0] == PAD).all())
     assert bool((tokens[:, :-1] <= tokens[:, 1:])[tokens[:, 1:] >= FIRST].all())  # values do not increase
-    assert int(m.longest) == m.steps == int((tokens >= FIRST).sum(1).max()) + 2
+    assert int(m.longest) == m.longest_sequence == int((tokens >= FIRST).sum(1).max()) + 2
     few = m._tokens(torch.tensor([0.0, 0.0]))
     assert few.tolist() == [[EOS], [EOS]]  # no longer than the batch needs
 
@@ -225,7 +225,7 @@ def test_a_checkpoint_holds_the_vocabulary():
     other.load_state_dict(m.state_dict())
     assert torch.equal(other.sample(t, 3), m.sample(t, 3))
     assert torch.equal(other.predict(t, statistic="greedy"), m.predict(t, statistic="greedy"))
-    assert (other.steps, int(other.iteration)) == (m.steps, 17)
+    assert (other.longest_sequence, int(other.iteration)) == (m.longest_sequence, 17)
     assert other.vocabulary.size == m.vocabulary.size
     other.train().loss({k: v[:8] for k, v in t.items()})  # a loaded model is prepared: one small batch must not refit it
     assert torch.equal(other.token_values, m.token_values)

@@ -5,12 +5,12 @@ import torch
 
 from ordkernels import ops, rng, use_backend
 from ordkernels.models import IFusion, PooledFusion, fit
-from ordkernels.models.interests import SequenceEncoder
+from ordkernels.models._interest import SequenceEncoder
 from ordkernels.samplers import FusionSampler
 
 USERS, ITEMS, F, Q = 7, 12, 5, 6
 SIZES = {"n_users": USERS, "n_items": ITEMS, "dense_width": F, "latent": 8, "hidden": 16, "sessions": 3, "quantiles": Q,
-         "T": 10, "denoiser_hidden": 16, "long": 6, "heads": 2, "levels": 8}  # fmt: skip
+         "T": 10, "denoiser_hidden": 16, "long": 6, "attention_heads": 2, "levels": 8}  # fmt: skip
 POOLED = {k: v for k, v in SIZES.items() if k not in ("T", "denoiser_hidden")}
 
 
@@ -147,13 +147,13 @@ def test_rows_without_sessions_or_history():
 @pytest.mark.parametrize("steps", [1, 4])
 def test_fuse_is_the_chain_step_by_step(steps):
     model, rows = ifusion(steps=steps), batch()
-    sampler = FusionSampler(model, max_elements=100)  # a few rows at once
+    sampler = FusionSampler(model, max_rows=12)  # a few rows at once
     fused = sampler.fuse(rows, 3, seed=9, row_ids=rows["row"])
     with torch.no_grad():
         parts, g_cp, g_tf, mask = model.condition(rows)
         for j in range(3):
             h = torch.where(parts.has_long[:, None], parts.long, rng.normal(9, rows["row"], 0, 8, j))
-            want = sampler.walk(h, g_cp, g_tf, mask, seed=9, row_ids=rows["row"], draw_ids=torch.full((24,), j))
+            want = sampler.sample_stepwise(h, g_cp, g_tf, mask, seed=9, row_ids=rows["row"], draw_ids=torch.full((24,), j))
             torch.testing.assert_close(fused[:, j], want, rtol=1e-4, atol=1e-4)
     with use_backend("reference"):
         torch.testing.assert_close(fused, sampler.fuse(rows, 3, seed=9, row_ids=rows["row"]), rtol=1e-4, atol=1e-4)
@@ -171,10 +171,10 @@ def test_both_gammas_zero_is_the_unguided_prediction():
     assert bool(none.loss(rows)["loss"].isfinite())
 
 
-@pytest.mark.parametrize("make", [lambda: ifusion(steps=3), lambda: ifusion(), lambda: PooledFusion(**POOLED, kind="attention")])
+@pytest.mark.parametrize("make", [lambda: ifusion(steps=3), lambda: ifusion(), lambda: PooledFusion(**POOLED, pooling="attention")])
 def test_draws_belong_to_their_rows(make):
     model, rows = make(), batch()
-    if not model._ready:
+    if not model.prepared:
         model.prepare(rows)
     whole = model.sample(rows, 6, seed=2, row_ids=rows["row"])
     assert whole.shape == (24, 6)
@@ -206,7 +206,7 @@ def test_draws_follow_the_heads_quantiles():
     assert float((got - seconds)[[1, 3]].abs().max()) < 1.0  # of 30, rows whose start is not noise
 
 
-@pytest.mark.parametrize("make", [ifusion, lambda: PooledFusion(**POOLED), lambda: PooledFusion(**POOLED, kind="attention")])
+@pytest.mark.parametrize("make", [ifusion, lambda: PooledFusion(**POOLED), lambda: PooledFusion(**POOLED, pooling="attention")])
 def test_what_is_masked_does_not_matter(make):
     """Padding's feedback, and sessions that are not there, NaN included."""
     model, rows = make().eval(), batch()
@@ -315,12 +315,12 @@ def test_errors_name_the_key_or_the_argument():
     for options, match in (
         ({"guidance": "x"}, "guidance"), ({"steps": 11}, "steps: expected at most T"), ({"drop_tf": 2.0}, "drop_tf"),
         ({"gamma_cp": -1.0}, "gamma_cp"), ({"disentangle": "x"}, "disentangle"), ({"chain_weight": -1.0}, "chain_weight"),
-        ({"click_weight": 0.0, "number_weight": 0.0}, "one of them above 0"), ({"heads": 3}, "heads"),
+        ({"click_weight": 0.0, "number_weight": 0.0}, "one of them above 0"), ({"attention_heads": 3}, "heads"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=match):
             IFusion(**{**SIZES, **options})
-    with pytest.raises(ValueError, match="kind"):
-        PooledFusion(**POOLED, kind="max")
+    with pytest.raises(ValueError, match="pooling"):
+        PooledFusion(**POOLED, pooling="max")
     for call, match in ((lambda: FusionSampler(model, steps=11), "steps"), (lambda: FusionSampler(model, vectors=0), "vectors"),
                         (lambda: model.fuse(rows, 0), "n: expected"), (lambda: model.predict_click(rows, 0), "n: expected")):  # fmt: skip
         with pytest.raises(ValueError, match=match):

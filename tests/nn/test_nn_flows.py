@@ -123,15 +123,15 @@ def test_module_errors_name_the_argument() -> None:
         ConditionalPlanarFlow(4, -1)
     with pytest.raises(ValueError, match="width: expected a multiple of heads = 3, got 16"):
         QuantileEncoder(20, 16, heads=3)
-    with pytest.raises(ValueError, match="kind"):
-        QuantileEncoder(20, kind="cnn")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="encoder"):
+        QuantileEncoder(20, encoder="cnn")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"q: expected shape \[B, 20\], got \[3, 19\]"):
         QuantileEncoder(20)(torch.rand(3, 19))
 
 
-@pytest.mark.parametrize("kind", ["transformer", "mlp"])
-def test_quantile_encoder_sees_order_and_flag_and_is_row_wise(kind) -> None:
-    encoder = QuantileEncoder(20, 16, kind=kind).eval()
+@pytest.mark.parametrize("encoder", ["transformer", "mlp"])
+def test_quantile_encoder_sees_order_and_flag_and_is_row_wise(encoder) -> None:
+    encoder = QuantileEncoder(20, 16, encoder=encoder).eval()
     q, has = torch.rand(6, 20).sort(dim=1).values * 30, torch.ones(6)
     h = encoder(q, has)
     assert h.shape == (6, 16)
@@ -143,10 +143,10 @@ def test_quantile_encoder_sees_order_and_flag_and_is_row_wise(kind) -> None:
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in encoder.parameters())
 
 
-@pytest.mark.parametrize("kind", ["ddpm", "flow_matching"])
-def test_diffusion_prior_steps_are_those_of_the_formulas(kind: str) -> None:
+@pytest.mark.parametrize("process", ["ddpm", "flow_matching"])
+def test_diffusion_prior_steps_are_those_of_the_formulas(process: str) -> None:
     """DDIM with eta = 0 under the cosine schedule, and Euler steps, written out."""
-    prior = DiffusionPrior(3, 2, 4, kind=kind, steps=5).double()
+    prior = DiffusionPrior(3, 2, 4, process=process, steps=5).double()
     noise, h = torch.randn(6, 7, 3, dtype=torch.float64), torch.randn(6, 2, dtype=torch.float64)
 
     def signal(t: float) -> float:
@@ -156,7 +156,7 @@ def test_diffusion_prior_steps_are_those_of_the_formulas(kind: str) -> None:
     with torch.no_grad():
         for i in range(5, 0, -1):
             out = prior._net(x, torch.full((1, 1), i / 5, dtype=torch.float64), h)
-            if kind == "flow_matching":
+            if process == "flow_matching":
                 x = x - out / 5
                 continue
             a, s = signal(i / 5), signal((i - 1) / 5)

@@ -326,10 +326,10 @@ def test_the_samplers_loop_looks_at_no_values(process, eta):
     sampler = DiffoRSampler(model)
     x, cond, ids = torch.randn(4, 2, 8), torch.randn(4, 3), torch.arange(4)
     with torch.no_grad():
-        real = sampler.chain(x, cond, seed=3, row_ids=ids)
-        compiled = torch.compile(sampler.chain, fullgraph=True, backend="eager")(x, cond, seed=3, row_ids=ids)
+        real = sampler.sample_fused(x, cond, seed=3, row_ids=ids)
+        compiled = torch.compile(sampler.sample_fused, fullgraph=True, backend="eager")(x, cond, seed=3, row_ids=ids)
         denoiser.to("meta")
-        shapes = sampler.chain(x.to("meta"), cond.to("meta"), seed=3, row_ids=ids.to("meta"))
+        shapes = sampler.sample_fused(x.to("meta"), cond.to("meta"), seed=3, row_ids=ids.to("meta"))
     torch.testing.assert_close(compiled, real)
     assert shapes.device.type == "meta"
     assert shapes.shape == real.shape == (4, 2, 3, 8)

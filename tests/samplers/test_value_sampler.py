@@ -10,7 +10,7 @@ from ordkernels.models.gr import EOS, FIRST, PAD, SOS
 from ordkernels.samplers import ValueSampler
 from ordkernels.samplers.value import _weighted_quantiles
 
-SMALL = {"dense_width": 3, "hidden": 16, "heads": 2, "ffn": 32, "layers": 1, "dropout": 0.0, "unit": 1.0}
+SMALL = {"dense_width": 3, "hidden": 16, "attention_heads": 2, "ffn": 32, "layers": 1, "dropout": 0.0, "unit": 1.0}
 
 
 def table(N: int = 120) -> dict[str, torch.Tensor]:
@@ -47,7 +47,7 @@ def test_draws_follow_the_decoder():
     """The share of draws that end at once is the probability of EOS after SOS."""
     m = model()
     x = {"dense": table(2)["dense"]}
-    m.steps = 4
+    m.longest_sequence = 4
     draws = m.sample(x, 3000, seed=1)
     allowed = torch.ones(len(m.token_values), dtype=torch.bool)
     allowed[[PAD, SOS]] = False
@@ -63,7 +63,7 @@ def test_predict_and_interval_weigh_draws_by_their_first_token():
     m, x = model(), table(12)
     draws = m.sample(x, 9, seed=1)
     first = torch.stack([ops.value_decode(
-        m.encoder(x), m.decoder, m.token_values, max_tokens=m.steps, temperature=1.0, monotone=True, seed=1, row_ids=torch.arange(12),
+        m.encoder(x), m.decoder, m.token_values, max_tokens=m.longest_sequence, temperature=1.0, monotone=True, seed=1, row_ids=torch.arange(12),
         draw_ids=torch.full((12,), j),
     ).tokens[:, 0] for j in range(9)], dim=1)  # fmt: skip
     with torch.no_grad():
@@ -87,7 +87,7 @@ def test_predict_and_interval_weigh_draws_by_their_first_token():
 
 def test_statistics_agree_with_those_of_many_plain_draws():
     m, x = model(), {"dense": table(3)["dense"]}
-    m.steps = 4
+    m.longest_sequence = 4
     draws = m.sample(x, 4000, seed=5)
     assert torch.allclose(m.predict(x, 600, statistic="mean"), draws.mean(1), rtol=0.1)
     for level, got in ((0.5, m.predict(x, 600)), (0.8, m.interval(x, 0.6, 600)[:, 1])):
@@ -115,7 +115,7 @@ def test_greedy_is_the_decoding_of_the_model(readout):
     m, x = model(readout=readout), table(40)
     with torch.inference_mode():
         out = ops.value_decode(
-            m.encoder(x), m.decoder, m.token_values, max_tokens=m.steps, window=20, mixup="window", readout=readout, monotone=True
+            m.encoder(x), m.decoder, m.token_values, max_tokens=m.longest_sequence, window=20, mixup="window", readout=readout, monotone=True
         )
     assert torch.equal(m.predict(x, statistic="greedy"), out.value)
 

@@ -1,7 +1,7 @@
-"""The field's other models of watch time, on the same encoder as the generative ones: CREAD, TPM, WLR, D2Q, EGMN.
+"""Published models of watch time, on the same encoder as the generative ones: CREAD, TPM, WLR, D2Q, EGMN.
 
-Each is an encoder, a head and one of ``decoders``. Where a paper's own network and loss weights are of its product, these are
-ours: targets are divided by their deviation, and weights are arguments.
+Each is an encoder, a head and one of ``target_codecs``. Deviations from the papers, whose networks and loss weights are of
+their products: targets are divided by their standard deviation, and weights are arguments.
 """
 
 from __future__ import annotations
@@ -12,39 +12,41 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .decoders import (
+from ..._validation.numbers import integer, one_of
+from .._base import TargetModel
+from .._checks import check_target, require_keys
+from .._encoders import ContextEncoder
+from .target_codecs import (
     DurationQuantiles,
-    _quantiles,
     adaptive_edges,
     mixture_mean,
     mixture_nll,
     odds_weights,
+    quantiles_of,
     survival_expectation,
     survival_labels,
     tree_expectation,
     tree_labels,
 )
-from .features import TargetModel, check_target
-from .tabular import ContextEncoder
 
 __all__ = ["CREAD", "D2Q", "EGMN", "TPM", "WLR"]
 
 
-class _FieldModel(TargetModel):
-    """An encoder and a head of two layers. ``encoder`` arguments: ``ContextEncoder``'s."""
+class _WatchTimeModel(TargetModel):
+    """An encoder and a head of two layers. ``flags``: ``ContextEncoder``'s."""
 
     duration = False  # is the batch's duration read?
 
-    def __init__(self, n_users: int, n_items: int, dense_width: int, outputs: int, hidden: int, quantiles: int, encoder: dict[str, Any]):
+    def __init__(self, n_users: int, n_items: int, dense_width: int, outputs: int, hidden: int, quantiles: int, flags: dict[str, Any]):
         super().__init__()
-        self.encoder = ContextEncoder(n_users, n_items, dense_width, hidden, quantiles, **encoder)
+        self.encoder = ContextEncoder(n_users, n_items, dense_width, hidden, quantiles, **flags)
         self.head = nn.Sequential(nn.Linear(hidden, 2 * hidden), nn.SiLU(), nn.Linear(2 * hidden, outputs))
         self.batch_keys = (*self.encoder.keys, *(("duration",) if self.duration else ()), "y")
 
     def loss(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Scalars; ``"loss"`` is the total."""
         self._check(batch, target=True)
-        self._prepare_if_new(batch)
+        self._prepare_on_first_batch(batch)
         return self._losses(self._out(batch), batch["y"].to(self.scale.dtype), batch)
 
     @torch.inference_mode()
@@ -72,40 +74,51 @@ class _FieldModel(TargetModel):
         self.encoder.check(batch, target=target)
         if not self.duration:
             return
-        if "duration" not in batch:
-            raise ValueError(f"batch: expected the key 'duration', got {', '.join(sorted(batch))}")
+        require_keys(batch, ("duration",))
         check_target(batch["duration"], len(batch["dense"]), "duration")
 
 
-class CREAD(_FieldModel):
+class CREAD(_WatchTimeModel):
     """M classifiers ``P(y > c_m)`` at CREAD's adaptive edges, and the sum that restores a number from them.
 
     Loss: cross-entropy summed over the classifiers, ``restoration`` times the Huber loss of the restored number (over y's
-    deviation), and ``order`` times what ``P(y > c_{m+1})`` exceeds ``P(y > c_m)`` by. Logits are relative to the training split's
-    shares (**ours**: with one head for M thresholds of all rarities, training would spend its first epochs on learning those).
+    standard deviation), and ``order`` times what ``P(y > c_{m+1})`` exceeds ``P(y > c_m)`` by. Logits are relative to the
+    training split's shares (a deviation from the paper: with one head for M thresholds of all rarities, training would spend
+    its first epochs on learning those).
 
-    Args: ``n_users, n_items, dense_width, hidden, quantiles`` and further ones: ``ContextEncoder``'s (a plain table: 0, 0).
-        intervals: M. alpha: of `adaptive_edges`.
-    Batches: ``ContextEncoder.keys`` and ``y [B]``. Errors: ``ValueError`` for counts out of range and malformed batches.
+    Batches: ``ContextEncoder.keys`` and ``y [B]``.
+
+    Args:
+        n_users: rows of the user embedding; 0 for plain tables.
+        n_items: rows of the item embedding; 0 for plain tables.
+        dense_width: columns of ``dense``.
+        hidden: width of the networks.
+        quantiles: L, of the histories.
+        intervals: M.
+        alpha: of `adaptive_edges`.
+        restoration: weight of the restored number's Huber loss.
+        order: weight of what the probabilities rise by.
+        flags: ``ContextEncoder``'s, ``dropout`` and the fields of ``EncoderConfig``.
+
+    Raises:
+        ValueError: counts out of range and malformed batches.
+        TypeError: unknown flags.
 
     Source: Sun et al., "CREAD: A Classification-Restoration Framework with Error Adaptive Discretization for Watch Time
-    Prediction in Video Recommender Systems", AAAI 2024. The weights of the losses are **ours**, not checked against its code.
+    Prediction in Video Recommender Systems", AAAI 2024. The weights of the losses are not checked against its code.
 
-    Example::
-
-        >>> model = CREAD(n_users, n_items, train["dense"].shape[1])
-        >>> ordkernels.models.fit(model, train)
-        >>> model.predict(test)
+    Example:
+        >>> CREAD(0, 0, dense_width=2).batch_keys
+        ('dense', 'y')
     """
 
     edges: Tensor
     prior: Tensor  # [M]: log-odds of y > c_m
 
     def __init__(self, n_users: int, n_items: int, dense_width: int, hidden: int = 64, quantiles: int = 20, *, intervals: int = 32,
-                 alpha: float = 2.0, restoration: float = 1.0, order: float = 0.1, **encoder: Any) -> None:  # fmt: skip
-        if intervals < 1:
-            raise ValueError(f"intervals: expected at least 1, got {intervals}")
-        super().__init__(n_users, n_items, dense_width, intervals, hidden, quantiles, encoder)
+                 alpha: float = 2.0, restoration: float = 1.0, order: float = 0.1, **flags: Any) -> None:  # fmt: skip
+        integer("intervals", intervals, least=1)
+        super().__init__(n_users, n_items, dense_width, intervals, hidden, quantiles, flags)
         self.alpha, self.restoration, self.order = alpha, restoration, order
         self.register_buffer("edges", torch.linspace(0, 1, intervals + 1))
         self.register_buffer("prior", torch.zeros(intervals))
@@ -133,34 +146,47 @@ class CREAD(_FieldModel):
         return survival_expectation(out.sigmoid(), self.edges)
 
 
-class TPM(_FieldModel):
+class TPM(_WatchTimeModel):
     """A full binary tree over intervals of equal mass, a classifier at each node; predicts the mean over the leaves.
 
     Loss: cross-entropy summed along the target's path, ``regression`` times the Huber loss of the mean and ``variance`` times
-    the leaves' variance (both over y's deviation). A leaf's value is the mean of its training targets (**ours**; the paper's, the
-    middle of its interval, overshoots in the last one's long tail).
+    the leaves' variance (both over y's standard deviation). A leaf's value is the mean of its
+    training targets (a deviation from the paper, whose value, the middle of the interval, overshoots in the last one's long
+    tail).
 
-    Args: as `CREAD`; depth: of the tree, ``2^depth`` leaves.
-    Batches: ``ContextEncoder.keys`` and ``y [B]``. Errors: ``ValueError`` for a depth out of 1..12 and malformed batches.
+    Batches: ``ContextEncoder.keys`` and ``y [B]``.
+
+    Args:
+        n_users: rows of the user embedding; 0 for plain tables.
+        n_items: rows of the item embedding; 0 for plain tables.
+        dense_width: columns of ``dense``.
+        hidden: width of the networks.
+        quantiles: L, of the histories.
+        depth: of the tree, ``2^depth`` leaves.
+        regression: weight of the mean's Huber loss.
+        variance: weight of the leaves' variance.
+        flags: ``ContextEncoder``'s, ``dropout`` and the fields of ``EncoderConfig``.
+
+    Raises:
+        ValueError: a depth out of 1..12 and malformed batches.
+        TypeError: unknown flags.
 
     Source: Lin et al., "Tree based Progressive Regression Model for Watch-Time Prediction in Short-video Recommendation",
     KDD 2023; without its backdoor adjustment for duration.
 
-    Example::
-
-        >>> model = TPM(n_users, n_items, train["dense"].shape[1])
-        >>> ordkernels.models.fit(model, train)
-        >>> model.predict(test)
+    Example:
+        >>> TPM(0, 0, dense_width=2).batch_keys
+        ('dense', 'y')
     """
 
     edges: Tensor
     values: Tensor
 
     def __init__(self, n_users: int, n_items: int, dense_width: int, hidden: int = 64, quantiles: int = 20, *, depth: int = 5,
-                 regression: float = 1.0, variance: float = 0.02, **encoder: Any) -> None:  # fmt: skip
+                 regression: float = 1.0, variance: float = 0.02, **flags: Any) -> None:  # fmt: skip
         if not 1 <= depth <= 12:
             raise ValueError(f"depth: expected 1 to 12, got {depth}")
-        super().__init__(n_users, n_items, dense_width, 2**depth - 1, hidden, quantiles, encoder)
+        super().__init__(n_users, n_items, dense_width, 2**depth - 1, hidden, quantiles, flags)
         self.regression, self.variance = regression, variance
         self.register_buffer("edges", torch.linspace(0, 1, 2**depth + 1))
         self.register_buffer("values", torch.linspace(0, 1, 2**depth))
@@ -168,7 +194,7 @@ class TPM(_FieldModel):
     def prepare(self, train: dict[str, Tensor]) -> None:
         super().prepare(train)
         y, L = train["y"].detach().to(self.edges.dtype).contiguous(), len(self.values)
-        edges = _quantiles(y, torch.linspace(0, 1, L + 1, dtype=torch.float64, device=y.device)).to(y.dtype)
+        edges = quantiles_of(y, torch.linspace(0, 1, L + 1, dtype=torch.float64, device=y.device)).to(y.dtype)
         self.edges.copy_(edges)
         leaf = torch.searchsorted(edges[1:-1].contiguous(), y, right=True)
         rows = torch.bincount(leaf, minlength=L)
@@ -188,31 +214,40 @@ class TPM(_FieldModel):
         return tree_expectation(out, self.values)[0]
 
 
-class WLR(_FieldModel):
-    """Weighted logistic regression, whose odds are the prediction (in units of y's deviation while training).
+class WLR(_WatchTimeModel):
+    """Weighted logistic regression, whose odds are the prediction (in units of y's standard deviation while training).
 
     ``positives="every"``: each row is both a positive of weight y and a negative of weight 1, so the odds are ``E[y]``.
     ``"finished"``: the classic form, with videos played to their end (``y >= duration > 0``) as the clicks: weight y, the others
     1; the odds are near ``E[y]`` only where few are finished.
 
-    Args: as `CREAD`; positives. Batches: ``ContextEncoder.keys``, ``y [B]``, and for ``"finished"`` ``duration [B]``.
-    Errors: ``ValueError`` for another ``positives`` and malformed batches.
+    Batches: ``ContextEncoder.keys``, ``y [B]``, and for ``"finished"`` ``duration [B]``.
+
+    Args:
+        n_users: rows of the user embedding; 0 for plain tables.
+        n_items: rows of the item embedding; 0 for plain tables.
+        dense_width: columns of ``dense``.
+        hidden: width of the networks.
+        quantiles: L, of the histories.
+        positives: ``"every"`` or ``"finished"``.
+        flags: ``ContextEncoder``'s, ``dropout`` and the fields of ``EncoderConfig``.
+
+    Raises:
+        ValueError: another ``positives`` and malformed batches.
+        TypeError: unknown flags.
 
     Source: Covington et al., "Deep Neural Networks for YouTube Recommendations", RecSys 2016.
 
-    Example::
-
-        >>> model = WLR(n_users, n_items, train["dense"].shape[1])
-        >>> ordkernels.models.fit(model, train)
-        >>> model.predict(test)
+    Example:
+        >>> WLR(0, 0, dense_width=2).batch_keys
+        ('dense', 'y')
     """
 
     def __init__(self, n_users: int, n_items: int, dense_width: int, hidden: int = 64, quantiles: int = 20, *,
-                 positives: Literal["every", "finished"] = "every", **encoder: Any) -> None:  # fmt: skip
-        if positives not in ("every", "finished"):
-            raise ValueError(f"positives: expected 'every' or 'finished', got {positives!r}")
+                 positives: Literal["every", "finished"] = "every", **flags: Any) -> None:  # fmt: skip
+        one_of("positives", positives, ("every", "finished"))
         self.duration = positives == "finished"
-        super().__init__(n_users, n_items, dense_width, 1, hidden, quantiles, encoder)
+        super().__init__(n_users, n_items, dense_width, 1, hidden, quantiles, flags)
         self.positives = positives
 
     def _check(self, batch: dict[str, Tensor], *, target: bool) -> None:
@@ -230,30 +265,39 @@ class WLR(_FieldModel):
         return out[:, 0].clamp(max=(2 * self.largest / self.scale).log()).exp() * self.scale
 
 
-class D2Q(_FieldModel):
+class D2Q(_WatchTimeModel):
     """Regression of the target's rank among videos of about the same duration, read back through that group's quantiles.
 
-    Args: as `CREAD`; groups, knots: `DurationQuantiles`'. objective: ``"squared"`` (the paper's) or ``"absolute"``, whose
-        minimiser is the median's rank.
-    Batches: ``ContextEncoder.keys``, ``duration [B]`` and ``y [B]``. Errors: ``ValueError`` for counts out of range, another
-        objective and malformed batches.
+    Batches: ``ContextEncoder.keys``, ``duration [B]`` and ``y [B]``.
+
+    Args:
+        n_users: rows of the user embedding; 0 for plain tables.
+        n_items: rows of the item embedding; 0 for plain tables.
+        dense_width: columns of ``dense``.
+        hidden: width of the networks.
+        quantiles: L, of the histories.
+        groups: of durations, as in `DurationQuantiles`.
+        knots: of a group's table.
+        objective: ``"squared"`` (the paper's) or ``"absolute"``, whose minimiser is the median's rank.
+        flags: ``ContextEncoder``'s, ``dropout`` and the fields of ``EncoderConfig``.
+
+    Raises:
+        ValueError: counts out of range, another objective and malformed batches.
+        TypeError: unknown flags.
 
     Source: Zhan et al., "Deconfounding Duration Bias in Watch-time Prediction for Video Recommendation", KDD 2022.
 
-    Example::
-
-        >>> model = D2Q(n_users, n_items, train["dense"].shape[1])
-        >>> ordkernels.models.fit(model, train)
-        >>> model.predict(test)
+    Example:
+        >>> D2Q(0, 0, dense_width=2).batch_keys
+        ('dense', 'duration', 'y')
     """
 
     duration = True
 
     def __init__(self, n_users: int, n_items: int, dense_width: int, hidden: int = 64, quantiles: int = 20, *, groups: int = 30,
-                 knots: int = 100, objective: Literal["squared", "absolute"] = "squared", **encoder: Any) -> None:  # fmt: skip
-        if objective not in ("squared", "absolute"):
-            raise ValueError(f"objective: expected 'squared' or 'absolute', got {objective!r}")
-        super().__init__(n_users, n_items, dense_width, 1, hidden, quantiles, encoder)
+                 knots: int = 100, objective: Literal["squared", "absolute"] = "squared", **flags: Any) -> None:  # fmt: skip
+        one_of("objective", objective, ("squared", "absolute"))
+        super().__init__(n_users, n_items, dense_width, 1, hidden, quantiles, flags)
         self.objective, self.table = objective, DurationQuantiles(groups, knots)
 
     def prepare(self, train: dict[str, Tensor]) -> None:
@@ -268,32 +312,43 @@ class D2Q(_FieldModel):
         return self.table.inverse(out[:, 0].sigmoid(), batch["duration"])
 
 
-class EGMN(_FieldModel):
-    """A mixture of one exponential (quick skips) and K Gaussians (the rest), in units of y's deviation; predicts its mean.
+class EGMN(_WatchTimeModel):
+    """A mixture of one exponential (quick skips) and K Gaussians (the rest), in units of y's standard deviation; predicts its mean.
 
     Loss: the negative log-likelihood, less ``entropy`` times the entropy of the batch's mean weights (no component starves),
     plus ``regression`` times the absolute error of the mean.
 
-    Args: as `CREAD`; components: K, at least 1.
-    Batches: ``ContextEncoder.keys`` and ``y [B]``. Errors: ``ValueError`` for counts out of range and malformed batches.
+    Batches: ``ContextEncoder.keys`` and ``y [B]``.
+
+    Args:
+        n_users: rows of the user embedding; 0 for plain tables.
+        n_items: rows of the item embedding; 0 for plain tables.
+        dense_width: columns of ``dense``.
+        hidden: width of the networks.
+        quantiles: L, of the histories.
+        components: K, at least 1.
+        entropy: weight of the entropy of the batch's mean weights.
+        regression: weight of the mean's absolute error.
+        flags: ``ContextEncoder``'s, ``dropout`` and the fields of ``EncoderConfig``.
+
+    Raises:
+        ValueError: counts out of range and malformed batches.
+        TypeError: unknown flags.
 
     Source: Zhao et al., "Multi-granularity distribution modeling for video watch time prediction via exponential-Gaussian mixture
-    network", RecSys 2025, for the mixture and the three terms; their weights here are **ours**, not checked against its code.
+    network", RecSys 2025, for the mixture and the three terms; their weights here are not checked against its code.
 
-    Example::
-
-        >>> model = EGMN(n_users, n_items, train["dense"].shape[1])
-        >>> ordkernels.models.fit(model, train)
-        >>> model.predict(test)
+    Example:
+        >>> EGMN(0, 0, dense_width=2).batch_keys
+        ('dense', 'y')
     """
 
     least = 0.01  # of a scale or deviation: zeros of y make the likelihood unbounded
 
     def __init__(self, n_users: int, n_items: int, dense_width: int, hidden: int = 64, quantiles: int = 20, *, components: int = 4,
-                 entropy: float = 0.1, regression: float = 1.0, **encoder: Any) -> None:  # fmt: skip
-        if components < 1:
-            raise ValueError(f"components: expected at least 1, got {components}")
-        super().__init__(n_users, n_items, dense_width, 3 * components + 2, hidden, quantiles, encoder)
+                 entropy: float = 0.1, regression: float = 1.0, **flags: Any) -> None:  # fmt: skip
+        integer("components", components, least=1)
+        super().__init__(n_users, n_items, dense_width, 3 * components + 2, hidden, quantiles, flags)
         self.components, self.entropy, self.regression = components, entropy, regression
         last = self.head[-1]
         assert isinstance(last, nn.Linear)

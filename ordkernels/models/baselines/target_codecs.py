@@ -1,4 +1,4 @@
-"""How the field turns a network's outputs into a number, and targets into labels for it: CREAD, TPM, WLR, EGMN, D2Q.
+"""How published models turn a network's outputs into a number, and targets into labels for it: CREAD, TPM, WLR, EGMN, D2Q.
 
 Plain torch, differentiable, any float dtype; they compile without graph breaks. None is registered as a kernel: next to the
 network that feeds them they are 2 % of scoring or less (the tree of 32 leaves, the dearest, takes 0.8 microseconds a row eager and
@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .._validation.tensors import dims, floating, same, shape
-from .features import check_nonnegative
+from ..._validation.numbers import integer
+from ..._validation.tensors import dims, floating, may_look, same, shape
+from .._checks import check_nonnegative
 
 __all__ = [
     "DurationQuantiles",
@@ -22,6 +23,7 @@ __all__ = [
     "mixture_mean",
     "mixture_nll",
     "odds_weights",
+    "quantiles_of",
     "survival_expectation",
     "survival_labels",
     "tree_expectation",
@@ -96,13 +98,12 @@ def adaptive_edges(y: Tensor, intervals: int, alpha: float = 2.0) -> Tensor:
         tensor([  0.,  25.,  50.,  75., 100.])
     """
     _targets("y", y)
-    if intervals < 1:
-        raise ValueError(f"intervals: expected at least 1, got {intervals}")
+    integer("intervals", intervals, least=1)
     if not 0 <= alpha < math.inf:
         raise ValueError(f"alpha: expected a finite number of at least 0, got {alpha}")
     z = torch.linspace(0, 1, intervals + 1, dtype=torch.float64, device=y.device)
     levels = torch.expm1(-alpha * z) / math.expm1(-alpha) if alpha else z
-    edges = _quantiles(y.detach(), levels)
+    edges = quantiles_of(y.detach(), levels)
     edges[0] = 0
     return edges.to(y.dtype)
 
@@ -197,7 +198,7 @@ def odds_weights(y: Tensor, positive: Tensor | None = None) -> tuple[Tensor, Ten
     Raises:
         TypeError, ValueError: y not floating, negative, NaN or infinite; positive of another shape or dtype.
 
-    Source: Covington et al., RecSys 2016, section 4.2. Every row as both is ours, for logs without clicks.
+    Source: Covington et al., RecSys 2016, section 4.2. Every row as both is a deviation from it, for logs without clicks.
 
     Example:
         >>> odds_weights(torch.tensor([7.0, 3.0]), torch.tensor([True, False]))
@@ -268,8 +269,11 @@ class DurationQuantiles(nn.Module):
 
     Source: D2Q (Zhan et al., KDD 2022).
 
-    Example::
+    Args:
+        groups: of durations.
+        knots: quantiles of a group.
 
+    Example:
         >>> table = DurationQuantiles(groups=2, knots=3)
         >>> table.fit(torch.tensor([0.0, 4.0, 8.0, 10.0]), torch.tensor([5.0, 5.0, 60.0, 60.0]))
         >>> table(torch.tensor([2.0, 10.0]), torch.tensor([5.0, 60.0]))
@@ -281,9 +285,8 @@ class DurationQuantiles(nn.Module):
 
     def __init__(self, groups: int = 30, knots: int = 100) -> None:
         super().__init__()
-        for name, value, least in (("groups", groups, 1), ("knots", knots, 2)):
-            if value < least:
-                raise ValueError(f"{name}: expected at least {least}, got {value}")
+        integer("groups", groups, least=1)
+        integer("knots", knots, least=2)
         self.register_buffer("starts", torch.linspace(0, 1, groups)[1:])
         self.register_buffer("values", torch.linspace(0, 1, knots).expand(groups, knots).clone())
 
@@ -295,11 +298,11 @@ class DurationQuantiles(nn.Module):
         G, Q = self.values.shape
         levels = torch.linspace(0, 1, Q, dtype=torch.float64, device=y.device)
         shares = torch.arange(1, G, dtype=torch.float64, device=y.device) / G
-        self.starts.copy_(_quantiles(duration.detach(), shares))
+        self.starts.copy_(quantiles_of(duration.detach(), shares))
         group = self.group(duration)
         for g in range(G):  # a group without rows is never looked up by a training duration; others fall to all rows' table
             rows = y.detach()[group == g]
-            self.values[g] = _quantiles(rows if len(rows) else y.detach(), levels).to(self.values)
+            self.values[g] = quantiles_of(rows if len(rows) else y.detach(), levels).to(self.values)
 
     def group(self, duration: Tensor) -> Tensor:
         """``[B]`` int64."""
@@ -338,7 +341,7 @@ def _rising(name: str, edges: Tensor) -> None:
     dims(name, edges, [1], "[M+1]")
     if len(edges) < 2:
         raise ValueError(f"{name}: expected at least 2, got {len(edges)}")
-    if edges.device.type == "cpu" and not torch.compiler.is_compiling() and not bool((edges.diff() >= 0).all()):
+    if may_look(edges) and not bool((edges.diff() >= 0).all()):
         raise ValueError(f"{name}: expected rising numbers, got {edges.tolist()[:8]}")
 
 
@@ -350,12 +353,12 @@ def _depth(name: str, leaves: int) -> int:
 
 
 def _targets(name: str, y: Tensor, least: int = 1, wait: bool = True) -> None:
-    """wait: look at the values on a GPU, too; a loss does not."""
+    """wait: read the values on a GPU, too, and wait for it; a loss does not."""
     floating(name, y)
     dims(name, y, [1], "[N]")
     if len(y) < least:
         raise ValueError(f"{name}: expected at least one value, got none")
-    if wait or y.device.type == "cpu":
+    if wait or may_look(y):
         check_nonnegative(name, y)
 
 
@@ -369,7 +372,7 @@ def _mixture(logits: Tensor, scale: Tensor, mu: Tensor) -> None:
     shape("mu", mu, (*logits.shape[:-1], logits.shape[-1] - 1), "[..., K]")
 
 
-def _quantiles(y: Tensor, levels: Tensor) -> Tensor:
+def quantiles_of(y: Tensor, levels: Tensor) -> Tensor:
     """fp64, by linear interpolation; torch.quantile takes no more than 16 million values."""
     at = levels * (len(y) - 1)
     low = at.long()

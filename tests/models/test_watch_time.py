@@ -9,7 +9,7 @@ import torch
 from torch.autograd import gradcheck
 
 from ordkernels import models, ops
-from ordkernels.models import decoders as d
+from ordkernels.models.baselines import target_codecs as d
 
 MODELS = [models.CREAD, models.TPM, models.WLR, models.D2Q, models.EGMN]
 

@@ -1,8 +1,9 @@
-"""What iFusion and the poolings that it is compared with share: encoders of long histories and sessions, heads, checks."""
+"""What iFusion and the pooling baselines share: encoders of long histories and of sessions, heads, checks."""
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -10,11 +11,15 @@ from torch.nn import functional as F
 
 from .. import ops
 from .._validation.numbers import positive_sizes
-from .features import TargetModel
-from .tabular import ContextEncoder
-from .targets import TargetMap
+from .._validation.tensors import may_look
+from ..nn.transformer import TransformerLayer
+from ..samplers.fusion import InterestSampler
+from ._base import GenerativeModel
+from ._checks import check_weights, require_keys
+from ._encoders import ContextEncoder, EncoderConfig
+from .target_transforms import TargetMap
 
-__all__ = ["InterestModel", "Interests", "SequenceEncoder"]
+__all__ = ["InterestModel", "Interests", "PredictionLoss", "SequenceConfig", "SequenceEncoder"]
 
 _SEQUENCES = ("long", "sessions")
 
@@ -41,8 +46,17 @@ class SequenceEncoder(nn.Module):
     Learned positions are counted from the end that ``mask`` leaves, so the last token is always at the same one. What is masked
     counts for nothing, as long as it is finite; the output at masked places is arbitrary, but finite.
 
-    Example::
+    Args:
+        width: D, a multiple of ``heads``.
+        positions: their number; all tokens that are further from the end share the last one.
+        layers: of the Transformer.
+        heads: of the attention.
+        dropout: of what each part of a layer adds.
 
+    Raises:
+        ValueError: sizes below 1, a width that the heads do not divide.
+
+    Example:
         >>> import torch
         >>> SequenceEncoder(64, positions=10)(torch.randn(3, 10, 64), torch.rand(3, 10) < 0.7).shape
         torch.Size([3, 10, 64])
@@ -55,44 +69,78 @@ class SequenceEncoder(nn.Module):
             raise ValueError(f"width: expected a multiple of heads = {heads}, got {width}")
         self.position = nn.Embedding(positions, width)
         nn.init.normal_(self.position.weight, std=0.1)
-        self.layers = nn.ModuleList(_Layer(width, heads, dropout) for _ in range(layers))
+        self.layers = nn.ModuleList(TransformerLayer(width, heads, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         last = self.position.num_embeddings - 1
-        behind = mask.flip(1).cumsum(1).flip(1) - 1  # how many tokens follow
-        x = x + self.position(behind.clamp(0, last))
+        following = mask.flip(1).cumsum(1).flip(1) - 1  # tokens that come after
+        x = x + self.position(following.clamp(0, last))
         seen = (mask | ~mask.any(1, keepdim=True))[:, None, None]  # [N, 1, 1, L]: an empty sequence sees itself, not NaN
         for layer in self.layers:
             x = layer(x, seen)
         return self.norm(x)
 
 
-class _Layer(nn.Module):
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
-        super().__init__()
-        self.heads, self.dropout = heads, dropout
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.ffn = nn.Sequential(nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, width))
+@dataclass(frozen=True)
+class SequenceConfig:
+    """What is read of histories and sessions, and the heads that predictions are read by.
 
-    def forward(self, x: Tensor, seen: Tensor) -> Tensor:
-        N, L, D = x.shape
-        q, k, v = self.qkv(self.norm1(x)).view(N, L, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
-        a = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
-        x = x + F.dropout(self.out(a.transpose(1, 2).reshape(N, L, D)), self.dropout, self.training)
-        return x + F.dropout(self.ffn(self.norm2(x)), self.dropout, self.training)
+    Attributes:
+        long: the most items of the history that are read.
+        feedback_width: what is known of each item of a session; 0: nothing.
+        attention_heads: of the Transformers.
+        levels: L, quantiles of the head for a number.
+        context: False hides all but the item, the history and the sessions from the heads.
+
+    Raises:
+        ValueError: sizes below 1, a feedback_width below 0.
+    """
+
+    long: int = 50
+    feedback_width: int = 3
+    attention_heads: int = 4
+    levels: int = 32
+    context: bool = True
+
+    def __post_init__(self) -> None:
+        positive_sizes(long=self.long, attention_heads=self.attention_heads, levels=self.levels)
+        if self.feedback_width < 0:
+            raise ValueError(f"feedback_width: expected at least 0, got {self.feedback_width}")
 
 
-class InterestModel(TargetModel):
+@dataclass(frozen=True)
+class PredictionLoss:
+    """Weights of the losses of what is predicted.
+
+    Attributes:
+        click_weight: of the click head's cross-entropy; 0 takes it away, and ``click`` with it.
+        number_weight: of the number head's pinball losses; 0 takes them away.
+
+    Raises:
+        ValueError: weights below 0, or both 0.
+    """
+
+    click_weight: float = 1.0
+    number_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_weights(click_weight=self.click_weight, number_weight=self.number_weight)
+        if not self.click_weight + self.number_weight > 0:
+            raise ValueError("click_weight, number_weight: expected one of them above 0, got both 0")
+
+
+class InterestModel(GenerativeModel):
     """Encoders and heads; a subclass fuses the interests and says how draws are made from fused vectors.
 
     The click head is an MLP of the fused vector, the row's item, their product, the context and two flags (is there a history,
     is there a session). The head for a number gives the quantiles of mapped targets at levels ``(l - 1/2) / L``: the partial
     sums of a softmax, so they rise, lie in (0, 1), and are the training targets' own before training; it is trained by the mean
     pinball loss, that is half the CRPS of the distribution with these quantiles, of mapped targets plus of targets over their
-    deviation.
+    standard deviation.
     """
+
+    levels: Tensor  # [L]
 
     def __init__(
         self,
@@ -104,51 +152,31 @@ class InterestModel(TargetModel):
         sessions: int,
         quantiles: int,
         *,
-        long: int,
-        feedback_width: int,
-        heads: int,
-        levels: int,
-        click_weight: float,
-        number_weight: float,
-        context: bool,
         dropout: float,
-        id_dropout: float,
-        history_dropout: float,
+        sequence: SequenceConfig,
+        loss: PredictionLoss,
+        encoder: EncoderConfig,
     ) -> None:
         super().__init__()
-        positive_sizes(n_users=n_users, n_items=n_items, latent=latent, hidden=hidden, sessions=sessions, long=long, levels=levels)
-        if feedback_width < 0:
-            raise ValueError(f"feedback_width: expected at least 0, got {feedback_width}")
-        self._weights(click_weight=click_weight, number_weight=number_weight)
-        if not click_weight + number_weight > 0:
-            raise ValueError("click_weight, number_weight: expected one of them above 0, got both 0")
-        D, self.n_items = latent, n_items
-        self.latent, self.session_count, self.long_length, self.feedback_width = latent, sessions, long, feedback_width
-        self.click_weight, self.number_weight, self.use_context = click_weight, number_weight, context
-        self.encoder = ContextEncoder(
-            n_users, n_items, dense_width, hidden, quantiles, dropout=dropout, id_dropout=id_dropout, history_dropout=history_dropout
-        )
+        positive_sizes(n_users=n_users, n_items=n_items, latent=latent, hidden=hidden, sessions=sessions)
+        D, L, self.n_items = latent, sequence.levels, n_items
+        self.latent, self.session_count, self.long_length, self.feedback_width = latent, sessions, sequence.long, sequence.feedback_width
+        self.click_weight, self.number_weight, self.use_context = loss.click_weight, loss.number_weight, sequence.context
+        self.encoder = ContextEncoder(n_users, n_items, dense_width, hidden, quantiles, dropout=dropout, config=encoder)
         self.item_embedding = nn.Embedding(n_items + 1, D, padding_idx=0)
         with torch.no_grad():
             self.item_embedding.weight.mul_(0.1)
-        self.feedback = nn.Linear(feedback_width, D) if feedback_width else None
-        self.long_encoder = SequenceEncoder(D, long, layers=2, heads=heads, dropout=dropout)
-        self.session_encoder = SequenceEncoder(D, 64, layers=1, heads=heads, dropout=dropout)
+        self.feedback = nn.Linear(sequence.feedback_width, D) if sequence.feedback_width else None
+        self.long_encoder = SequenceEncoder(D, sequence.long, layers=2, heads=sequence.attention_heads, dropout=dropout)
+        self.session_encoder = SequenceEncoder(D, 64, layers=1, heads=sequence.attention_heads, dropout=dropout)
         self.project = nn.Linear(D, D)
         width = 3 * D + hidden + 2
         self.click_head = nn.Sequential(nn.Linear(width, 2 * hidden), nn.SiLU(), nn.Dropout(dropout), nn.Linear(2 * hidden, 1))
-        self.number_head = nn.Sequential(nn.Linear(width, 2 * hidden), nn.SiLU(), nn.Dropout(dropout), nn.Linear(2 * hidden, levels + 1))
+        self.number_head = nn.Sequential(nn.Linear(width, 2 * hidden), nn.SiLU(), nn.Dropout(dropout), nn.Linear(2 * hidden, L + 1))
         self.target = TargetMap("quantile")
-        self.levels: Tensor
-        self.register_buffer("levels", (torch.arange(levels) + 0.5) / levels, persistent=False)
-        optional = (("feedback",) if feedback_width else ()) + (("click",) if click_weight else ())
+        self.register_buffer("levels", (torch.arange(L) + 0.5) / L, persistent=False)
+        optional = (("feedback",) if self.feedback_width else ()) + (("click",) if self.click_weight else ())
         self.batch_keys = (*self.encoder.keys, *_SEQUENCES, *optional, "y")
-
-    @staticmethod
-    def _weights(**weights: float) -> None:
-        for name, weight in weights.items():
-            if not weight >= 0:
-                raise ValueError(f"{name}: expected at least 0, got {weight}")
 
     def prepare(self, train: dict[str, Tensor]) -> None:
         """Fits the map of targets on the whole training split."""
@@ -157,7 +185,7 @@ class InterestModel(TargetModel):
 
     def interests(self, batch: dict[str, Tensor], sessions: int) -> Interests:
         """The encoded rows, with their last ``sessions`` sessions."""
-        long = self._last(batch["long"].long())
+        long = self._last_items(batch["long"].long())
         mask = long > 0
         h = self.long_encoder(self.item_embedding(long), mask)
         count = mask.sum(1, keepdim=True)
@@ -177,7 +205,7 @@ class InterestModel(TargetModel):
             context = torch.zeros_like(context)
         return Interests(h, count[:, 0] > 0, self.project(items), there, self.item_embedding(batch["item"] + 1), context)
 
-    def _last(self, ids: Tensor) -> Tensor:
+    def _last_items(self, ids: Tensor) -> Tensor:
         """Of histories that are longer than the model's the last items, padding behind."""
         if ids.shape[1] <= self.long_length:
             return ids
@@ -222,9 +250,7 @@ class InterestModel(TargetModel):
     def check(self, batch: dict[str, Tensor], *, target: bool) -> None:
         """``ValueError``, naming the key, for what is missing, misshapen or out of range."""
         self.encoder.check(batch, target=target)
-        for name in self.batch_keys:
-            if name not in batch and (target or name not in ("y", "click")):
-                raise ValueError(f"batch: expected the key {name!r}, got {', '.join(sorted(batch))}")
+        require_keys(batch, tuple(name for name in self.batch_keys if target or name not in ("y", "click")))
         B = len(batch["dense"])
         for name, dims in (("long", 2), ("sessions", 3)):
             ids = batch[name]
@@ -232,7 +258,7 @@ class InterestModel(TargetModel):
                 raise ValueError(f"{name}: expected {'[B, M]' if dims == 2 else '[B, P, S]'} with B = {B}, got {list(ids.shape)}")
             if ids.is_floating_point():
                 raise TypeError(f"{name}: expected integers, got {ids.dtype}")
-            if ids.numel() and ids.device.type == "cpu" and not 0 <= int(ids.min()) <= int(ids.max()) <= self.n_items:
+            if ids.numel() and may_look(ids) and not 0 <= int(ids.min()) <= int(ids.max()) <= self.n_items:
                 raise ValueError(f"{name}: expected item + 1 in [1, {self.n_items}] or 0, got {int(ids.min())} to {int(ids.max())}")
         if self.feedback_width:
             shape = [*batch["sessions"].shape, self.feedback_width]
@@ -242,12 +268,11 @@ class InterestModel(TargetModel):
             click = batch["click"]
             if list(click.shape) != [B]:
                 raise ValueError(f"click: expected shape [{B}], got {list(click.shape)}")
-            if click.device.type == "cpu" and not bool(((click == 0) | (click == 1)).all()):
+            if may_look(click) and not bool(((click == 0) | (click == 1)).all()):
                 raise ValueError("click: expected 0 and 1, got others")
 
-    # ------------------------------------------------------------------------------------------- sampling
-
-    def sampler(self) -> Any:
+    def sampler(self) -> InterestSampler[Any]:
+        """A sampler with the model's own settings."""
         raise NotImplementedError
 
     def fuse(self, x: dict[str, Tensor], n: int = 1, seed: int = 0, row_ids: Tensor | None = None) -> Tensor:
@@ -257,22 +282,3 @@ class InterestModel(TargetModel):
     def predict_click(self, x: dict[str, Tensor], n: int = 1, seed: int = 0, row_ids: Tensor | None = None) -> Tensor:
         """The probability of a click, ``[B]``: the mean over ``n`` fused interests."""
         return self.sampler().predict_click(x, n, seed, row_ids)
-
-    def sample(self, x: dict[str, Tensor], n: int, seed: int = 0, row_ids: Tensor | None = None) -> Tensor:
-        """``n`` draws of the number, ``[B, n]``, in the target's unit."""
-        return self.sampler().sample(x, n, seed, row_ids)
-
-    def predict(
-        self,
-        x: dict[str, Tensor],
-        n: int = 32,
-        seed: int = 0,
-        row_ids: Tensor | None = None,
-        statistic: Literal["median", "mean"] = "median",
-    ) -> Tensor:
-        """The median or mean of ``n`` draws, ``[B]``."""
-        return self.sampler().predict(x, n, seed, row_ids, statistic)
-
-    def interval(self, x: dict[str, Tensor], level: float, n: int = 128, seed: int = 0, row_ids: Tensor | None = None) -> Tensor:
-        """The central interval that holds ``level`` of ``n`` draws, ``[B, 2]``."""
-        return self.sampler().interval(x, level, n, seed, row_ids)

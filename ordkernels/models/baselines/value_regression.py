@@ -1,31 +1,46 @@
-"""What FlowTime is compared with: regression on the very same encoder, and medians of histories."""
+"""Baseline of FlowTime: regression on the same encoder."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .features import FeatureEncoder, TargetModel, check_batch
+from ..._validation.flags import with_flags
+from ..._validation.numbers import one_of
+from .._base import TargetModel
+from .._checks import check_batch
+from .._encoders import EncoderConfig, FeatureEncoder
 
-__all__ = ["HistoricalMedian", "ValueRegression"]
+__all__ = ["ValueRegression"]
 
 
 class ValueRegression(TargetModel):
     """One number per row from FlowTime's encoder, by squared error ("value regression"), Huber or absolute error.
 
     ``objective="squared"`` and ``"huber"`` (delta 1) act on ``y / std(y)``, ``"absolute"`` on ``log1p(y)``, whose
-    minimiser is the median in any space. The rest of the arguments are ``FlowTime``'s. Batches as ``FlowTime``.
+    minimiser is the median in any space. Batches as ``FlowTime``.
 
-    Errors: ``ValueError`` for an unknown objective or a malformed batch.
+    Args:
+        n_users: rows of the user embedding.
+        n_items: rows of the item embedding.
+        dense_width: columns of ``dense``.
+        hidden: width of the networks.
+        quantiles: L, of the histories.
+        objective: ``"squared"``, ``"huber"`` or ``"absolute"``.
+        dropout: of the feature encoder.
+        encoder_config: of ids and histories.
+        flags: its fields as plain keywords.
 
-    Example::
+    Raises:
+        ValueError: an unknown objective or a malformed batch.
+        TypeError: unknown flags.
 
-        >>> model = ValueRegression(n_users, n_items, train["dense"].shape[1])
-        >>> ordkernels.models.fit(model, train)
-        >>> model.predict(test)
+    Example:
+        >>> ValueRegression(n_users=5, n_items=9, dense_width=2, objective="absolute", encoder="mlp").objective
+        'absolute'
     """
 
     def __init__(
@@ -37,40 +52,22 @@ class ValueRegression(TargetModel):
         quantiles: int = 20,
         *,
         objective: Literal["squared", "huber", "absolute"] = "squared",
-        encoder: Literal["transformer", "mlp"] = "transformer",
-        user_history: bool = True,
-        item_history: bool = True,
-        pattern_width: int = 16,
-        id_width: int = 8,
         dropout: float = 0.2,
-        id_dropout: float = 0.8,
-        history_dropout: float = 0.2,
+        encoder_config: EncoderConfig | None = None,
+        **flags: Any,
     ) -> None:
         super().__init__()
-        if objective not in ("squared", "huber", "absolute"):
-            raise ValueError(f"objective: expected 'squared', 'huber' or 'absolute', got {objective!r}")
-        self.dense_width, self.quantiles, self.objective = dense_width, quantiles, objective
-        self.encoder = FeatureEncoder(
-            n_users,
-            n_items,
-            dense_width,
-            hidden=hidden,
-            quantiles=quantiles,
-            id_width=id_width,
-            pattern_width=pattern_width,
-            encoder=encoder,
-            user_history=user_history,
-            item_history=item_history,
-            dropout=dropout,
-            id_dropout=id_dropout,
-            history_dropout=history_dropout,
-        )
+        (config,) = with_flags(flags, encoder_config or EncoderConfig())
+        self.dense_width, self.quantiles = dense_width, quantiles
+        self.objective = one_of("objective", objective, ("squared", "huber", "absolute"))
+        self.encoder = FeatureEncoder(n_users, n_items, dense_width, hidden=hidden, quantiles=quantiles, dropout=dropout, config=config)
         self.head = nn.Sequential(nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, 1))
         self.direct = nn.Linear(hidden, 1)
 
     def loss(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """``loss`` on one batch."""
         check_batch(batch, self.dense_width, self.quantiles, target=True)
-        self._prepare_if_new(batch)
+        self._prepare_on_first_batch(batch)
         y, out = batch["y"].to(self.scale.dtype), self._out(batch)
         if self.objective == "absolute":
             loss = F.l1_loss(F.softplus(out), torch.log1p(y / self.unit))
@@ -103,24 +100,3 @@ class ValueRegression(TargetModel):
             return F.softplus(out) * self.scale
         top = torch.log1p(2 * self.largest / self.unit)
         return torch.expm1(F.softplus(out).clamp(max=top)) * self.unit
-
-
-class HistoricalMedian(nn.Module):
-    """The median of the user's (or item's) earlier targets, read off the batch's history quantiles; nothing to train.
-
-    Example::
-
-        >>> HistoricalMedian("user").predict(test)
-    """
-
-    def __init__(self, side: Literal["user", "item"] = "user") -> None:
-        super().__init__()
-        if side not in ("user", "item"):
-            raise ValueError(f"side: expected 'user' or 'item', got {side!r}")
-        self.side = side
-
-    @torch.inference_mode()
-    def predict(self, x: dict[str, Tensor]) -> Tensor:
-        q = x[f"q_{self.side}"]  # [B, L], at levels (l - 0.5) / L
-        L = q.shape[1]
-        return (q[:, (L - 1) // 2] + q[:, L // 2]) / 2

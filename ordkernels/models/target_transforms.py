@@ -1,28 +1,35 @@
-"""Targets on the scale that a model works in: a monotone map fitted on the training split, and edges of its intervals."""
+"""Monotone transforms of targets, fitted on the training split, and the edges of a model's intervals."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["TargetMap"]
+from .._validation.flags import reject_unknown
+from .._validation.numbers import integer, one_of
+
+__all__ = ["TargetMap", "interval_widths"]
 
 
 class TargetMap(nn.Module):
     """A monotone, piecewise linear map of targets onto [0, 1], and its inverse.
 
-    ``kind="quantile"``: the knots are training targets (all distinct ones, or ``knots`` of them, evenly spaced in rank)
+    ``transform="quantile"``: the knots are training targets (all distinct ones, or ``knots`` of them, evenly spaced in rank)
     at their mid-ranks, so equal shares of the training rows fall into equal parts of [0, 1], and a value that many rows
-    share keeps its place in the middle of its share. ``kind="linear"``: from the least to the largest training target.
+    share is mapped to the middle of its share. ``transform="linear"``: from the least to the largest training target.
     Values outside the training range go to its ends. Buffers, of the same shapes whatever the data: ``values``, ``ranks``.
 
-    Errors: ``ValueError`` for fewer than two knots or an unknown kind.
+    Args:
+        transform: ``"quantile"`` or ``"linear"``.
+        knots: their largest number.
 
-    Example::
+    Raises:
+        ValueError: fewer than two knots, an unknown transform.
 
+    Example:
         >>> import torch
         >>> m = TargetMap()
         >>> m.fit(torch.tensor([0.0, 0.0, 1.0, 9.0]))
@@ -35,19 +42,18 @@ class TargetMap(nn.Module):
     values: Tensor
     ranks: Tensor
 
-    def __init__(self, kind: Literal["quantile", "linear"] = "quantile", knots: int = 512) -> None:
+    def __init__(self, transform: Literal["quantile", "linear"] = "quantile", knots: int = 512, **renamed: Any) -> None:
         super().__init__()
-        if kind not in ("quantile", "linear"):
-            raise ValueError(f"kind: expected 'quantile' or 'linear', got {kind!r}")
-        if knots < 2:
-            raise ValueError(f"knots: expected at least 2, got {knots}")
-        self.kind = kind
+        reject_unknown(renamed, {"kind": "transform"})
+        self.transform = one_of("transform", transform, ("quantile", "linear"))
+        integer("knots", knots, least=2)
         self.register_buffer("values", torch.linspace(0, 1, knots))
         self.register_buffer("ranks", torch.linspace(0, 1, knots))
 
     def fit(self, y: Tensor) -> None:
+        """Takes the knots from training targets ``[N]``."""
         v, count = np.unique(y.detach().double().cpu().numpy(), return_counts=True)
-        if self.kind == "linear":
+        if self.transform == "linear":
             v, r = v[[0, -1]], np.array([0.0, 1.0])
         else:
             r = np.cumsum(count) - count / 2
@@ -63,6 +69,7 @@ class TargetMap(nn.Module):
         return _interpolate(y, self.values, self.ranks)
 
     def inverse(self, rank: Tensor) -> Tensor:
+        """Targets at mapped values in [0, 1]."""
         return _interpolate(rank, self.ranks, self.values)
 
     def nearest(self, y: Tensor) -> Tensor:

@@ -1,0 +1,98 @@
+"""What the models share: the scale of their targets, and sampling."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..samplers import Sampler
+from ._checks import INPUT_KEYS
+from ._encoders import FeatureEncoder
+
+__all__ = ["GenerativeModel", "TargetModel"]
+
+
+class TargetModel(nn.Module):
+    """A model of non-negative targets that stores, in buffers, what it must know of the training split's.
+
+    ``prepare(train)`` takes the targets' standard deviation, largest value and quantiles from the whole split (``fit`` calls
+    it); a model that is trained in a loop of the user's own takes them from its first training batch.
+    """
+
+    batch_keys: tuple[str, ...] = (*INPUT_KEYS, "y")
+    scale: Tensor  # standard deviation of y
+    largest: Tensor  # largest y
+    prepared: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("largest", torch.full((), 1e4))
+        self.register_buffer("prepared", torch.zeros((), dtype=torch.bool))
+        self._is_prepared = False  # `prepared` on the host: no step asks the device for it
+        self.register_load_state_dict_post_hook(_after_loading)
+
+    def prepare(self, train: dict[str, Tensor]) -> None:
+        """Takes what the model must know of the targets from the training split."""
+        y = train["y"]
+        if not len(y):
+            raise ValueError("y: expected at least one training row, got none")
+        with torch.no_grad():
+            deviation = float(y.double().std(correction=0))
+            self.scale.fill_(deviation if deviation > 0 else 1.0)
+            self.largest.fill_(float(y.max().clamp_min(1e-6)))
+            for module in self.modules():
+                if isinstance(module, FeatureEncoder):
+                    L = len(module.overall)
+                    levels = (np.arange(L) + 0.5) / L
+                    module.overall.copy_(torch.from_numpy(np.quantile(y.detach().double().cpu().numpy(), levels)))
+            self.prepared.fill_(True)
+        self._is_prepared = True
+
+    def _prepare_on_first_batch(self, batch: dict[str, Tensor]) -> None:
+        if not self._is_prepared and self.training:
+            self.prepare(batch)
+
+    def _after_loading(self) -> None:
+        """Brings what is held outside of the buffers in line with a state_dict that was loaded."""
+        self._is_prepared = bool(self.prepared)
+
+    @property
+    def unit(self) -> Tensor:
+        """Targets are modelled as ``log1p(y / unit)``: about one second for watch times."""
+        return self.scale / 32
+
+
+def _after_loading(module: nn.Module, _: Any) -> None:
+    assert isinstance(module, TargetModel)
+    module._after_loading()
+
+
+class GenerativeModel(TargetModel):
+    """A model that draws values from the predictive distribution of each row, by the sampler that ``sampler`` makes."""
+
+    def sampler(self) -> Sampler[Any]:
+        """A sampler with the model's own settings."""
+        raise NotImplementedError
+
+    def sample(self, x: dict[str, Tensor], n: int, seed: int = 0, row_ids: Tensor | None = None) -> Tensor:
+        """``n`` draws for each row, ``[B, n]``, in the target's unit."""
+        return self.sampler().sample(x, n, seed, row_ids)
+
+    def predict(
+        self,
+        x: dict[str, Tensor],
+        n: int = 32,
+        seed: int = 0,
+        row_ids: Tensor | None = None,
+        statistic: Literal["median", "mean"] = "median",
+    ) -> Tensor:
+        """The median or mean of ``n`` draws, ``[B]``."""
+        return self.sampler().predict(x, n, seed, row_ids, statistic)
+
+    def interval(self, x: dict[str, Tensor], level: float, n: int = 128, seed: int = 0, row_ids: Tensor | None = None) -> Tensor:
+        """The central interval that holds ``level`` of ``n`` draws, ``[B, 2]``."""
+        return self.sampler().interval(x, level, n, seed, row_ids)

@@ -1,0 +1,63 @@
+"""Checks of the batches that models read."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .._validation.tensors import may_look
+
+__all__ = ["INPUT_KEYS", "check_batch", "check_capacity", "check_nonnegative", "check_target", "check_weights", "require_keys"]
+
+INPUT_KEYS = ("user", "item", "dense", "q_user", "q_item", "has_user", "has_item")
+
+
+def check_batch(batch: dict[str, Tensor], dense_width: int, quantiles: int, *, target: bool) -> None:
+    """``ValueError``, naming the key, for a missing key, a wrong shape, and NaN or negative targets."""
+    require_keys(batch, (*INPUT_KEYS, "y") if target else INPUT_KEYS)
+    B = len(batch["user"])
+    widths = {"dense": dense_width, "q_user": quantiles, "q_item": quantiles}
+    for name in INPUT_KEYS:
+        shape = [B, widths[name]] if name in widths else [B]
+        if list(batch[name].shape) != shape:
+            raise ValueError(f"{name}: expected shape {shape}, got {list(batch[name].shape)}")
+    if target:
+        check_target(batch["y"], B)
+
+
+def require_keys(batch: dict[str, Tensor], names: tuple[str, ...]) -> None:
+    """``ValueError`` for the first of the names that the batch lacks."""
+    for name in names:
+        if name not in batch:
+            raise ValueError(f"batch: expected the key {name!r}, got {', '.join(sorted(batch)) or 'no keys'}")
+
+
+def check_target(y: Tensor, B: int, name: str = "y") -> None:
+    """``ValueError`` for a wrong shape, and for values as `check_nonnegative` where reading them makes no training step wait."""
+    if list(y.shape) != [B]:
+        raise ValueError(f"{name}: expected shape {[B]}, got {list(y.shape)}")
+    if may_look(y):
+        check_nonnegative(name, y)
+
+
+def check_nonnegative(name: str, y: Tensor) -> None:
+    """``ValueError`` for NaN, infinite or negative values ``[N]``."""
+    bad = torch.nonzero(~(y >= 0) | torch.isinf(y))[:1].flatten().tolist()
+    if bad:
+        raise ValueError(f"{name}: expected finite values of at least 0, got {float(y[bad[0]])} at row {bad[0]}")
+
+
+def check_capacity(batch: dict[str, Tensor], used: bool) -> None:
+    """``ValueError`` for a capacity that is missing or misshapen, where it is used."""
+    if not used:
+        return
+    require_keys(batch, ("capacity",))
+    if list(batch["capacity"].shape) != [len(batch["dense"])]:
+        raise ValueError(f"capacity: expected shape [{len(batch['dense'])}], got {list(batch['capacity'].shape)}")
+
+
+def check_weights(**weights: float) -> None:
+    """``ValueError`` for a weight below 0, or NaN."""
+    for name, weight in weights.items():
+        if not weight >= 0:
+            raise ValueError(f"{name}: expected at least 0, got {weight}")

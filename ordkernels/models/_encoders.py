@@ -1,0 +1,198 @@
+"""Encoders of a batch's ids, dense features and histories, which all models share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .._validation.flags import with_flags
+from .._validation.numbers import positive_sizes
+from ..nn import QuantileEncoder
+from ._checks import INPUT_KEYS, check_batch, check_target, require_keys
+
+__all__ = ["ContextEncoder", "EncoderConfig", "FeatureEncoder", "check_probability"]
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """How ids and histories are encoded.
+
+    Attributes:
+        encoder: of the history quantiles, ``"transformer"`` or ``"mlp"``.
+        user_history: False takes the user's history away.
+        item_history: False takes the item's history away.
+        pattern_width: width of one side's encoded history.
+        id_width: width of the id embeddings.
+        id_dropout: how often an id is hidden in training, so that the embedding of an unseen id, zero, means "unknown".
+        history_dropout: how often a history is hidden in training, so that rows without one are no surprise.
+
+    Raises:
+        ValueError: sizes below 1, probabilities outside [0, 1).
+    """
+
+    encoder: Literal["transformer", "mlp"] = "transformer"
+    user_history: bool = True
+    item_history: bool = True
+    pattern_width: int = 16
+    id_width: int = 8
+    id_dropout: float = 0.8
+    history_dropout: float = 0.2
+
+    def __post_init__(self) -> None:
+        positive_sizes(pattern_width=self.pattern_width, id_width=self.id_width)
+        check_probability(id_dropout=self.id_dropout, history_dropout=self.history_dropout)
+
+
+def check_probability(**probabilities: float) -> None:
+    """``ValueError`` for a dropout outside [0, 1)."""
+    for name, p in probabilities.items():
+        if not 0 <= p < 1:
+            raise ValueError(f"{name}: expected a probability in [0, 1), got {p}")
+
+
+class FeatureEncoder(nn.Module):
+    """Ids, dense features and both histories to two vectors: patterns ``h [B, 2 d]`` and a context ``[B, hidden]``.
+
+    The context is an MLP of everything, or, with ``patterns_in_context=False``, of all but the patterns. Embeddings of ids
+    start at zero. A history that is hidden in training has its flag cleared and its quantiles replaced by ``overall``, as the
+    loaders do for rows without one.
+
+    Args:
+        n_users: rows of the user embedding.
+        n_items: rows of the item embedding.
+        dense_width: columns of ``dense``.
+        hidden: width of the context.
+        quantiles: L, of the histories.
+        dropout: of the context's hidden layer.
+        config: of ids and histories.
+        patterns_in_context: False leaves the patterns out of the context.
+
+    Raises:
+        ValueError: sizes below 1, a dropout outside [0, 1).
+    """
+
+    overall: Tensor  # [L], quantiles of the training targets
+
+    def __init__(
+        self,
+        n_users: int,
+        n_items: int,
+        dense_width: int,
+        *,
+        hidden: int = 64,
+        quantiles: int = 20,
+        dropout: float = 0.2,
+        config: EncoderConfig | None = None,
+        patterns_in_context: bool = True,
+    ) -> None:
+        super().__init__()
+        positive_sizes(n_users=n_users, n_items=n_items, dense_width=dense_width, hidden=hidden)
+        check_probability(dropout=dropout)
+        config = config or EncoderConfig()
+        self.config, self.patterns_in_context = config, patterns_in_context
+        self.user_embedding = nn.Embedding(n_users, config.id_width)
+        self.item_embedding = nn.Embedding(n_items, config.id_width)
+        nn.init.zeros_(self.user_embedding.weight)
+        nn.init.zeros_(self.item_embedding.weight)
+        width = dense_width + 2 * config.id_width + (2 * config.pattern_width if patterns_in_context else 0)
+        self.trunk = nn.Sequential(nn.Linear(width, 2 * hidden), nn.SiLU(), nn.Dropout(dropout), nn.Linear(2 * hidden, hidden))
+        self.user_pattern = QuantileEncoder(quantiles, config.pattern_width, encoder=config.encoder, heads=1)
+        self.item_pattern = QuantileEncoder(quantiles, config.pattern_width, encoder=config.encoder, heads=1)
+        self.register_buffer("overall", torch.zeros(quantiles))
+        self.width, self.pattern_width = hidden, 2 * config.pattern_width
+
+    def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """``(context [B, hidden], patterns h [B, 2 d], has_user [B], has_item [B])``, the flags after hiding histories."""
+        q_user, has_user = self._history(batch["q_user"], batch["has_user"], self.config.user_history)
+        q_item, has_item = self._history(batch["q_item"], batch["has_item"], self.config.item_history)
+        h = torch.cat((self.user_pattern(q_user, has_user), self.item_pattern(q_item, has_item)), dim=1)
+        ids = (self._ids(self.user_embedding, batch["user"]), self._ids(self.item_embedding, batch["item"]))
+        inputs = (batch["dense"].to(h.dtype), *ids, *((h,) if self.patterns_in_context else ()))
+        return self.trunk(torch.cat(inputs, dim=1)), h, has_user, has_item
+
+    def _ids(self, table: nn.Embedding, ids: Tensor) -> Tensor:
+        e: Tensor = table(ids)
+        if not self.training or not self.config.id_dropout:
+            return e
+        return e * (torch.rand(len(ids), 1, device=e.device) >= self.config.id_dropout)
+
+    def _history(self, q: Tensor, has: Tensor, used: bool) -> tuple[Tensor, Tensor]:
+        keep, p = has.to(q.dtype), self.config.history_dropout
+        if not used:
+            keep = torch.zeros_like(keep)
+        elif self.training and p:
+            keep = keep * (torch.rand_like(keep) >= p)
+        return torch.where(keep[:, None] > 0, q, self.overall.to(q.dtype)), keep
+
+
+class ContextEncoder(nn.Module):
+    """One vector per row, ``[B, hidden]``, from whatever a batch holds.
+
+    With ids, histories and dense features (``n_users``, ``n_items`` above 0): ``FeatureEncoder``. With none (both 0):
+    two dense layers on ``dense`` alone. ``keys`` names what is read; ``check(batch)`` raises ``ValueError``, naming the
+    key, for what is missing or misshapen, and for NaN or negative targets.
+
+    Args:
+        n_users: rows of the user embedding.
+        n_items: rows of the item embedding.
+        dense_width: columns of ``dense``.
+        hidden: width of the vector.
+        quantiles: L, of the histories.
+        dropout: of the hidden layer.
+        config: of ids and histories; flags: its fields as plain keywords.
+
+    Raises:
+        ValueError: sizes below 1, probabilities outside [0, 1).
+        TypeError: unknown flags.
+
+    Example:
+        >>> ContextEncoder(0, 0, 3, hidden=8)({"dense": torch.zeros(5, 3)}).shape
+        torch.Size([5, 8])
+    """
+
+    def __init__(
+        self,
+        n_users: int,
+        n_items: int,
+        dense_width: int,
+        hidden: int = 64,
+        quantiles: int = 20,
+        *,
+        dropout: float = 0.1,
+        config: EncoderConfig | None = None,
+        **flags: Any,
+    ) -> None:
+        super().__init__()
+        (config,) = with_flags(flags, config or EncoderConfig(), renamed={"kind": "encoder"})
+        positive_sizes(dense_width=dense_width, hidden=hidden)
+        check_probability(dropout=dropout)
+        self.width = hidden
+        self.dense_width, self.quantiles, self.plain = dense_width, quantiles, n_users == n_items == 0
+        if self.plain:
+            self.keys: tuple[str, ...] = ("dense",)
+            self.net: nn.Module = nn.Sequential(
+                nn.Linear(dense_width, 2 * hidden), nn.SiLU(), nn.Dropout(dropout), nn.Linear(2 * hidden, hidden)
+            )
+            return
+        self.keys = INPUT_KEYS
+        self.net = FeatureEncoder(n_users, n_items, dense_width, hidden=hidden, quantiles=quantiles, dropout=dropout, config=config)
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        if self.plain:
+            return F.silu(self.net(batch["dense"]))
+        return F.silu(self.net(batch)[0])
+
+    def check(self, batch: dict[str, Tensor], *, target: bool) -> None:
+        """``ValueError`` as above; ``target``: the batch has labels too."""
+        if not self.plain:
+            return check_batch(batch, self.dense_width, self.quantiles, target=target)
+        require_keys(batch, ("dense", "y") if target else ("dense",))
+        B = len(batch["dense"])
+        if list(batch["dense"].shape) != [B, self.dense_width]:
+            raise ValueError(f"dense: expected shape [B, {self.dense_width}], got {list(batch['dense'].shape)}")
+        if target:
+            check_target(batch["y"], B)

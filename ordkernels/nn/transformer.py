@@ -1,0 +1,63 @@
+"""The pre-norm Transformer layer that the encoders and denoisers share, and the self-attention of all of them."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["TransformerLayer", "self_attention"]
+
+
+def self_attention(x: Tensor, qkv: nn.Linear, out: nn.Linear, heads: int, *, mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+    """Multi-head self-attention: ``x [B, L, D]`` -> ``[B, L, D]``.
+
+    Args:
+        x: tokens.
+        qkv: queries, keys and values in one product, ``D -> 3 D``.
+        out: of the concatenated heads, ``D -> D``.
+        heads: a divisor of D.
+        mask: bool, broadcast to ``[B, heads, L, L]``: which tokens are attended to; None: all.
+        is_causal: token t attends to tokens ``0 .. t``.
+    """
+    B, L, D = x.shape
+    q, k, v = qkv(x).view(B, L, 3, heads, D // heads).permute(2, 0, 3, 1, 4)  # each [B, heads, L, D / heads]
+    a = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal)
+    y: Tensor = out(a.transpose(1, 2).reshape(B, L, D))
+    return y
+
+
+class TransformerLayer(nn.Module):
+    r"""A pre-norm Transformer layer: self-attention, then a feed-forward part of twice the width.
+
+    .. math:: x \leftarrow x + \mathrm{SelfAttention}(N_1(x)), \quad x \leftarrow x + W_2\, \mathrm{SiLU}(W_1 N_2(x) + b_1) + b_2
+
+    ``state_dict`` keys: ``{norm1,norm2,qkv,out,ffn.0,ffn.2}.{weight,bias}``.
+
+    Args:
+        width: D, a multiple of ``heads``.
+        heads: of the attention.
+        dropout: of what each part adds, in training alone.
+
+    Shapes: ``x [B, L, D]``, ``mask`` bool, broadcast to ``[B, heads, L, L]`` (None: every token sees every token) -> ``[B, L, D]``.
+
+    Source: Vaswani et al., "Attention Is All You Need", section 3; pre-norm as in Xiong et al., ICML 2020.
+
+    Example:
+        >>> import torch
+        >>> TransformerLayer(16, heads=2, dropout=0.1)(torch.randn(5, 7, 16)).shape
+        torch.Size([5, 7, 16])
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.ffn = nn.Sequential(nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, width))
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        x = x + self._drop(self_attention(self.norm1(x), self.qkv, self.out, self.heads, mask=mask))
+        return x + self._drop(self.ffn(self.norm2(x)))
+
+    def _drop(self, added: Tensor) -> Tensor:
+        return F.dropout(added, self.dropout, self.training)

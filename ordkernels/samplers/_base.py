@@ -1,0 +1,154 @@
+"""What all samplers share: micro-batches in inference mode, row ids, and statistics of the draws."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, Literal, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from .. import rng
+from .._validation.flags import reject_unknown
+from .._validation.numbers import integer
+
+__all__ = ["Batch", "SampledModel", "Sampler", "mirrored_noise", "row_count"]
+
+Batch = dict[str, Tensor]
+
+
+class SampledModel(Protocol):
+    """What every sampler needs of a model."""
+
+    training: bool
+
+    def condition(self, x: Batch) -> Any: ...  # what the draws of these rows are conditioned on
+
+    def train(self, mode: bool = True) -> Any: ...
+
+
+Model = TypeVar("Model", bound=SampledModel)
+
+
+class Sampler(Generic[Model]):
+    """Draws, point predictions and intervals of a generative model.
+
+    Draws are made in micro-batches under ``torch.inference_mode`` with the model in eval mode. The noise of a draw belongs to
+    (seed, row id, draw number), so a row's draws do not depend on how rows are split into batches (to rounding), as long as its
+    id is passed, nor on how many draws are asked for. A subclass defines ``_draws``.
+
+    Args:
+        model: has ``condition``, and what the subclass says.
+        max_rows: bound on the draws, rows times n, that are in memory at once; a single row's n draws are never split.
+
+    Raises:
+        ValueError: max_rows below 1.
+    """
+
+    def __init__(self, model: Model, *, max_rows: int = 1 << 15, **renamed: Any) -> None:
+        reject_unknown(renamed, {"max_elements": "max_rows"})
+        self.model, self.max_rows = model, integer("max_rows", max_rows, least=1)
+
+    def sample(self, x: Batch, n: int, seed: int = 0, row_ids: Tensor | None = None) -> Tensor:
+        """``n`` draws for each row, ``[B, n]``.
+
+        Args:
+            x: a batch as the model's ``loss`` takes it, without the target.
+            n: draws, at least 1.
+            seed: of the noise.
+            row_ids: ``[B]`` integers that the noise belongs to; None: ``0 .. B - 1``.
+
+        Raises:
+            ValueError: n below 1, row ids of another length, a malformed batch.
+        """
+        n = integer("n", n, least=1)
+        return self._in_batches(x, row_ids, n, lambda rows, ids: self._draws(rows, n, seed, ids))
+
+    def predict(
+        self,
+        x: Batch,
+        n: int = 32,
+        seed: int = 0,
+        row_ids: Tensor | None = None,
+        statistic: Literal["median", "mean"] = "median",
+    ) -> Tensor:
+        """The median (best for absolute error) or mean (for squared error) of ``n`` draws, ``[B]``."""
+        if statistic not in ("median", "mean"):
+            raise ValueError(f"statistic: expected 'median' or 'mean', got {statistic!r}")
+        return self._statistics(x, n, seed, row_ids, None if statistic == "mean" else [0.5])[:, 0]
+
+    def interval(self, x: Batch, level: float, n: int = 128, seed: int = 0, row_ids: Tensor | None = None) -> Tensor:
+        """Lower and upper end, ``[B, 2]``, of the central interval that holds ``level`` of the ``n`` draws."""
+        if not 0 < level < 1:
+            raise ValueError(f"level: expected a share strictly between 0 and 1, got {level}")
+        return self._statistics(x, n, seed, row_ids, [0.5 - level / 2, 0.5 + level / 2])
+
+    def _draws(self, x: Batch, n: int, seed: int, ids: Tensor) -> Tensor:
+        """``[b, n]`` for one micro-batch."""
+        raise NotImplementedError
+
+    def _statistics(self, x: Batch, n: int, seed: int, row_ids: Tensor | None, levels: Sequence[float] | None) -> Tensor:
+        """Quantiles of the draws, ``[B, len(levels)]``, or for None their mean, ``[B, 1]``."""
+        draws = self.sample(x, n, seed, row_ids)
+        with torch.inference_mode():
+            return draws.mean(dim=1, keepdim=True) if levels is None else _quantiles(draws, levels)
+
+    def _in_batches(
+        self, x: Batch, row_ids: Tensor | None, n: int, make: Callable[[Batch, Tensor], Tensor], shape: Sequence[int] | None = None
+    ) -> Tensor:
+        """``make(rows, ids) -> [b, *shape]``, by default ``[b, n]``, one micro-batch after the other: ``[B, *shape]``."""
+        B, device = row_count(x)
+        ids = _row_ids(row_ids, B, device)
+        step, training, parts = self._rows_at_once(n), self.model.training, []
+        self.model.train(False)
+        try:
+            with torch.inference_mode():
+                for i in range(0, B, step):
+                    rows = slice(i, i + step)
+                    parts.append(make({name: v[rows] for name, v in x.items()}, ids[rows]))
+                return torch.cat(parts) if parts else torch.empty(0, *([n] if shape is None else shape), device=device)
+        finally:
+            self.model.train(training)
+
+    def _rows_at_once(self, n: int) -> int:
+        return max(1, self.max_rows // n)
+
+
+def mirrored_noise(n: int, width: int, seed: int, ids: Tensor, *, antithetic: bool) -> Tensor:
+    """Normal noise ``[b, n, width]``: draws ``2 j`` and ``2 j + 1`` are ``z_j`` and ``-z_j``; if not antithetic, draw j is ``z_j``."""
+    independent = (n + 1) // 2 if antithetic else n
+    noise = rng.normal(seed, ids, step=0, width=independent * width).view(-1, independent, width)
+    return torch.stack((noise, -noise), dim=2).flatten(1, 2)[:, :n] if independent < n else noise
+
+
+def row_count(x: Batch) -> tuple[int, torch.device]:
+    """B and the device of a batch, all of whose tensors have B rows."""
+    sizes = {name: len(v) for name, v in x.items()}
+    if not sizes:
+        raise ValueError("x: expected a dict of tensors with one entry per row, got none")
+    name, B = next(iter(sizes.items()))
+    for other, size in sizes.items():
+        if size != B:
+            raise ValueError(f"{other}: expected {B} rows as in {name}, got {size}")
+    return B, x[name].device
+
+
+def _row_ids(row_ids: Tensor | None, B: int, device: torch.device) -> Tensor:
+    if row_ids is None:
+        return torch.arange(B, device=device)
+    if not isinstance(row_ids, Tensor):
+        raise TypeError(f"row_ids: expected a tensor, got {type(row_ids).__name__}")
+    if row_ids.shape != (B,):
+        raise ValueError(f"row_ids: expected shape [B] = [{B}], got {list(row_ids.shape)}")
+    return row_ids
+
+
+def _quantiles(draws: Tensor, levels: Sequence[float]) -> Tensor:
+    """``[B, n] -> [B, len(levels)]``, linear between order statistics; ``torch.quantile`` limits the input's size."""
+    ordered, n = draws.sort(dim=1).values, draws.shape[1]
+    out = []
+    for level in levels:
+        at = level * (n - 1)
+        low = min(int(at), n - 1)
+        out.append(torch.lerp(ordered[:, low], ordered[:, min(low + 1, n - 1)], at - low))
+    return torch.stack(out, dim=1)
