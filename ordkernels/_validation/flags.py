@@ -33,16 +33,17 @@ def with_flags(flags: Mapping[str, Any], *configs: *Configs, renamed: Mapping[st
         TypeError: depth: expected an argument or one of the flags width, got an unknown name
     """
     reject_renamed(flags, renamed or {})
-    names: list[set[str]] = [{field.name for field in dataclasses.fields(config)} for config in configs]  # type: ignore[arg-type]
-    known = set().union(*names)
+    groups: tuple[Any, ...] = configs
+    names = [{field.name for field in dataclasses.fields(config)} for config in groups]
+    known: set[str] = set().union(*names)
     for flag in flags:
         if flag not in known:
             raise TypeError(f"{flag}: expected an argument or one of the flags {', '.join(sorted(known))}, got an unknown name")
     filled = [
-        dataclasses.replace(config, **{flag: value for flag, value in flags.items() if flag in own})  # type: ignore[type-var]
-        for config, own in zip(configs, names, strict=True)
+        dataclasses.replace(config, **{flag: value for flag, value in flags.items() if flag in own})
+        for config, own in zip(groups, names, strict=True)
     ]
-    return tuple(filled)  # type: ignore[return-value]
+    return tuple(filled)
 
 
 def reject_renamed(flags: Mapping[str, Any], renamed: Mapping[str, str]) -> None:

@@ -33,7 +33,7 @@ class TargetModel(nn.Module):
         self.register_buffer("largest", torch.full((), 1e4))
         self.register_buffer("prepared", torch.zeros((), dtype=torch.bool))
         self._is_prepared = False  # `prepared` on the host: no step asks the device for it
-        self.register_load_state_dict_post_hook(_after_loading)
+        self.register_load_state_dict_post_hook(_after_loading)  # type: ignore[no-untyped-call]
 
     def prepare(self, train: dict[str, Tensor]) -> None:
         """Takes what the model must know of the targets from the training split."""

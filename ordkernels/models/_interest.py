@@ -79,7 +79,8 @@ class SequenceEncoder(nn.Module):
         seen = (mask | ~mask.any(1, keepdim=True))[:, None, None]  # [N, 1, 1, L]: an empty sequence sees itself, not NaN
         for layer in self.layers:
             x = layer(x, seen)
-        return self.norm(x)
+        out: Tensor = self.norm(x)
+        return out
 
 
 @dataclass(frozen=True)
@@ -225,11 +226,13 @@ class InterestModel(GenerativeModel):
 
     def click_logit(self, fused: Tensor, parts: Interests) -> Tensor:
         """Log-odds of a click, ``[B]`` or ``[B, n]``."""
-        return self.click_head(self._features(fused, parts))[..., 0]
+        logit: Tensor = self.click_head(self._features(fused, parts))[..., 0]
+        return logit
 
     def number_ranks(self, fused: Tensor, parts: Interests) -> Tensor:
         """Quantiles of mapped targets at ``levels``, ``[B, L]`` or ``[B, n, L]``, rising in (0, 1)."""
-        return self.number_head(self._features(fused, parts)).softmax(-1).cumsum(-1)[..., :-1].clamp(max=1.0)
+        ranks: Tensor = self.number_head(self._features(fused, parts)).softmax(-1).cumsum(-1)[..., :-1].clamp(max=1.0)
+        return ranks
 
     def _prediction_loss(self, fused: Tensor, parts: Interests, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """``click`` and ``number`` of one fused vector a row, ``[B, D]``."""

@@ -342,10 +342,9 @@ class DiffoR(GenerativeModel):
 
     def _increments(self, states: Tensor) -> Tensor:
         """Signal estimates at the aligned timesteps ``[B, K, D]`` (``[B, 1, D]`` where all heads read one) -> ``[B, H]``."""
-        if self.increments:
-            return self.heads(states)
         B, K, D = states.shape
-        return self.heads(states.reshape(B * K, 1, D)).view(B, K, 1).mean(dim=1)
+        read: Tensor = self.heads(states if self.increments else states.reshape(B * K, 1, D))
+        return read if self.increments else read.view(B, K, 1).mean(dim=1)
 
     def condition(self, x: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
         """The context ``[B, C]`` of the rows' chains, and their capacities ``[B]``, if there are any."""

@@ -275,4 +275,5 @@ class _Decoder(nn.Module):
 
     def forward(self, latents: Tensor, context: Tensor) -> Tensor:
         hidden = F.silu(self.from_latent(latents) + self.from_context(F.silu(context))[:, None])
-        return self.out(hidden)[..., 0] + self.direct(context) + 1.0
+        value: Tensor = self.out(hidden)[..., 0] + self.direct(context) + 1.0
+        return value

@@ -278,7 +278,7 @@ class GenerativeRegression(GenerativeModel):
         self.longest_sequence, self._vocabulary = self.max_tokens, placeholder
         self.token_values = torch.from_numpy(placeholder.token_values)
         self._use(placeholder if isinstance(given, str) else given)
-        self.register_load_state_dict_pre_hook(_resize_for_checkpoint)
+        self.register_load_state_dict_pre_hook(_resize_for_checkpoint)  # type: ignore[no-untyped-call]
 
     @property
     def vocabulary(self) -> ValueVocabulary:
@@ -323,7 +323,7 @@ class GenerativeRegression(GenerativeModel):
             self.token_values = self.token_values.to(weight.device, torch.float64 if weight.dtype == torch.float64 else torch.float32)
 
     def _apply(self, *args: Any, **kwargs: Any) -> Any:  # to another device or dtype
-        super()._apply(*args, **kwargs)
+        super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
         self._move_token_values()
         return self
 
@@ -361,7 +361,7 @@ class GenerativeRegression(GenerativeModel):
         """The logits that the loss is on, ``[B, T, V]``: those of the second pass, where there are two."""
         embed, E = self.decoder.tok_emb, self.decoder.tok_emb.weight
         inputs = F.pad(tokens[:, :-1], (1, 0), value=SOS)
-        first = self.decoder(inputs, memory)
+        first: Tensor = self.decoder(inputs, memory)
         if not isinstance(self.curriculum, str) and self.curriculum == 1:
             return first
         if self.mixup is None:
@@ -369,7 +369,8 @@ class GenerativeRegression(GenerativeModel):
         else:
             fed = ops.embedding_mixup(first, E, window=self.window if self.mixup == "window" else None)
         true = torch.rand(inputs.shape, device=fed.device) < p
-        return self.decoder(self.decoder.second_pass(inputs, fed, true), memory)
+        second: Tensor = self.decoder(self.decoder.second_pass(inputs, fed, true), memory)
+        return second
 
     def condition(self, x: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
         """The memory vectors ``[B, M]`` of the rows, and their capacities ``[B]``, if there are any."""

@@ -294,7 +294,8 @@ class IFusion(InterestModel):
         """Algorithm 1's combination of both branches, each without its guidance in some rows: ``[2 B, D]``."""
         a, b = self.gammas
         if not a + b:
-            return self.denoiser(x, t, g_cp.repeat(2, 1, 1), mask.repeat(2, 1), empty=mask.new_ones(len(x)))
+            unguided: Tensor = self.denoiser(x, t, g_cp.repeat(2, 1, 1), mask.repeat(2, 1), empty=mask.new_ones(len(x)))
+            return unguided
         B = len(g_cp)
         drop = [(torch.rand(B, device=x.device) < p).repeat(2) for p in (self.drop_cp, self.drop_tf)]  # a row's, at both t
         sides = [(w, g, d) for w, g, d in zip((a, b), (g_cp, g_tf), drop, strict=True) if w]

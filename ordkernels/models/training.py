@@ -16,6 +16,7 @@ from .._validation.numbers import integer
 
 __all__ = ["fit"]
 
+Parameters = tuple[Tensor, ...] | list[Tensor]
 _LARGEST_NORM = 5.0  # of the gradients
 
 
@@ -129,9 +130,9 @@ def _descend(model: nn.Module, loss: Tensor, optimizer: torch.optim.Optimizer) -
 def _averaged(model: nn.Module, average: float) -> AveragedModel:
     """An exponential average of the parameters that starts with them, with a short memory: ``s / (s + 10)`` at step s."""
 
-    def update(means: list[Tensor], parameters: list[Tensor], _: Any) -> None:
+    def update(means: Parameters, parameters: Parameters, _: Tensor | int) -> None:
         step = int(averaged.n_averaged)  # on the host, unlike the argument: no step waits for the device
-        torch._foreach_lerp_(means, parameters, 1 - min(average, step / (step + 10.0)))
+        torch._foreach_lerp_(list(means), list(parameters), 1 - min(average, step / (step + 10.0)))
 
     averaged = AveragedModel(model, multi_avg_fn=update)
     averaged.update_parameters(model)  # the first update copies the parameters and counts as one

@@ -106,7 +106,8 @@ class ValueDecoder(nn.Module):
         m = memory if self.memory is None else self.memory(memory)
         for layer in self.layers:
             x = layer(x, m)
-        return self.linear(x if self.norm is None else self.norm(x))
+        logits: Tensor = self.linear(x if self.norm is None else self.norm(x))
+        return logits
 
     def embed(self, inputs: Tensor) -> Tensor:
         """Tokens ``[B, T]``, or their embeddings ``[B, T, d]`` as they are -> ``[B, T, d]``, with the positions if there are any."""
@@ -252,14 +253,16 @@ class _DecoderLayer(nn.Module):
             return x + self._drop(self._feed_forward(self.norm3(x)))
         x = self.norm1(x + self._drop(self._attention(x)))
         x = self.norm2(x + self._drop(m))
-        return self.norm3(x + self._drop(self._feed_forward(x)))
+        y: Tensor = self.norm3(x + self._drop(self._feed_forward(x)))
+        return y
 
     def _attention(self, x: Tensor) -> Tensor:
         return self_attention(x, self.qkv, self.attention_out, self.heads, is_causal=True)
 
     def _feed_forward(self, x: Tensor) -> Tensor:
         h = self.linear1(x)
-        return self.linear2(F.relu(h) if self.activation == "relu" else F.gelu(h))
+        out: Tensor = self.linear2(F.relu(h) if self.activation == "relu" else F.gelu(h))
+        return out
 
     def _drop(self, x: Any) -> Tensor:
         return F.dropout(x, self.dropout, self.training)

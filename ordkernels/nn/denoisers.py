@@ -57,7 +57,7 @@ class TimeEmbedding(nn.Module):
         return f.to(self.like.device, torch.promote_types(self.like.dtype, torch.float32))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> TimeEmbedding:
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.frequencies = self._exact()
         return self
 
@@ -107,7 +107,8 @@ class MLPDenoiser(nn.Module):
         shift = self.condition(cond)  # [B, H]
         shift = self.time_bias(t) + (shift[:, None] if x.dim() == 3 else shift)
         h = F.silu(F.linear(x, self.input.weight[:, : self.width]) + shift)
-        return self.output(F.dropout(h, self.dropout, self.training))
+        out: Tensor = self.output(F.dropout(h, self.dropout, self.training))
+        return out
 
     def time_bias(self, t: Tensor) -> Tensor:
         """``W_t e(t) + b``: ``[...] -> [..., H]``, all that a timestep adds to the hidden layer."""
@@ -186,7 +187,8 @@ class TransformerDenoiser(nn.Module):
         e = e.reshape(-1, K + 1, e.shape[-1])
         for block in self.blocks:
             e = block(e)
-        return self.output(self.norm(e[:, :K])).reshape(x.shape)
+        out: Tensor = self.output(self.norm(e[:, :K])).reshape(x.shape)
+        return out
 
     def extra_repr(self) -> str:
         return f"width={self.width}, cond_width={self.cond_width}, tokens={self.tokens}"

@@ -125,7 +125,8 @@ class SessionDenoiser(nn.Module):
         if empty is not None:
             _bool(name, empty, (g.shape[0],), "[B]")
             g = torch.where(empty[:, None, None], self.empty, g)
-        return self.network.condition(g)
+        shift: Tensor = self.network.condition(g)
+        return shift
 
     def _check(self, x: Tensor, t: Tensor | float) -> Tensor:
         if x.dim() != 2 or x.shape[1] != self.width:

@@ -41,7 +41,8 @@ class FlowPrior(nn.Module):
         self.flow = ConditionalPlanarFlow(width, hidden, layers, constrained)
 
     def forward(self, noise: Tensor, h: Tensor) -> Tensor:
-        return self.flow(noise, self.hyper(h))[0]
+        latent: Tensor = self.flow(noise, self.hyper(h))[0]
+        return latent
 
     from_posterior = forward
 
@@ -107,7 +108,8 @@ class DiffusionPrior(nn.Module):
         """``x [B, N, D]``, ``t [B, 1]`` or ``[1, 1]`` in [0, 1], ``h [B, C]``."""
         angle = t * torch.pi * 2.0 ** torch.arange(8, device=t.device, dtype=t.dtype) / 2
         shift = self.from_time(torch.cat((angle.sin(), angle.cos()), dim=-1)) + self.from_pattern(h)  # [B, hidden]
-        return self.out(self.from_latent(x) + shift[:, None])
+        out: Tensor = self.out(self.from_latent(x) + shift[:, None])
+        return out
 
 
 T = TypeVar("T", float, Tensor)

@@ -25,7 +25,8 @@ class _TableModel(nn.Module):
         self.head = nn.Sequential(nn.Linear(hidden, 2 * hidden), nn.SiLU(), nn.Dropout(dropout), nn.Linear(2 * hidden, outputs))
 
     def _out(self, batch: dict[str, Tensor]) -> Tensor:
-        return self.head(self.encoder(batch))
+        out: Tensor = self.head(self.encoder(batch))
+        return out
 
     @torch.inference_mode()
     def _predicted(self, x: dict[str, Tensor]) -> Tensor:

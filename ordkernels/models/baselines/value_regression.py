@@ -92,7 +92,8 @@ class ValueRegression(TargetModel):
 
     def _out(self, batch: dict[str, Tensor]) -> Tensor:
         context = self.encoder(batch)[0]
-        return (self.head(context) + self.direct(context))[:, 0] + 1.0
+        out: Tensor = (self.head(context) + self.direct(context))[:, 0] + 1.0
+        return out
 
     def _value(self, out: Tensor) -> Tensor:
         """A median is read from log space; a mean must not be, or its errors would grow with it."""

@@ -62,7 +62,8 @@ class _WatchTimeModel(TargetModel):
             self.train(training)
 
     def _out(self, batch: dict[str, Tensor]) -> Tensor:
-        return self.head(self.encoder(batch))
+        out: Tensor = self.head(self.encoder(batch))
+        return out
 
     def _losses(self, out: Tensor, y: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         raise NotImplementedError
