@@ -341,9 +341,9 @@ def test_the_loop_can_be_captured_in_a_cuda_graph():
     ("options", "text"),
     [
         ({"process": "ode"}, "process: expected 'diffusion' or 'flow_matching', got 'ode'"),
-        ({"prediction": "velocity"}, "prediction: expected 'eps' or 'x0' or 'v'"),
+        ({"prediction": "velocity"}, "prediction: expected 'eps', 'x0' or 'v'"),
         ({"widths": "log"}, "widths: expected 'uniform' or 'quantile'"),
-        ({"crps_space": "log"}, "crps_space: expected 'both' or 'linear' or 'mapped', got 'log'"),
+        ({"crps_space": "log"}, "crps_space: expected 'both', 'linear' or 'mapped', got 'log'"),
         ({"crps_weight": -1.0}, "crps_weight: expected at least 0, got -1"),
         ({"crps_draws": 1}, "crps_draws: expected at least 2"),
         ({"denoiser": "unet"}, "denoiser: expected 'transformer', 'mlp' or a module, got 'unet'"),

@@ -63,8 +63,8 @@ def test_predict_and_interval_weigh_draws_by_their_first_token():
     m, x = model(), table(12)
     draws = m.sample(x, 9, seed=1)
     first = torch.stack([ops.value_decode(
-        m.encoder(x), m.decoder, m.token_values, max_tokens=m.longest_sequence, temperature=1.0, monotone=True, seed=1, row_ids=torch.arange(12),
-        draw_ids=torch.full((12,), j),
+        m.encoder(x), m.decoder, m.token_values, max_tokens=m.longest_sequence, temperature=1.0, monotone=True, seed=1,
+        row_ids=torch.arange(12), draw_ids=torch.full((12,), j),
     ).tokens[:, 0] for j in range(9)], dim=1)  # fmt: skip
     with torch.no_grad():
         share = m.decoder(torch.full((12, 1), SOS), m.encoder(x))[:, 0]
@@ -115,7 +115,14 @@ def test_greedy_is_the_decoding_of_the_model(readout):
     m, x = model(readout=readout), table(40)
     with torch.inference_mode():
         out = ops.value_decode(
-            m.encoder(x), m.decoder, m.token_values, max_tokens=m.longest_sequence, window=20, mixup="window", readout=readout, monotone=True
+            m.encoder(x),
+            m.decoder,
+            m.token_values,
+            max_tokens=m.longest_sequence,
+            window=20,
+            mixup="window",
+            readout=readout,
+            monotone=True,
         )
     assert torch.equal(m.predict(x, statistic="greedy"), out.value)
 
