@@ -54,8 +54,8 @@ def relaimpr(measured: float, base: float) -> float:
         >>> round(relaimpr(0.72, 0.70), 6)
         0.1
     """
-    m = math.nan if measured != measured else real("measured", measured)  # an undefined AUC has an undefined improvement
-    b = real("base", base)
+    # An undefined AUC, NaN, has an undefined improvement.
+    m, b = (math.nan if x != x else real(name, x) for name, x in (("measured", measured), ("base", base)))
     if b == 0.5:
         raise ValueError("base: expected an AUC other than 0.5, got 0.5")
     return (m - 0.5) / (b - 0.5) - 1
