@@ -18,6 +18,7 @@ import torch
 
 import ordkernels
 from ordkernels import ops
+from ordkernels.testing.interpreter import vectorize_xor
 
 
 def main() -> None:
@@ -26,6 +27,8 @@ def main() -> None:
     device = parser.parse_args().device
     if reasons := ordkernels.available_backends("planar_flow")["triton"]:
         raise SystemExit(f"no GPU backend: {'; '.join(reasons)}")
+    if device == "cpu":
+        vectorize_xor()
     torch.manual_seed(0)
     for B, N, K, D in ((1, 1, 1, 1), (5, 3, 2, 7), (129, 1, 4, 64)):
         flow(device, B, N, K, D)

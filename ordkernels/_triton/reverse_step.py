@@ -5,7 +5,7 @@
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -99,66 +99,86 @@ def step_backward_kernel(
         tl.store(gn + at, (sigma * g).to(gn.dtype.element_ty), mask=mask)
 
 
-def launch_step(
-    x: Tensor, output: Tensor, t: Tensor | None, s: Tensor | None, noise: Tensor | None, row_ids: Tensor | None, a_t: float, a_s: float,
-    eta: float, kind: int, clip: float, reclip: bool, random: bool, seed: int, step: int, whole: bool,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+class Step(NamedTuple):
+    """What the schema of `reverse_step` has after x_t and output."""
+
+    alpha_bar_t: Tensor | None
+    alpha_bar_s: Tensor | None
+    noise: Tensor | None
+    row_ids: Tensor | None
+    a_t: float
+    a_s: float
+    eta: float
+    kind: int
+    clip: float
+    reclip: bool
+    random: bool
+    seed: int
+    step: int
+
+    def rows(self, x: Tensor) -> DiffusionRows:
+        return DiffusionRows(x, ((self.alpha_bar_t, self.a_t), (self.alpha_bar_s, self.a_s)))
+
+    def coefficients(self, rows: DiffusionRows, whole: bool) -> tuple[float, ...]:
+        """Of all rows, where they do not have their own."""
+        return (0.0,) * 6 if rows.per_row else host_coefficients(self.kind, self.a_t, self.a_s, self.eta, self.reclip, whole)
+
+    def constants(self, rows: DiffusionRows, whole: bool, random: bool) -> tuple[Any, ...]:
+        """PER_ROW, ..., HAS_IDS."""
+        clip = None if self.clip == math.inf else self.clip
+        source = rows.source(self.noise, random)
+        return rows.per_row, self.eta, self.kind, clip, self.reclip, whole, source, self.row_ids is not None
+
+
+def launch_step(x: Tensor, output: Tensor, step: Step, *, whole: bool) -> tuple[Tensor, Tensor]:
+    """(x_s, x0); x_s is empty where x0 alone is asked for."""
     x_s, x0 = x.new_empty(x.shape if whole else 0), x.new_empty(x.shape)
     if x.numel() == 0:
         return x_s, x0
-    x, output = x.contiguous(), output.contiguous()
-    rows = DiffusionRows(x, ((t, a_t), (s, a_s)))
-    coefficients = (0.0,) * 6 if rows.per_row else host_coefficients(kind, a_t, a_s, eta, reclip, whole)
+    x, output, rows = x.contiguous(), output.contiguous(), step.rows(x)
+    noise, row_ids = (x if t is None else t.contiguous() for t in (step.noise, step.row_ids))
     with torch.cuda.device_of(x):
         step_kernel[rows.grid(rows.R)](
-            x, output, *rows.levels, x if noise is None else noise.contiguous(), x if row_ids is None else row_ids.contiguous(), x_s, x0,
-            *coefficients, *rows.strides, seed, step, rows.R, rows.K, rows.D, rows.tiles,
-            rows.per_row, eta, kind, None if clip == math.inf else clip, reclip, whole, rows.source(noise, random), row_ids is not None,
-            rows.block_r, rows.block_d, rows.tl_acc, num_warps=8,
+            x, output, *rows.levels, noise, row_ids, x_s, x0, *step.coefficients(rows, whole), *rows.strides, step.seed, step.step,
+            rows.R, rows.K, rows.D, rows.tiles, *step.constants(rows, whole, step.random), rows.block_r, rows.block_d, rows.tl_acc,
+            num_warps=8,
         )  # fmt: skip
     return x_s, x0
 
 
 def launch_step_backward(
-    x: Tensor, output: Tensor, t: Tensor | None, s: Tensor | None, noise: Tensor | None, row_ids: Tensor | None, g_xs: Tensor | None,
-    g_x0: Tensor | None, a_t: float, a_s: float, eta: float, kind: int, clip: float, reclip: bool, random: bool, seed: int, step: int,
-    want_x: bool, want_o: bool, want_n: bool, dots: int, whole: bool,
+    x: Tensor, output: Tensor, step: Step, g_xs: Tensor | None, g_x0: Tensor | None, *, wanted: tuple[bool, bool, bool], dots: int,
+    whole: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    gx, go, gn = (x.new_empty(x.shape if want else 0) for want in (want_x, want_o, want_n))
-    rows = DiffusionRows(x, ((t, a_t), (s, a_s)))
+    """Gradients of x, output and noise, as far as wanted, and the products with each row that the levels' gradients are made of."""
+    gx, go, gn = (x.new_empty(x.shape if want else 0) for want in wanted)
+    rows = step.rows(x)
     if x.numel() == 0:
         return gx, go, gn, x.new_zeros((*x.shape[:-1], dots) if dots else 0, dtype=rows.acc)
-    x, output = x.contiguous(), output.contiguous()
-    coefficients = (0.0,) * 6 if rows.per_row else host_coefficients(kind, a_t, a_s, eta, reclip, whole)
-    parts = rows.new_dots(x, dots)
-    optional = [x if g is None else g.contiguous() for g in (noise, row_ids, g_xs, g_x0)]
+    x, output, parts = x.contiguous(), output.contiguous(), rows.new_dots(x, dots)
+    optional = [x if t is None else t.contiguous() for t in (step.noise, step.row_ids, g_xs, g_x0)]
     with torch.cuda.device_of(x):
         step_backward_kernel[rows.grid(rows.R)](
-            x, output, *rows.levels, *optional, gx, go, gn, parts, *coefficients, *rows.strides, seed, step,
-            rows.R, rows.K, rows.D, rows.tiles,
-            rows.per_row, eta, kind, None if clip == math.inf else clip, reclip, whole, rows.source(noise, random and dots > 0),
-            row_ids is not None, g_xs is not None, g_x0 is not None, want_x, want_o, want_n, dots,
-            rows.block_r, rows.block_d, rows.tl_acc, num_warps=8,
+            x, output, *rows.levels, *optional, gx, go, gn, parts, *step.coefficients(rows, whole), *rows.strides, step.seed, step.step,
+            rows.R, rows.K, rows.D, rows.tiles, *step.constants(rows, whole, step.random and dots > 0),
+            g_xs is not None, g_x0 is not None, *wanted, dots, rows.block_r, rows.block_d, rows.tl_acc, num_warps=8,
         )  # fmt: skip
     return gx, go, gn, parts[0] if rows.tiles == 1 or not dots else parts.sum(0)
 
 
-def reverse_step(
-    x_t: Tensor, output: Tensor, alpha_bar_t: Tensor | None, alpha_bar_s: Tensor | None, noise: Tensor | None, row_ids: Tensor | None,
-    a_t: float, a_s: float, eta: float, kind: int, clip: float, reclip: bool, random: bool, seed: int, step: int,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    return launch_step(x_t, output, alpha_bar_t, alpha_bar_s, noise, row_ids, a_t, a_s, eta, kind, clip, reclip, random, seed, step, True)
+def reverse_step(x_t: Tensor, output: Tensor, *step: Any) -> tuple[Tensor, Tensor]:
+    return launch_step(x_t, output, Step(*step), whole=True)
 
 
 def reverse_step_backward(
     x_t: Tensor, output: Tensor, alpha_bar_t: Tensor | None, alpha_bar_s: Tensor | None, noise: Tensor | None, row_ids: Tensor | None,
-    g_xs: Tensor | None, g_x0: Tensor | None,
-    a_t: float, a_s: float, eta: float, kind: int, clip: float, reclip: bool, random: bool, seed: int, step: int, grad_mask: int,
+    g_xs: Tensor | None, g_x0: Tensor | None, *constants: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    return launch_step_backward(
-        x_t, output, alpha_bar_t, alpha_bar_s, noise, row_ids, g_xs, g_x0, a_t, a_s, eta, kind, clip, reclip, random, seed, step,
-        bool(grad_mask & 1), bool(grad_mask & 2), bool(grad_mask & 16), 6 if grad_mask & 12 else 0, True,
-    )  # fmt: skip
+    """constants: those of the step, then the mask of the gradients that are wanted."""
+    *rest, grad_mask = constants
+    wanted = bool(grad_mask & 1), bool(grad_mask & 2), bool(grad_mask & 16)
+    step = Step(alpha_bar_t, alpha_bar_s, noise, row_ids, *rest)
+    return launch_step_backward(x_t, output, step, g_xs, g_x0, wanted=wanted, dots=6 if grad_mask & 12 else 0, whole=True)
 
 
 def signatures() -> Iterator[tuple[Any, ...]]:

@@ -108,7 +108,7 @@ def wasserstein_quantile_loss_backward(signs: Tensor, slope: Tensor, lam: Tensor
 def signatures() -> Iterator[tuple[Any, ...]]:
     """What to compile ahead of time: kernel, signature, constexprs, options."""
     f, options = "*fp32", {"num_warps": 4}
-    for t, L in (("*fp32", 20), ("*bf16", 32), ("*fp16", 128), ("*fp32", LONGEST_SORT)):
+    for t, L in (("*fp32", 20), ("*bf16", 128), ("*fp16", LONGEST_SORT)):
         block_b, block_l = sort_tile(L)
         values = {"SIGNS": True, "BLOCK_B": block_b, "BLOCK_L": block_l}
         arguments = dict(samples=t, q_user=t, q_item=t, lam=f, loss=t, signs="*u8", slope=f, B="i32", L="i32")
