@@ -1,4 +1,4 @@
-"""Compile Triton kernels ahead of time for GPUs that need not be there: registers, spills and shared memory of each.
+"""Compile Triton kernels ahead of time for GPUs that need not be present: registers, spills and shared memory of each.
 
 A module of ``ordkernels._triton`` lists what to compile in ``signatures()``: tuples ``(kernel, signature, constexprs)`` or
 ``(kernel, signature, constexprs, options)``: argument name -> Triton type (``"*fp32"``, ``"i32"``, ``"constexpr"``), constexpr
@@ -44,10 +44,17 @@ def modules() -> Iterator[ModuleType]:
 def compile_ahead(
     kernel: Any, signature: dict[str, str], constexprs: dict[str, Any], options: dict[str, int | None] | None = None, *, target: int
 ) -> Usage:
-    """Compile for compute capability ``target`` as the launcher would specialise: aligned pointers, ``D`` and strides divisible by 16.
+    """Compile for one compute capability as the launcher would specialise: aligned pointers, D and strides divisible by 16.
 
-    An argument of type ``"constexpr"`` needs a value in ``constexprs``; an integer argument that has one too is that constant, as
-    Triton makes an argument that equals 1.
+    Args:
+        kernel: a `triton.jit` function.
+        signature: argument -> Triton type; "constexpr" needs a value in `constexprs`.
+        constexprs: argument -> value; an integer argument that has one is that constant, as Triton makes an argument that equals 1.
+        options: num_warps, num_stages, maxnreg.
+        target: 80, 90 or 100.
+
+    Raises:
+        ValueError: a signature that does not have the kernel's arguments.
     """
     from triton import compile as triton_compile
     from triton import knobs

@@ -19,10 +19,19 @@ def flow_inputs(
     kind: str = "normal",
     seed: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(z, u, w, b) of a planar flow, made in fp64 and rounded to ``dtype``.
+    """(z, u, w, b) of a planar flow, made in fp64 and rounded to `dtype`.
 
-    kind: ``"normal"``, |u| and |w| near 1; ``"dead"``, every second layer has w = 0; ``"low"`` and ``"high"``, w.u near -1e4 and
-    1e4; ``"saturated"``, |a| up to about 100.
+    Args:
+        B, K, D: rows, layers, columns.
+        N: samples that share a row's parameters; None for z [B, D].
+        shared: one set of parameters for all rows.
+        dtype: of all four.
+        kind: "normal", |u| and |w| near 1; "dead", every second layer has w = 0; "low" and "high", w.u near -1e4 and 1e4;
+            "saturated", |a| up to about 100.
+        seed: of the generator.
+
+    Raises:
+        ValueError: an unknown kind.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -47,6 +56,6 @@ def flow_inputs(
 def strided(t: Tensor) -> Tensor:
     """The same values with NaN between them: every second element of the last dimension, the other dimensions reversed in memory."""
     order = list(range(t.dim() - 1))[::-1]
-    wide = torch.full([*(t.shape[i] for i in order), 2 * t.shape[-1] + 1], float("nan"), dtype=t.dtype)
-    view = wide.permute(*order, t.dim() - 1)[..., 1::2]
+    padded = torch.full([*(t.shape[i] for i in order), 2 * t.shape[-1] + 1], float("nan"), dtype=t.dtype)
+    view = padded.permute(*order, t.dim() - 1)[..., 1::2]
     return view.copy_(t)

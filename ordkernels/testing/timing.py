@@ -1,5 +1,5 @@
-"""Timing: candidates taken in turns in one process, medians; caches and memory warm, or cold on purpose; limits of the machine
-by measurement.
+"""Timing: candidates run in turns in one process, medians; with warm caches and memory, or cold ones on purpose; measured limits of
+the machine.
 
 On a CPU, absolute times drift with the machine's load while ratios of interleaved medians hardly do. On a GPU, what is timed is
 device time with a cold L2: events around a CUDA graph's replay, after a kernel that overwrites the cache.
@@ -54,14 +54,20 @@ def interleaved(
     rounds: tuple[int, int] = (3, 60),
     warm: int = 2,
     sample: float = 1e-3,
-    settle: float = 0.05,
+    warm_below: float = 0.05,
 ) -> dict[str, Timing]:
-    """Round robin until `seconds` are over (at least rounds[0] rounds, at most rounds[1]).
+    """Median times of candidates run round robin, at least rounds[0] and at most rounds[1] times, until `seconds` are over.
 
-    A short call is repeated within a sample; what is far faster than the slowest gives several samples a round. In its turn a
-    candidate first runs for the length of a sample untimed: the one before it left the caches with its own data, and what is
-    measured is a call in a program that makes it again and again. That holds for all alike; a call longer than `settle` is
-    spared it, since a cache's worth of loads is lost in its time.
+    Before its samples each candidate runs untimed for the length of one: the candidate before it left the caches full of its own
+    data, and what is measured is a call that a program makes again and again. Calls longer than `warm_below` lose too little to that.
+
+    Args:
+        runs: name -> call.
+        seconds: budget of all candidates together.
+        rounds: least and greatest number of rounds.
+        warm: calls of each before the first round.
+        sample: seconds that a sample lasts at least; shorter calls are repeated within it.
+        warm_below: seconds below which a call runs untimed before its samples.
     """
     once = {}
     for name, run in runs.items():
@@ -71,10 +77,10 @@ def interleaved(
     repeats = {name: max(1, int(sample / t)) for name, t in once.items()}
     share = {name: min(10, max(1, int(max(once.values()) / (8 * t * repeats[name])))) for name, t in once.items()}
     samples: dict[str, list[float]] = {name: [] for name in runs}
-    begun, done = time.perf_counter(), 0
-    while done < rounds[0] or (done < rounds[1] and time.perf_counter() - begun < seconds):
+    started, done = time.perf_counter(), 0
+    while done < rounds[0] or (done < rounds[1] and time.perf_counter() - started < seconds):
         for name, run in runs.items():
-            if once[name] <= settle:
+            if once[name] <= warm_below:
                 _timed(run, repeats[name])
             samples[name] += [_timed(run, repeats[name]) for _ in range(share[name])]
         done += 1
@@ -82,56 +88,56 @@ def interleaved(
 
 
 def _timed(run: Run, repeats: int) -> float:
-    begun = time.perf_counter()
+    started = time.perf_counter()
     for _ in range(repeats):
         run()
-    return (time.perf_counter() - begun) / repeats
+    return (time.perf_counter() - started) / repeats
 
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 
 def keep_memory_warm() -> bool:
-    """From here on freed memory stays mapped, so that outputs land on pages that were touched before. False: not this libc."""
+    """From here on freed memory stays mapped, so that outputs are written to pages touched before. False: this libc cannot."""
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "mallopt"):
         return False
     return bool(libc.mallopt(M_MMAP_MAX, 0)) and bool(libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
 
 
-def _give_memory_back() -> None:
+def _release_memory() -> None:
     libc = ctypes.CDLL(None)
     if hasattr(libc, "malloc_trim"):
         libc.malloc_trim(0)
 
 
 def cold(run: Run, n: int = 5) -> Timing:
-    """The same call when all free memory has gone back to the system: every output page is touched for the first time."""
+    """A call after all free memory was returned to the system: every output page is touched for the first time."""
     samples = []
     for _ in range(n):
-        _give_memory_back()
+        _release_memory()
         samples.append(_timed(run, 1))
     return Timing.of(samples)
 
 
 def peak_extra_memory(run: Run, device: str = "cpu") -> int | None:
-    """Bytes above what was held before the call, at its peak, outputs included; None where the system does not tell."""
+    """Bytes above what was allocated before the call, at its peak, outputs included; None where the system does not report it."""
     run()
     if device == "cuda":
         import torch
 
         torch.cuda.synchronize()
-        held = torch.cuda.memory_allocated()
+        before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         run()
         torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated() - held
-    _give_memory_back()
+        return torch.cuda.max_memory_allocated() - before
+    _release_memory()
     try:
         Path("/proc/self/clear_refs").write_text("5")  # the high-water mark falls to what is resident now
-        held = _resident("VmRSS")
+        before = _resident("VmRSS")
         run()
-        return max(0, _resident("VmHWM") - held)
+        return max(0, _resident("VmHWM") - before)
     except OSError:
         return None
 
@@ -159,11 +165,11 @@ def graphed(run: Run) -> Run:
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        held = run()
+        result = run()
 
     def replay() -> Any:
         graph.replay()
-        return held
+        return result
 
     return replay
 
@@ -171,7 +177,7 @@ def graphed(run: Run) -> Run:
 def interleaved_cuda(
     runs: Mapping[str, Run], *, seconds: float = 1.0, rounds: tuple[int, int] = (10, 100), warm: int = 5
 ) -> dict[str, Timing]:
-    """Device time by events, round robin, the L2 overwritten before every call (which also keeps the queue ahead of the host)."""
+    """Device time by events, round robin, the L2 overwritten before every call (which also keeps the GPU behind the host)."""
     import torch
 
     l2 = torch.cuda.get_device_properties(0).L2_cache_size
@@ -181,8 +187,8 @@ def interleaved_cuda(
             run()
     torch.cuda.synchronize()
     samples: dict[str, list[float]] = {name: [] for name in runs}
-    begun, done = time.perf_counter(), 0
-    while done < rounds[0] or (done < rounds[1] and time.perf_counter() - begun < seconds):
+    started, done = time.perf_counter(), 0
+    while done < rounds[0] or (done < rounds[1] and time.perf_counter() - started < seconds):
         events = {}
         for name, run in runs.items():
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -199,7 +205,7 @@ def interleaved_cuda(
 
 
 def launch_overhead(run: Run, n: int = 200) -> Timing:
-    """Host time of one call from Python, the device left to run behind: what a small op costs whatever its size."""
+    """Host time of one call from Python, without waiting for the device: the least that any op costs."""
     import torch
 
     samples = []
