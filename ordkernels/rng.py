@@ -1,21 +1,21 @@
 """Counter-based random numbers that belong to the row: the same on every backend, in any batch, shard, order and thread.
 
-Philox-4x32-10 with key = seed mod 2^64 (low word, high word) and counter = (row id low, row id high, step, block). Float `lane`
-of draw `draw` has the index ``draw * width + lane`` in the stream of its (seed, row id, step): block ``index // 4``, word
+Philox-4x32-10 with key = seed mod 2^64 (low word, high word) and counter = (row id low, row id high, step, block). Float
+`offset` of draw `draw` has the index ``draw * width + offset`` in the stream of its (seed, row id, step): block ``index // 4``, word
 ``index % 4``. So what a row draws depends on these numbers alone.
 """
 
-import importlib
-import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from . import _backend
-from ._library import LIB, NAMESPACE, op
+from ._validation import tensors as checks
+from ._validation.numbers import integer, stream_step
+from ._validation.numbers import seed as signed_seed
+from .ops._register import Op, fold_rows
 from .reference import rng as reference
 
 __all__ = ["normal", "philox", "uniform"]
@@ -56,8 +56,8 @@ def normal(
         fp32 ``[B, width]`` on the device of row_ids.
 
     Raises:
-        TypeError, ValueError: naming the argument; ValueError also where ``draw * width + lane`` goes over 2^32. A tensor
-            ``draw`` is looked at on the CPU in eager mode only: elsewhere that would wait for the device, and rows out of range are NaN.
+        TypeError, ValueError: naming the argument; ValueError also where ``draw * width + offset`` goes over 2^32. A tensor
+            ``draw`` is checked on the CPU in eager mode only: elsewhere that would wait for the device, and rows out of range are NaN.
 
     Source: Salmon, Moraes, Dror, Shaw, Parallel Random Numbers: As Easy as 1, 2, 3; Box and Muller, 1958.
 
@@ -85,7 +85,7 @@ def uniform(
 
     .. math:: u = (\lfloor x / 2^8 \rfloor + 1/2)\, 2^{-24}
 
-    rounded to the nearest fp32: 25 bits to 24, so 0 cannot come and 1 can (once in 2^24).
+    rounded to the nearest fp32: 25 bits to 24, so 0 cannot occur and 1 can (once in 2^24).
 
     Args, Returns, Raises: as :func:`normal`.
 
@@ -118,52 +118,50 @@ def philox(counter: Tensor | np.ndarray | Sequence[Any], key: Tensor | np.ndarra
         >>> [hex(w) for w in rng.philox([[0, 0, 0, 0]], [[0, 0]])[0].tolist()]
         ['0x6627e8d5', '0xe169c58d', '0xbc57ac4c', '0x9b00dbd8']
     """
-    c, k = _integers("counter", counter), _integers("key", key)
+    c, k = checks.integers("counter", counter), checks.integers("key", key)
     for name, t, width in (("counter", c, 4), ("key", k, 2)):
         if t.dim() != 2 or t.shape[1] != width:
             raise ValueError(f"{name}: expected [N, {width}], got {list(t.shape)}")
     if k.shape[0] != c.shape[0]:
         raise ValueError(f"key: expected [N, 2] with the N of counter, {c.shape[0]}, got {list(k.shape)}")
-    if k.device != c.device:
-        raise ValueError(f"key: expected the device of counter, {c.device}, got {k.device}")
-    return _PHILOX(c, k).view(torch.uint32)
+    checks.same_device("key", k, "counter", c)
+    words: Tensor = _PHILOX(c, k)
+    return words.view(torch.uint32)
 
 
-def _noise(kernel: "_Op", seed: int, row_ids: Any, step: int, width: int, draw: Any, rows: int | None, device: Any) -> Tensor:
-    seed, step, width = _int("seed", seed), _int("step", step), _int("width", width)
-    if not 0 <= step < 2**32:
-        raise ValueError(f"step: expected 0 to 2^32 - 1, got {step}")
+def _noise(kernel: Op, seed: int, row_ids: Any, step: int, width: int, draw: Any, rows: int | None, device: Any) -> Tensor:
+    seed, step, width = signed_seed(seed), stream_step(step), integer("width", width)
     if width < 0:
         raise ValueError(f"width: expected 0 or more, got {width}")
-    if not -(2**63) <= seed < 2**63:  # the dispatcher's ints are int64
-        seed = (seed + 2**63) % 2**64 - 2**63
     draws = None
     if isinstance(draw, Tensor):
-        draws, draw = _integers("draw", draw, device), 0
+        draws, draw = checks.integers("draw", draw, device), 0
         if draws.dim() != 1:
             raise ValueError(f"draw: expected an int or a tensor of shape [B], got shape {list(draws.shape)}")
     ids = _row_ids(row_ids, draws, rows, device)
-    if draws is not None:
+    if draws is None:
+        draw = integer("draw", draw)
+        _check_draw(draw, draw, width)
+    else:
         if draws.shape != ids.shape:
             raise ValueError(f"draw: expected an int or a tensor of shape [B] = {list(ids.shape)}, got {list(draws.shape)}")
-        if draws.device != ids.device:
-            raise ValueError(f"draw: expected the device of row_ids, {ids.device}, got {draws.device}")
-        _check_draws(draws, width)
-    else:
-        draw = _int("draw", draw)
-        _check_draw(draw, draw, width)
-    return kernel(ids, draws, draw, seed, step, width)
+        checks.same_device("draw", draws, "row_ids", ids)
+        if draws.numel() and checks.can_read_values(draws):
+            low, high = torch.aminmax(draws)
+            _check_draw(int(low), int(high), width)
+    out: Tensor = kernel(ids, draws, draw, seed, step, width)
+    return out
 
 
 def _row_ids(row_ids: Any, draws: Tensor | None, rows: int | None, device: Any) -> Tensor:
     if row_ids is None:
         if draws is None and rows is None:
             raise ValueError("row_ids: expected [B] ids (None means arange(B), with B given by rows= or by a tensor draw), got None")
-        B = draws.shape[0] if draws is not None else _int("rows", rows)
+        B = draws.shape[0] if draws is not None else integer("rows", rows)
         if B < 0 or (rows is not None and rows != B):
             raise ValueError(f"rows: expected the length of draw, {B}, got {rows}" if B >= 0 else f"rows: expected 0 or more, got {rows}")
         return torch.arange(B, device=device if device is not None else (None if draws is None else draws.device))
-    ids = _integers("row_ids", row_ids, device)
+    ids = checks.integers("row_ids", row_ids, device)
     if ids.dim() != 1:
         raise ValueError(f"row_ids: expected [B], got shape {list(ids.shape)}")
     if rows is not None and rows != ids.shape[0]:
@@ -171,80 +169,21 @@ def _row_ids(row_ids: Any, draws: Tensor | None, rows: int | None, device: Any) 
     return ids
 
 
-def _check_draws(draws: Tensor, width: int) -> None:
-    if draws.device.type != "cpu" or torch.compiler.is_compiling() or type(draws) is not Tensor or draws.numel() == 0:
-        return
-    if torch._C._are_functorch_transforms_active():
-        return
-    low, high = torch.aminmax(draws)
-    _check_draw(int(low), int(high), width)
-
-
 def _check_draw(low: int, high: int, width: int) -> None:
     if low < 0:
         raise ValueError(f"draw: expected 0 or more, got {low}")
     if width > 0 and high * width + width - 1 > reference.LARGEST_INDEX:
-        raise ValueError(f"draw: expected draw * width + lane up to 2^32, got {high} * {width} + {width - 1}")
+        raise ValueError(f"draw: expected draw * width + offset up to 2^32, got {high} * {width} + {width - 1}")
 
 
-def _int(name: str, x: Any) -> int:
-    if isinstance(x, (int, torch.SymInt)):
-        return x  # type: ignore[return-value]
-    try:
-        return operator.index(x)
-    except TypeError:
-        raise TypeError(f"{name}: expected an int, got {type(x).__name__}") from None
-
-
-def _integers(name: str, x: Any, device: Any = None) -> Tensor:
-    if type(x) is Tensor and x.dtype == torch.int64 and device is None:
-        return x
-    if isinstance(x, (int, float, str, bytes)) or x is None:
-        raise TypeError(f"{name}: expected a tensor, array or sequence of integers, got {type(x).__name__}")
-    t = x if isinstance(x, Tensor) else torch.as_tensor(x)
-    if t.numel() == 0 and not isinstance(x, (Tensor, np.ndarray)):
-        t = t.to(torch.int64)  # an empty list is a float tensor
-    if t.dtype == torch.bool or t.dtype.is_floating_point or t.dtype.is_complex:
-        raise TypeError(f"{name}: expected integers, got {t.dtype}")
-    return t.to(device=device, dtype=torch.int64)
-
-
-class _Op:
-    """A function of integers: no gradient. `name` is the public function's, `serves` the dispatcher op's."""
-
-    def __init__(self, name: str, serves: str, definition: Callable[..., Tensor], fake: Callable[..., Tensor]) -> None:
-        self.info = _backend.register(_backend.OpInfo(name, triton="rng", alias_of=serves))
-        self.serves, self.op, self.reference = serves, op(serves), definition
-        LIB.impl(serves, definition, "CompositeExplicitAutograd")
-        LIB.impl(serves, self._triton, "CUDA")
-        torch.library.register_fake(f"{NAMESPACE}::{serves}", fake, lib=LIB)
-        torch.library.register_vmap(self.op, self._vmap, lib=LIB)
-
-    def __call__(self, *args: Any) -> Tensor:
-        forced = _backend.check_forced(self.info) if _backend.OPEN_CONTEXTS else None
-        if forced is None:
-            return self.op(*args)
-        if forced == "reference":
-            return self.reference(*args)
-        _backend.check_device(self.info, forced, args[0])
-        return self._triton(*args) if forced == "triton" else self.op(*args)
-
-    def _triton(self, *args: Any) -> Tensor:
-        return getattr(importlib.import_module("ordkernels._triton.rng"), self.serves)(*args)
-
-    def _vmap(self, info: Any, dims: Any, *args: Any) -> Any:
-        V = info.batch_size
-        folded = [
-            (a.movedim(d, 0) if d is not None else a.expand(V, *a.shape)).flatten(0, 1) if isinstance(a, Tensor) else a
-            for a, d in zip(args, dims, strict=True)
-        ]
-        return self.op(*folded).unflatten(0, (V, -1)), 0
-
-
-def _fake_rows(row_ids: Tensor, draw_ids: Tensor | None, draw: int, seed: int, step: int, width: int) -> Tensor:
+def _fake_rows(row_ids: Tensor, width: int) -> Tensor:
     return row_ids.new_empty((row_ids.shape[0], width), dtype=torch.float32)
 
 
-_NORMAL = _Op("normal", "random_normal", reference.random_normal, _fake_rows)
-_UNIFORM = _Op("uniform", "random_uniform", reference.random_uniform, _fake_rows)
-_PHILOX = _Op("philox", "philox", reference.philox, lambda counter, key: counter.new_empty(counter.shape, dtype=torch.int32))
+def _fake_words(counter: Tensor) -> Tensor:
+    return counter.new_empty(counter.shape, dtype=torch.int32)
+
+
+_NORMAL = Op("normal", serves="random_normal", reference=reference.random_normal, fake=_fake_rows, vmap=fold_rows, triton="rng")
+_UNIFORM = Op("uniform", serves="random_uniform", reference=reference.random_uniform, fake=_fake_rows, vmap=fold_rows, triton="rng")
+_PHILOX = Op("philox", reference=reference.philox, fake=_fake_words, vmap=fold_rows, triton="rng")

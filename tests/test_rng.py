@@ -213,7 +213,7 @@ def test_philox_takes_any_integers() -> None:
         (lambda: rng.normal(0, [1], 2**32, 4), ValueError, "step: expected"),
         (lambda: rng.normal(0, [1], 0, -2), ValueError, "width: expected 0 or more, got -2"),
         (lambda: rng.normal(0, [1], 0, 4, -1), ValueError, "draw: expected 0 or more, got -1"),
-        (lambda: rng.normal(0, [1], 0, 4, 2**30), ValueError, r"draw: expected draw \* width \+ lane up to 2\^32"),
+        (lambda: rng.normal(0, [1], 0, 4, 2**30), ValueError, r"draw: expected draw \* width \+ offset up to 2\^32"),
         (lambda: rng.uniform(0, [1], 0, 4, torch.tensor([2**30])), ValueError, r"up to 2\^32, got 1073741824 \* 4 \+ 3"),
         (lambda: rng.uniform(0, [1], 0, 4, torch.tensor([-3])), ValueError, "draw: expected 0 or more, got -3"),
         (lambda: rng.normal(0, [1], 0, 4, torch.tensor([1, 2])), ValueError, r"draw: expected an int or .* \[B\] = \[1\], got \[2\]"),

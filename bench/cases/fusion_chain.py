@@ -11,6 +11,7 @@ import ordkernels
 from ordkernels import ops
 from ordkernels.nn import SessionDenoiser
 from ordkernels.reference import fusion_chain as reference
+from ordkernels.reference._diffusion import chain_steps
 from ordkernels.schedules import NoiseSchedule
 
 from . import OURS, Case, Run, Scaling, Size, Target, compiled, randn, without_grad
@@ -49,8 +50,8 @@ class Setup:
     def folded(self) -> Any:
         """The chain as one can write it best in torch: what depends on the weights and steps alone is computed before timing starts, the
         guidance is projected once, the branches are one batch, and the first pass multiplies their common x once."""
-        net, steps = self.denoiser.network, reference.fusion_steps(self.S, T)
-        numbers = reference.fusion_numbers(self.schedule.exact, steps).tolist()
+        net, steps = self.denoiser.network, chain_steps(self.S, T)
+        numbers = reference.fusion_coefficients(self.schedule.exact, steps).tolist()
         with torch.no_grad():
             w = net.input.weight[:, : net.width].contiguous()
             time = list(net.time_bias(torch.tensor(steps, device=w.device)).unbind())

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..reference import value_tokens as reference
+from ..reference import embedding_mixup as reference
 from ._window_softmax import BLOCK_R, BLOCK_V, PROGRAMS, softmax_terms, window_exps
 
 BLOCK_E = 64  # larger ones spill

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..reference import wasserstein as reference
+from ..reference import wasserstein_quantile_loss as reference
 from ._rows import LONGEST_SORT, row_tile, sort_rows, sort_tile
 
 

@@ -5,17 +5,21 @@ import operator
 import os
 from typing import Any
 
-__all__ = ["integer", "num_threads", "one_of", "positive_sizes", "real", "seed"]
+__all__ = ["integer", "num_threads", "number", "one_of", "positive_sizes", "real", "seed", "stream_step"]
 
 
 def integer(name: str, x: Any, *, least: int | None = None, most: int | None = None) -> int:
     """``x`` as an int in ``[least, most]``."""
     if isinstance(x, bool):
         raise TypeError(f"{name}: expected an int, got bool")
-    try:
-        n = operator.index(x)
-    except TypeError:
-        raise TypeError(f"{name}: expected an int, got {type(x).__name__}") from None
+    n: int
+    if isinstance(x, int) or type(x).__name__ == "SymInt":  # the size of a traced tensor stays symbolic
+        n = x
+    else:
+        try:
+            n = operator.index(x)
+        except TypeError:
+            raise TypeError(f"{name}: expected an int, got {type(x).__name__}") from None
     if (least is not None and n < least) or (most is not None and n > most):
         raise ValueError(f"{name}: expected {_range(least, most)}, got {n}")
     return n
@@ -24,16 +28,28 @@ def integer(name: str, x: Any, *, least: int | None = None, most: int | None = N
 def positive_sizes(**sizes: Any) -> None:
     """Whole numbers of at least 1."""
     for name, size in sizes.items():
-        if not isinstance(size, int) or size < 1:
-            raise ValueError(f"{name}: expected a whole number of at least 1, got {size!r}")
+        if not isinstance(size, int):
+            try:
+                size = operator.index(size)
+            except TypeError:
+                size = 0
+        if size < 1:
+            raise ValueError(f"{name}: expected a whole number of at least 1, got {sizes[name]!r}")
+
+
+def number(name: str, x: Any, form: str = "a number") -> float:
+    """``x`` as any float, NaN included."""
+    if type(x) is float:
+        return x
+    if isinstance(x, bool | str | bytes) or not hasattr(x, "__float__") or getattr(x, "ndim", 0):
+        raise TypeError(f"{name}: expected {form}, got {type(x).__name__}")
+    return float(x)
 
 
 def real(name: str, x: Any, *, least: float = -math.inf, most: float = math.inf, finite: bool = True) -> float:
     """``x`` as a float in ``[least, most]``; NaN is refused, infinities unless ``finite=False``."""
-    if isinstance(x, bool | str | bytes) or not hasattr(x, "__float__"):
-        raise TypeError(f"{name}: expected a number, got {type(x).__name__}")
-    v = float(x)
-    if not least <= v <= most or (finite and math.isinf(v)):
+    v = number(name, x)
+    if not least <= v <= most or (finite and not -math.inf < v < math.inf):
         what = "a finite number" if finite else "a number"
         bounds = "" if least == -math.inf and most == math.inf else f" of {_range(_finite(least), _finite(most))}"
         raise ValueError(f"{name}: expected {what}{bounds}, got {x}")
@@ -50,7 +66,8 @@ def one_of(name: str, x: Any, allowed: tuple[Any, ...]) -> Any:
 
 def seed(x: Any, name: str = "seed") -> int:
     """Any integer, mod 2^64, as the dispatcher's int64."""
-    return (integer(name, x) + 2**63) % 2**64 - 2**63
+    n = integer(name, x)
+    return n if -(2**63) <= n < 2**63 else (n + 2**63) % 2**64 - 2**63
 
 
 def num_threads(n: Any) -> int:
@@ -63,6 +80,14 @@ def num_threads(n: Any) -> int:
             raise ValueError(f"ORDKERNELS_NUM_THREADS: expected a whole number from 1 up, got {text!r}")
         n = int(text)
     return min(integer("num_threads", n, least=1), 1024)
+
+
+def stream_step(x: Any, name: str = "step") -> int:
+    """The step of a stream of random numbers."""
+    n = integer(name, x)
+    if not 0 <= n < 2**32:
+        raise ValueError(f"{name}: expected 0 to 2^32 - 1, got {n}")
+    return n
 
 
 def _range(least: float | None, most: float | None) -> str:

@@ -1,10 +1,15 @@
-"""Argument checks of the public functions. Every message names the argument, what was expected and what came."""
+"""Checks of tensors."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch._C import _are_functorch_transforms_active as functorch_is_active
+
+from .numbers import number
 
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -21,8 +26,17 @@ def same(name: str, t: Any, other_name: str, other: Tensor) -> None:
     floating(name, t)
     if t.dtype != other.dtype:
         raise TypeError(f"{name}: expected the dtype of {other_name}, {other.dtype}, got {t.dtype}")
+    same_device(name, t, other_name, other)
+
+
+def same_device(name: str, t: Tensor, other_name: str, other: Tensor) -> None:
     if t.device != other.device:
         raise ValueError(f"{name}: expected the device of {other_name}, {other.device}, got {t.device}")
+
+
+def boolean(name: str, t: Any) -> None:
+    if not isinstance(t, Tensor) or t.dtype != torch.bool:
+        raise TypeError(f"{name}: expected a bool tensor, got {getattr(t, 'dtype', type(t).__name__)}")
 
 
 def dims(name: str, t: Tensor, allowed: Sequence[int], form: str) -> None:
@@ -35,20 +49,64 @@ def shape(name: str, t: Tensor, expected: Sequence[int], form: str) -> None:
         raise ValueError(f"{name}: expected {form} = {list(expected)}, got {list(t.shape)}")
 
 
-def may_look(t: Tensor) -> bool:
-    """May its values be looked at? On a CPU in eager mode; elsewhere that would wait for the device or break the graph."""
+def can_read_values(t: Tensor) -> bool:
+    """On a CPU in eager mode. Elsewhere reading would wait for the device or break the graph."""
     return (
         t.device.type == "cpu"
         and type(t) in (Tensor, torch.nn.Parameter)
         and not torch.compiler.is_compiling()
-        and not torch._C._are_functorch_transforms_active()
+        and not functorch_is_active()
     )
 
 
 def at_least_zero(name: str, t: Tensor) -> None:
     n = t.numel()
-    if not n or not may_look(t):
+    if not n or not can_read_values(t):
         return
     least = min(t.tolist()) if n <= 16 else (t.detach() if t.requires_grad else t).min().item()  # a few are fastest as a list
     if least < 0:
         raise ValueError(f"{name}: expected 0 or more, got {least}")
+
+
+def integers(name: str, x: Any, device: Any = None) -> Tensor:
+    """A tensor, array or sequence of integers of any type as an int64 tensor, on the device if one is given."""
+    if type(x) is Tensor and x.dtype == torch.int64 and device is None:
+        return x
+    if isinstance(x, int | float | str | bytes | np.generic) or x is None:
+        raise TypeError(f"{name}: expected a tensor, array or sequence of integers, got {type(x).__name__}")
+    t = x if isinstance(x, Tensor) else torch.as_tensor(x)
+    if t.numel() == 0 and not isinstance(x, Tensor | np.ndarray):
+        t = t.to(torch.int64)  # an empty list is a float tensor
+    if t.dtype == torch.bool or t.dtype.is_floating_point or t.dtype.is_complex:
+        raise TypeError(f"{name}: expected integers, got {t.dtype}")
+    return t.to(device=device, dtype=torch.int64)
+
+
+def row_ids(name: str, ids: Any, rows: Tensor) -> Tensor | None:
+    """``[B]`` integers, any kind that `integers` takes, for rows ``[B, ...]`` -> int64 on their device; None stays."""
+    if ids is None:
+        return None
+    t = ids if type(ids) is Tensor and ids.dtype is torch.int64 else integers(name, ids, None if isinstance(ids, Tensor) else rows.device)
+    if t.shape != rows.shape[:1] or t.device != rows.device:
+        raise ValueError(f"{name}: expected [B] = [{rows.shape[0]}] on {rows.device}, got {list(t.shape)} on {t.device}")
+    return t
+
+
+def capacity(x: Any, rows: Tensor) -> tuple[Tensor | None, float]:
+    """A number, a tensor ``[B]`` or ``[]``, or None for no cap -> a tensor ``[B]`` or None, and the number, infinite for none."""
+    if x is None:
+        return None, math.inf
+    if not isinstance(x, Tensor):
+        cap = number("capacity", x, "a number, a tensor of shape [B] or None")
+        if not cap >= 0:
+            raise ValueError(f"capacity: expected 0 or more, got {x}")
+        return None, cap
+    floating("capacity", x)
+    same_device("capacity", x, "the rows", rows)
+    B = rows.shape[0]
+    if x.dim() == 0:
+        x = x.expand(B)
+    if x.shape != (B,):
+        raise ValueError(f"capacity: expected a number or a tensor of shape [B] = [{B}], got {list(x.shape)}")
+    at_least_zero("capacity", x)
+    return x, math.inf

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .._validation.numbers import positive_sizes
+from ..ops._weights import DecoderWeights
 from .transformer import self_attention
 
 __all__ = ["ValueDecoder"]
@@ -127,8 +128,8 @@ class ValueDecoder(nn.Module):
             raise ValueError(f"inputs: expected at most positions = {len(self.position)} inputs, got {x.shape[1]}")
         return x + self.position[: x.shape[1]]
 
-    def weights(self) -> tuple[list[Tensor], Tensor | None]:
-        """All weights but the positions, in the order in which ``reference/value_decode.py`` lists them, and the positions."""
+    def weights(self) -> DecoderWeights:
+        """All weights, as ``ops.value_decode`` takes them."""
         parts: list[Any] = [self.linear]
         for layer in self.layers:
             inner = layer._modules  # a module's own look-up costs more than a step of decoding
@@ -140,7 +141,8 @@ class ValueDecoder(nn.Module):
         for part in parts:
             own = part._parameters
             out += (own["weight"], own["bias"]) if "weight" in own and "bias" in own else (part.weight, part.bias)
-        return out, self.position
+        norm: Literal["post", "pre"] = "post" if self.norm is None else "pre"
+        return DecoderWeights(out, self.position, self.heads, self.memory_width, norm, self.activation, self.norm_eps)
 
     def second_pass(self, tokens: Tensor, predicted: Tensor, true: Tensor) -> Tensor:
         """Inputs of curriculum learning's second pass: at each position the true token's embedding or the first pass's prediction.

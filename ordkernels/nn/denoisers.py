@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .._validation.numbers import positive_sizes
+from .._validation.numbers import one_of, positive_sizes
+from ..ops._weights import MLPWeights, Prediction
+from ._parameters import tensor_of
 from .transformer import TransformerLayer
 
 __all__ = ["FoldedMLP", "MLPDenoiser", "TimeEmbedding", "TransformerDenoiser"]
@@ -78,6 +80,7 @@ class MLPDenoiser(nn.Module):
 
     Args:
         width: D of the latent; cond_width: C of the condition.
+        prediction: what the output is, for ``ops.denoise_chain``; None: not said here.
 
     Shapes: ``x [B, D]`` with ``t`` a number, ``[]`` or ``[B]``; or ``x [B, K, D]`` (K copies of a row, which share its
     condition, projected once) with ``t`` a number, ``[]``, ``[K]``, ``[B, 1]`` or ``[B, K]``; ``cond [B, C]`` -> like x.
@@ -93,9 +96,21 @@ class MLPDenoiser(nn.Module):
         torch.Size([5, 64])
     """
 
-    def __init__(self, width: int, cond_width: int, hidden: int = 256, time_width: int = 64, *, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        width: int,
+        cond_width: int,
+        hidden: int = 256,
+        time_width: int = 64,
+        *,
+        dropout: float = 0.0,
+        prediction: Prediction | None = None,
+    ) -> None:
         super().__init__()
         positive_sizes(width=width, cond_width=cond_width, hidden=hidden, time_width=time_width)
+        if prediction is not None:
+            one_of("prediction", prediction, ("eps", "x0", "v"))
+        self.prediction = prediction
         self.width, self.cond_width, self.hidden, self.time_width, self.dropout = width, cond_width, hidden, time_width, dropout
         self.embedding = TimeEmbedding(time_width)
         self.input = nn.Linear(width + time_width, hidden)
@@ -113,6 +128,15 @@ class MLPDenoiser(nn.Module):
     def time_bias(self, t: Tensor) -> Tensor:
         """``W_t e(t) + b``: ``[...] -> [..., H]``, all that a timestep adds to the hidden layer."""
         return F.linear(self.embedding(t), self.input.weight[:, self.width :], self.input.bias)
+
+    def weights(self) -> MLPWeights:
+        """All weights, as ``ops.denoise_chain`` takes them."""
+        parts: Any = self._modules
+        first, condition, last = parts["input"], parts["condition"], parts["output"]
+        return MLPWeights(
+            tensor_of(first, "weight"), tensor_of(first, "bias"), tensor_of(condition, "weight"), tensor_of(last, "weight"),
+            tensor_of(last, "bias"), tensor_of(parts["embedding"], "frequencies"), self.prediction,
+        )  # fmt: skip
 
     def fold(self, steps: Tensor, cond: Tensor) -> FoldedMLP:
         """For a chain over timesteps ``[S]`` with conditions ``[B, C]``: what has to be computed only once."""

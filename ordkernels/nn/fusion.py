@@ -8,6 +8,8 @@ from torch.nn import functional as F
 
 from .._validation import tensors as _checks
 from .._validation.numbers import positive_sizes
+from ..ops._weights import SessionWeights
+from ._parameters import tensor_of
 from .denoisers import MLPDenoiser
 
 __all__ = ["SessionDenoiser", "SessionFilters", "pad_sessions"]
@@ -98,6 +100,12 @@ class SessionDenoiser(nn.Module):
         shifts = [un, self._project("empty_cp", g_cp, empty_cp), self._project("empty_tf", g_tf, empty_tf)]
         f_un, f_cp, f_tf = self._run(x.expand(3, *x.shape), t, shifts, there).unbind()
         return f_un, f_cp, f_tf
+
+    def weights(self) -> SessionWeights:
+        """All weights, as ``ops.fusion_chain`` takes them. Raises ``ValueError`` where the sessions are taken in parallel."""
+        if self.parallel:
+            raise ValueError("denoiser: expected sessions in turn, got parallel=True, which runs step by step with guided_posterior_step")
+        return SessionWeights(self.network.weights(), tensor_of(self, "empty"))
 
     def _run(self, x: Tensor, t: Tensor, shifts: list[Tensor], mask: Tensor | None) -> Tensor:
         """x [R, B, D], shifts R times [B, K, H]: what each session adds to the hidden layer -> [R, B, D]."""
@@ -269,7 +277,7 @@ def pad_sessions(sessions: Tensor, offsets: Tensor, K: int | None = None) -> tup
     _offsets(offsets, N)
     counts = offsets.diff()
     most = K if K is not None else int(counts.max()) if counts.numel() else 0
-    if K is not None and counts.numel() and _checks.may_look(counts) and int(counts.max()) > K:
+    if K is not None and counts.numel() and _checks.can_read_values(counts) and int(counts.max()) > K:
         raise ValueError(f"K: expected at least the largest number of sessions, {int(counts.max())}, got {K}")
     place = torch.arange(most, device=offsets.device)
     mask = place < counts[:, None]
@@ -290,5 +298,5 @@ def _offsets(offsets: Tensor, N: int) -> None:
         raise TypeError(f"offsets: expected an int64 tensor, got {getattr(offsets, 'dtype', type(offsets).__name__)}")
     if offsets.dim() != 1 or not offsets.numel():
         raise ValueError(f"offsets: expected [B + 1], got {list(offsets.shape)}")
-    if _checks.may_look(offsets) and (int(offsets[0]) != 0 or int(offsets[-1]) != N or bool((offsets.diff() < 0).any())):
+    if _checks.can_read_values(offsets) and (int(offsets[0]) != 0 or int(offsets[-1]) != N or bool((offsets.diff() < 0).any())):
         raise ValueError(f"offsets: expected to go from 0 up to {N}, never down, got {offsets.tolist()[:8]}")

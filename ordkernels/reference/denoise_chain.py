@@ -1,7 +1,7 @@
 """The reverse chain, step by step: the definition of ``denoise_chain``, for any denoiser.
 
 At each timestep t of ``steps`` (descending), with s the next one (0 after the last): the denoiser's output at t, then one
-``reverse_step`` from t to s; the estimate of x0 that it goes through is kept where t is aligned. The last x_s is x_0.
+``reverse_step`` from t to s; the estimate of x0 that it goes through is returned where t is aligned. The last x_s is x_0.
 """
 
 from __future__ import annotations
@@ -13,9 +13,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from . import denoise, rng
+from . import rng
+from ._diffusion import EPS, X0, V, check_descending, step_coefficients, x0_coefficients
+from ._diffusion import chain_steps as any_steps
+from .reverse_step import reverse_step
 
-KINDS = {"eps": denoise.EPS, "x0": denoise.X0, "v": denoise.V}
+KINDS = {"eps": EPS, "x0": X0, "v": V}
 
 
 def denoise_chain(
@@ -38,40 +41,41 @@ def denoise_chain(
     """
     ab = [float(a) for a in alpha_bar]
     limit = math.inf if clip is None else clip
-    x, kept = x_T, []
+    x, states = x_T, []
     for i, t in enumerate(steps):
         s = steps[i + 1] if i + 1 < len(steps) else 0
         xi = noise(i, t) if noise is not None and eta > 0 and s > 0 else None
         out = denoiser(x, t, cond)
-        x, x0 = denoise.reverse_step(
+        x, x0 = reverse_step(
             x, out, None, None, xi, None, ab[t], ab[s], eta if s > 0 else 0.0, KINDS[prediction], limit, False, False, 0, 0
         )
         if t in aligned:
-            kept.append(x0)
-    return x, torch.stack(kept, dim=1)
+            states.append(x0)
+    return x, torch.stack(states, dim=1)
 
 
-def chain_numbers(alpha_bar: Sequence[float], steps: Sequence[int], aligned: Sequence[int], kind: int, eta: float) -> Tensor:
+def chain_coefficients(alpha_bar: Sequence[float], steps: Sequence[int], aligned: Sequence[int], kind: int, eta: float) -> Tensor:
     """[S, 8] fp64, for each step what it is computed with: c0, c1, d0, d1, d2, sigma of ``reference.denoise``, its timestep, and its
     place among the aligned ones or -1. The last step, to 0, is without noise."""
     t = torch.tensor([alpha_bar[i] for i in steps], dtype=torch.float64)
     s = torch.tensor([alpha_bar[i] for i in (*steps[1:], 0)], dtype=torch.float64)
-    d0, d1, d2, sigma = denoise.step_numbers(kind, t, s, eta, False)
+    d0, d1, d2, sigma = step_coefficients(kind, t, s, eta, False)
     place = [aligned.index(i) if i in aligned else -1 for i in steps]
     more = (torch.tensor(n, dtype=torch.float64) for n in (steps, place))
-    return torch.stack((*denoise.x0_numbers(kind, t), d0, d1, d2, sigma, *more), dim=-1)
+    return torch.stack((*x0_coefficients(kind, t), d0, d1, d2, sigma, *more), dim=-1)
 
 
-def folded_chain(
-    x: Tensor, cond: Tensor, w_in: Tensor, b_in: Tensor, w_cond: Tensor, w_out: Tensor, b_out: Tensor, embedding: Tensor, numbers: Tensor,
-    noise: Tensor | None, row_ids: Tensor | None, draw_ids: Tensor | None, K: int, clip: float, seed: int, bf16: bool = False,
+def chain_from_weights(
+    x: Tensor, cond: Tensor, w_in: Tensor, b_in: Tensor, w_cond: Tensor, w_out: Tensor, b_out: Tensor, embedding: Tensor,
+    step_coefficients: Tensor, noise: Tensor | None, row_ids: Tensor | None, draw_ids: Tensor | None, K: int, clip: float, seed: int,
+    bf16: bool = False,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """The chain of an ``MLPDenoiser`` from its weights: what a timestep or a condition adds to the hidden layer is computed once."""
+    """The chain of an MLP denoiser from its weights: what a timestep or a condition adds to the hidden layer is computed once."""
     D = x.shape[1]
     time = F.linear(embedding, w_in[:, D:], b_in)  # [S, H]
     shift = F.linear(cond, w_cond)  # [B, H]
-    kept: list[Tensor] = [x] * K
-    for i, (c0, c1, d0, d1, d2, sigma, t, place) in enumerate(numbers.tolist()):
+    states: list[Tensor] = [x] * K
+    for i, (c0, c1, d0, d1, d2, sigma, t, place) in enumerate(step_coefficients.tolist()):
         out = F.linear(F.silu(F.linear(x, w_in[:, :D]) + (time[i] + shift)), w_out, b_out)
         x0 = (out if (c0, c1) == (0, 1) else c0 * x + c1 * out).clamp(-clip, clip)
         x = d0 * x0 + d1 * x + d2 * out
@@ -82,28 +86,11 @@ def folded_chain(
                 assert row_ids is not None
                 x = x + sigma * rng.random_normal(row_ids, draw_ids, 0, seed, int(t), D).to(x.dtype)
         if place >= 0:
-            kept[int(place)] = x0
-    return x, torch.stack(kept, dim=1)
+            states[int(place)] = x0
+    return x, torch.stack(states, dim=1)
 
 
 def chain_steps(steps: int | Sequence[int], aligned: Sequence[int], T: int) -> list[int]:
-    """The timesteps that a chain visits, descending: a list as it is, or that many with trailing spacing, united with ``aligned``.
-
-    Trailing: ``T - i T / steps`` rounded, so that T is always visited. ``ValueError`` for steps or aligned timesteps that
-    do not strictly descend within [1, T], and for a list that skips an aligned one.
-    """
-    _descending("aligned", aligned, T)
-    if isinstance(steps, int):
-        if not 1 <= steps <= T:
-            raise ValueError(f"steps: expected a number in [1, {T}] or a list, got {steps}")
-        return sorted({*(round(T * (steps - i) / steps) for i in range(steps)), *aligned}, reverse=True)
-    _descending("steps", steps, T)
-    skipped = [t for t in aligned if t not in steps]
-    if skipped:
-        raise ValueError(f"steps: expected to contain the aligned timesteps, got none of {skipped}")
-    return list(steps)
-
-
-def _descending(name: str, steps: Sequence[int], T: int) -> None:
-    if not steps or not all(a > b for a, b in zip([T + 1, *steps], [*steps, 0], strict=True)):
-        raise ValueError(f"{name}: expected strictly descending timesteps in [1, {T}], got {list(steps)}")
+    """The timesteps visited: as `_diffusion.chain_steps`, with at least one aligned one."""
+    check_descending("aligned", aligned, T)
+    return any_steps(steps, T, aligned)

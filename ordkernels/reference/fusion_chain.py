@@ -13,8 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from . import rng
-from .denoise_chain import _descending
-from .denoise_guided import combine, guided_posterior_step, posterior_numbers
+from .guided_posterior_step import combine, guided_posterior_step, posterior_coefficients
 
 
 def fusion_chain(
@@ -38,19 +37,19 @@ def fusion_chain(
     return torch.where(mask.any(1)[:, None], x, h_long)
 
 
-def fusion_numbers(alpha_bar: Sequence[float], steps: Sequence[int]) -> Tensor:
+def fusion_coefficients(alpha_bar: Sequence[float], steps: Sequence[int]) -> Tensor:
     """[S, 4] fp64, for each step what it is computed with: d0, d1, sigma of the posterior, and its timestep."""
     t = torch.tensor([alpha_bar[i] for i in steps], dtype=torch.float64)
     s = torch.tensor([alpha_bar[i] for i in (*steps[1:], 0)], dtype=torch.float64)
-    return torch.stack((*posterior_numbers(t, s, False), torch.tensor(steps, dtype=torch.float64)), dim=-1)
+    return torch.stack((*posterior_coefficients(t, s, False), torch.tensor(steps, dtype=torch.float64)), dim=-1)
 
 
-def folded_chain(
+def chain_from_weights(
     h_long: Tensor, g_cp: Tensor, g_tf: Tensor, mask: Tensor, w_in: Tensor, b_in: Tensor, w_cond: Tensor, w_out: Tensor, b_out: Tensor,
-    empty: Tensor, embedding: Tensor, numbers: Tensor, noise: Tensor | None, row_ids: Tensor | None, draw_ids: Tensor | None,
-    gamma_cp: float, gamma_tf: float, seed: int,
+    empty: Tensor, embedding: Tensor, step_coefficients: Tensor, noise: Tensor | None, row_ids: Tensor | None,
+    draw_ids: Tensor | None, gamma_cp: float, gamma_tf: float, seed: int,
 ) -> Tensor:  # fmt: skip
-    """The chain of a ``SessionDenoiser`` from its weights: what a timestep or a session adds to the hidden layer is computed once."""
+    """The chain of a session denoiser from its weights: what a timestep or a session adds to the hidden layer is computed once."""
     D, K = h_long.shape[1], mask.shape[1]
     w = w_in[:, :D]
     time = F.linear(embedding, w_in[:, D:], b_in)  # [S, H]
@@ -58,7 +57,7 @@ def folded_chain(
     shifts += [F.linear(torch.where(mask[..., None], g, 0.0), w_cond) for g, gamma in ((g_cp, gamma_cp), (g_tf, gamma_tf)) if gamma]
     shift = torch.stack(shifts)  # [branches, B, K, H]
     x = h_long
-    for i, (d0, d1, sigma, t) in enumerate(numbers.tolist()):
+    for i, (d0, d1, sigma, t) in enumerate(step_coefficients.tolist()):
         f = x.expand(len(shifts), *x.shape)
         for k in range(K):
             y = F.linear(F.silu(F.linear(f, w) + (time[i] + shift[:, :, k])), w_out, b_out)
@@ -73,16 +72,3 @@ def folded_chain(
                 assert row_ids is not None
                 x = x + sigma * rng.random_normal(row_ids, draw_ids, 0, seed, int(t), D).to(x.dtype)
     return torch.where(mask.any(1)[:, None], x, h_long)
-
-
-def fusion_steps(steps: int | Sequence[int], T: int) -> list[int]:
-    """The timesteps visited, descending: a list as it is, or that many with trailing spacing, ``T - i T / steps`` rounded.
-
-    ``ValueError`` for steps that do not strictly descend within [1, T].
-    """
-    if isinstance(steps, int):
-        if not 1 <= steps <= T:
-            raise ValueError(f"steps: expected a number in [1, {T}] or a list, got {steps}")
-        return [round(T * (steps - i) / steps) for i in range(steps)]
-    _descending("steps", steps, T)
-    return list(steps)

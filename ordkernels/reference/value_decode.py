@@ -68,50 +68,50 @@ def value_decode(
     """
     B, E, V = memory.shape[0], weights[0], weights[0].shape[0]
     j = torch.arange(V, device=memory.device)
-    room = torch.full_like(memory[:, 0], cap) if capacity is None else capacity  # [B], what the capacity leaves
+    limits = torch.full_like(memory[:, 0], cap) if capacity is None else capacity  # [B], the capacity, infinite for none
     constrained = monotone or capacity is not None or cap < torch.inf
-    limit = room
+    remaining = limits
     inputs = E[SOS].expand(B, 1, -1)  # [B, T, d]
     live = torch.ones(B, dtype=torch.bool, device=memory.device)
-    total, read = torch.zeros_like(room), torch.zeros_like(room)  # of the tokens' values; of the windows
+    total, read = torch.zeros_like(limits), torch.zeros_like(limits)  # of the tokens' values; of the windows
     tokens = torch.full((B, steps), PAD, device=memory.device)
     lengths = torch.zeros(B, dtype=torch.int64, device=memory.device)
     for i in range(steps):
         x = inputs if position is None else inputs + position[: i + 1]
         logits = next_logits(x, memory, weights, heads, pre, gelu, eps)  # [B, V]
-        broken = logits.isnan().any(-1)
+        has_nan = logits.isnan().any(-1)
         if constrained:
-            allowed = ((j >= FIRST) & (values <= limit[:, None])) | (j == EOS)
+            allowed = ((j >= FIRST) & (values <= remaining[:, None])) | (j == EOS)
             logits = logits.masked_fill(~allowed, -torch.inf)
         score = logits
         if temperature > 0:
             assert row_ids is not None
             score = logits / temperature + gumbel(rng.random_uniform(row_ids, draw_ids, 0, seed, i + 1, V).to(logits.dtype))
-            broken = broken | score.isnan().any(-1)  # a draw out of range
+            has_nan = has_nan | score.isnan().any(-1)  # a draw out of range
         token = score.argmax(-1)  # [B], the first of equals
         near = (j - token[:, None]).abs() <= window // 2  # [B, V]
         if windowed:
             step = torch.where(near, logits.softmax(-1) * values, 0.0).sum(-1)
             read = torch.where(live, read + step, read)
         total = torch.where(live, total + values[token], total)
-        total = torch.where(live & broken, torch.nan, total)
-        read = torch.where(live & broken, torch.nan, read)
-        limit = torch.minimum(room - total, values[token]) if monotone else room - total
-        tokens[:, i] = torch.where(live & ~broken, token, PAD)
-        live = live & ~broken & (token != EOS)
+        total = torch.where(live & has_nan, torch.nan, total)
+        read = torch.where(live & has_nan, torch.nan, read)
+        remaining = torch.minimum(limits - total, values[token]) if monotone else limits - total
+        tokens[:, i] = torch.where(live & ~has_nan, token, PAD)
+        live = live & ~has_nan & (token != EOS)
         lengths += live
         if i + 1 == steps or (memory.device.type == "cpu" and not live.any()):
             break
         if mixup == NONE:
-            fed = E[token]
+            following = E[token]
         else:
             if mixup == WINDOW:
                 special = token[:, None] < FIRST
                 near = torch.where(special, j == token[:, None], near & (j >= FIRST))
                 logits = logits.masked_fill(~near, -torch.inf)
-            fed = logits.softmax(-1) @ E
-        inputs = torch.cat((inputs, fed[:, None]), 1)
+            following = logits.softmax(-1) @ E
+        inputs = torch.cat((inputs, following[:, None]), 1)
     if constrained:
-        total = torch.where(room.isnan(), torch.nan, total)
-        read = torch.minimum(read, room)
+        total = torch.where(limits.isnan(), torch.nan, total)
+        read = torch.minimum(read, limits)
     return read if windowed else total, tokens, lengths

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import ops, rng
 from .._validation.numbers import integer, real
-from ..reference.fusion_chain import fusion_steps
+from ..reference._diffusion import chain_steps
 from ._base import Batch, SampledModel, Sampler
 
 __all__ = ["FusionSampler", "InterestSampler"]
@@ -201,7 +201,7 @@ class FusionSampler(InterestSampler[FusionModel]):
     ) -> Tensor:
         """``ops.fusion_chain`` step by step, differentiable, and for a denoiser with ``parallel=True``: ``[B, D]``."""
         schedule, x = self.model.schedule, h_long
-        steps, alpha_bar = fusion_steps(self.steps, schedule.T), schedule.exact
+        steps, alpha_bar = chain_steps(self.steps, schedule.T), schedule.exact
         if row_ids is None:
             row_ids = torch.arange(len(x), device=x.device)
         for t, s in zip(steps, [*steps[1:], 0], strict=True):

@@ -10,7 +10,8 @@ import torch
 
 import ordkernels
 from ordkernels import ops
-from ordkernels.ops.crps import _CRPS, _PINBALL
+from ordkernels.ops.crps import _OP as _CRPS
+from ordkernels.ops.pinball import _OP as _PINBALL
 
 DEVICE = os.environ.get("ORDKERNELS_TEST_DEVICE", "cpu")
 native = pytest.mark.native
@@ -228,11 +229,11 @@ def test_flowtimes_loss_runs_on_the_compiled_kernels():
 def test_the_kernel_checks_too():
     s, y = make(4, 5)
     with pytest.raises(RuntimeError, match=r"y: expected \[B\], B = \[4"):
-        _CRPS.raw(s, y[:3], False, 0)
+        _CRPS.op_without_autograd(s, y[:3], False, 0)
     with pytest.raises(RuntimeError, match="samples: expected L from 2"):
-        _CRPS.raw(s[:, :1], y, True, 0)
+        _CRPS.op_without_autograd(s[:, :1], y, True, 0)
     with pytest.raises(RuntimeError, match="levels: expected the dtype"):
-        _PINBALL.raw(s, y, s.double())
+        _PINBALL.op_without_autograd(s, y, s.double())
 
 
 @pytest.mark.parametrize(

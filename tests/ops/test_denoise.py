@@ -419,12 +419,12 @@ X = torch.zeros(2, 3)
         (lambda: reverse_step(X, X, "a", 0.5), TypeError, "alpha_bar_t: expected a number or a tensor, got str"),
         (lambda: reverse_step(X, X, torch.ones(2).int(), 0.5), TypeError, "alpha_bar_t: expected float32"),
         (lambda: reverse_step(X, X, 0.3, 0.5, prediction="mu"), ValueError, "prediction: expected 'eps', 'x0' or 'v', got 'mu'"),
-        (lambda: reverse_step(X, X, 0.3, 0.5, eta=-1), ValueError, "eta: expected a finite number of 0 or more, got -1"),
+        (lambda: reverse_step(X, X, 0.3, 0.5, eta=-1), ValueError, "eta: expected a finite number of at least 0, got -1"),
         (lambda: reverse_step(X, X, 0.3, 0.5, clip=0.0), ValueError, "clip: expected a positive number or None, got 0"),
         (lambda: reverse_step(X, X, 0.3, 0.5, eta=1, noise=X[:1]), ValueError, r"noise: expected the shape of x_t"),
         (lambda: reverse_step(X, X, 0.3, 0.5, eta=1, seed=0, step=-1), ValueError, r"step: expected 0 to 2\^32 - 1, got -1"),
         (lambda: reverse_step(X, X, 0.3, 0.5, eta=1, seed=0, row_ids=torch.arange(3)), ValueError, r"row_ids: expected \[B\] = \[2\]"),
-        (lambda: reverse_step(X, X, 0.3, 0.5, eta=1, seed=0, row_ids=X[:, 0]), TypeError, "row_ids: expected an int64 tensor, got torch.float32"),  # noqa: E501
+        (lambda: reverse_step(X, X, 0.3, 0.5, eta=1, seed=0, row_ids=X[:, 0]), TypeError, "row_ids: expected integers, got torch.float32"),
         (lambda: q_sample(X, torch.zeros(2, 5, 4), 0.5), ValueError, r"noise: expected \[B, D\] or \[B, K, D\] with B = 2, D = 3, got \[2, 5, 4\]"),  # noqa: E501
         (lambda: q_sample(X, X, 1.01), ValueError, r"alpha_bar: expected values in \(0, 1\], got 1.01"),
         (lambda: flow_sample(X, X, -0.1), ValueError, r"t: expected values in \[0, 1\], got -0.1"),

@@ -12,9 +12,20 @@ from torch.utils.checkpoint import checkpoint
 
 import ordkernels
 from ordkernels.ops import conditional_planar_flow, planar_flow, planar_flow_inverse
+from ordkernels.reference import conditional_planar_flow as conditional_reference
 from ordkernels.reference import planar_flow as reference
+from ordkernels.reference import planar_flow_inverse as inverse_reference
+from ordkernels.reference._common import compute_dtype
+from ordkernels.reference._planar_flow import layer_terms
 from ordkernels.testing.compare import assert_within_budget, same_bits
 from ordkernels.testing.inputs import SIZES, flow_inputs, strided
+
+REFERENCES = {
+    "planar_flow": reference.planar_flow,
+    "planar_flow_backward": reference.planar_flow_backward,
+    "planar_flow_inverse": inverse_reference.planar_flow_inverse,
+    "planar_flow_inverse_backward": inverse_reference.planar_flow_inverse_backward,
+}
 
 MODES: tuple[Any, ...] = (True, "smooth", False)
 NUMBER = {False: 0, True: 1, "smooth": 2}
@@ -115,18 +126,18 @@ def compare(
     B: int, K: int, D: int, N: int | None, shared: bool, dtype: torch.dtype, kind: str, mode: int, view: Callable[[Tensor], Tensor]
 ) -> None:
     z, u, w, b = (view(t) for t in flow_inputs(B, K, D, N, shared=shared, dtype=dtype, kind=kind))
-    gz, gl = view(torch.randn(z.shape).to(dtype)), torch.randn(z.shape[:-1], dtype=reference.compute_dtype(z))
+    gz, gl = view(torch.randn(z.shape).to(dtype)), torch.randn(z.shape[:-1], dtype=compute_dtype(z))
     size = max([t.abs().max().item() for t in (u, w, z) if t.numel()], default=1.0)
     if kind in ("low", "high"):
         size = size * 30  # w.u is a sum of large terms
     for name, ulps in (("planar_flow", 16), ("planar_flow_inverse", 64)):
         if name == "planar_flow_inverse" and (mode == 0 or kind not in ("normal", "dead")):
             continue
-        eager, truth = eager_and_truth(lambda *a: getattr(reference, name)(*a, mode), [z, u, w, b])  # noqa: B023
+        eager, truth = eager_and_truth(lambda *a: REFERENCES[name](*a, mode), [z, u, w, b])  # noqa: B023
         got = getattr(KERNEL, f"_{name}")(z, u, w, b, mode)
         assert_within_budget(got, eager, truth, ulps=ulps, scale=size)
         saved = [z if name == "planar_flow" else truth[0].to(dtype), truth[2].to(gl.dtype), u, w, gz, gl]
-        eager, truth = eager_and_truth(lambda *a: getattr(reference, f"{name}_backward")(*a, mode), saved)  # noqa: B023
+        eager, truth = eager_and_truth(lambda *a: REFERENCES[f"{name}_backward"](*a, mode), saved)  # noqa: B023
         assert_within_budget(getattr(KERNEL, f"_{name}_backward")(*saved, mode), eager, truth, ulps=32, scale=size)
 
 
@@ -241,7 +252,7 @@ def test_rows_do_not_depend_on_batch_or_threads() -> None:
 
 
 def uhat_norm(u: Tensor, w: Tensor, mode: int) -> Tensor:
-    return reference.layer_terms(u.double(), w.double(), mode)[0].norm(dim=-1)
+    return layer_terms(u.double(), w.double(), mode)[0].norm(dim=-1)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -253,7 +264,7 @@ def test_inverse_error_of_one_layer(dtype: torch.dtype, mode: Any, scale: float)
     z, u, w, b = (t.to(dtype) for t in flow_inputs(500, 1, 16, dtype=torch.float64))
     u, w = (u * scale).to(dtype), (w * scale).to(dtype)
     exact = [t.double() for t in (z, u, w, b)]
-    truth, log_det, _ = reference.planar_flow_inverse(*exact, NUMBER[mode])
+    truth, log_det, _ = inverse_reference.planar_flow_inverse(*exact, NUMBER[mode])
     got = planar_flow_inverse(z, u, w, b, constrained=mode)[0].double()
     size = torch.maximum(truth.norm(dim=-1), exact[0].norm(dim=-1)) + uhat_norm(u, w, NUMBER[mode])[:, 0]
     bound = 16 * torch.finfo(dtype).eps * size / log_det.exp().clamp(max=1)
@@ -313,11 +324,11 @@ def test_inverse_from_the_hardest_starts() -> None:
 def test_conditional(dtype: torch.dtype, B: int, N: int | None, K: int, D: int, H: int) -> None:
     z, C = torch.randn((B, D) if N is None else (B, N, D)).to(dtype), K * (2 * D + 1)
     h, weight, bias = torch.randn(B, H).to(dtype), (torch.randn(C, H) / (D * H) ** 0.5).to(dtype), (torch.randn(C) / D**0.5).to(dtype)
-    eager, truth = eager_and_truth(lambda *a: reference.conditional_planar_flow(*a, 1), [z, h, weight, bias])
+    eager, truth = eager_and_truth(lambda *a: conditional_reference.conditional_planar_flow(*a, 1), [z, h, weight, bias])
     assert_within_budget(KERNEL._conditional_planar_flow(z, h, weight, bias, 1), eager, truth, ulps=16, scale=4)
     gl = torch.randn(z.shape[:-1], dtype=eager[1].dtype)
     saved = [z, truth[2].to(gl.dtype), h, weight, bias, torch.randn(z.shape).to(dtype), gl]
-    eager, truth = eager_and_truth(lambda *a: reference.conditional_planar_flow_backward(*a, 1), saved)
+    eager, truth = eager_and_truth(lambda *a: conditional_reference.conditional_planar_flow_backward(*a, 1), saved)
     assert_within_budget(KERNEL._conditional_planar_flow_backward(*saved, 1), eager, truth, ulps=32, scale=4)
 
 

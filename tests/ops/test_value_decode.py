@@ -352,7 +352,7 @@ def test_empty_batch_strides_arrays_inference_mode_no_gradient_and_new_weights()
 @pytest.mark.registration
 def test_opcheck():
     decoder, values = make(positions=6)
-    weights, position = decoder.weights()
+    weights, position = decoder.weights()[:2]
     args = (torch.randn(3, 16), values, [w.detach() for w in weights], position.detach(), torch.full((3,), 9.0), torch.arange(3), None,
             2, False, False, 1e-5, 5, 20, 1, True, 0.9, True, float("inf"), 4)  # fmt: skip
     torch.library.opcheck(torch.ops.ordkernels.value_decode.default, args)
@@ -361,7 +361,7 @@ def test_opcheck():
 @pytest.mark.parametrize(
     ("change", "kind", "text"),
     [
-        (dict(decoder=torch.nn.Linear(16, 20)), TypeError, r"decoder: expected a ValueDecoder, got Linear"),
+        (dict(decoder=torch.nn.Linear(16, 20)), TypeError, r"decoder: expected a ValueDecoder, .*, got Linear"),
         (dict(memory=torch.zeros(5, 1, 16)), ValueError, r"memory: expected \[B, M\] = \[5, 16\], got \[5, 1, 16\]"),
         (dict(memory=torch.zeros(5, 15)), ValueError, r"memory: expected \[B, M\] = \[5, 16\], got \[5, 15\]"),
         (dict(memory=torch.zeros(5, 16, dtype=torch.int64)), TypeError, r"memory: expected float32"),
@@ -372,8 +372,8 @@ def test_opcheck():
         (dict(max_tokens=1), ValueError, r"max_tokens: expected at least 2"),
         (dict(max_tokens=2.5), TypeError, r"max_tokens: "),
         (dict(max_tokens=14), ValueError, r"max_tokens: expected at most 13, the decoder's positions and one more, got 14"),
-        (dict(window=-1), ValueError, r"window: expected 0 or more, got -1"),
-        (dict(mixup="all"), ValueError, r"mixup: expected 'window', 'full' or None, got 'all'"),
+        (dict(window=-1), ValueError, r"window: expected at least 0, got -1"),
+        (dict(mixup="all"), ValueError, r"mixup: expected None or 'window' or 'full', got 'all'"),
         (dict(readout="sum"), ValueError, r"readout: expected 'tokens' or 'windowed', got 'sum'"),
         (dict(temperature=-1.0), ValueError, r"temperature: "),
         (dict(temperature=float("nan")), ValueError, r"temperature: "),
@@ -381,10 +381,10 @@ def test_opcheck():
         (dict(monotone=1), TypeError, r"monotone: expected a bool, got int"),
         (dict(capacity=-1), ValueError, r"capacity: expected 0 or more, got -1"),
         (dict(capacity=torch.tensor([1.0, 2, 3, 4, -5])), ValueError, r"capacity: expected 0 or more, got -5"),
-        (dict(capacity=torch.ones(4)), ValueError, r"capacity: expected a number or \[B\] = \[5\], got \[4\]"),
+        (dict(capacity=torch.ones(4)), ValueError, r"capacity: expected a number or a tensor of shape \[B\] = \[5\], got \[4\]"),
         (dict(capacity="much"), TypeError, r"capacity: "),
         (dict(row_ids=torch.zeros(4, dtype=torch.int64)), ValueError, r"row_ids: expected \[B\] = \[5\]"),
-        (dict(draw_ids=torch.zeros(5)), TypeError, r"draw_ids: expected an int64 tensor"),
+        (dict(draw_ids=torch.zeros(5)), TypeError, r"draw_ids: expected integers, got torch.float32"),
         (dict(seed="a"), TypeError, r"seed: "),
     ],
 )  # fmt: skip

@@ -1,15 +1,15 @@
 """The distance of a sample to a user's and an item's quantiles, a training loss of FlowTime."""
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .._validation import tensors as _checks
-from ..reference import wasserstein as reference
-from ..reference.planar_flow import compute_dtype
-from ._autograd import DifferentiableOp
+from .._validation import tensors as checks
+from .._validation.numbers import number, real
+from ..reference import wasserstein_quantile_loss as reference
+from ..reference._common import compute_dtype
+from ._register import DifferentiableOp
 
 __all__ = ["wasserstein_quantile_loss"]
 
@@ -44,32 +44,28 @@ def wasserstein_quantile_loss(samples: Tensor, q_user: Tensor, q_item: Tensor, *
         >>> wasserstein_quantile_loss(torch.tensor([[3.0, 1.0]]), torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 3.0]]), lam=0.5)
         tensor([0.2500])
     """
-    _checks.floating("samples", samples)
-    _checks.dims("samples", samples, (2,), "[B, L]")
+    checks.floating("samples", samples)
+    checks.dims("samples", samples, (2,), "[B, L]")
     B, L = samples.shape
     if L == 0:
         raise ValueError(f"samples: expected [B, L] with L at least 1, got {list(samples.shape)}")
     for name, q in (("q_user", q_user), ("q_item", q_item)):
-        _checks.same(name, q, "samples", samples)
-        _checks.shape(name, q, (B, L), "[B, L]")
-    weight = _weight(lam, samples)
-    return _OP(samples, q_user, q_item, weight, _needs(samples, q_user, q_item, weight))
+        checks.same(name, q, "samples", samples)
+        checks.shape(name, q, (B, L), "[B, L]")
+    out: Tensor = _OP(samples, q_user, q_item, _weight(lam, samples))
+    return out
 
 
 def _weight(lam: Any, samples: Tensor) -> Tensor:
     """lam [B] in the dtype of the computation."""
     B, dtype = samples.shape[0], compute_dtype(samples)
     if not isinstance(lam, Tensor):
-        if isinstance(lam, bool) or not isinstance(lam, (int, float)):
-            raise TypeError(f"lam: expected a float or a tensor of shape [B], got {type(lam).__name__}")
-        if not math.isfinite(lam):
-            raise ValueError(f"lam: expected a finite float, got {lam}")
+        lam = real("lam", number("lam", lam, "a float or a tensor of shape [B]"))
         return samples.new_full((1,), lam, dtype=dtype).expand(B)
-    _checks.floating("lam", lam)
+    checks.floating("lam", lam)
     if lam.dtype not in (samples.dtype, torch.float32, torch.float64):
         raise TypeError(f"lam: expected the dtype of samples, {samples.dtype}, float32 or float64, got {lam.dtype}")
-    if lam.device != samples.device:
-        raise ValueError(f"lam: expected the device of samples, {samples.device}, got {lam.device}")
+    checks.same_device("lam", lam, "samples", samples)
     if lam.dim() == 0:
         lam = lam.expand(B)
     if tuple(lam.shape) != (B,):
@@ -77,25 +73,16 @@ def _weight(lam: Any, samples: Tensor) -> Tensor:
     return lam.to(dtype)
 
 
-def _needs(*tensors: Tensor) -> int:
-    """Bit mask of the gradients wanted: quantiles of past events are data, their gradients two thirds of the backward's writing."""
-    if torch._C._are_functorch_transforms_active():  # requires_grad speaks of one level only
-        return 15
-    if not torch.is_grad_enabled():
-        return 0
-    return sum((1 << i) * bool(t.requires_grad) for i, t in enumerate(tensors))
-
-
-def _fake(samples: Tensor, q_user: Tensor, q_item: Tensor, lam: Tensor, needs: int) -> tuple[Tensor, Tensor, Tensor]:
+def _fake(samples: Tensor, grad_mask: int) -> tuple[Tensor, Tensor, Tensor]:
     B, L = samples.shape
-    signs = samples.new_empty((B if needs else 0, 2, L), dtype=torch.uint8)
+    signs = samples.new_empty((B if grad_mask else 0, 2, L), dtype=torch.uint8)
     return samples.new_empty(B), signs, samples.new_empty(B, dtype=compute_dtype(samples))
 
 
-def _fake_backward(signs: Tensor, slope: Tensor, lam: Tensor, g: Tensor, needs: int) -> tuple[Tensor, ...]:
+def _fake_backward(signs: Tensor, slope: Tensor, g: Tensor, grad_mask: int) -> tuple[Tensor, ...]:
     B, _, L = signs.shape
-    grads = (g.new_empty((B, L) if needs & bit else (0,)) for bit in (reference.SAMPLES, reference.Q_USER, reference.Q_ITEM))
-    return (*grads, slope.new_empty(B if needs & reference.LAM else 0))
+    grads = (g.new_empty((B, L) if grad_mask & bit else (0,)) for bit in (reference.SAMPLES, reference.Q_USER, reference.Q_ITEM))
+    return (*grads, slope.new_empty(B if grad_mask & reference.LAM else 0))
 
 
 _OP = DifferentiableOp(
@@ -107,5 +94,4 @@ _OP = DifferentiableOp(
     fake=_fake,
     fake_backward=_fake_backward,
     saved=lambda inputs, out: (out[1], out[2], inputs[3]),  # signs, slope, lam
-    triton="wasserstein_quantile_loss",
 )

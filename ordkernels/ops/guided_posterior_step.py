@@ -1,14 +1,14 @@
 """The combination of guided estimates of x0 and one step of the posterior, in one pass."""
 
-import math
 from typing import Any, Literal
 
 from torch import Tensor
 
-from ..reference import denoise_guided as reference
-from ..reference.denoise import per_row
-from ._autograd import DifferentiableOp
-from .denoise import _check_pair, _dot, _dots, _fake_step, _if, _noise, _per_row, _vmap
+from .._validation.numbers import one_of, real
+from ..reference import guided_posterior_step as reference
+from ..reference._diffusion import per_row
+from ._diffusion import check_like, fake_step, grad_dots, level_per_row, step_noise, weighted_dots
+from ._register import DifferentiableOp, empty_if
 
 __all__ = ["guided_posterior_step"]
 
@@ -47,8 +47,8 @@ def guided_posterior_step(
             alpha_bar_s is the larger, and alpha_bar_t below 1.
         gamma_cp, gamma_tf: finite numbers, the strengths of guidance.
         variance: of the noise.
-        noise: like x_t; or
-        seed, row_ids, step: noise made on the way, never stored, as in :func:`reverse_step`; without noise and seed x_s is the mean.
+        noise: explicit noise, like x_t; or
+        seed, row_ids, step: row-keyed noise, as in :func:`reverse_step`. Without noise and seed x_s is the mean, which needs none.
 
     Returns:
         x_s and f_hat, like x_t.
@@ -66,55 +66,41 @@ def guided_posterior_step(
         >>> x_s.shape, f_hat.shape
         (torch.Size([8, 64]), torch.Size([8, 64]))
     """
-    _check_pair(x_t, f_un, "f_un")
-    _check_pair(x_t, f_cp, "f_cp")
-    _check_pair(x_t, f_tf, "f_tf")
-    t, a_t = _per_row("alpha_bar_t", alpha_bar_t, x_t, False)
-    s, a_s = _per_row("alpha_bar_s", alpha_bar_s, x_t, False)
-    gammas = _gamma("gamma_cp", gamma_cp), _gamma("gamma_tf", gamma_tf)
-    if variance not in ("posterior", "beta"):
-        raise ValueError(f"variance: expected 'posterior' or 'beta', got {variance!r}")
+    for name, f in (("f_un", f_un), ("f_cp", f_cp), ("f_tf", f_tf)):
+        check_like(name, f, x_t)
+    t, a_t = level_per_row("alpha_bar_t", alpha_bar_t, x_t)
+    s, a_s = level_per_row("alpha_bar_s", alpha_bar_s, x_t)
+    gammas = real("gamma_cp", gamma_cp), real("gamma_tf", gamma_tf)
+    beta = one_of("variance", variance, ("posterior", "beta")) == "beta"
     if (noise is None and seed is None) or (s is None and a_s == 1):
-        return _GUIDED(x_t, f_un, f_cp, f_tf, t, s, None, None, a_t, a_s, *gammas, variance == "beta", False, 0, 0)
-    noise, ids, seed = _noise(x_t, noise, seed, row_ids, step)
-    return _GUIDED(x_t, f_un, f_cp, f_tf, t, s, noise, ids, a_t, a_s, *gammas, variance == "beta", noise is None, seed, step)
+        return _OP(x_t, f_un, f_cp, f_tf, t, s, None, None, a_t, a_s, *gammas, beta, False, 0, 0)
+    noise, ids, seed, step = step_noise(x_t, noise, seed, row_ids, step)
+    return _OP(x_t, f_un, f_cp, f_tf, t, s, noise, ids, a_t, a_s, *gammas, beta, noise is None, seed, step)
 
 
-def _gamma(name: str, gamma: Any) -> float:
-    if isinstance(gamma, bool) or not isinstance(gamma, int | float):
-        raise TypeError(f"{name}: expected a number, got {type(gamma).__name__}")
-    if not math.isfinite(gamma):
-        raise ValueError(f"{name}: expected a finite number, got {gamma}")
-    return float(gamma)
+def _fake_backward(x_t: Tensor, grad_mask: int) -> tuple[Tensor, ...]:
+    return (*(empty_if(grad_mask & bit, x_t) for bit in (1, 2, 4, 8, 64)), grad_dots(grad_mask & 48, x_t, 3))
 
 
-def _fake_backward(x_t: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    wanted = rest[-1]
-    return (*(_if(wanted & bit, x_t) for bit in (1, 2, 4, 8, 64)), _dots(wanted & 48, x_t, 3))
-
-
-def _finish(saved: Any, out: Any, consts: Any, wanted: int) -> tuple[Any, ...]:
+def _finalize_grads(saved: Any, out: Any, consts: Any, grad_mask: int) -> tuple[Any, ...]:
     *grads, gn, dots = out
     gt = gs = None
-    if wanted & 48:
+    if grad_mask & 48:
         t, s = per_row(saved[4], consts[0], dots), per_row(saved[5], consts[1], dots)
         by_t, by_s = reference.posterior_slopes(t, s, consts[4])
-        gt = _dot(by_t, dots).to(saved[4].dtype) if wanted & 16 else None
-        gs = _dot(by_s, dots).to(saved[5].dtype) if wanted & 32 else None
+        gt = weighted_dots(by_t, dots).to(saved[4].dtype) if grad_mask & 16 else None
+        gs = weighted_dots(by_s, dots).to(saved[5].dtype) if grad_mask & 32 else None
     return (*grads, gt, gs, gn)
 
 
-_GUIDED = DifferentiableOp(
+_OP = DifferentiableOp(
     "guided_posterior_step",
     tensors=8,
     public=2,
     reference=reference.guided_posterior_step,
     reference_backward=reference.guided_posterior_step_backward,
-    fake=_fake_step,
+    fake=fake_step,
     fake_backward=_fake_backward,
     saved=lambda inputs, out: inputs[:8],
-    vmap=_vmap,
-    lazy=True,
-    finish=_finish,
-    triton="guided_posterior_step",
+    finalize_grads=_finalize_grads,
 )

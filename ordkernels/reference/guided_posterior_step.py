@@ -1,17 +1,17 @@
-"""A guided step of the posterior in plain torch: the definition that every kernel is held to.
+"""A guided step of the posterior in plain torch: the definition of ``guided_posterior_step``.
 
-``f = f_un + gamma_cp (f_cp - f_un) + gamma_tf (f_tf - f_un)``, ``x_s = d0 f + d1 x_t + sigma noise`` with three numbers per row, made
-in fp64. A branch whose gamma is 0 is not read, nor is noise where sigma is 0.
+``f = f_un + gamma_cp (f_cp - f_un) + gamma_tf (f_tf - f_un)``, ``x_s = d0 f + d1 x_t + sigma noise`` with three coefficients per row,
+computed in fp64. A branch whose gamma is 0 is not read, nor is noise where sigma is 0.
 """
 
 import torch
 from torch import Tensor
 
-from .denoise import Numbers, _only, _to_rows, per_row, step_noise
-from .planar_flow import compute_dtype
+from ._common import compute_dtype, empty_unless
+from ._diffusion import Coefficients, per_row, step_noise, to_rows
 
 
-def posterior_numbers(t: Tensor, s: Tensor, beta: bool) -> Numbers:
+def posterior_coefficients(t: Tensor, s: Tensor, beta: bool) -> Coefficients:
     """d0, d1, sigma."""
     share, left = (s - t) / s, (1 - s) / (1 - t)  # share: 1 - t / s, the beta of a step from s to t
     d0, d1 = torch.sqrt(s) * (share / (1 - t)), torch.sqrt(t / s) * left
@@ -19,7 +19,7 @@ def posterior_numbers(t: Tensor, s: Tensor, beta: bool) -> Numbers:
     return d0, d1, torch.where(s == 1, 0.0, torch.sqrt(variance))
 
 
-def posterior_slopes(t: Tensor, s: Tensor, beta: bool) -> tuple[Numbers, Numbers]:
+def posterior_slopes(t: Tensor, s: Tensor, beta: bool) -> tuple[Coefficients, Coefficients]:
     """d(d0, d1, sigma) / dt and / ds."""
     n, a, b = 1 - t, torch.sqrt(t), torch.sqrt(s)
     var = (s - t) / s if beta else (s - t) * (1 - s) / (s * n)
@@ -47,7 +47,7 @@ def guided_posterior_step(
     dtype = compute_dtype(x_t)
     f = combine(f_un.to(dtype), f_cp.to(dtype), f_tf.to(dtype), gamma_cp, gamma_tf)
     t, s = per_row(alpha_bar_t, a_t, x_t), per_row(alpha_bar_s, a_s, x_t)
-    d0, d1, sigma = _to_rows(posterior_numbers(t, s, beta), x_t)
+    d0, d1, sigma = to_rows(posterior_coefficients(t, s, beta), x_t)
     x_s = d0 * f + d1 * x_t.to(dtype)
     xi = step_noise(x_t, noise, row_ids, random, seed, step)
     if xi is not None:
@@ -58,21 +58,21 @@ def guided_posterior_step(
 def guided_posterior_step_backward(
     x_t: Tensor, f_un: Tensor, f_cp: Tensor, f_tf: Tensor, alpha_bar_t: Tensor | None, alpha_bar_s: Tensor | None, noise: Tensor | None,
     row_ids: Tensor | None, g_xs: Tensor | None, g_f: Tensor | None,
-    a_t: float, a_s: float, gamma_cp: float, gamma_tf: float, beta: bool, random: bool, seed: int, step: int, wanted: int,
+    a_t: float, a_s: float, gamma_cp: float, gamma_tf: float, beta: bool, random: bool, seed: int, step: int, grad_mask: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradients of x_t, f_un, f_cp, f_tf and noise, and of d0, d1, sigma per row [...,3]; empty where not wanted."""
+    """Gradients of x_t, f_un, f_cp, f_tf and noise, and of d0, d1, sigma per row [...,3]; empty where not asked for."""
     dtype = compute_dtype(x_t)
     x = x_t.to(dtype)
     t, s = per_row(alpha_bar_t, a_t, x_t), per_row(alpha_bar_s, a_s, x_t)
-    d0, d1, sigma = _to_rows(posterior_numbers(t, s, beta), x_t)
+    d0, d1, sigma = to_rows(posterior_coefficients(t, s, beta), x_t)
     g, h = (torch.zeros_like(x) if t is None else t.to(dtype) for t in (g_xs, g_f))
     h = h + d0 * g
     f = combine(f_un.to(dtype), f_cp.to(dtype), f_tf.to(dtype), gamma_cp, gamma_tf)
-    xi = step_noise(x_t, noise, row_ids, random and bool(wanted & 48), seed, step)
+    xi = step_noise(x_t, noise, row_ids, random and bool(grad_mask & 48), seed, step)
     n = torch.zeros_like(x) if xi is None else torch.where(sigma == 0, 0.0, xi.to(dtype))
     dots = torch.stack([(g * y).sum(-1) for y in (f, x, n)], -1)
     g_cp, g_tf = (gamma * h if gamma else torch.zeros_like(h) for gamma in (gamma_cp, gamma_tf))
     g_un, g_noise = (1 - gamma_cp - gamma_tf) * h, torch.where(sigma == 0, 0.0, sigma * g)
     grads = ((d1 * g, 1), (g_un, 2), (g_cp, 4), (g_tf, 8), (g_noise, 64))
-    gx, gu, gc, gt, gn = (_only(wanted & bit, y.to(x_t.dtype)) for y, bit in grads)
-    return gx, gu, gc, gt, gn, _only(wanted & 48, dots)
+    gx, gu, gc, gt, gn = (empty_unless(grad_mask & bit, y.to(x_t.dtype)) for y, bit in grads)
+    return gx, gu, gc, gt, gn, empty_unless(grad_mask & 48, dots)

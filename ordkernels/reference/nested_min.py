@@ -1,7 +1,6 @@
-"""Increments and their order-preserving aggregation in plain torch: the definition that every kernel is held to.
+"""Order-preserving aggregation of increments in plain torch: the definition of ``nested_min``.
 
-A target is split at edges ``0 = c_0 < c_1 < ...``, widths ``w_k = c_k - c_{k-1}``, into ``v_k = clip(y - c_{k-1}, 0, w_k)``.
-Back: ``a_k = clip(v_k, 0, w_k)``, ``vbar_k = min(a_k, C - sum_{j<k} vbar_j)``, ``yhat = sum_k vbar_k``.
+``a_k = clip(v_k, 0, w_k)``, ``vbar_k = min(a_k, C - sum_{j<k} vbar_j)``, ``yhat = sum_k vbar_k``.
 
 The gradient of clip is torch.clamp's: ties with 0 and w_k pass it. That of the minimum is stated by `torch.where`, since
 `torch.minimum` would halve it at ties: from the first k where the sum reaches C, a tie included, the cap's branch holds.
@@ -12,34 +11,8 @@ import math
 import torch
 from torch import Tensor
 
-from .planar_flow import compute_dtype
-
-
-def edges(widths: Tensor) -> Tensor:
-    """c_{k-1}, the lower edges: like widths."""
-    return torch.cat([torch.zeros_like(widths[..., :1]), widths[..., :-1].cumsum(-1)], -1)
-
-
-def clip(v: Tensor, widths: Tensor) -> Tensor:
-    return torch.clamp(v, torch.zeros((), dtype=v.dtype, device=v.device), widths)
-
-
-def encode_increments(y: Tensor, widths: Tensor) -> Tensor:
-    """y [B], widths [K] | [B,K] -> [B,K]."""
-    dtype = compute_dtype(y)
-    w = widths.to(dtype)
-    return clip(y.to(dtype)[:, None] - edges(w), w).to(y.dtype)
-
-
-def encode_increments_backward(y: Tensor, widths: Tensor, g: Tensor | None, wanted: int = 3) -> tuple[Tensor, Tensor]:
-    """Gradients of y and widths; v_j falls with every w_k, k < j, through its edge."""
-    dtype = compute_dtype(y)
-    w = widths.to(dtype)
-    d = y.to(dtype)[:, None] - edges(w)
-    g = torch.zeros_like(d) if g is None else g.to(dtype)
-    inside = torch.where((d >= 0) & (d <= w), g, 0.0)
-    gw = torch.where(d > w, g, 0.0) - (inside.flip(1).cumsum(1).flip(1) - inside)
-    return inside.sum(1).to(y.dtype), (gw if widths.dim() == 2 else gw.sum(0)).to(widths.dtype)
+from ._common import compute_dtype
+from ._increments import clip
 
 
 def nested_min(increments: Tensor, widths: Tensor, capacity: Tensor | None = None, cap: float = math.inf) -> tuple[Tensor, Tensor]:
@@ -62,9 +35,9 @@ def nested_min(increments: Tensor, widths: Tensor, capacity: Tensor | None = Non
 
 def nested_min_backward(
     increments: Tensor, widths: Tensor, capacity: Tensor | None, g_value: Tensor | None, g_clipped: Tensor | None,
-    cap: float = math.inf, wanted: int = 7,
+    cap: float = math.inf, grad_mask: int = 7,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradients of increments, widths (empty if bit 1 of wanted is off) and capacity (empty without one)."""
+    """Gradients of increments, widths (empty if bit 1 of grad_mask is off) and capacity (empty without one)."""
     dtype = compute_dtype(increments)
     v, w = increments.to(dtype), widths.to(dtype)
     a = clip(v, w)
@@ -85,6 +58,6 @@ def nested_min_backward(
     gc = torch.where(capped, at_cap + gy, 0.0) if capacity is not None else a.new_empty(0)
     return (
         torch.where((v >= 0) & (v <= w), ga, 0.0).to(increments.dtype),
-        (gw if widths.dim() == 2 else gw.sum(0)).to(widths.dtype) if wanted & 2 else widths.new_empty(0),
+        (gw if widths.dim() == 2 else gw.sum(0)).to(widths.dtype) if grad_mask & 2 else widths.new_empty(0),
         gc.to(increments.dtype),
     )
