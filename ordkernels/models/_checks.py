@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._validation.tensors import may_look
+from .._validation.tensors import can_read_values
 
 __all__ = ["INPUT_KEYS", "check_batch", "check_capacity", "check_nonnegative", "check_target", "check_weights", "require_keys"]
 
@@ -36,7 +36,7 @@ def check_target(y: Tensor, B: int, name: str = "y") -> None:
     """``ValueError`` for a wrong shape, and for values as `check_nonnegative` where reading them makes no training step wait."""
     if list(y.shape) != [B]:
         raise ValueError(f"{name}: expected shape {[B]}, got {list(y.shape)}")
-    if may_look(y):
+    if can_read_values(y):
         check_nonnegative(name, y)
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from .. import ops
 from .._validation.numbers import positive_sizes
-from .._validation.tensors import may_look
+from .._validation.tensors import can_read_values
 from ..nn.transformer import TransformerLayer
 from ..samplers.fusion import InterestSampler
 from ._base import GenerativeModel
@@ -261,7 +261,7 @@ class InterestModel(GenerativeModel):
                 raise ValueError(f"{name}: expected {'[B, M]' if dims == 2 else '[B, P, S]'} with B = {B}, got {list(ids.shape)}")
             if ids.is_floating_point():
                 raise TypeError(f"{name}: expected integers, got {ids.dtype}")
-            if ids.numel() and may_look(ids) and not 0 <= int(ids.min()) <= int(ids.max()) <= self.n_items:
+            if ids.numel() and can_read_values(ids) and not 0 <= int(ids.min()) <= int(ids.max()) <= self.n_items:
                 raise ValueError(f"{name}: expected item + 1 in [1, {self.n_items}] or 0, got {int(ids.min())} to {int(ids.max())}")
         if self.feedback_width:
             shape = [*batch["sessions"].shape, self.feedback_width]
@@ -271,7 +271,7 @@ class InterestModel(GenerativeModel):
             click = batch["click"]
             if list(click.shape) != [B]:
                 raise ValueError(f"click: expected shape [{B}], got {list(click.shape)}")
-            if may_look(click) and not bool(((click == 0) | (click == 1)).all()):
+            if can_read_values(click) and not bool(((click == 0) | (click == 1)).all()):
                 raise ValueError("click: expected 0 and 1, got others")
 
     def sampler(self) -> InterestSampler[Any]:

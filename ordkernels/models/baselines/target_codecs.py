@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..._validation.numbers import integer
-from ..._validation.tensors import dims, floating, may_look, same, shape
+from ..._validation.tensors import can_read_values, dims, floating, same, shape
 from .._checks import check_nonnegative
 
 __all__ = [
@@ -341,7 +341,7 @@ def _rising(name: str, edges: Tensor) -> None:
     dims(name, edges, [1], "[M+1]")
     if len(edges) < 2:
         raise ValueError(f"{name}: expected at least 2, got {len(edges)}")
-    if may_look(edges) and not bool((edges.diff() >= 0).all()):
+    if can_read_values(edges) and not bool((edges.diff() >= 0).all()):
         raise ValueError(f"{name}: expected rising numbers, got {edges.tolist()[:8]}")
 
 
@@ -358,7 +358,7 @@ def _targets(name: str, y: Tensor, least: int = 1, wait: bool = True) -> None:
     dims(name, y, [1], "[N]")
     if len(y) < least:
         raise ValueError(f"{name}: expected at least one value, got none")
-    if wait or may_look(y):
+    if wait or can_read_values(y):
         check_nonnegative(name, y)
 
 
