@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from torch import Tensor
 
-from ._files import find, part, split_rows
+from .._validation.numbers import one_of
+from ._shared import Split, find_folder, split_by_hash, starts_of_runs, table_split
 
 __all__ = ["cdnow", "cdnow_features"]
 
 _FIRST = ("log_value", "log_discs", "day", "price", "weekend", "many_orders")
 _HISTORY = ("log_total", "log_days_bought", "recency", "age", "log_mean_value", "came_back")
 _CALIBRATION_DAYS = 273
+_COLUMNS = ("customer_id", "date", "number_of_cds", "dollar_value")
 
 
 def cdnow(
@@ -27,83 +28,100 @@ def cdnow(
     target: Literal["first_year", "holdout"] = "first_year",
     split: int = 0,
     test_share: float = 0.2,
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Customers of CDNOW as ``(train, test)``: two dicts of tensors, one row per customer.
+) -> Split:
+    """Customers of CDNOW, split at random into training and test rows, one row per customer.
 
-    =========  ========================================================================================
-    ``dense``  float32 ``[N, F]``, standardised on the training rows; ``cdnow_features(target)`` names the columns
-    ``y``      float32 ``[N]``, dollars
-    ``row``    int64 ``[N]``: the customer's place in the file, for row-keyed noise
-    =========  ========================================================================================
+    Args:
+        path: a folder with ``CDNOW_master.txt[.gz]``; None looks for ``bench/data/cdnow_ltv`` in the checkout that holds this
+            package, then below the current directory.
+        target: ``"first_year"``: spending in the 365 days after the day of the first purchase, from what was bought on that day.
+            ``"holdout"``: spending from day 273 on (1 October 1997), from everything before.
+        split: seed of the random split, which never changes.
+        test_share: of the customers.
 
-    ``target="first_year"``: spending in the 365 days after the day of the first purchase, from what was bought on that
-    day. ``"holdout"``: spending from day 273 on (1 October 1997), from everything before. ``split`` is the seed of a
-    random split with ``test_share`` of the customers, the same for ever. ``path`` is a folder with
-    ``CDNOW_master.txt[.gz]``; ``None`` looks for ``bench/data/cdnow_ltv`` in the checkout that holds this package, then
-    below the current directory.
+    Returns:
+        ``(train, test)``, two dicts of tensors:
 
-    Errors: ``ValueError`` for an unknown target, a malformed file, a split or a share out of range;
-    ``FileNotFoundError`` where the data is missing, saying what to do.
+        - ``dense``: float32 ``[N, F]``, standardised on the training rows; ``cdnow_features(target)`` names the columns.
+        - ``y``: float32 ``[N]``, dollars.
+        - ``row``: int64 ``[N]``, the customer's place in the file, for row-keyed noise.
 
-    Example::
+    Raises:
+        ValueError: an unknown target, a malformed file, a split or a share out of range.
+        FileNotFoundError: the data is missing; the message says what to do.
 
-        train, test = ordkernels.data.cdnow()
-        model = ordkernels.models.DiffoR(dense_width=train["dense"].shape[1])
+    Example:
+        >>> train, test = cdnow()
+        >>> train["dense"].shape, len(test["y"])
+        (torch.Size([18856, 6]), 4714)
     """
-    if target not in ("first_year", "holdout"):
-        raise ValueError(f"target: expected 'first_year' or 'holdout', got {target!r}")
-    who, day, discs, dollars = _read(path)
-    n = int(who.max()) + 1
-
-    def total(rows: np.ndarray, of: np.ndarray) -> np.ndarray:
-        return np.bincount(who[rows], of[rows], n)
-
-    first = np.full(n, day.max())
-    np.minimum.at(first, who, day)
-    on_first = day == first[who]
-    value, count = total(on_first, dollars), total(on_first, discs)
-    # 1 January 1997, day 0, was a Wednesday
-    weekday, orders = (first + 2) % 7, total(on_first, np.ones_like(dollars))
-    columns = [np.log1p(value), np.log1p(count), first, value / np.maximum(count, 1), weekday >= 5, orders > 1]
+    one_of("target", target, ("first_year", "holdout"))
+    customer, day, discs, dollars = _read(path)
+    n = int(customer.max()) + 1
+    first_day = np.full(n, day.max())
+    np.minimum.at(first_day, customer, day)
+    columns = _first_purchase(customer, day, discs, dollars, first_day)
     if target == "first_year":
-        y = total((day > first[who]) & (day <= first[who] + 365), dollars)
+        in_target = (day > first_day[customer]) & (day <= first_day[customer] + 365)
     else:
-        y = total(day >= _CALIBRATION_DAYS, dollars)
-        before = day < _CALIBRATION_DAYS
-        spent = total(before, dollars)
-        new_day = np.ones(len(day), dtype=bool)
-        new_day[1:] = (who[1:] != who[:-1]) | (day[1:] != day[:-1])
-        bought = total(before & new_day, np.ones_like(dollars))
-        last = np.zeros(n, dtype=np.int64)
-        np.maximum.at(last, who[before], day[before])
-        columns += [np.log1p(spent), np.log1p(bought), _CALIBRATION_DAYS - last, _CALIBRATION_DAYS - first]
-        columns += [np.log1p(spent / bought), last > first]
+        in_target = day >= _CALIBRATION_DAYS
+        columns += _history(customer, day, dollars, first_day)
+    y = np.bincount(customer[in_target], dollars[in_target], n)
     dense = np.stack([np.asarray(c, dtype=np.float64) for c in columns], axis=1)
-    rows = split_rows(n, test_share, split)
-    seen = dense[rows[0]]
-    train, test = (part(dense[r], y[r], r, seen.mean(0), seen.std(0)) for r in rows)
-    return train, test
+    rows = split_by_hash(n, test_share, split)
+    return table_split([dense[r] for r in rows], [y[r] for r in rows], rows)
 
 
 def cdnow_features(target: Literal["first_year", "holdout"] = "first_year") -> list[str]:
-    """Names of the columns of ``dense``, in order; days count from 1 January 1997, ``log`` is ``log1p``."""
+    """Names of the columns of ``dense``, in order; days count from 1 January 1997, ``log`` is ``log1p``.
+
+    Example:
+        >>> cdnow_features()
+        ['log_value', 'log_discs', 'day', 'price', 'weekend', 'many_orders']
+    """
     return [*_FIRST, *(_HISTORY if target == "holdout" else ())]
 
 
+def _first_purchase(
+    customer: np.ndarray, day: np.ndarray, discs: np.ndarray, dollars: np.ndarray, first_day: np.ndarray
+) -> list[np.ndarray]:
+    """The columns of ``_FIRST``, of what was bought on the day of the first purchase."""
+    n, on_first = len(first_day), day == first_day[customer]
+    value, count = (np.bincount(customer[on_first], x[on_first], n) for x in (dollars, discs))
+    orders = np.bincount(customer[on_first], minlength=n)
+    weekday = (first_day + 2) % 7  # day 0, 1 January 1997, was a Wednesday
+    return [np.log1p(value), np.log1p(count), first_day, value / np.maximum(count, 1), weekday >= 5, orders > 1]
+
+
+def _history(customer: np.ndarray, day: np.ndarray, dollars: np.ndarray, first_day: np.ndarray) -> list[np.ndarray]:
+    """The columns of ``_HISTORY``, of everything before the holdout."""
+    n, before = len(first_day), day < _CALIBRATION_DAYS
+    new_day = starts_of_runs(customer) | starts_of_runs(day)
+    spent = np.bincount(customer[before], dollars[before], n)
+    days_bought = np.bincount(customer[before & new_day], minlength=n)
+    last_day = np.zeros(n, dtype=np.int64)
+    np.maximum.at(last_day, customer[before], day[before])
+    return [
+        np.log1p(spent), np.log1p(days_bought), _CALIBRATION_DAYS - last_day, _CALIBRATION_DAYS - first_day,
+        np.log1p(spent / days_bought), last_day > first_day,
+    ]  # fmt: skip
+
+
 def _read(path: str | Path | None) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """``(customer 0..n-1, day since 1 January 1997, discs, dollars)``, one entry per transaction."""
+    """``(customer 0..n-1, day since 1 January 1997, discs, dollars)``, one entry per transaction, by customer and day."""
     names = ["CDNOW_master.txt.gz", "CDNOW_master.txt"]
-    folder = find("cdnow", "cdnow_ltv", names, path, "or take CDNOW_master.txt from the lifetimes package and pass its folder as path=")
+    hint = "or take CDNOW_master.txt from the lifetimes package and pass its folder as path="
+    folder = find_folder("cdnow", "cdnow_ltv", names, path, hint)
     file = next(folder / name for name in names if (folder / name).is_file())
     with gzip.open(file, "rt") if file.suffix == ".gz" else open(file) as f:
         header = f.readline().split()
         if len(header) != 4 or header[0] != "customer_id":
-            raise ValueError(f"{file}: expected the columns customer_id date number_of_cds dollar_value, got {' '.join(header)}")
+            raise ValueError(f"{file}: expected the columns {' '.join(_COLUMNS)}, got {' '.join(header)}")
         table = np.loadtxt(f, dtype=np.float64, ndmin=2)
-    who = np.unique(table[:, 0].astype(np.int64), return_inverse=True)[1]
+    customer = np.unique(table[:, 0].astype(np.int64), return_inverse=True)[1]
     date = table[:, 1].astype(np.int64)
     months = (date // 10000 - 1970) * 12 + date // 100 % 100 - 1
     days = months.astype("datetime64[M]").astype("datetime64[D]").astype(np.int64) + date % 100 - 1
     day = days - np.datetime64("1997-01-01", "D").astype(np.int64)
-    order = np.lexsort((day, who))
-    return who[order], day[order], table[order, 2], table[order, 3]
+    order = np.lexsort((day, customer))
+    return customer[order], day[order], table[order, 2], table[order, 3]

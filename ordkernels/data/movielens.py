@@ -8,11 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from ..quantiles import history_quantiles
-from .sessions import _sizes, user_log
+from .._validation.numbers import positive_sizes
+from ._shared import Split, check_share, find_rows, history_features, to_tensors
+from .sessions import user_log
 
 __all__ = ["movielens"]
 
@@ -29,69 +28,63 @@ def movielens(
     current: bool = True,
     quantiles: int = 20,
     test_share: float = 0.2,
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """MovieLens-100K as ``(train, test)``, split by time: dicts of tensors, one row per rating.
+) -> Split:
+    """MovieLens-100K, split by time into training and test rows, one row per rating.
 
-    The keys of ``kuairand_sessions``, with ``y`` the rating (1 to 5), ``click`` 1 where it is at least 4, and ``feedback`` of an
-    earlier rating: whether it was at least 4, log1p of the rating, log1p of the hours since. ``user_id``, ``item_id`` and
-    ``time_ms`` are the source's. ``dense``: age, gender and occupation of the user, year and genres of the film, standardised on
-    the training rows. Quantiles, histories and sessions hold strictly earlier ratings alone (ratings of the same second are
-    excluded).
+    Quantiles, histories and sessions are of strictly earlier ratings alone (ratings of the same second are excluded).
 
     Args:
         path: a folder with ``ml-100k.inter``, ``.user`` and ``.item`` (RecBole's layout), or with GroupLens's own ``u.data``,
             ``u.user`` and ``u.item``.
-        test_share: the last ratings in time that make the test split; those of one second stay together.
         sessions, items, long, current, quantiles: as ``kuairand_sessions``.
+        test_share: the last ratings in time that make the test split; those of one second stay together.
 
-    Errors: ``FileNotFoundError`` where a file is missing, saying what to do; ``ValueError`` for sizes below 1, a share outside
-    (0, 1) and files with other columns.
+    Returns:
+        ``(train, test)``, two dicts of tensors with the keys of ``kuairand_sessions``: ``y`` is the rating (1 to 5), ``click`` is 1
+        where it is at least 4, and ``feedback`` of an earlier rating is whether it was at least 4, log1p of the rating, log1p of the
+        hours since. ``user_id``, ``item_id`` and ``time_ms`` are the source's. ``dense``: age, gender and occupation of the user,
+        year and genres of the film, standardised on the training rows.
 
-    Example::
+    Raises:
+        FileNotFoundError: a file is missing; the message says what to do.
+        ValueError: sizes below 1, a share outside (0, 1), files with other columns.
 
-        train, test = ordkernels.data.movielens("ml-100k")
+    Example:
+        >>> train, test = movielens("ml-100k")  # doctest: +SKIP
     """
-    _sizes(sessions=sessions, items=items, long=long, quantiles=quantiles)
-    if not 0 < test_share < 1:
-        raise ValueError(f"test_share: expected a share strictly between 0 and 1, got {test_share}")
-    folder = Path(path)
-    ratings, users, films = _find(folder)
-    log = np.array(_read(ratings, 4), dtype=np.float64).astype(np.int64).reshape(-1, 4)
-    log = log[np.argsort(log[:, 3], kind="stable")]
-    user_id, item_id, y, seconds = log.T
+    positive_sizes(sessions=sessions, items=items, long=long, quantiles=quantiles)
+    check_share(test_share)
+    rating_file, user_file, film_file = _find_files(Path(path))
+    log = np.array(_read(rating_file, 4), dtype=np.float64).astype(np.int64).reshape(-1, 4)
     if not len(log):
-        raise ValueError(f"{ratings}: expected ratings, got none")
+        raise ValueError(f"{rating_file}: expected ratings, got none")
+    user_id, item_id, y, seconds = log[np.argsort(log[:, 3], kind="stable")].T
     in_train = seconds < seconds[min(int(len(log) * (1 - test_share)), len(log) - 1)]
     if not in_train.any():
         raise ValueError(f"test_share: expected training rows to be left, got {test_share} of {len(log)} ratings")
 
-    user = np.unique(user_id, return_inverse=True)[1]
-    item = np.unique(item_id, return_inverse=True)[1]
-    click = (y >= 4).astype(np.float32)
-    dense = np.concatenate((_users(users, user_id), _films(films, item_id)), axis=1)
+    user, item = (np.unique(ids, return_inverse=True)[1] for ids in (user_id, item_id))
+    click, time_ms = (y >= 4).astype(np.float32), seconds * 1000
+    signals = np.stack((click, np.log1p(y)), axis=1)
+    dense = np.concatenate((_user_features(user_file, user_id), _film_features(film_file, item_id)), axis=1)
     seen = dense[in_train]
-    dense = np.clip((dense - seen.mean(axis=0)) / np.maximum(seen.std(axis=0), 0.1), -10, 10)
-    out: dict[str, np.ndarray] = {
-        "user": user, "item": item, "user_id": user_id, "item_id": item_id, "time_ms": seconds * 1000, "row": np.arange(len(y)),
-        "dense": dense.astype(np.float32), "y": y.astype(np.float32), "click": click,
-        **user_log(user, item, seconds * 1000, np.stack((click, np.log1p(y)), axis=1),
-                   sessions=sessions, items=items, long=long, current=current),
-    }  # fmt: skip
-    levels = (np.arange(quantiles) + 0.5) / quantiles
-    overall = np.quantile(y[in_train], levels)
-    for side, group in (("user", user), ("item", item)):
-        q = np.asarray(history_quantiles(y.astype(np.float64), group, seconds, levels))
-        has = ~np.isnan(q[:, 0])
-        out[f"q_{side}"] = np.where(has[:, None], q, overall).astype(np.float32)
-        out[f"has_{side}"] = has.astype(np.float32)
-
-    def part(rows: np.ndarray) -> dict[str, Tensor]:
-        return {name: torch.from_numpy(np.ascontiguousarray(v[rows])) for name, v in out.items()}
-
-    return part(in_train), part(~in_train)
+    columns = {
+        "user": user,
+        "item": item,
+        "user_id": user_id,
+        "item_id": item_id,
+        "time_ms": time_ms,
+        "row": np.arange(len(y)),
+        "dense": np.clip((dense - seen.mean(axis=0)) / np.maximum(seen.std(axis=0), 0.1), -10, 10).astype(np.float32),
+        "y": y.astype(np.float32),
+        "click": click,
+        **user_log(user, item, time_ms, signals, sessions=sessions, items=items, long=long, current=current),
+        **history_features(y, {"user": user, "item": item}, seconds, in_train, quantiles),
+    }
+    return to_tensors(columns, in_train), to_tensors(columns, ~in_train)
 
 
-def _find(folder: Path) -> tuple[Path, Path, Path]:
+def _find_files(folder: Path) -> tuple[Path, Path, Path]:
     for names in _FILES:
         if (folder / names[0]).is_file():
             for name in names[1:]:
@@ -116,16 +109,16 @@ def _read(file: Path, columns: int) -> list[list[str]]:
     return [row[:columns] for row in rows]
 
 
-def _users(file: Path, ids: np.ndarray) -> np.ndarray:
+def _user_features(file: Path, ids: np.ndarray) -> np.ndarray:
     """Age, gender, occupation, ``[N, 2 + occupations]``."""
     rows = _read(file, 4)
-    age, woman = (np.array(v, dtype=np.float64) for v in ([r[1] for r in rows], [r[2] == "F" for r in rows]))
-    job = np.array([r[3] for r in rows])
-    flags = (job[:, None] == np.unique(job)).astype(np.float64)
-    return _look_up(ids, [r[0] for r in rows], np.column_stack((age, woman, flags)))
+    age, is_woman = np.array([float(r[1]) for r in rows]), np.array([r[2] == "F" for r in rows], dtype=np.float64)
+    occupation = np.array([r[3] for r in rows])
+    flags = (occupation[:, None] == np.unique(occupation)).astype(np.float64)
+    return _look_up(ids, [r[0] for r in rows], np.column_stack((age, is_woman, flags)))
 
 
-def _films(file: Path, ids: np.ndarray) -> np.ndarray:
+def _film_features(file: Path, ids: np.ndarray) -> np.ndarray:
     """Year and genres, ``[N, 1 + genres]``."""
     if file.name == "u.item":
         rows = _read(file, 5 + _GENRES)
@@ -134,17 +127,14 @@ def _films(file: Path, ids: np.ndarray) -> np.ndarray:
     else:
         rows = _read(file, 4)
         years = [r[2] for r in rows]
-        kinds = [r[3].split() for r in rows]
-        genres = sorted({genre for kind in kinds for genre in kind})
-        flags = np.array([[genre in kind for genre in genres] for kind in kinds], dtype=np.float64)
+        genres_of_film = [r[3].split() for r in rows]
+        genres = sorted({genre for of_film in genres_of_film for genre in of_film})
+        flags = np.array([[genre in of_film for genre in genres] for of_film in genres_of_film], dtype=np.float64)
     year = np.array([float(v) if v.isdigit() else np.nan for v in years])
     year = np.where(np.isnan(year), np.nanmedian(year) if (~np.isnan(year)).any() else 0.0, year)
     return _look_up(ids, [r[0] for r in rows], np.column_stack((year, flags)))
 
 
-def _look_up(ids: np.ndarray, known: list[str], table: np.ndarray) -> np.ndarray:
+def _look_up(ids: np.ndarray, keys: list[str], table: np.ndarray) -> np.ndarray:
     """The table's rows of these ids; an id that it lacks has the mean of all rows."""
-    keys = np.array(known, dtype=np.int64)
-    order = np.argsort(keys)
-    at = np.minimum(np.searchsorted(keys[order], ids), len(keys) - 1)
-    return np.where((keys[order][at] == ids)[:, None], table[order[at]], table.mean(axis=0))
+    return np.vstack((table, table.mean(axis=0)))[find_rows(ids, np.array(keys, dtype=np.int64))]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from .kuairand import _LOG_COLUMNS, TEST_DATES, TRAIN_DATES, Dates, _find, _read_log, kuairand, select
+from .._validation.numbers import positive_sizes
+from ._kuairand_files import LOG_COLUMNS, TEST_DATES, TRAIN_DATES, Dates, Log, find_kuairand, read_log, select_dates
+from ._shared import Split, start_of_run, starts_of_runs, to_tensors
+from .kuairand import kuairand
 
 __all__ = ["GAP_MS", "kuairand_sessions", "user_log"]
 
@@ -27,64 +27,63 @@ def kuairand_sessions(
     quantiles: int = 20,
     train_dates: Dates = TRAIN_DATES,
     test_dates: Dates = TEST_DATES,
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+) -> Split:
     """``kuairand`` with clicks, long histories and the log cut into sessions wherever a user pauses for over 30 minutes.
 
-    All that ``kuairand`` gives, and, of the same user, nothing but *strictly earlier* impressions (those at the same millisecond
-    are excluded):
-
-    ==================  =================================================================================================
-    ``click``           float32 ``[N]``: 1 where the video was clicked
-    ``long``            int32 ``[N, long]``: the last items, oldest first, ``item + 1``; 0 is padding, behind
-    ``long_length``     int64 ``[N]``: how many there are
-    ``sessions``        int32 ``[N, sessions, items]``: the last sessions, oldest first, so the last one is at the last place and
-                        rows with fewer begin with empty ones; of each its last items, ``item + 1``, 0 behind
-    ``feedback``        float32 ``[N, sessions, items, 3]``: of each of these, whether it was clicked, log1p of the seconds
-                        watched, log1p of the hours since; 0 where there is padding
-    ==================  =================================================================================================
+    ``item`` covers the log; ids above it are of videos in histories alone (``n_ids`` counts both).
 
     Args:
-        sessions: how many; iFusion reads K + 1. items: of a session; long: of the history.
-        current: the earlier part of the row's own session is its last session; False: sessions before it alone.
+        sessions: how many, S; iFusion reads K + 1.
+        items: of a session, I.
+        long: items of the history.
+        current: the earlier part of the row's own session is its last session; False: only sessions before it.
         grow: impressions of the log join the history as they happen; False: it ends before ``train_dates``.
         path, quantiles, train_dates, test_dates: as ``kuairand``. Histories are read from ``histories.npz`` (their last 50 videos
             before 25 April 2022) where the folder has it, else from the log's rows before ``train_dates``.
 
-    ``item`` covers the log; ids above it are of videos in histories alone (``n_ids`` counts both).
+    Returns:
+        ``(train, test)``, two dicts of tensors: all that ``kuairand`` gives, and, of the same user's *strictly earlier* impressions
+        alone (those at the same millisecond are excluded):
 
-    Errors: as ``kuairand``; ``ValueError`` for sizes below 1.
+        - ``click``: float32 ``[N]``, 1 where the video was clicked.
+        - ``long``: int32 ``[N, long]``, the last items, oldest first, ``item + 1``; 0 is padding, at the end.
+        - ``long_length``: int64 ``[N]``, how many there are.
+        - ``sessions``: int32 ``[N, S, I]``, the last sessions, oldest first and aligned to the end, so rows with fewer begin with
+          empty ones; of each its last items, ``item + 1``, with padding 0 at the end.
+        - ``feedback``: float32 ``[N, S, I, 3]``, of each of these whether it was clicked, log1p of the seconds watched, log1p of
+          the hours since; 0 where there is padding.
 
-    Example::
+    Raises:
+        FileNotFoundError, ValueError: as ``kuairand``; sizes below 1.
 
-        train, test = ordkernels.data.kuairand_sessions()
-        model = ordkernels.models.IFusion(*ordkernels.data.n_ids(train, test), train["dense"].shape[1])
+    Example:
+        >>> train, test = kuairand_sessions()  # doctest: +SKIP
+        >>> model = ordkernels.models.IFusion(*n_ids(train, test), train["dense"].shape[1])  # doctest: +SKIP
     """
-    _sizes(sessions=sessions, items=items, long=long)
-    folder = _find(path)
+    positive_sizes(sessions=sessions, items=items, long=long)
+    folder = find_kuairand(path)
     packed = folder / "histories.npz"
-    if packed.is_file() and train_dates[0] < TRAIN_DATES[0]:  # it would hold rows' own future
+    if packed.is_file() and train_dates[0] < TRAIN_DATES[0]:  # it would contain the future of rows
         raise ValueError(f"train_dates: expected {TRAIN_DATES[0]} or later, where {packed} ends, got {train_dates[0]}")
     train, test = kuairand(path, quantiles=quantiles, train_dates=train_dates, test_dates=test_dates)
-    whole = _read_log(folder, (*_LOG_COLUMNS, "is_click"))
-    log, in_train = select(whole, folder, train_dates, test_dates)
+    all_rows = read_log(folder, (*LOG_COLUMNS, "is_click"))
+    log, in_train = select_dates(all_rows, folder, train_dates, test_dates)
     user_ids, user = np.unique(log["user_id"], return_inverse=True)
     video_ids, item = np.unique(log["video_id"], return_inverse=True)
-    past_user, past_video = _past(folder, whole, train_dates[0])
+    past_user, past_video = _earlier_views(folder, all_rows, train_dates[0])
     known = np.isin(past_user, user_ids)
     past_user, past_video = np.searchsorted(user_ids, past_user[known]), past_video[known]
-    new_ids = np.setdiff1d(past_video, video_ids)
-    order = np.argsort(np.concatenate((video_ids, new_ids)), kind="stable")  # the place of an id in this list is its item
-    past_item = order[np.searchsorted(np.concatenate((video_ids, new_ids))[order], past_video)]
+    items_to_videos = np.concatenate((video_ids, np.setdiff1d(past_video, video_ids)))
+    order = np.argsort(items_to_videos, kind="stable")
+    past_item = order[np.searchsorted(items_to_videos[order], past_video)]
 
     click = log["is_click"].astype(np.float32)
     signals = np.stack((click, np.log1p(log["play_time_ms"] / 1000.0)), axis=1)
-    extra = user_log(
+    columns = user_log(
         user, item, log["time_ms"], signals, past_user, past_item, sessions=sessions, items=items, long=long, current=current, grow=grow
     )
-    extra["click"] = click
-    for part, rows in ((train, in_train), (test, ~in_train)):
-        part.update({name: torch.from_numpy(np.ascontiguousarray(v[rows])) for name, v in extra.items()})
-    return train, test
+    columns["click"] = click
+    return train | to_tensors(columns, in_train), test | to_tensors(columns, ~in_train)
 
 
 def user_log(
@@ -102,70 +101,99 @@ def user_log(
     current: bool = True,
     grow: bool = True,
 ) -> dict[str, np.ndarray]:
-    """``long``, ``long_length``, ``sessions`` and ``feedback`` of every event of a log, as in ``kuairand_sessions``.
+    """Histories and sessions of every event of a log, in any order of rows.
 
-    Any order of rows in, the same order out. ``signals [N, F]`` are put into ``feedback [N, sessions, items, F + 1]`` together
-    with log1p of the hours since. ``past_user``, ``past_item`` are items before the whole log, each user's oldest first.
+    Args:
+        user, item, time_ms: integers ``[N]``.
+        signals: ``[N, F]``, what ``feedback`` says of an earlier event.
+        past_user, past_item: ``[P]``, items from before the whole log, each user's oldest first.
+        sessions, items, long, current, grow: as in ``kuairand_sessions``.
+        gap_ms: the longest pause within a session.
+
+    Returns:
+        ``long``, ``long_length``, ``sessions`` and ``feedback`` as in ``kuairand_sessions``, in the order of the rows; ``feedback`` is
+        ``[N, sessions, items, F + 1]``, the last entry log1p of the hours since.
+
+    Raises:
+        ValueError: sizes below 1.
+
+    Example:
+        >>> log = user_log(np.zeros(3, int), np.array([5, 6, 7]), np.array([0, 1000, 2000]), np.ones((3, 1)), sessions=1, items=2, long=2)
+        >>> log["sessions"].tolist()
+        [[[0, 0]], [[6, 0]], [[6, 7]]]
     """
-    N = len(user)
-    _sizes(sessions=sessions, items=items, long=long)
+    positive_sizes(sessions=sessions, items=items, long=long)
+    none = np.zeros(0, dtype=np.int64)
+    past_user, past_item = (none if v is None else v for v in (past_user, past_item))
     order = np.lexsort((time_ms, user))
-    u, t, at = user[order], time_ms[order], np.arange(N)
-    first = np.ones(N, dtype=bool)
-    first[1:] = u[1:] != u[:-1]
-    tie = first.copy()
-    tie[1:] |= t[1:] != t[:-1]
-    opens = first.copy()
-    opens[1:] |= t[1:] - t[:-1] > gap_ms
-    begin = np.maximum.accumulate(np.where(first, at, 0))  # [N], places in order: the user's first event
-    end = np.maximum.accumulate(np.where(tie, at, 0))  # behind the last event that is strictly earlier
-    session = np.cumsum(opens) - 1
-    start = np.flatnonzero(opens)  # [number of sessions]
-    stop = np.append(start[1:], N)
+    u, token = user[order], item[order].astype(np.int32) + 1
+    first = starts_of_runs(u)
+    begin = start_of_run(first)  # [N], places in order: the user's first event
+    end = start_of_run(first | starts_of_runs(time_ms[order]))  # one after the last event that is strictly earlier
+    found = _last_sessions(u, time_ms[order], token, signals[order].astype(np.float32), begin, end, sessions, items, gap_ms, current)
+    found |= _histories(u, token, past_user, past_item.astype(np.int32) + 1, end if grow else begin, long)
+    columns = {name: np.empty_like(column) for name, column in found.items()}
+    for name, column in found.items():
+        columns[name][order] = column
+    return columns
 
-    out = {
+
+def _last_sessions(
+    u: np.ndarray, t: np.ndarray, token: np.ndarray, signals: np.ndarray, begin: np.ndarray, end: np.ndarray,
+    sessions: int, items: int, gap_ms: int, current: bool,
+) -> dict[str, np.ndarray]:  # fmt: skip
+    """``sessions`` and ``feedback`` of events in order of (user, time)."""
+    N = len(u)
+    found = {
         "sessions": np.zeros((N, sessions, items), dtype=np.int32),
         "feedback": np.zeros((N, sessions, items, signals.shape[1] + 1), dtype=np.float32),
     }
-    token, signals = item[order].astype(np.int32) + 1, signals[order].astype(np.float32)
+    if not N:
+        return found
+    opens = starts_of_runs(u)
+    opens[1:] |= t[1:] - t[:-1] > gap_ms
+    session = np.cumsum(opens) - 1
+    start = np.flatnonzero(opens)  # [number of sessions]
+    stop = np.append(start[1:], N)
     last = np.where(end > begin, session[end - 1], -1)  # the last session with a strictly earlier event
     if not current:
         last = np.where(last == session, last - 1, last)
     for k in range(sessions):
         s = last - k
-        there = (end > begin) & (s >= session[begin])
-        s = np.where(there, s, 0)
-        high = np.where(there, np.minimum(stop[s], end), 0) if N else s
-        low = np.maximum(start[s], high - items) if N else s
-        where = low[:, None] + np.arange(items)  # [N, items]
-        inside = (where < high[:, None]) & there[:, None]
-        where = np.where(inside, where, 0)
+        exists = (end > begin) & (s >= session[begin])
+        s = np.where(exists, s, 0)
+        high = np.where(exists, np.minimum(stop[s], end), 0)
+        low = np.maximum(start[s], high - items)
+        event = low[:, None] + np.arange(items)  # [N, items]
+        inside = (event < high[:, None]) & exists[:, None]
+        event = np.where(inside, event, 0)
+        hours = np.log1p(np.maximum(t[:, None] - t[event], 0) / 3.6e6)
         place = sessions - 1 - k
-        hours = np.log1p(np.maximum(t[:, None] - t[where], 0) / 3.6e6) if N else where
-        out["sessions"][order, place] = np.where(inside, token[where], 0) if N else 0
-        found = np.concatenate((signals[where], hours[..., None]), axis=2) if N else 0
-        out["feedback"][order, place] = np.where(inside[..., None], found, 0)
-
-    none = np.zeros(0, dtype=np.int64)
-    past_user, past_item = (none if v is None else v for v in (past_user, past_item))
-    both = np.argsort(np.concatenate((past_user, u)), kind="stable")  # a user's past, then the log in order
-    flat = np.concatenate((past_item.astype(np.int32) + 1, token))[both]
-    place_of = np.empty(len(both), dtype=np.int64)
-    place_of[both] = np.arange(len(both))
-    in_log = place_of[len(past_user) :]  # [N], of each event
-    stop_at = in_log[end if grow else begin]
-    low = np.maximum(np.searchsorted(np.concatenate((past_user, u))[both], u), stop_at - long)
-    out["long_length"] = np.empty(N, dtype=np.int64)
-    out["long_length"][order] = stop_at - low
-    out["long"] = np.zeros((N, long), dtype=np.int32)
-    for j in range(long):  # a column at a time: no [N, long] of int64
-        where = low + j
-        inside = where < stop_at
-        out["long"][order, j] = np.where(inside, flat[np.where(inside, where, 0)], 0) if N else 0
-    return out
+        found["sessions"][:, place] = np.where(inside, token[event], 0)
+        found["feedback"][:, place] = np.where(inside[..., None], np.concatenate((signals[event], hours[..., None]), axis=2), 0)
+    return found
 
 
-def _past(folder: Path, log: dict[str, np.ndarray], first_date: int) -> tuple[np.ndarray, np.ndarray]:
+def _histories(
+    u: np.ndarray, token: np.ndarray, past_user: np.ndarray, past_token: np.ndarray, stop: np.ndarray, long: int
+) -> dict[str, np.ndarray]:
+    """``long`` and ``long_length`` of events in order of (user, time), of the past and of events before place ``stop``."""
+    N = len(u)
+    users = np.concatenate((past_user, u))
+    order = np.argsort(users, kind="stable")  # a user's past, then the user's events
+    history = np.concatenate((past_token, token))[order]
+    place = np.empty(len(users), dtype=np.int64)
+    place[order] = np.arange(len(users))
+    high = place[len(past_user) :][stop]
+    low = np.maximum(np.searchsorted(users[order], u), high - long)
+    found = {"long": np.zeros((N, long), dtype=np.int32), "long_length": high - low}
+    for j in range(long if N else 0):  # a column at a time: no [N, long] of int64
+        inside = low + j < high
+        found["long"][:, j] = np.where(inside, history[np.where(inside, low + j, 0)], 0)
+    return found
+
+
+def _earlier_views(folder: Path, log: Log, first_date: int) -> tuple[np.ndarray, np.ndarray]:
     """``(user ids, video ids)`` of what was watched before the training rows, each user's oldest first."""
     packed = folder / "histories.npz"
     if packed.is_file():
@@ -176,9 +204,3 @@ def _past(folder: Path, log: dict[str, np.ndarray], first_date: int) -> tuple[np
     rows = np.flatnonzero(log["date"] < first_date)
     rows = rows[np.argsort(log["time_ms"][rows], kind="stable")]
     return log["user_id"][rows], log["video_id"][rows]
-
-
-def _sizes(**sizes: Any) -> None:
-    for name, n in sizes.items():
-        if n < 1:
-            raise ValueError(f"{name}: expected at least 1, got {n}")

@@ -136,6 +136,14 @@ def test_both_layouts_of_the_same_data_agree(folder: Path, tmp_path_factory: pyt
             assert torch.equal(a[key], b[key]), key
 
 
+def test_byte_order_marks_and_blank_lines_do_not_matter(folder: Path) -> None:
+    before = kuairand(folder)
+    for file in folder.glob("*.csv"):
+        file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes() + b"\n\n")
+    for a, b in zip(before, kuairand(folder), strict=True):
+        assert all(torch.equal(a[key], b[key]) for key in a)
+
+
 def test_missing_data_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no interactions\.npz.*kuairand\.com.*path="):
         kuairand(tmp_path)
@@ -152,7 +160,7 @@ def test_missing_feature_file_and_column_are_named(folder: Path) -> None:
 
 
 def test_bad_arguments_are_named(folder: Path) -> None:
-    with pytest.raises(ValueError, match="quantiles: expected at least 1, got 0"):
+    with pytest.raises(ValueError, match="quantiles: expected a whole number of at least 1, got 0"):
         kuairand(folder, quantiles=0)
     with pytest.raises(ValueError, match="train_dates"):
         kuairand(folder, train_dates=(20220425, 20220503))

@@ -1,13 +1,9 @@
-"""The ordinal tables and CDNOW: published sizes, splits that never change, standardised on the training rows alone, errors that help."""
+"""The ordinal tables: published sizes, splits that never change, standardised on the training rows alone, errors that help."""
 
-import gzip
-from pathlib import Path
-
-import numpy as np
 import pytest
 import torch
 
-from ordkernels.data import cdnow, cdnow_features, ordinal, ordinal_names
+from ordkernels.data import ordinal, ordinal_names
 
 SIZES = {  # rows, features, classes, as published
     "abalone": (4177, 10, 28), "winequality_white": (4898, 11, 7), "winequality_red": (1599, 11, 6), "skill": (3337, 18, 7),
@@ -73,53 +69,3 @@ def test_ordinal_errors(tmp_path):
         ordinal("abalone", test_share=1)
     with pytest.raises(ValueError, match="split: expected a number of at least 0, got -1"):
         ordinal("abalone", split=-1)
-
-
-@pytest.mark.parametrize(("target", "zeros", "largest"), [("first_year", 0.541, 10430), ("holdout", 0.701, 5763)])
-def test_cdnow_published_facts(target, zeros, largest):
-    train, test = cdnow(target=target)
-    y = torch.cat((train["y"], test["y"]))
-    assert len(y) == 23570
-    assert abs(float((y == 0).float().mean()) - zeros) < 1e-3
-    assert abs(float(y.max()) - largest) < 1
-    if target == "first_year":
-        assert abs(float(y.double().mean()) - 57.57) < 0.01
-    assert train["dense"].shape[1] == len(cdnow_features(target))
-    assert torch.isfinite(train["dense"]).all()
-
-
-def write(folder: Path, rows: list[tuple[int, int, int, float]]) -> Path:
-    with gzip.open(folder / "CDNOW_master.txt.gz", "wt") as f:
-        f.write(" customer_id  date number_of_cds  dollar_value\n")
-        f.writelines(f"{who:05d} {date} {n} {dollars}\n" for who, date, n, dollars in rows)
-    return folder
-
-
-def test_cdnow_never_sees_its_target(tmp_path):
-    """Changing what a customer buys after the first day (after day 272) changes y, and nothing else."""
-    rng = np.random.default_rng(0)
-    rows = [(i, 19970101 + int(rng.integers(0, 28)), 1, float(rng.integers(5, 50))) for i in range(1, 41)]
-    later = [(i, 19971105, 2, 30.0) for i in range(1, 41, 2)]
-    for target in ("first_year", "holdout"):
-        (train, test), (train2, test2) = (cdnow(write(tmp_path, rows + extra), target=target) for extra in (later, later + later))
-        for a, b in ((train, train2), (test, test2)):
-            assert torch.equal(a["dense"], b["dense"])
-            assert torch.equal(2 * a["y"], b["y"])
-        assert train["y"].max() == 30
-
-
-def test_cdnow_year_ends_after_365_days(tmp_path):
-    rows = [(1, 19970101, 1, 10.0), (1, 19970102, 1, 3.0), (1, 19980101, 1, 5.0), (1, 19980102, 1, 7.0), (2, 19970103, 1, 9.0)]
-    train, test = cdnow(write(tmp_path, rows), test_share=0.5)
-    y = dict(zip(torch.cat((train["row"], test["row"])).tolist(), torch.cat((train["y"], test["y"])).tolist(), strict=True))
-    assert y == {0: 8.0, 1: 0.0}  # days 1 and 365 count, day 366 does not
-
-
-def test_cdnow_errors(tmp_path):
-    with pytest.raises(ValueError, match="target: expected 'first_year' or 'holdout', got 'year'"):
-        cdnow(target="year")
-    with pytest.raises(FileNotFoundError, match=r"no CDNOW_master\.txt\.gz and no CDNOW_master\.txt in"):
-        cdnow(tmp_path)
-    (tmp_path / "CDNOW_master.txt").write_text("a b\n1 2\n")
-    with pytest.raises(ValueError, match="expected the columns customer_id date number_of_cds dollar_value, got a b"):
-        cdnow(tmp_path)

@@ -1,0 +1,61 @@
+"""MovieLens-100K in both layouts: values by hand, errors that help."""
+
+import numpy as np
+import pytest
+import torch
+
+from ordkernels.data import movielens
+
+
+def recbole(folder, ratings):
+    (folder / "ml-100k.inter").write_text(
+        "user_id:token\titem_id:token\trating:float\ttimestamp:float\n" + "".join("\t".join(map(str, r)) + "\n" for r in ratings)
+    )
+    (folder / "ml-100k.user").write_text("user_id:token\tage:token\tgender:token\toccupation:token\tzip_code:token\n"
+                                         "1\t24\tM\ttechnician\t1\n2\t53\tF\tother\t2\n")  # fmt: skip
+    (folder / "ml-100k.item").write_text(
+        "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq\n7\tA\t1995\tComedy Drama\n8\tB\t\tDrama\n"
+    )
+
+
+def grouplens(folder, ratings):
+    (folder / "u.data").write_text("".join("\t".join(map(str, r)) + "\n" for r in ratings))
+    (folder / "u.user").write_text("1|24|M|technician|1\n2|53|F|other|2\n")
+    flags = lambda *on: "|".join(str(int(i in on)) for i in range(19))  # noqa: E731
+    (folder / "u.item").write_text(f"7|Caf\xe9 (1995)|01-Jan-1995||u|{flags(5, 8)}\n8|B|||u|{flags(8)}\n", encoding="latin-1")
+
+
+RATINGS = [[1, 7, 4, 100], [2, 8, 3, 100], [1, 8, 5, 200], [1, 9, 2, 200 + 1801], [2, 7, 1, 4000], [1, 7, 5, 5000], [2, 9, 4, 5000]]
+
+
+@pytest.mark.parametrize("layout", [recbole, grouplens])
+def test_movielens_in_both_layouts(tmp_path, layout):
+    layout(tmp_path, RATINGS[::-1])  # any order
+    train, test = movielens(tmp_path, sessions=2, items=2, long=3, test_share=0.2)
+    assert len(train["y"]) == 5
+    assert len(test["y"]) == 2  # both of the last second
+    both = {k: torch.cat((train[k], test[k])) for k in train}
+    assert both["click"].tolist() == [float(y >= 4) for y in both["y"]]
+    row = int(((both["user_id"] == 1) & (both["time_ms"] == 5_000_000)).nonzero())
+    assert both["sessions"][row].tolist() == [[1, 2], [3, 0]]  # films 7, 8, then 9 over half an hour later
+    assert both["long"][row].tolist() == [1, 2, 3]
+    np.testing.assert_allclose(both["feedback"][row, 0, 1], [1, np.log(6), np.log1p(4800 / 3600)], rtol=1e-5)
+    first = int(((both["user_id"] == 1) & (both["time_ms"] == 100_000)).nonzero())
+    assert not both["sessions"][first].any()
+    assert both["has_user"][first] == 0
+    np.testing.assert_allclose(both["q_user"][row], np.quantile([4, 5, 2], (np.arange(20) + 0.5) / 20), rtol=1e-6)
+    assert bool(both["dense"].isfinite().all())
+
+
+def test_movielens_errors(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no ml-100k.inter and no u.data in .*grouplens.org"):
+        movielens(tmp_path)
+    recbole(tmp_path, RATINGS)
+    with pytest.raises(ValueError, match="test_share"):
+        movielens(tmp_path, test_share=1.0)
+    (tmp_path / "ml-100k.user").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no ml-100k.user in"):
+        movielens(tmp_path)
+    (tmp_path / "ml-100k.user").write_text("user_id:token\tage:token\n1\t2\n")
+    with pytest.raises(ValueError, match="expected 4 columns, got 2 in row 0"):
+        movielens(tmp_path)
