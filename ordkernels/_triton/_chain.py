@@ -1,4 +1,4 @@
-"""What whole chains of MLP denoisers share on a GPU: the denoiser on a tile of rows, their noise."""
+"""What fused chains of MLP denoisers share on a GPU: the denoiser on a tile of rows, and the noise."""
 
 import triton
 import triton.language as tl
@@ -41,7 +41,7 @@ def noise_streams(row_ids, draw_ids, b, mask, SOURCE: tl.constexpr, HAS_DRAWS: t
 
 @triton.jit
 def add_noise(x, sigma, noise, offsets, mask, row, draw, step, seed, largest_draw, D, SOURCE: tl.constexpr, BLOCK_D: tl.constexpr):
-    """x + sigma noise; where sigma is 0 no noise is read or made."""
+    """x + sigma noise; where sigma is 0 no noise is read or generated."""
     if SOURCE == EXPLICIT:  # noqa: SIM102  decided at compile time
         if sigma != 0.0:
             x += sigma * tl.load(noise + offsets, mask=mask, other=0.0)

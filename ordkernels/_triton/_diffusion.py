@@ -1,7 +1,7 @@
-"""What noising and reverse steps share on a GPU: tiles of rows and columns, levels (alpha bars or times) of rows, their noise.
+"""What noising and reverse steps share on a GPU: tiles of rows and columns, the rows' levels (alpha bars or times), their noise.
 
-Numbers that follow from a level are made in fp64 per row, as everywhere; single levels become numbers on the host, and for fp64
-tensors a level per row.
+Coefficients of per-row levels are computed in fp64, as on every backend; those of a single level are computed on the host. For fp64
+tensors a single level becomes one per row.
 """
 
 import torch
@@ -52,7 +52,7 @@ class DiffusionRows:
         self.R = self.B * self.K
         is_double = rows.dtype == torch.float64
         self.acc, self.tl_acc = (torch.float64, tl.float64) if is_double else (torch.float32, tl.float32)
-        self.per_row = is_double or any(t is not None for t, _ in levels)  # a kernel's numbers are fp32
+        self.per_row = is_double or any(t is not None for t, _ in levels)  # a kernel's scalars are fp32
         self.levels, self.strides = [], []
         for t, number in levels:
             if self.per_row and t is None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 @triton.jit
 def clip(v, w):
-    """torch.clamp(v, 0, w): NaN of either goes through."""
+    """torch.clamp(v, 0, w): NaN in either gives NaN."""
     a = tl.where(v < 0, 0.0, v)
     return tl.where(a <= w, a, tl.where(a == a, w, a))
 

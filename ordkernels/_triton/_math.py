@@ -70,17 +70,17 @@ def layer_terms(wu, ww, MODE: tl.constexpr):
     if MODE == UNCONSTRAINED:
         one = tl.zeros_like(wu) + 1.0
         return tl.zeros_like(wu), wu, wu, one, one, one
-    live = ww > 0  # w = 0: no correction and no gradient of it, uhat = u
-    n2 = tl.where(live, ww, 1.0)
+    has_w = ww > 0  # w = 0: no correction and no gradient of it, uhat = u
+    n2 = tl.where(has_w, ww, 1.0)
     shift = SMOOTH_SHIFT if MODE == SMOOTH else 0.0
     x = wu + shift
     e = tl.exp(-tl.abs(x))
     soft = log1p(e)
     sp = tl.where(x > 0, x, 0.0) + soft
     # m(w.u) - w.u = softplus(-x) + shift - 1, which does not cancel
-    c = tl.where(live, (tl.where(x < 0, -x, 0.0) + soft + (shift - 1.0)) / n2, 0.0)
-    slope = tl.where(live, tl.where(x < 0, e, 1.0) / (1.0 + e), 1.0)
-    return c, tl.where(live, sp - 1.0, wu), x, sp, n2, slope
+    c = tl.where(has_w, (tl.where(x < 0, -x, 0.0) + soft + (shift - 1.0)) / n2, 0.0)
+    slope = tl.where(has_w, tl.where(x < 0, e, 1.0) / (1.0 + e), 1.0)
+    return c, tl.where(has_w, sp - 1.0, wu), x, sp, n2, slope
 
 
 @triton.jit
@@ -161,7 +161,9 @@ def solve_layer(r, s):
         last = a
         a = _newton(a, p, s)
         a = tl.where(a < 0, 0.0, a)
-        moving = tl.max(tl.ravel(tl.where(tl.abs(a - last) > eps * a, 1, 0)), 0)  # False for NaN: its row does not hold up the rest
+        moving = tl.max(
+            tl.ravel(tl.where(tl.abs(a - last) > eps * a, 1, 0)), 0
+        )  # NaN compares false: its row does not keep the others iterating
         rounds += 1
     a = tl.where(r < 0, -a, a)
     return _newton(_newton(a, r, s), r, s)

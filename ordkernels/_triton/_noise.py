@@ -1,4 +1,4 @@
-"""Where a kernel's noise comes from, and row-keyed normals made in registers."""
+"""Sources of a kernel's noise, and row-keyed normals generated in registers."""
 
 import triton
 import triton.language as tl
@@ -9,7 +9,7 @@ from ._philox import normal4
 NO_NOISE = tl.constexpr(0)
 EXPLICIT = tl.constexpr(1)  # a tensor
 GENERATED = tl.constexpr(2)  # from Philox; a row's numbers start at a block of four
-GENERATED_UNALIGNED = tl.constexpr(3)  # they need not: a block for every number
+GENERATED_UNALIGNED = tl.constexpr(3)  # it need not: a block is generated for every number
 
 
 @triton.jit
@@ -48,7 +48,7 @@ def draw_normals(row, draw, step, seed, largest_draw, D, SOURCE: tl.constexpr, B
 
 
 def noise_source(noise: Tensor | None, row_ids: Tensor | None, D: int) -> int:
-    """Of a chain's rows [B, D]."""
+    """The source for a chain of rows [B, D]."""
     if noise is not None:
         return EXPLICIT.value
     if row_ids is None:

@@ -1,4 +1,4 @@
-"""Philox-4x32-10 in Triton, and uniforms and normals from its words, for kernels that make their own noise.
+"""Philox-4x32-10 in Triton, and uniforms and normals from its words, for kernels that generate their own noise.
 
 Only integer arithmetic and own polynomials: `tl.log`, `tl.sin` and `tl.sqrt` are fast approximations on a GPU.
 """

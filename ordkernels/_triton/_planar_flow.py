@@ -1,4 +1,4 @@
-"""What the kernels of planar flows share: loads, a program's places, strides of groups, sizes of tiles."""
+"""What the kernels of planar flows share: loads, offsets and masks of a program, strides of groups, sizes of tiles."""
 
 import torch
 import triton
@@ -22,7 +22,7 @@ def terms(uk, wk, MODE: tl.constexpr):
 
 
 @triton.jit
-def places(g, n, G, N, D, BLOCK_D: tl.constexpr):
+def offsets_and_masks(g, n, G, N, D, BLOCK_D: tl.constexpr):
     """Columns [1, BLOCK_D], groups [BLOCK_G, 1] and contiguous rows [BLOCK_G, BLOCK_N], with the masks of each and of a tile."""
     d = tl.arange(0, BLOCK_D)[None, :]
     g2 = g[:, None]

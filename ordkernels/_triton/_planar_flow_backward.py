@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ._math import layer_gradients, log_det_slopes, tanh_sech2
-from ._planar_flow import grouped, load_as, max_registers, places, terms, tile, with_strides
+from ._planar_flow import grouped, load_as, max_registers, offsets_and_masks, terms, tile, with_strides
 
 REGISTER_LAYERS = 4  # layers whose parameters and states are held in registers
 PARTIALS = 512  # programs that each sum shared parameters' gradients over their tiles
@@ -43,7 +43,7 @@ def _backward_tile(
     K: tl.constexpr, MODE: tl.constexpr, DEPTH: tl.constexpr, BLOCK_D: tl.constexpr, ACCUMULATE: tl.constexpr,
 ):  # fmt: skip
     ACC: tl.constexpr = act.dtype.element_ty
-    d, g2, row, gm, pm, rm, zm = places(g, n, G, N, D, BLOCK_D)
+    d, g2, row, gm, pm, rm, zm = offsets_and_masks(g, n, G, N, D, BLOCK_D)
     d3 = d[:, None, :]
     gk = load_as(gz_out, (g2 * o_g + n[None, :] * o_n)[:, :, None] + d3, zm, ACC)
     gld = load_as(gl, row, rm, ACC)  # [BLOCK_G, BLOCK_N]
@@ -92,7 +92,7 @@ def _inverse_backward_tile(
 ):  # fmt: skip
     """By the implicit function theorem, from z_in on: the states come in the order in which they are needed."""
     ACC: tl.constexpr = act.dtype.element_ty
-    d, g2, row, gm, pm, rm, zm = places(g, n, G, N, D, BLOCK_D)
+    d, g2, row, gm, pm, rm, zm = offsets_and_masks(g, n, G, N, D, BLOCK_D)
     d3 = d[:, None, :]
     zk = load_as(z, (g2 * z_g + n[None, :] * z_n)[:, :, None] + d3, zm, ACC)
     gk = load_as(gz_in, (g2 * o_g + n[None, :] * o_n)[:, :, None] + d3, zm, ACC)

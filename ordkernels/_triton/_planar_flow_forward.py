@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ._math import log_abs_det, solve_layer, tanh_sech2
-from ._planar_flow import grouped, load_as, max_registers, places, terms, tile, with_strides
+from ._planar_flow import grouped, load_as, max_registers, offsets_and_masks, terms, tile, with_strides
 
 UNROLL = 8  # layers that the kernel unrolls; more run in a loop
 
@@ -44,7 +44,7 @@ def forward_kernel(
     pid = tl.program_id(0)
     g = (pid // tiles).to(tl.int64) * BLOCK_G + tl.arange(0, BLOCK_G)
     n = (pid % tiles).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
-    d, g2, row, gm, pm, rm, zm = places(g, n, G, N, D, BLOCK_D)
+    d, g2, row, gm, pm, rm, zm = offsets_and_masks(g, n, G, N, D, BLOCK_D)
     zk = load_as(z, (g2 * z_g + n[None, :] * z_n)[:, :, None] + d[:, None, :], zm, log_det.dtype.element_ty)  # [BLOCK_G, BLOCK_N, BLOCK_D]
     ld = tl.zeros([BLOCK_G, BLOCK_N], zk.dtype)
     if UNROLLED:

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-LONGEST_SORT = 1024  # longer rows: torch.sort does as well, and a network of that size takes a minute to compile
+LONGEST_SORT = 1024  # a longer sorting network takes up to a minute to compile, and torch.sort serves such rows
 
 
 @triton.jit

@@ -1,4 +1,4 @@
-"""Planar flows with the hypernetwork fused in: forward, a layer's parameters are made on chip, used there and never materialized.
+"""Planar flows with the hypernetwork fused in: in the forward a layer's parameters are computed and used on chip, and never materialized.
 
 A program owns BLOCK_B rows of z ``[B, D]``. Layer k: ``u, w [BLOCK_B, D]`` are two products of h's rows with that layer's weights,
 then the flow step. fp32 products take "tf32x3" (three tensor-core products of split operands, about as exact as fp32; "ieee"

@@ -1,13 +1,13 @@
-"""Whole reverse chains of the MLP denoiser on a GPU: a program owns BLOCK_B rows from x_T to x_0.
+"""Fused reverse chains of the MLP denoiser on a GPU: a program owns BLOCK_B rows from x_T to x_0.
 
 Registers hold the state x ``[BLOCK_B, BLOCK_D]``, the output's sums, and one tile of hidden units at a time; the weights, 128 KB for
 D = 64 and 256 units, come from L2 at every step, and so does the projected condition of the rows in flight. HBM sees x_T, the
-aligned estimates, x_0, and the workspace: ``[S, hidden]`` for the timesteps and ``[B, hidden]`` for the conditions, made by two
+aligned estimates, x_0, and the workspace: ``[S, hidden]`` for the timesteps and ``[B, hidden]`` for the conditions, computed by two
 matrix products before the loop.
 
 Matrix products are ``tf32x3``: three tensor-core products of the operands' upper and lower halves, about as exact as fp32 (one of
 plain TF32 would leave 1e-3, and fp32 outside the tensor cores is several times slower). fp64, which has no such product, and D
-above 128, which would spill, are refused; where no backend is forced, the op takes the folded loop of the reference in torch for them.
+above 128, which would spill, are rejected (`unavailable_reasons`); where no backend is forced, the reference's loop in torch serves them.
 
 One H200, B = 65536, 50 steps: 0.21 Tflop, three times that in TF32, so 1.6 ms at 400 Tflop/s; predicted 4 ms. B = 1: 50 times 128 KB
 from L2 to one multiprocessor, predicted 0.15 ms. Not yet measured.
@@ -53,7 +53,7 @@ def chain_kernel(
         sigma, step, aligned = tl.load(n + 5).to(tl.float32), tl.load(n + 6).to(tl.int64), tl.load(n + 7).to(tl.int64)
         only_output = (c0 == 0.0) & (c1 == 1.0)  # 0 x would make NaN of an infinite x
         x0 = tl.where(only_output, out, c0 * xk + c1 * out)
-        x0 = tl.where(x0 < -clip, -clip, x0)  # NaN goes through
+        x0 = tl.where(x0 < -clip, -clip, x0)  # NaN stays
         x0 = tl.where(x0 > clip, clip, x0)
         if aligned >= 0:
             tl.store(states + (b[:, None] * K + aligned) * D + d[None, :], x0, mask=mask)
@@ -99,13 +99,13 @@ def denoise_chain(
 
 
 def _blocks(B: int, D: int, source: int) -> tuple[int, int, int, int, int]:
-    """BLOCK_B, BLOCK_D, BLOCK_H, warps, stages: as many rows as registers hold, fewer where multiprocessors would stand idle."""
+    """BLOCK_B, BLOCK_D, BLOCK_H, warps, stages: as many rows as registers hold, fewer where multiprocessors would be idle."""
     block_d = max(16, triton.next_power_of_2(D))
     if block_d > 64:
         return 16, block_d, 32, 8, 1
     if B <= 4096 or source == 3:
         return 16, block_d, 32, 8 if source == 3 else 4, 1
-    return 32, block_d, 16, 8 if source == 2 else 4, 1  # noise made inside takes registers: 4 warps would spill
+    return 32, block_d, 16, 8 if source == 2 else 4, 1  # generating noise takes registers: 4 warps would spill
 
 
 def signatures() -> Iterator[tuple[Any, ...]]:

@@ -1,4 +1,4 @@
-"""embedding_mixup on a GPU: a block of the softmax times a block of the table on the tensor cores, fp32 as fp32.
+"""embedding_mixup on a GPU: a block of the softmax times a block of the table on the tensor cores, fp32 in full.
 
 What a table's gradient sums over rows is summed by a fixed number of programs, each over its own blocks of rows, and then over the
 programs: the same bits every time. fp64 is computed by torch, on the same device.
@@ -61,7 +61,7 @@ def mixup_logits_kernel(
     lo, hi, best, norm = softmax_terms(x, rows, row_mask, V, first, half, ALL, True, BLOCK_R, BLOCK_V)
     mean = tl.zeros([BLOCK_R], tl.float32)
     blocks = tl.cdiv(V, BLOCK_V)
-    for i in range(2 * blocks):  # the mean first, then what it is taken from: one body, for fewer registers
+    for i in range(2 * blocks):  # first the mean, then the deviations from it: one loop body takes fewer registers
         writing = i >= blocks
         j = (i - tl.where(writing, blocks, 0)) * BLOCK_V + tl.arange(0, BLOCK_V)
         p = window_exps(x, rows, row_mask, j, V, lo, hi, best) * norm[:, None]

@@ -38,7 +38,7 @@ def encode_kernel(y, w, out, B, K, SHARED: tl.constexpr, BLOCK_B: tl.constexpr, 
 def encode_backward_kernel(
     y, w, g, gy, gw, B, K, SHARED: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_K: tl.constexpr, ACC: tl.constexpr
 ):  # fmt: skip
-    """Shared widths: gw is [programs, 2, K], from each what passes and what lies above."""
+    """Shared widths: gw is [programs, 2, K], from each the sums of the gradients inside and above."""
     pid = tl.program_id(0).to(tl.int64)
     r = pid * BLOCK_B + tl.arange(0, BLOCK_B)
     k = tl.arange(0, BLOCK_K)

@@ -1,12 +1,12 @@
-"""Whole guided chains of the session denoiser on a GPU: a program owns BLOCK_B rows from h_long to x_0.
+"""Fused guided chains of the session denoiser on a GPU: a program owns BLOCK_B rows from h_long to x_0.
 
-Registers hold the state x, one branch's way through the sessions, the output's sums and the combination so far, each
+Registers hold the state x, one branch's state after each session, the output's sums and the combination so far, each
 ``[BLOCK_B, BLOCK_D]``, and one tile of hidden units at a time; the weights, 128 KB for D = 64 and 256 units, come from L2 at every
-pass. HBM sees h_long, x_0, and the workspace, made by matrix products before the loop: ``[S, hidden]`` for the timesteps and the
-projected guidance of up to 8192 rows at a time, ``[branches, rows, K, hidden]``. A pass that none of a program's rows has is skipped.
+pass. HBM sees h_long, x_0, and the workspace, computed by matrix products before the loop: ``[S, hidden]`` for the timesteps and the
+projected guidance of up to 8192 rows at a time, ``[branches, rows, K, hidden]``. A session that none of a program's rows has is skipped.
 
 Matrix products are ``tf32x3``, as in ``denoise_chain``. fp64, which has no such product, and D above 64, which would spill, are
-refused; where no backend is forced, the op takes the folded loop of the reference in torch for them. Not yet measured on a GPU.
+rejected (`unavailable_reasons`); where no backend is forced, the reference's loop in torch serves them. Not yet measured on a GPU.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ from ..reference.rng import largest_draw
 from ._chain import add_noise, mlp_denoiser, noise_streams
 from ._noise import noise_source
 
-ROWS = 8192  # whose guidance is projected at once
+ROWS = 8192  # projected guidance is materialized for so many rows at a time
 MAX_WIDTH = 64  # D
 BLOCK_B, BLOCK_H = 16, 16  # with eight warps: more would spill
 

@@ -1,7 +1,7 @@
 """Guided steps of the posterior on a GPU: tiles of rows and columns, each byte read and written once.
 
-Gammas are compile-time constants: a branch whose gamma is 0 is not read. Row-keyed noise is made in registers, and a row's
-coefficients in fp64.
+Gammas are compile-time constants: a branch whose gamma is 0 is not read. Row-keyed noise is generated in registers;
+coefficients of per-row levels are computed in fp64.
 """
 
 import math

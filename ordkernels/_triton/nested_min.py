@@ -47,9 +47,9 @@ def _tile(v, w, r, k, B, K, SHARED: tl.constexpr, ACC: tl.constexpr):
 
 @triton.jit
 def _add(a, total, cap, remaining, uncapped, reached):
-    rest = cap - total
-    below = a < rest  # NaN counts as reached and stays
-    remaining = tl.where(uncapped & (~below), tl.where(a == a, rest, a), remaining)
+    space = cap - total
+    below = a < space  # NaN counts as reached and stays
+    remaining = tl.where(uncapped & (~below), tl.where(a == a, space, a), remaining)
     uncapped = uncapped & below
     return tl.where(uncapped, total + a, total), remaining, uncapped, reached + uncapped.to(tl.int32)
 
@@ -116,7 +116,7 @@ def nested_backward_kernel(
     SHARED: tl.constexpr, CAPPED: tl.constexpr, HAS_CAPACITY: tl.constexpr, HAS_GY: tl.constexpr, HAS_GO: tl.constexpr,
     WANT_W: tl.constexpr, BLOCK_B: tl.constexpr, CHUNK: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """Shared widths: gw is [programs, K], a part of the sum from each."""
+    """Shared widths: gw is [programs, K], a partial sum from each."""
     pid = tl.program_id(0).to(tl.int64)
     r = pid * BLOCK_B + tl.arange(0, BLOCK_B)
     k = tl.arange(0, CHUNK)
@@ -125,7 +125,7 @@ def nested_backward_kernel(
         base = tl.load(g_value + r, mask=r < B, other=0.0).to(ACC)
     if CAPPED:
         cap = _capacity(capacity, number, r, B, HAS_CAPACITY, ACC)
-        _total, _left, _live, reached = _scan(v, w, cap, r, B, K, SHARED, BLOCK_B, CHUNK)
+        _total, _remaining, _uncapped, reached = _scan(v, w, cap, r, B, K, SHARED, BLOCK_B, CHUNK)
         capped = reached < K
         at_cap = tl.zeros([BLOCK_B], ACC)
         if HAS_GO:

@@ -1,12 +1,12 @@
 """Planar flows on a GPU: forward, inverse, and their backwards. One program holds a tile ``[BLOCK_G, BLOCK_N, BLOCK_D]`` of z on chip.
 
-As in the reference everything is groups: z ``[G, N, D]``, parameters ``[G, K, D]``. Per-row parameters are groups of one row,
+As in the reference, rows come in groups: z ``[G, N, D]``, parameters ``[G, K, D]``. Per-row parameters are groups of one row,
 shared ones a single group that holds every row. Any D: a program owns whole rows, so that w.z needs no second pass (past
 D = 16384 it spills). u, w, z and the gradients keep their strides as long as columns are adjacent: slices of a hypernetwork's
 output are read in place.
 
 Bytes that have to move, fp32, per-row parameters, D = 64, K = 4, a row: forward 4 (2 K D + 2 D + 2 K + 1) = 2.6 KB, backward
-4 (4 K D + 3 D + 3 K + 1) = 4.9 KB. At 2^20 rows and the 4.3 TB/s that an H200 copies at, 0.63 ms and 1.19 ms are the limits;
+4 (4 K D + 3 D + 3 K + 1) = 4.9 KB. At 2^20 rows and the 4.3 TB/s of an H200's copies, 0.63 ms and 1.19 ms are the limits;
 predicted 0.72 and 1.5 ms, the inverse 1.2 ms (its Newton steps weigh as much as its bytes). Not yet measured.
 """
 

@@ -1,4 +1,4 @@
-"""Reverse steps on a GPU: each byte read and written once, row-keyed noise made in registers. `flow_step` is one kind of them.
+"""Reverse steps on a GPU: each byte read and written once, row-keyed noise generated in registers. `flow_step` is one kind of them.
 
 `predict_x0` is the first half of a step: the same kernels with WHOLE = False.
 """
@@ -20,7 +20,7 @@ from ._step_coefficients import X0, host_coefficients, row_coefficients
 @triton.jit
 def _clip(x, CLIP: tl.constexpr):
     if CLIP is not None:
-        x = tl.where(x < -CLIP, -CLIP, x)  # NaN goes through
+        x = tl.where(x < -CLIP, -CLIP, x)  # NaN stays
         x = tl.where(x > CLIP, CLIP, x)
     return x
 

@@ -1,8 +1,8 @@
 """Decoding numbers token by token on a GPU: a program owns BLOCK_B rows from SOS until all of them have ended.
 
 Registers hold the rows' inputs of a step, ``[BLOCK_B, DP]``; the weights, 0.4 MB for two layers of d = 64, come from L2 at every step.
-Keys, values and (where the softmax is needed) logits lie in a workspace of the call, ``B (2 L T DP + V)`` numbers, which only their
-own program touches. Heads are padded to powers of two, side by side, so that a head is an axis: DP = HP HDP columns.
+Keys, values and (where the softmax is needed) logits lie in a workspace of the call, ``B (2 L T DP + V)`` numbers, private to their
+program. Heads are padded to powers of two, side by side, so that a head is an axis: DP = HP HDP columns.
 
 The decoder's sizes are compile-time constants: offsets and masks of weights then cost no registers. Matrix products are ``tf32x3``,
 about as exact as fp32. fp64 and DP above 64 run the uncached reference. One program's keys, values and logits pass between its
@@ -102,7 +102,7 @@ def decode_kernel(
 
 
 def unavailable_reasons(memory: Tensor, values: Tensor, weights: Sequence[Tensor], *args: Any) -> list[str]:
-    """Why this call cannot run here."""
+    """Why the kernel cannot run this call; empty if it can."""
     reasons = []
     if memory.dtype == torch.float64:
         reasons.append("float64 is not served by tensor cores: the reference takes it")
@@ -180,6 +180,13 @@ def signatures() -> Iterator[tuple[Any, ...]]:
         values: dict[str, Any] = {"PRE": pre, "GELU": gelu, "CONSTRAINED": constrained, "MONOTONE": constrained, "SAMPLE": sample}
         values |= {"WINDOWED": windowed, "MIXUP": mixup, "d": heads * width, "heads": heads, "V": 64, "units": 256}
         values |= {"BLOCK_B": BLOCK_B, "HP": heads, "HDP": width, "BLOCK_F": BLOCK_F, "BLOCK_V": BLOCK_V}
-        given = {"last": pre, "position": pre, "capacity": constrained, "row_ids": sample, "draw_ids": sample, "logits": windowed or mixup}
-        absent = {name: None for name, there in given.items() if not there}
+        present = {
+            "last": pre,
+            "position": pre,
+            "capacity": constrained,
+            "row_ids": sample,
+            "draw_ids": sample,
+            "logits": windowed or mixup,
+        }
+        absent = {name: None for name, here in present.items() if not here}
         yield decode_kernel, arguments | dict.fromkeys(values, "constexpr"), values | absent, {"num_warps": 8, "num_stages": 1}
