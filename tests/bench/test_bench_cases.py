@@ -42,11 +42,11 @@ def run(monkeypatch, cases):
     return run
 
 
-@pytest.mark.slow
 def test_every_file_of_cases_is_tested(cases):
     assert cases.NAMES == OPS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("op", OPS)
 def test_every_run_of_every_case_is_right(op, cases, run):
     found = list(cases.cases(op, "cpu", "tiny"))
