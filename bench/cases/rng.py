@@ -47,12 +47,12 @@ def _case(kind: str, B: int, width: int, device: str) -> Case:
         context=("reference",), device=device,
     )  # fmt: skip
     # Another generator has other numbers; that they are of the right distribution is what can be asked of it.
-    expected = expected()
+    reference = expected()
     mean, deviation = (0.0, 1.0) if kind == "normal" else (0.5, 12**-0.5)
 
     def distribution(out: torch.Tensor) -> tuple[Any, ...]:
         near = abs(float(out.mean()) - mean) < 6 * deviation / (B * width) ** 0.5
-        return expected if near and abs(float(out.std()) / deviation - 1) < 6 / (B * width) ** 0.5 and out.shape == (B, width) else ()
+        return reference if near and abs(float(out.std()) / deviation - 1) < 6 / (B * width) ** 0.5 and out.shape == (B, width) else ()
 
     case.outputs[f"torch.{generate.__name__}, not row-keyed"] = distribution
     return case
