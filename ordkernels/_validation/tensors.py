@@ -45,7 +45,7 @@ def dims(name: str, t: Tensor, allowed: Sequence[int], form: str) -> None:
 
 
 def shape(name: str, t: Tensor, expected: Sequence[int], form: str) -> None:
-    if tuple(t.shape) != tuple(expected):
+    if t.shape != tuple(expected):
         raise ValueError(f"{name}: expected {form} = {list(expected)}, got {list(t.shape)}")
 
 

@@ -91,9 +91,9 @@ def denoise_chain(
 def _check_inputs(x_T: Tensor, cond: Tensor, weights: MLPWeights) -> None:
     checks.floating("x_T", x_T)
     B = x_T.shape[0] if x_T.dim() else 0
-    checks.shape("x_T", x_T, (B, weights.w_out.shape[0]), "[B, D]")
+    checks.shape("x_T", x_T, (B, weights.w_out.size(0)), "[B, D]")
     checks.same("cond", cond, "x_T", x_T)
-    checks.shape("cond", cond, (B, weights.w_cond.shape[1]), "[B, C]")
+    checks.shape("cond", cond, (B, weights.w_cond.size(1)), "[B, C]")
     checks.same("denoiser", weights.w_in, "x_T", x_T)
 
 

@@ -82,8 +82,8 @@ def _check_inputs(h_long: Tensor, g_cp: Tensor, g_tf: Tensor, mask: Tensor, weig
     network = weights.network
     checks.floating("h_long", h_long)
     B = h_long.shape[0] if h_long.dim() else 0
-    checks.shape("h_long", h_long, (B, network.w_out.shape[0]), "[B, D]")
-    K, C = g_cp.shape[1] if isinstance(g_cp, Tensor) and g_cp.dim() == 3 else 0, network.w_cond.shape[1]
+    checks.shape("h_long", h_long, (B, network.w_out.size(0)), "[B, D]")
+    K, C = g_cp.shape[1] if isinstance(g_cp, Tensor) and g_cp.dim() == 3 else 0, network.w_cond.size(1)
     for name, g in (("g_cp", g_cp), ("g_tf", g_tf)):
         checks.same(name, g, "h_long", h_long)
         checks.shape(name, g, (B, K, C), "[B, K, C]")
