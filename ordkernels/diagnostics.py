@@ -1,4 +1,4 @@
-"""The theory of DiffoR and GR as cheap measurements: gradient conflict, ranks, oracle and fused read-outs, error bounds."""
+"""The theory of DiffoR and GR as cheap measurements: gradient conflict, ranks, oracle and fused predictions, error bounds."""
 
 from __future__ import annotations
 
@@ -23,8 +23,10 @@ __all__ = [
 
 
 class OracleResult(NamedTuple):
-    prediction: Tensor  # [B]
-    time: Tensor  # [B] int64, which of the M
+    """``prediction [B]``, and ``time [B]`` int64, the index of the chosen prediction among the M."""
+
+    prediction: Tensor
+    time: Tensor
 
 
 def gradient_conflict(losses: Sequence[Tensor] | Tensor, params: Iterable[Tensor]) -> Tensor:
@@ -33,8 +35,8 @@ def gradient_conflict(losses: Sequence[Tensor] | Tensor, params: Iterable[Tensor
     .. math:: c_{ij} = \frac{\langle \nabla L_i, \nabla L_j \rangle}{\|\nabla L_i\| \|\nabla L_j\|}
 
     Args:
-        losses: M scalars, or one tensor ``[M]``; their graph is kept.
-        params: the shared parameters; those that a loss does not reach count as zero gradient.
+        losses: M scalars, or one tensor ``[M]``; their graph is retained.
+        params: the shared parameters; where a loss does not depend on one, its gradient counts as zero.
 
     Returns:
         ``[M, M]``, ones on the diagonal; 0 where a gradient is zero.
@@ -70,11 +72,20 @@ def gradient_conflict(losses: Sequence[Tensor] | Tensor, params: Iterable[Tensor
 
 
 def effective_rank(H: Tensor) -> Tensor:
-    r"""How many directions a matrix of representations ``[N, D]`` uses, between 1 and its rank.
+    r"""How many directions a matrix of representations uses, between 1 and its rank.
 
     .. math:: \exp\Big(-\sum_i p_i \ln p_i\Big), \quad p_i = \sigma_i / \sum_j \sigma_j
 
-    with ``sigma`` the singular values. A scalar; 0 for a matrix of zeros or without rows.
+    with ``sigma`` the singular values.
+
+    Args:
+        H: ``[N, D]``.
+
+    Returns:
+        A scalar; 0 for a matrix of zeros or without rows.
+
+    Raises:
+        ValueError: not a matrix.
 
     Source: Roy and Vetterli, "The Effective Rank", 2007; DiffoR, appendix B.5.3.
 
@@ -89,9 +100,16 @@ def effective_rank(H: Tensor) -> Tensor:
 
 
 def stable_rank(H: Tensor) -> Tensor:
-    r"""``||H||_F^2 / ||H||_2^2`` of a matrix ``[N, D]``: a lower bound of its rank that small singular values barely move.
+    r"""``||H||_F^2 / ||H||_2^2``: a lower bound of a matrix's rank that small singular values hardly change.
 
-    A scalar; 0 for a matrix of zeros or without rows.
+    Args:
+        H: ``[N, D]``.
+
+    Returns:
+        A scalar; 0 for a matrix of zeros or without rows.
+
+    Raises:
+        ValueError: not a matrix.
 
     Source: DiffoR, appendix B.5.3.
 
@@ -113,7 +131,7 @@ def oracle_time(y: Tensor, yhat: Tensor) -> OracleResult:
         yhat: ``[B, M]``, one prediction per denoising time.
 
     Returns:
-        ``(prediction [B], time [B])``: no rule that picks one of the M can have a smaller error.
+        ``OracleResult(prediction [B], time [B])``: no rule that picks one of the M can have a smaller error.
 
     Raises:
         ValueError: shapes that disagree, or M = 0.
@@ -133,9 +151,15 @@ def oracle_time(y: Tensor, yhat: Tensor) -> OracleResult:
 def fuse_times(
     yhat: Tensor, weights: Tensor | Sequence[float] | Literal["min_variance"] = "min_variance", *, y: Tensor | None = None
 ) -> Tensor:
-    r"""A weighted mean of M predictions per row, ``sum_m a_m yhat_m`` with ``sum_m a_m = 1``: ``[B, M] -> [B]``.
+    r"""A weighted mean of M predictions per row, ``sum_m a_m yhat_m`` with ``sum_m a_m = 1``.
 
-    ``"min_variance"`` takes ``min_variance_weights(yhat, y)``.
+    Args:
+        yhat: ``[B, M]``.
+        weights: ``[M]``, or ``"min_variance"``: ``min_variance_weights(yhat, y)``.
+        y: ``[B]``, for ``"min_variance"``.
+
+    Returns:
+        ``[B]``.
 
     Raises:
         ValueError: shapes that disagree, M = 0, or weights that do not sum to 1.
@@ -161,14 +185,24 @@ def fuse_times(
 
 
 def min_variance_weights(yhat: Tensor, y: Tensor | None = None, *, ridge: float = 1e-6) -> Tensor:
-    r"""The weights of sum 1 with which M unbiased predictions have the least variance, ``[M]``.
+    r"""The weights of sum 1 for which the weighted mean of M unbiased predictions has the least variance.
 
     .. math:: a = \frac{\Sigma^{-1} 1}{1^\top \Sigma^{-1} 1}
 
     with ``Sigma`` the covariance over the rows of the errors ``yhat_m - y``, or, without ``y``, of the predictions
     themselves: for predictions ``signal + error`` with errors that do not depend on the signal, the signal adds the same
-    constant to every entry and leaves the weights as they are. ``ridge`` (relative to Sigma's mean diagonal) keeps equal
-    predictions apart. Fewer than two rows: equal weights.
+    constant to every entry and leaves the weights as they are.
+
+    Args:
+        yhat: ``[B, M]``.
+        y: ``[B]``.
+        ridge: added to Sigma's diagonal, relative to its mean, so that equal predictions do not make it singular.
+
+    Returns:
+        ``[M]``; equal weights for fewer than two rows.
+
+    Raises:
+        ValueError: shapes that disagree, or M = 0.
 
     Source: DiffoR, appendix B.6.1, theorem 20.
 
@@ -192,13 +226,17 @@ def min_variance_weights(yhat: Tensor, y: Tensor | None = None, *, ridge: float 
 
 
 def ordinal_error_bound(loss_t: Tensor | float, alphabar_t: Tensor | float, gap: Tensor | float) -> Tensor:
-    r"""An upper bound of the share of rows decoded to a wrong class, from the noise loss at one time.
+    r"""An upper bound of the share of rows decoded to a wrong class, from the noise loss at one diffusion time.
 
     .. math:: \Pr(\hat c \ne c) \le \frac{4 (1 - \bar\alpha_t)}{\bar\alpha_t\, \Delta^2}\, L_t
 
     Args:
-        loss_t: mean squared error of the predicted noise at t; alphabar_t: in (0, 1]; gap: the least distance between
-            two thresholds, above 0. Numbers or tensors that broadcast.
+        loss_t: mean squared error of the predicted noise at t.
+        alphabar_t: in (0, 1].
+        gap: the least distance between two thresholds, above 0. All are numbers or tensors that broadcast.
+
+    Returns:
+        The bound, of the broadcast shape.
 
     Raises:
         ValueError: for a Python number out of range.

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
-    "as_numpy", "common_float", "dtype_name", "edges", "integers", "is_tensor", "levels", "like", "numbers", "reject_infinite",
+    "as_numpy", "as_tensor", "common_float", "dtype_name", "edges", "integers", "is_tensor", "levels", "like", "numbers", "reject_infinite",
     "reject_nan", "same_order", "vector", "weights",
 ]  # fmt: skip
 
@@ -46,6 +46,19 @@ def _from_tensor(name: str, t: Any) -> Array:
         return (t.float() if t.dtype == torch.bfloat16 else t).numpy()  # NumPy has no bfloat16
     except TypeError:
         raise TypeError(f"{name}: expected integers or floats of 16 to 64 bits, got {t.dtype}") from None
+
+
+def as_tensor(name: str, x: Any) -> Any:
+    """A torch tensor of any shape: `x` itself if it is one, else the values of an array or a list, in its memory where torch takes it."""
+    if is_tensor(x):
+        return x
+    a = as_numpy(name, x, "[...]")
+    if not a.flags.writeable or any(stride < 0 for stride in a.strides):
+        a = a.copy()
+    try:
+        return sys.modules["torch"].from_numpy(a)
+    except TypeError:
+        raise TypeError(f"{name}: expected integers or floats of 16 to 64 bits, got {dtype_name(x, a)}") from None
 
 
 def vector(name: str, x: Any, *, letter: str = "N", length: int | None = None, other: str = "y") -> Array:

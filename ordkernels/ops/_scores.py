@@ -2,10 +2,10 @@
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from .._validation import arrays
 from .._validation import tensors as checks
 
 
@@ -13,10 +13,7 @@ def score_tensors(**named: Any) -> list[Tensor]:
     """The two arguments of a row-wise score as tensors of one floating dtype, fp32 or fp64, on one device."""
     tensors = []
     for name, x in named.items():
-        try:
-            t = x if isinstance(x, Tensor) else torch.as_tensor(np.asarray(x))
-        except (TypeError, ValueError) as error:
-            raise TypeError(f"{name}: expected an array of numbers, got {type(x).__name__} ({error})") from None
+        t = arrays.as_tensor(name, x)
         if t.is_complex():
             raise TypeError(f"{name}: expected numbers, got {t.dtype}")
         tensors.append(t if t.is_floating_point() else t.double())

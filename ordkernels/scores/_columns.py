@@ -69,7 +69,8 @@ def _require(path: Path, columns: Columns, names: Sequence[str]) -> None:
 
 
 def _csv(path: Path, columns: Columns, delimiter: str) -> Iterator[Chunk]:
-    with (gzip.open if path.name.lower().endswith(".gz") else open)(path, "rb") as f:
+    open_file: Any = gzip.open if path.name.lower().endswith(".gz") else open
+    with open_file(path, "rb") as f:
         header = next(csv.reader([f.readline().decode("utf-8-sig")], delimiter=delimiter), None)
         if not header:
             raise ValueError(f"{path}: expected a header line with the columns' names, got none")

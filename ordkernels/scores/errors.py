@@ -70,7 +70,10 @@ def cumulative_score(y: Any, prediction: Any, theta: float, *, num_threads: int 
     """
     c, t = compiled_host("cumulative_score"), real("theta", theta, least=0, finite=False)
     a, b = finite_columns(y, prediction)
-    return c.errors(a, b, t, _threads(num_threads))[2] / len(a) if c else reference.cumulative_score(*float64(a, b), t)
+    if c is None:
+        a, b = float64(a, b)
+        return reference.cumulative_score(a, b, t)
+    return c.errors(a, b, t, _threads(num_threads))[2] / len(a)
 
 
 def lcc(y: Any, prediction: Any, *, num_threads: int | None = None) -> float:

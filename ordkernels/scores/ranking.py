@@ -1,10 +1,9 @@
 """Scores of the order of rows: XAUC, AUC and RelaImpr, Spearman's correlation."""
 
-import math
 from typing import Any
 
 from .._backend import compiled_host, register_host
-from .._validation.numbers import real
+from .._validation.numbers import number
 from ._inputs import columns
 from .srcc import srcc
 from .xauc import XAUCResult, xauc
@@ -54,8 +53,7 @@ def relaimpr(measured: float, base: float) -> float:
         >>> round(relaimpr(0.72, 0.70), 6)
         0.1
     """
-    # An undefined AUC, NaN, has an undefined improvement.
-    m, b = (math.nan if x != x else real(name, x) for name, x in (("measured", measured), ("base", base)))
+    m, b = number("measured", measured), number("base", base)  # an undefined AUC, NaN, has an undefined improvement
     if b == 0.5:
         raise ValueError("base: expected an AUC other than 0.5, got 0.5")
     return (m - 0.5) / (b - 0.5) - 1
