@@ -112,6 +112,8 @@ class DiffoRSampler(Sampler[ChainModel]):
         if m.process == "flow_matching" or not isinstance(m.denoiser, MLPDenoiser):
             return self.sample_stepwise(x_T, cond, seed=seed, row_ids=row_ids)
         ids = torch.arange(B, device=x_T.device) if row_ids is None else row_ids
+        dtype = m.denoiser.input.weight.dtype  # under autocast the condition has another
+        x_T, cond = x_T.to(dtype), cond.to(dtype)
         states: Tensor = ops.denoise_chain(
             x_T.reshape(B * n, D), cond.repeat_interleave(n, dim=0), m.denoiser, m.schedule, steps=self.steps, aligned=m.aligned,
             prediction=m.prediction, eta=self.eta, clip=m.clip, seed=seed, row_ids=ids.repeat_interleave(n),

@@ -301,6 +301,15 @@ def test_capacity_bounds_every_draw():
         m.sample({"dense": x["dense"]}, 1)
 
 
+@pytest.mark.parametrize("denoiser", ["mlp", "transformer"])
+def test_draws_under_autocast_are_close(denoiser):
+    m, x = model(denoiser=denoiser), table(20)
+    exact = m.target(m.sample(x, 4))
+    with torch.autocast("cpu", torch.bfloat16):
+        draws = m.sample(x, 4)
+    assert torch.allclose(m.target(draws.float()), exact, atol=0.05)
+
+
 def test_saved_weights_give_the_same_draws():
     m, x = model(widths="quantile", discrete=True), table(20)
     other = DiffoR(**{**SMALL, "widths": "quantile", "discrete": True})
