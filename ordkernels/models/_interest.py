@@ -30,12 +30,12 @@ class Interests(NamedTuple):
     long: Tensor  # [B, D], normalised; 0 without a history
     has_long: Tensor  # [B] bool
     items: Tensor  # [B, P, S, D], encoded, projected
-    mask: Tensor  # [B, P, S] bool: there is an item
+    mask: Tensor  # [B, P, S] bool: is there an item
     target: Tensor  # [B, D], the embedded item
     context: Tensor  # [B, C]
 
     @property
-    def there(self) -> Tensor:
+    def present(self) -> Tensor:
         """Sessions that have items, ``[B, P]``."""
         return self.mask.any(dim=2)
 
@@ -76,9 +76,9 @@ class SequenceEncoder(nn.Module):
         last = self.position.num_embeddings - 1
         following = mask.flip(1).cumsum(1).flip(1) - 1  # tokens that come after
         x = x + self.position(following.clamp(0, last))
-        seen = (mask | ~mask.any(1, keepdim=True))[:, None, None]  # [N, 1, 1, L]: an empty sequence sees itself, not NaN
+        visible = (mask | ~mask.any(1, keepdim=True))[:, None, None]  # [N, 1, 1, L]: an empty sequence attends to itself: no NaN
         for layer in self.layers:
-            x = layer(x, seen)
+            x = layer(x, visible)
         out: Tensor = self.norm(x)
         return out
 
@@ -194,17 +194,17 @@ class InterestModel(GenerativeModel):
         h = F.layer_norm(h, (self.latent,)) * (count > 0)  # entries of unit size, as the noise's
 
         ids = batch["sessions"][:, -sessions:].long()  # [B, P, S]
-        there = ids > 0
+        present = ids > 0
         items = self.item_embedding(ids)
         if self.feedback is not None:
-            known = torch.where(there[..., None], batch["feedback"][:, -sessions:].to(items.dtype), 0.0)
+            known = torch.where(present[..., None], batch["feedback"][:, -sessions:].to(items.dtype), 0.0)
             items = items + self.feedback(known)
         N, P, S = ids.shape
-        items = self.session_encoder(items.flatten(0, 1), there.flatten(0, 1)).view(N, P, S, -1)
+        items = self.session_encoder(items.flatten(0, 1), present.flatten(0, 1)).view(N, P, S, -1)
         context = self.encoder(batch)
         if not self.use_context:
             context = torch.zeros_like(context)
-        return Interests(h, count[:, 0] > 0, self.project(items), there, self.item_embedding(batch["item"] + 1), context)
+        return Interests(h, count[:, 0] > 0, self.project(items), present, self.item_embedding(batch["item"] + 1), context)
 
     def _last_items(self, ids: Tensor) -> Tensor:
         """Of histories that are longer than the model's the last items, padding behind."""
@@ -216,7 +216,7 @@ class InterestModel(GenerativeModel):
 
     def _features(self, fused: Tensor, parts: Interests) -> Tensor:
         """``fused [B, D]`` or ``[B, n, D]`` -> what the heads read."""
-        flags = torch.stack((parts.has_long, parts.there.any(1)), dim=1).to(fused.dtype)
+        flags = torch.stack((parts.has_long, parts.present.any(1)), dim=1).to(fused.dtype)
         rest = torch.cat((parts.context, flags), dim=1)
         target = parts.target
         if fused.dim() == 3:

@@ -248,21 +248,26 @@ class IFusion(InterestModel):
         self._prepare_on_first_batch(batch)
         parts = self.interests(batch, self.session_count + 1)
         g_cp, g_tf = self._filter(parts)
-        there, task = parts.there, slice(-self.session_count, None)
+        present, task = parts.present, slice(-self.session_count, None)
         h = self._start(parts, torch.randn_like(parts.long))
         x, t = self._noised(h)
-        fused = self._task(h, x, t, g_cp[:, task], g_tf[:, task], there[:, task])
+        fused = self._task(h, x, t, g_cp[:, task], g_tf[:, task], present[:, task])
         losses: dict[str, list[Tensor]] = {}
         for v in fused:
             for name, value in self._prediction_loss(v, parts, batch).items():
                 losses.setdefault(name, []).append(value / 2)
         found = {name: torch.stack(values).sum() for name, values in losses.items()}
         total = self._total(found)
+
+        def chain() -> Tensor:
+            fused = self._chain(h, g_cp[:, task], g_tf[:, task], present[:, task])
+            return self._total(self._prediction_loss(fused, parts, batch))
+
         extra = {
-            "evolution": lambda: self._evolution(x, t, g_cp[:, :-1], g_tf[:, :-1], there, parts),
-            "disentangle": lambda: self._disentangled(x, t, g_cp, g_tf, there),
-            "consistency": lambda: _mean((fused[0] - fused[1]).square().mean(1), there[:, task].any(1)),
-            "chain": lambda: self._total(self._prediction_loss(self._chain(h, g_cp[:, task], g_tf[:, task], there[:, task]), parts, batch)),
+            "evolution": lambda: self._evolution(x, t, g_cp[:, :-1], g_tf[:, :-1], present, parts),
+            "disentangle": lambda: self._disentangled(x, t, g_cp, g_tf, present),
+            "consistency": lambda: _mean((fused[0] - fused[1]).square().mean(1), present[:, task].any(1)),
+            "chain": chain,
         }
         for name, weight in self.weights.items():
             if weight:
@@ -306,25 +311,25 @@ class IFusion(InterestModel):
         )  # fmt: skip
         return torch.stack([w / (a + b) * part for (w, *_), part in zip(sides, f.chunk(n), strict=True)]).sum(0)
 
-    def _evolution(self, x: Tensor, t: Tensor, g_cp: Tensor, g_tf: Tensor, there: Tensor, parts: Interests) -> Tensor:
-        if there.shape[1] < 2:
+    def _evolution(self, x: Tensor, t: Tensor, g_cp: Tensor, g_tf: Tensor, present: Tensor, parts: Interests) -> Tensor:
+        if present.shape[1] < 2:
             return x.new_zeros(())
-        f = self._mixed(x, t, g_cp, g_tf, there[:, :-1])
+        f = self._mixed(x, t, g_cp, g_tf, present[:, :-1])
         items, mask = parts.items[:, -1].detach(), parts.mask[:, -1, :, None]
         aim = torch.where(mask, items, 0.0).sum(1) / mask.sum(1).clamp(min=1)
-        rows = (there[:, -1] & there[:, :-1].any(1)).repeat(2)
+        rows = (present[:, -1] & present[:, :-1].any(1)).repeat(2)
         return _mean(1 - F.cosine_similarity(f, aim.repeat(2, 1), dim=1), rows)
 
-    def _disentangled(self, x: Tensor, t: Tensor, g_cp: Tensor, g_tf: Tensor, there: Tensor) -> Tensor:
+    def _disentangled(self, x: Tensor, t: Tensor, g_cp: Tensor, g_tf: Tensor, present: Tensor) -> Tensor:
         if self.guidance == "cfg":
             return x.new_zeros(())
         if self.disentangle == "dot":
-            return _mean((g_cp * g_tf).sum(2).square() / g_cp.shape[2], there)
+            return _mean((g_cp * g_tf).sum(2).square() / g_cp.shape[2], present)
         if self.disentangle == "cosine":
-            return _mean(F.cosine_similarity(g_cp, g_tf, dim=2).square(), there)
+            return _mean(F.cosine_similarity(g_cp, g_tf, dim=2).square(), present)
         B = len(g_cp)
-        un, cp, tf = self.denoiser.branches(x[:B], t[:B], g_cp, g_tf, there)
-        return _mean(F.cosine_similarity(cp - un, tf - un, dim=1).square(), there.any(1))
+        un, cp, tf = self.denoiser.branches(x[:B], t[:B], g_cp, g_tf, present)
+        return _mean(F.cosine_similarity(cp - un, tf - un, dim=1).square(), present.any(1))
 
     def _chain(self, h: Tensor, g_cp: Tensor, g_tf: Tensor, mask: Tensor) -> Tensor:
         """What inference makes of the row, with its gradient."""
@@ -339,7 +344,7 @@ class IFusion(InterestModel):
         """The row's interests and guidance, for the sampler."""
         self.check(x, target=False)
         parts = self.interests(x, self.session_count)
-        return Guidance(parts, *self._filter(parts), parts.there)
+        return Guidance(parts, *self._filter(parts), parts.present)
 
     def sampler(self) -> FusionSampler:
         """``samplers.FusionSampler`` with the model's steps and gammas."""
@@ -363,5 +368,5 @@ def _start_as_sum(network: MLPDenoiser) -> None:
 
 
 def _mean(values: Tensor, rows: Tensor) -> Tensor:
-    """Over the rows that count, 0 if there are none; the others' values do not matter."""
+    """Mean over the selected rows, 0 if there are none; the others' values do not matter."""
     return torch.where(rows, values, 0.0).sum() / rows.sum().clamp(min=1)

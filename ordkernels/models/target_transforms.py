@@ -82,7 +82,7 @@ class TargetMap(nn.Module):
 def interval_widths(u: Tensor, K: int, kind: Literal["uniform", "quantile"]) -> Tensor:
     """Widths ``[K]``, of sum K, of K intervals of [0, 1] for mapped targets u: equal ones, or between their quantiles.
 
-    Quantiles that coincide (a value that many rows share) are merged, and the widest intervals halved in their place.
+    Quantiles that coincide (a value that many rows share) are merged, and the widest intervals are halved instead.
     """
     if kind == "uniform":
         return torch.ones(K)

@@ -25,10 +25,10 @@ class ValueDecoder(nn.Module):
               x \leftarrow N_3(x + W_2\, \phi(W_1 x + b_1) + b_2), \quad \text{logits} = W x + b
 
     in each layer (``norm="post"``); attention to a single memory token has softmax 1 whatever the queries and keys, so it is
-    its value and output projections, and there are no others. ``norm="pre"``: ``x <- x + f(N(x))`` for self-attention
-    (``norm1``) and the feed-forward part (``norm3``), no norm before the memory, which nothing would read, and ``norm`` before
-    the logits. A memory of another width than d_model is projected to it first (``memory``). Dropout acts on what each of the
-    three parts adds, in training alone. ``ops.value_decode`` generates with it, cached, in one call.
+    its value and output projections, and there are no queries and keys. ``norm="pre"``: ``x <- x + f(N(x))`` for self-attention
+    (``norm1``) and the feed-forward part (``norm3``), no norm before the memory attention, which does not depend on x, and
+    ``norm`` before the logits. A memory of another width than d_model is projected to it first (``memory``). Dropout acts on
+    what each of the three parts adds, in training alone. ``ops.value_decode`` generates with it, cached, in one call.
 
     ``state_dict`` keys: ``tok_emb.weight`` ``[V, d]``, ``position`` ``[positions, d]``, ``memory.{weight,bias}``;
     ``layers.{i}.{qkv,attention_out,cross_value,cross_out,linear1,linear2,norm1,norm2,norm3}.{weight,bias}`` (``qkv`` is
@@ -37,8 +37,12 @@ class ValueDecoder(nn.Module):
 
     Args:
         vocab_size: V, with the specials PAD 0, SOS 1, EOS 2.
-        d_model: d, a multiple of ``heads``; ffn: hidden units of the feed-forward part.
-        norm: ``"post"`` (the paper's) or ``"pre"``; activation: ``"relu"`` (the paper's) or ``"gelu"`` (with erf).
+        d_model: d, a multiple of ``heads``.
+        heads: of the self-attention.
+        ffn: hidden units of the feed-forward part.
+        layers: their number.
+        norm: ``"post"`` (the paper's) or ``"pre"``.
+        activation: ``"relu"`` (the paper's) or ``"gelu"`` (with erf).
         positions: of a learned positional embedding, at least the number of inputs; None: none (the authors').
         dropout: probability.
         memory_width: M of the memory; None: d_model.
@@ -46,13 +50,15 @@ class ValueDecoder(nn.Module):
 
     Shapes: ``inputs [B, T]`` integer tokens, SOS first, or ``[B, T, d]`` embeddings (of ``tok_emb``, or mixtures of them, as
     in the second pass of curriculum learning), ``memory [B, M]`` -> ``[B, T, V]``; position t sees inputs 0..t.
-    Errors: ``TypeError`` for inputs that are neither tokens nor floating; ``ValueError`` for sizes below 1, unknown names, a
-    ``d_model`` that the heads do not divide, more inputs than positions, and shapes that disagree.
+
+    Raises:
+        TypeError: inputs that are neither tokens nor floating.
+        ValueError: sizes below 1, unknown names, a ``d_model`` that the heads do not divide, more inputs than positions, and
+            shapes that disagree.
 
     Source: GR (arXiv:2412.20211), section 3.2; Vaswani et al., "Attention Is All You Need", section 3.
 
-    Example::
-
+    Example:
         >>> import torch
         >>> decoder = ValueDecoder(64)
         >>> decoder(torch.tensor([[1, 5, 9]]), torch.randn(1, 64)).shape
@@ -162,7 +168,7 @@ class ValueDecoder(nn.Module):
         """Loads decoder weights under the names of the GR authors' code, in place.
 
         ==============================================================  ===========================================
-        theirs                                                          here
+        theirs                                                          this class
         ==============================================================  ===========================================
         ``layers.{i}.self_attention.{w_q,w_k,w_v}.{weight,bias}``       thirds of ``layers.{i}.qkv``, in this order
         ``layers.{i}.self_attention.w_concat``                          ``layers.{i}.attention_out``

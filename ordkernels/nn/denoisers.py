@@ -1,4 +1,4 @@
-"""Denoisers: networks ``f(x_t, t, condition)`` that predict noise, signal, v or velocity, one row or K copies of a row."""
+"""Denoisers: networks ``f(x_t, t, condition)`` that predict noise, signal, v or velocity, for a row or K copies of it."""
 
 from __future__ import annotations
 
@@ -31,12 +31,17 @@ class FoldedMLP(NamedTuple):
 class TimeEmbedding(nn.Module):
     r"""Sinusoids of a timestep: ``[...] -> [..., width]``, ``sin(t f_i)`` then ``cos(t f_i)``, ``f_i = 10000^(-2i / width)``.
 
-    Computed in fp32 or fp64, and rounded once to the module's dtype. Errors: ``ValueError`` for a width that is odd or below 2.
+    Computed in fp32 or fp64, and rounded once to the module's dtype.
+
+    Args:
+        width: even.
+
+    Raises:
+        ValueError: a width that is odd or below 2.
 
     Source: Vaswani et al., "Attention Is All You Need", section 3.5.
 
-    Example::
-
+    Example:
         >>> import torch
         >>> TimeEmbedding(64)(torch.tensor([1, 50])).shape
         torch.Size([2, 64])
@@ -79,18 +84,23 @@ class MLPDenoiser(nn.Module):
     ``output.bias`` ``[D]``. ``dropout`` acts on the hidden layer, in training alone.
 
     Args:
-        width: D of the latent; cond_width: C of the condition.
+        width: D of the latent.
+        cond_width: C of the condition.
+        hidden: units of the hidden layer.
+        time_width: of the sinusoids, even.
+        dropout: of the hidden layer.
         prediction: what the output is, for ``ops.denoise_chain``; None: not said here.
 
     Shapes: ``x [B, D]`` with ``t`` a number, ``[]`` or ``[B]``; or ``x [B, K, D]`` (K copies of a row, which share its
     condition, projected once) with ``t`` a number, ``[]``, ``[K]``, ``[B, 1]`` or ``[B, K]``; ``cond [B, C]`` -> like x.
     Timesteps are the schedule's, ``1..T``.
-    Errors: ``ValueError`` for sizes below 1, an odd time width, and shapes that disagree.
+
+    Raises:
+        ValueError: sizes below 1, an odd time width, and shapes that disagree.
 
     Source: DiffoR, table 6 (c).
 
-    Example::
-
+    Example:
         >>> import torch
         >>> MLPDenoiser(64, cond_width=32)(torch.randn(5, 64), 50, torch.randn(5, 32)).shape
         torch.Size([5, 64])
@@ -156,16 +166,23 @@ class TransformerDenoiser(nn.Module):
     ``blocks.{i}``, ``norm``, ``output``.
 
     Args:
-        width: D of the latent, a multiple of ``tokens``; cond_width: C of the condition.
-        tokens: K, the number of increments; layers, heads, dropout: the paper's two, eight and 0.1.
+        width: D of the latent, a multiple of ``tokens``.
+        cond_width: C of the condition.
+        tokens: K, the number of increments.
+        d_model: width of a token, a multiple of ``heads``.
+        layers: their number; the paper has 2.
+        heads: of the attention; the paper has 8.
+        time_width: of the sinusoids, even.
+        dropout: of what each part of a layer adds; the paper has 0.1.
 
-    Shapes and errors: as ``MLPDenoiser``; also ``ValueError`` where ``tokens`` does not divide ``width``, or ``heads``
-    ``d_model``.
+    Shapes: as ``MLPDenoiser``.
 
-    Source: DiffoR, appendix C.1.2; tokens and the place of the condition are ours.
+    Raises:
+        ValueError: as ``MLPDenoiser``, and where ``tokens`` does not divide ``width``, or ``heads`` ``d_model``.
 
-    Example::
+    Source: DiffoR, appendix C.1.2. Deviations from the paper: the tokens and the place of the condition.
 
+    Example:
         >>> import torch
         >>> TransformerDenoiser(64, cond_width=32)(torch.randn(5, 8, 64), torch.arange(8, 0, -1), torch.randn(5, 32)).shape
         torch.Size([5, 8, 64])
@@ -204,9 +221,9 @@ class TransformerDenoiser(nn.Module):
     def forward(self, x: Tensor, t: Tensor | float, cond: Tensor) -> Tensor:
         t = _timesteps(x, t, cond, self.width, self.cond_width)
         rows, K = x.shape[:-1], self.tokens  # [B] or [B, copies]
-        given = self.from_condition(cond)  # [B, W]
-        given = (given[:, None] if x.dim() == 3 else given).expand(*rows, -1)
-        e = torch.cat((self.from_latent(x.unflatten(-1, (K, -1))), given.unsqueeze(-2)), dim=-2)  # [..., K + 1, W]
+        condition = self.from_condition(cond)  # [B, W]
+        condition = (condition[:, None] if x.dim() == 3 else condition).expand(*rows, -1)
+        e = torch.cat((self.from_latent(x.unflatten(-1, (K, -1))), condition.unsqueeze(-2)), dim=-2)  # [..., K + 1, W]
         e = e + self.position + self.from_time(self.embedding(t))[..., None, :]
         e = e.reshape(-1, K + 1, e.shape[-1])
         for block in self.blocks:

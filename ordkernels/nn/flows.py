@@ -21,16 +21,23 @@ class PlanarTransform(Transform):
 
     ``u``, ``w`` ``[K, D]`` and ``b`` ``[K]`` for every row, on inputs ``[..., D]``; or ``[B, K, D]`` and ``[B, K]``,
     one flow per row, on inputs ``[..., B, D]``. Calls ``ops.planar_flow`` and ``ops.planar_flow_inverse``;
-    ``cache_size=1`` keeps the last pair and its log-determinant, so that ``log_prob`` of a sample, and of an inverted
+    ``cache_size=1`` stores the last pair and its log-determinant, so that ``log_prob`` of a sample, and of an inverted
     value, costs no second pass. An unconstrained flow (``constrained=False``) is not bijective and has no inverse.
 
-    Errors: ``ValueError`` from the ops where shapes disagree; ``NotImplementedError`` for the inverse of an
-    unconstrained flow.
+    Args:
+        u: as above.
+        w: as above.
+        b: as above.
+        constrained: of ``ops.planar_flow``.
+        cache_size: 0 or 1.
+
+    Raises:
+        ValueError: from the ops, where shapes disagree.
+        NotImplementedError: the inverse of an unconstrained flow.
 
     Source: Rezende and Mohamed, "Variational Inference with Normalizing Flows", eq. 10-13.
 
-    Example::
-
+    Example:
         >>> import torch
         >>> from torch.distributions import Independent, Normal, TransformedDistribution
         >>> base = Independent(Normal(torch.zeros(2), torch.ones(2)), 1)
@@ -102,17 +109,22 @@ class PlanarTransform(Transform):
 class PlanarFlow(nn.Module):
     """K planar layers with learned parameters shared by all rows.
 
-    ``forward(z [B, D] | [B, N, D]) -> (z_out like z, log_det [B] | [B, N])``; ``.inverse(z_out)`` the same way back;
-    ``.transform()`` the ``torch.distributions`` transform with these (live) parameters.
+    ``forward(z [B, D] | [B, N, D]) -> (z_out like z, log_det [B] | [B, N])``; ``.inverse(z_out)`` is its inverse;
+    ``.transform()`` is the ``torch.distributions`` transform with these (live) parameters.
     Parameters and ``state_dict`` keys: ``u``, ``w`` ``[K, D]``, ``b`` ``[K]``. The constraint's correction grows as
     ``0.307 / ||w||`` near 0, so each ``w_k`` starts on the unit sphere.
 
-    Errors: ``ValueError`` for a width or a number of layers below 1.
+    Args:
+        width: D.
+        layers: K.
+        constrained: of ``ops.planar_flow``.
+
+    Raises:
+        ValueError: a width or a number of layers below 1.
 
     Source: Rezende and Mohamed, "Variational Inference with Normalizing Flows", eq. 10-13.
 
-    Example::
-
+    Example:
         >>> import torch
         >>> z, log_det = PlanarFlow(8, layers=2)(torch.zeros(5, 8))
         >>> z.shape, log_det.shape
@@ -151,20 +163,26 @@ class PlanarFlow(nn.Module):
 class ConditionalPlanarFlow(nn.Module):
     """K planar layers whose parameters a linear hypernetwork makes from each row's condition.
 
-    ``forward(z [B, D] | [B, N, D], h [B, H]) -> (z_out like z, log_det [B] | [B, N])`` in one op, which never holds
-    the ``[B, K, 2D + 1]`` parameters (on a CPU without that kernel: a matrix product, then the flow);
-    ``.inverse(z_out, h)`` the same way back; ``.parameters_of(h)`` the ``u``, ``w`` ``[B, K, D]`` and ``b`` ``[B, K]``
-    themselves; ``.transform(h)`` a ``torch.distributions`` transform on ``[..., B, D]``.
+    ``forward(z [B, D] | [B, N, D], h [B, H]) -> (z_out like z, log_det [B] | [B, N])`` in one op: the
+    ``[B, K, 2D + 1]`` parameters are never materialized (on a CPU without that kernel: a matrix product, then the flow);
+    ``.inverse(z_out, h)`` is its inverse; ``.parameters_of(h)`` are the ``u``, ``w`` ``[B, K, D]`` and ``b`` ``[B, K]``
+    themselves; ``.transform(h)`` is a ``torch.distributions`` transform on ``[..., B, D]``.
     Parameters and ``state_dict`` keys: ``weight`` ``[K (2D + 1), H]`` and ``bias`` ``[K (2D + 1)]``, each layer
     ``u`` (D), ``w`` (D), ``b`` (1). At the start every row's ``w_k`` lies near one point of the unit sphere, since the
     constraint's correction grows as ``0.307 / ||w||`` near 0. For an MLP as hypernetwork, put its layers before ``h``.
 
-    Errors: ``ValueError`` for widths or a number of layers below 1; from the ops where shapes disagree.
+    Args:
+        width: D.
+        cond_width: H.
+        layers: K.
+        constrained: of ``ops.planar_flow``.
+
+    Raises:
+        ValueError: widths or a number of layers below 1; from the ops, where shapes disagree.
 
     Source: FlowTime (arXiv:2606.01352), section 4.3.2, eq. 15-17.
 
-    Example::
-
+    Example:
         >>> import torch
         >>> flow = ConditionalPlanarFlow(8, cond_width=3)
         >>> flow(torch.zeros(5, 20, 8), torch.zeros(5, 3))[0].shape

@@ -16,7 +16,7 @@ __all__ = ["SessionDenoiser", "SessionFilters", "pad_sessions"]
 
 
 class SessionDenoiser(nn.Module):
-    r"""Estimates of x0 under the guidance of K sessions, taken in turn: each pass starts from what the one before it made.
+    r"""Estimates of x0 under the guidance of K sessions, taken in turn: each pass starts from the output of the one before.
 
     .. math:: x^{(0)} = x_t, \quad x^{(k)} = \mathrm{net}(x^{(k-1)}, t, g_k), \quad f(x_t, t, g) = x^{(K)}
 
@@ -27,17 +27,23 @@ class SessionDenoiser(nn.Module):
     Parameters and ``state_dict`` keys: ``empty`` ``[C]``, then those of ``network``, an ``MLPDenoiser``.
 
     Args:
-        width: D of x; cond_width: C of the guidance, D by default; hidden, time_width, dropout: the network's.
+        width: D of x.
+        cond_width: C of the guidance; None: D.
+        hidden: of the network.
+        time_width: of the network.
+        dropout: of the network.
+        parallel: every session acts on x_t itself, as above.
 
-    Shapes: ``x [B, D]``, ``t`` a number, ``[]`` or ``[B]``; ``g [B, K, C]`` and ``mask [B, K]`` bool (None: all are there), or ragged,
+    Shapes: ``x [B, D]``, ``t`` a number, ``[]`` or ``[B]``; ``g [B, K, C]`` and ``mask [B, K]`` bool (None: all are present), or ragged,
     ``g [N, C]`` with ``offsets [B + 1]`` int64: row b has the sessions ``offsets[b] .. offsets[b + 1]``; ``empty [B]`` bool: these rows
     take the empty guidance -> ``[B, D]``.
-    Errors: ``TypeError`` and ``ValueError`` that name the argument.
+
+    Raises:
+        TypeError, ValueError: naming the argument.
 
     Source: iFusion, multi-session autoregressive reverse network.
 
-    Example::
-
+    Example:
         >>> import torch
         >>> model = SessionDenoiser(64)
         >>> model(torch.randn(5, 64), 50, torch.randn(5, 4, 64), torch.rand(5, 4) < 0.7).shape
@@ -92,13 +98,13 @@ class SessionDenoiser(nn.Module):
         ``empty_cp`` and ``empty_tf`` ``[B]`` bool: rows whose guidance is dropped from that branch.
         """
         t = self._check(x, t)
-        g_cp, there = self._sessions("g_cp", g_cp, mask, offsets, x)
+        g_cp, present = self._sessions("g_cp", g_cp, mask, offsets, x)
         g_tf, _ = self._sessions("g_tf", g_tf, mask, offsets, x)
         if g_tf.shape != g_cp.shape:
             raise ValueError(f"g_tf: expected the shape of g_cp, {list(g_cp.shape)}, got {list(g_tf.shape)}")
         un = self.network.condition(self.empty).expand(*g_cp.shape[:2], -1)  # [B, K, H]
         shifts = [un, self._project("empty_cp", g_cp, empty_cp), self._project("empty_tf", g_tf, empty_tf)]
-        f_un, f_cp, f_tf = self._run(x.expand(3, *x.shape), t, shifts, there).unbind()
+        f_un, f_cp, f_tf = self._run(x.expand(3, *x.shape), t, shifts, present).unbind()
         return f_un, f_cp, f_tf
 
     def weights(self) -> SessionWeights:
@@ -112,14 +118,14 @@ class SessionDenoiser(nn.Module):
         net, K = self.network, shifts[0].shape[1]
         w, time = net.input.weight[:, : self.width], net.time_bias(t)  # [H, D], [H] or [B, H]
         if self.parallel:
-            return self._at_once(x, F.linear(x, w) + time, torch.stack(shifts), mask)
+            return self._in_parallel(x, F.linear(x, w) + time, torch.stack(shifts), mask)
         for k in range(K):
             h = F.silu(F.linear(x, w) + (torch.stack([s[:, k] for s in shifts]) + time))
             y = net.output(F.dropout(h, net.dropout, net.training))
             x = y if mask is None else torch.where(mask[:, k, None], y, x)
         return x
 
-    def _at_once(self, x: Tensor, start: Tensor, shift: Tensor, mask: Tensor | None) -> Tensor:
+    def _in_parallel(self, x: Tensor, start: Tensor, shift: Tensor, mask: Tensor | None) -> Tensor:
         """start [R, B, H], shift [R, B, K, H]; the output layer is linear, so the hidden units are averaged."""
         net = self.network
         h = F.dropout(F.silu(start[:, :, None] + shift), net.dropout, net.training)
@@ -178,17 +184,21 @@ class SessionFilters(nn.Module):
     whatever they hold. ``state_dict`` keys: ``core.{0,3}``, ``transient.{0,3}``, ``score.{0,2}``.
 
     Args:
-        width: D of an item; out_width: of the guidance, D by default; hidden: of both MLPs, 2 D by default.
-        core_dropout, transient_dropout: on the hidden units, in training alone.
+        width: D of an item.
+        out_width: of the guidance; None: D.
+        hidden: units of both MLPs; None: 2 D.
+        core_dropout: of the core MLP's hidden units, in training alone.
+        transient_dropout: of the transient MLP's.
 
     Shapes: ragged, ``items [N, D]`` with ``offsets [M + 1]`` int64 for M sessions -> two of ``[M, out_width]``; or padded,
-    ``items [B, K, S, D]`` with ``mask [B, K, S]`` bool (None: all are there) -> two of ``[B, K, out_width]``.
-    Errors: ``TypeError`` and ``ValueError`` that name the argument.
+    ``items [B, K, S, D]`` with ``mask [B, K, S]`` bool (None: all are present) -> two of ``[B, K, out_width]``.
 
-    Source: iFusion, eq. 9 and 10; the form of the attention is ours.
+    Raises:
+        TypeError, ValueError: naming the argument.
 
-    Example::
+    Source: iFusion, eq. 9 and 10. Deviation from the paper: the form of the attention.
 
+    Example:
         >>> import torch
         >>> core, transient = SessionFilters(64)(torch.randn(9, 64), offsets=torch.tensor([0, 4, 4, 9]))
         >>> core.shape, transient.shape
@@ -205,7 +215,8 @@ class SessionFilters(nn.Module):
         transient_dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        out, hidden = (given if given is not None else n for given, n in ((out_width, width), (hidden, 2 * width)))
+        out = width if out_width is None else out_width
+        hidden = 2 * width if hidden is None else hidden
         positive_sizes(width=width, out_width=out, hidden=hidden)
         self.width = width
         self.core, self.transient = (
@@ -249,10 +260,10 @@ class SessionFilters(nn.Module):
             return (items.sum(2),) * 2
         if mask is None:
             return items.mean(2), (torch.softmax(self.score(items), dim=2) * items).sum(2)
-        there = mask[..., None]
-        items = torch.where(there, items, 0.0)
-        counts = there.sum(2)  # [B, K, 1]
-        score = self.score(items).masked_fill(~there & (counts > 0)[:, :, None], -torch.inf)
+        present = mask[..., None]
+        items = torch.where(present, items, 0.0)
+        counts = present.sum(2)  # [B, K, 1]
+        score = self.score(items).masked_fill(~present & (counts > 0)[:, :, None], -torch.inf)
         return items.sum(2) / counts.clamp(min=1), (torch.softmax(score, dim=2) * items).sum(2)
 
     def extra_repr(self) -> str:
@@ -260,13 +271,17 @@ class SessionFilters(nn.Module):
 
 
 def pad_sessions(sessions: Tensor, offsets: Tensor, K: int | None = None) -> tuple[Tensor, Tensor]:
-    """Ragged sessions ``[N, C]`` with ``offsets [B + 1]`` -> ``[B, K, C]``, zeros behind, and the mask ``[B, K]``.
+    """Ragged sessions ``[N, C]`` with ``offsets [B + 1]`` -> ``[B, K, C]``, padded with zeros, and the mask ``[B, K]``.
 
-    K is the largest number of sessions by default (which waits for the device). Errors: ``ValueError``, on a CPU, for a row with more
-    than K; on a GPU its first K are kept.
+    Args:
+        sessions: as above.
+        offsets: int64; row b has the sessions ``offsets[b] .. offsets[b + 1]``.
+        K: None: the largest number of sessions (which waits for the device).
 
-    Example::
+    Raises:
+        ValueError: on a CPU, a row with more than K sessions; on a GPU the first K remain.
 
+    Example:
         >>> import torch
         >>> pad_sessions(torch.ones(3, 1), torch.tensor([0, 1, 1, 3]))[1].tolist()
         [[True, False], [False, False], [True, True]]
@@ -299,4 +314,4 @@ def _offsets(offsets: Tensor, N: int) -> None:
     if offsets.dim() != 1 or not offsets.numel():
         raise ValueError(f"offsets: expected [B + 1], got {list(offsets.shape)}")
     if _checks.can_read_values(offsets) and (int(offsets[0]) != 0 or int(offsets[-1]) != N or bool((offsets.diff() < 0).any())):
-        raise ValueError(f"offsets: expected to go from 0 up to {N}, never down, got {offsets.tolist()[:8]}")
+        raise ValueError(f"offsets: expected to rise from 0 to {N}, got {offsets.tolist()[:8]}")

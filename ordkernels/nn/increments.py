@@ -1,4 +1,4 @@
-"""The heads that read increments off denoised latents: K small MLPs of their own parameters in one grouped call."""
+"""The heads that read increments off denoised latents: K small MLPs, each with its own parameters, in one grouped call."""
 
 from __future__ import annotations
 
@@ -19,22 +19,25 @@ class IncrementHeads(nn.Module):
     .. math:: \hat v_k = w_k\, \sigma(g_k(\hat x_0^{(k)})), \quad g_k(x) = a_k \cdot \mathrm{SiLU}(W_k x + b_k) + d_k
 
     All K run as one batched product, not K calls: against K separate MLPs (D = hidden = 64, K = 8, one thread of a busy AVX2 EPYC,
-    best of many turns) 4.1 times as fast for one row, 1.9 for 128, 1.1 for 1024, where the product itself takes the time.
+    best of many runs) 4.1 times as fast for one row, 1.9 for 128, 1.1 for 1024, where the product itself takes the time.
     Parameters and ``state_dict`` keys: ``weight`` ``[K, D, hidden]``, ``bias`` ``[K, hidden]``, ``out_weight`` ``[K, hidden]``,
     ``out_bias`` ``[K]``, and the buffer ``widths`` ``[K]``.
 
     Args:
-        width: D of the latent; heads: K.
+        width: D of the latent.
+        heads: K.
+        hidden: units of each MLP.
         widths: of the intervals; None: ``1 / K`` each, for targets in [0, 1].
 
     Shapes: ``states [B, K, D]`` (one state for each head), or ``[B, 1, D]`` (all heads read the same one), and
     optionally ``widths [K]`` or ``[B, K]`` instead of the module's -> ``[B, K]``.
-    Errors: ``ValueError`` for sizes below 1, negative widths, and shapes that disagree.
+
+    Raises:
+        ValueError: sizes below 1, negative widths, and shapes that disagree.
 
     Source: DiffoR, section 4.3.1, eq. 10.
 
-    Example::
-
+    Example:
         >>> import torch
         >>> v = IncrementHeads(64, heads=8)(torch.randn(5, 8, 64))
         >>> v.shape, bool((v > 0).all()), bool((v < 1 / 8).all())
@@ -47,10 +50,10 @@ class IncrementHeads(nn.Module):
         super().__init__()
         positive_sizes(width=width, heads=heads, hidden=hidden)
         self.width, self.heads = width, heads
-        given = torch.full((heads,), 1.0 / heads) if widths is None else torch.as_tensor(widths, dtype=torch.get_default_dtype())
-        if list(given.shape) != [heads] or not bool((given >= 0).all()):
-            raise ValueError(f"widths: expected {heads} widths of at least 0, got {given.tolist()}")
-        self.register_buffer("widths", given.clone())
+        initial = torch.full((heads,), 1.0 / heads) if widths is None else torch.as_tensor(widths, dtype=torch.get_default_dtype())
+        if list(initial.shape) != [heads] or not bool((initial >= 0).all()):
+            raise ValueError(f"widths: expected {heads} widths of at least 0, got {initial.tolist()}")
+        self.register_buffer("widths", initial.clone())
         self.weight = nn.Parameter(torch.empty(heads, width, hidden))
         self.bias = nn.Parameter(torch.empty(heads, hidden))
         self.out_weight = nn.Parameter(torch.empty(heads, hidden))

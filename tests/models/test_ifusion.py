@@ -75,19 +75,19 @@ def test_losses_by_hand():
                     for g in (g_cp, g_tf):
                         z = x[None]
                         for k in which:
-                            if parts.there[b, k]:
+                            if parts.present[b, k]:
                                 z = model.denoiser(z, t[i * B + b], g[b, k][None, None])
                         sides.append(z[0])
                     f[mode, i, b] = (2 * sides[0] + 1 * sides[1]) / 3
-                fused[i, b] = f["task", i, b] if parts.there[b, 1:].any() else h
-            un, cp, tf = model.denoiser.branches(h[None], 10, g_cp[b : b + 1, 1:], g_tf[b : b + 1, 1:], parts.there[b : b + 1, 1:])
-            chain[b] = (un + 2 * (cp - un) + (tf - un))[0] if parts.there[b, 1:].any() else h
+                fused[i, b] = f["task", i, b] if parts.present[b, 1:].any() else h
+            un, cp, tf = model.denoiser.branches(h[None], 10, g_cp[b : b + 1, 1:], g_tf[b : b + 1, 1:], parts.present[b : b + 1, 1:])
+            chain[b] = (un + 2 * (cp - un) + (tf - un))[0] if parts.present[b, 1:].any() else h
         evolution = [
             1 - torch.cosine_similarity(f["evo", i, b], parts.items[b, -1][parts.mask[b, -1]].mean(0), dim=0)
-            for i in range(2) for b in range(B) if parts.there[b, -1] and parts.there[b, :-1].any()
+            for i in range(2) for b in range(B) if parts.present[b, -1] and parts.present[b, :-1].any()
         ]  # fmt: skip
-        apart = [(g_cp[b, k] @ g_tf[b, k]) ** 2 / D for b in range(B) for k in range(K + 1) if parts.there[b, k]]
-        together = [(fused[0, b] - fused[1, b]).square().mean() for b in range(B) if parts.there[b, 1:].any()]
+        apart = [(g_cp[b, k] @ g_tf[b, k]) ** 2 / D for b in range(B) for k in range(K + 1) if parts.present[b, k]]
+        together = [(fused[0, b] - fused[1, b]).square().mean() for b in range(B) if parts.present[b, 1:].any()]
         click = [torch.nn.functional.binary_cross_entropy(model.click_logit(v, parts).sigmoid(), rows["click"]) for v in fused]
         number = model._prediction_loss(fused[0], parts, rows)["number"] / 2 + model._prediction_loss(fused[1], parts, rows)["number"] / 2
         of_chain = model._total(model._prediction_loss(chain, parts, rows))
@@ -124,7 +124,7 @@ def test_evolution_does_not_train_what_it_compares_with():
     x, t = torch.randn(48, 8), torch.full((48,), 5)
     parts = parts._replace(items=items)
     g_cp, g_tf = model.filters(items, parts.mask)
-    model._evolution(x, t, g_cp[:, :-1], g_tf[:, :-1], parts.there, parts).backward()
+    model._evolution(x, t, g_cp[:, :-1], g_tf[:, :-1], parts.present, parts).backward()
     assert items.grad[:, :-1].abs().sum() > 0
     assert items.grad[:, -1].abs().sum() == 0
 

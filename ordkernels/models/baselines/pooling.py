@@ -26,8 +26,8 @@ class PooledFusion(InterestModel):
     """Long-term interest and sessions fused by pooling, under iFusion's encoders and heads.
 
     ``pooling="average"``: the mean of the long-term interest and the average-pooled sessions, through an MLP. ``pooling="attention"``:
-    a sum of the long-term interest and the attention-pooled sessions with learned attention weights, through an MLP. What is not
-    there has no weight; a row with nothing is pooled to zeros. Like iFusion's, the fused interest does not depend on the row's item.
+    a sum of the long-term interest and the attention-pooled sessions with learned attention weights, through an MLP. What is
+    missing has no weight; a row with nothing is pooled to zeros. Like iFusion's, the fused interest does not depend on the row's item.
     Batches are ``IFusion``'s; the sessions read are the last K.
 
     Args:
@@ -101,12 +101,12 @@ class PooledFusion(InterestModel):
         parts = self.interests(batch, self.session_count)
         sessions = self.filters(parts.items, parts.mask)[self.pooling == "attention"]
         vectors = torch.cat((parts.long[:, None], sessions), dim=1)  # [B, 1 + P, D]
-        there = torch.cat((parts.has_long[:, None], parts.there), dim=1)[..., None]
+        present = torch.cat((parts.has_long[:, None], parts.present), dim=1)[..., None]
         if self.pooling == "attention":
-            weight = torch.where(there, self.score(vectors).clamp(-30, 30).exp(), 0.0)
+            weight = torch.where(present, self.score(vectors).clamp(-30, 30).exp(), 0.0)
         else:
-            weight = there.to(vectors.dtype)
-        pooled = (weight * torch.where(there, vectors, 0.0)).sum(1) / weight.sum(1).clamp(min=1e-20)
+            weight = present.to(vectors.dtype)
+        pooled = (weight * torch.where(present, vectors, 0.0)).sum(1) / weight.sum(1).clamp(min=1e-20)
         return Pooled(parts, pooled + self.mlp(pooled))
 
     def condition(self, x: dict[str, Tensor]) -> Pooled:
