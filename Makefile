@@ -35,13 +35,13 @@ demo: $(VENV)/done
 	$(PY) -m ordkernels demo $(ARGS)
 
 # The first pass runs on the best instruction set of this machine, the next ones, on those below it, only what depends on it: not the
-# tests of registration. Each pass collects only the files that have tests for it.
-NATIVE = -m "native and not registration" $$(grep -rl --include="test_*.py" "mark.native" tests)
+# tests of registration. Each of them collects only files that can have tests for it: those that name the mark or the backends.
+NATIVE = -m "native and not registration" $$(grep -rliE --include="test_*.py" "native|backends" tests)
 test: $(VENV)/done
 	$(PYTEST) --doctest-modules ordkernels tests
 	ORDKERNELS_ISA=base $(PYTEST) $(NATIVE)
 	if $(PY) -m ordkernels info --json | grep -q '"isa": "avx512"'; then ORDKERNELS_ISA=avx2 $(PYTEST) $(NATIVE); fi
-	TRITON_INTERPRET=1 $(PYTEST) -m triton $$(grep -rl --include="test_*.py" "mark.triton" tests)
+	TRITON_INTERPRET=1 $(PYTEST) -m triton $$(grep -rliE --include="test_*.py" "triton|backends" tests)
 
 # A loop for working on the code: of each test function the first cases, without the slow ones.
 test-fast: $(VENV)/done
