@@ -1,7 +1,5 @@
 """The theory of DiffoR and GR as cheap measurements: gradient conflict, ranks, oracle and fused predictions, error bounds."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 

@@ -84,7 +84,7 @@ class FlowTime(GenerativeModel):
     .. math:: z_0 \sim N(0, I), \quad z = \mathrm{flow}(z_0; h), \quad \hat y = \mathrm{decoder}(z, x)
 
     with ``h`` the encoded quantiles of the user's and the item's past targets; a row's draws are its predictive distribution.
-    Training:
+    The loss is
 
         ``huber_weight Huber(y, decoder(flow(z_0))) + kl_weight KL(q(z_0 | y, x) || N(0, I)) + wdist_weight W-dist + crps_weight CRPS``
 
