@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -66,18 +67,14 @@ def fit(
     epochs, batch_size = integer("epochs", epochs, least=1), integer("batch_size", batch_size, least=1)
     if not 0 <= average < 1:
         raise ValueError(f"average: expected a number in [0, 1), got {average}")
-    _check_labels(train["y"])
-    train = {name: v for name, v in train.items() if name in getattr(model, "batch_keys", train)}
-    if hasattr(model, "prepare"):
-        model.prepare(train)
+    train, N = _prepared(model, train), len(train["y"])
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    N, history, step, started = len(train["y"]), [], 0, time.monotonic()
     steps = epochs * math.ceil(N / batch_size)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
     schedule = CosineAnnealingLR(optimizer, steps)
     averaged = _averaged(model, average) if average else None
-    bar = _progress_bar(steps, progress)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    history, step, deadline = [], 0, time.monotonic() + (math.inf if time_budget is None else time_budget)
+    with _progress_bar(steps, progress) as bar, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         model.train()
         for _ in range(epochs):
@@ -85,39 +82,38 @@ def fit(
             for rows in torch.split(torch.randperm(N), batch_size):
                 parts = model.loss({name: v[rows].to(device) for name, v in train.items()})
                 _descend(model, parts["loss"], optimizer)
-                schedule.step()
-                if averaged is not None:
-                    averaged.update_parameters(model)
+                _advance(model, schedule, averaged)
                 step += 1
                 means.add(parts, len(rows))
                 if bar is not None:
                     bar.update()
                 if on_step is not None:
                     on_step(step, parts)
-                if out_of_time := time_budget is not None and time.monotonic() - started >= time_budget:
+                if time.monotonic() >= deadline:
                     break
-            history.append(means.values())
-            if not math.isfinite(history[-1]["loss"]):
-                raise ValueError(f"loss: expected a finite value, got {history[-1]['loss']} by step {step} (lr = {lr})")
+            history.append(_finite(means.values(), step, lr))
             if bar is not None:
                 bar.set_postfix({"loss": f"{history[-1]['loss']:.4f}"})
-            if out_of_time:
+            if time.monotonic() >= deadline:
                 break
-    if bar is not None:
-        bar.close()
     if averaged is not None:
         _copy_parameters(averaged.module, model)
     model.eval()
     return history
 
 
-def _check_labels(y: Tensor) -> None:
-    """Here, once, as losses do not read the labels that are on a GPU."""
+def _prepared(model: Any, train: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What the model reads of the rows, which it has seen, and whose labels are finite: losses do not read those on a GPU."""
+    y = train["y"]
     if not len(y):
         raise ValueError("y: expected at least one training row, got none")
     bad = torch.nonzero(~torch.isfinite(y))[:1].flatten().tolist()
     if bad:
         raise ValueError(f"y: expected finite values, got {float(y[bad[0]])} at row {bad[0]}")
+    train = {name: v for name, v in train.items() if name in getattr(model, "batch_keys", train)}
+    if hasattr(model, "prepare"):
+        model.prepare(train)
+    return train
 
 
 def _descend(model: nn.Module, loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
@@ -125,6 +121,18 @@ def _descend(model: nn.Module, loss: Tensor, optimizer: torch.optim.Optimizer) -
     loss.backward()
     nn.utils.clip_grad_norm_(model.parameters(), _LARGEST_NORM)
     optimizer.step()
+
+
+def _advance(model: nn.Module, schedule: CosineAnnealingLR, averaged: AveragedModel | None) -> None:
+    schedule.step()
+    if averaged is not None:
+        averaged.update_parameters(model)
+
+
+def _finite(losses: dict[str, float], step: int, lr: float) -> dict[str, float]:
+    if not math.isfinite(losses["loss"]):
+        raise ValueError(f"loss: expected a finite value, got {losses['loss']} by step {step} (lr = {lr})")
+    return losses
 
 
 def _averaged(model: nn.Module, average: float) -> AveragedModel:
@@ -161,10 +169,11 @@ class _Means:
         return {name: float(total) / self.rows for name, total in self.sums.items()}
 
 
-def _progress_bar(steps: int, enabled: bool) -> Any:
+def _progress_bar(steps: int, enabled: bool) -> AbstractContextManager[Any]:
     """A tqdm bar; None where tqdm is not installed."""
     try:
         from tqdm.auto import tqdm
     except ImportError:
-        return None
-    return tqdm(total=steps, unit="step", leave=False, disable=not enabled)
+        return nullcontext()
+    bar: AbstractContextManager[Any] = tqdm(total=steps, unit="step", leave=False, disable=not enabled)
+    return bar
