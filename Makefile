@@ -1,4 +1,4 @@
-# make setup | demo | test | test-fast | lint | docs | bench | clean. Everything happens in .venv, made on first use.
+# make setup | demo | test | test-fast | lint | docs | bench | clean. Everything happens in .venv, created on first use.
 #   make test TORCH=torch==2.12.0            another torch
 #   make test TORCH_INDEX=https://download.pytorch.org/whl/cpu   where to take torch from (this one: the CPU builds)
 #   make test ARGS="-k crps"                 arguments for pytest

@@ -108,7 +108,7 @@ def _outcome(result: Result) -> str:
     if result["status"] != "done":
         return f"{result['status']}: {result['reason']}"
     text = f"MAE {result['scores']['mae']:.4g}, trained in {result['train_s']:.1f} s"
-    return text + (" by an earlier run" if result.get("found") else "")
+    return text + (" by an earlier run" if result.get("reused") else "")
 
 
 def _plots(out: Path, results: list[Result]) -> list[str]:

@@ -58,9 +58,9 @@ def _cells(r: Result, task: Task) -> list[str]:
     form = "{:.2f}" if task.unit else "{:.4f}"
     pdf = [f"{s[f'pdf_{side}']:.3f} / " + (f"{d:.3f}" if (d := s[f"pdf_{side}_draw"]) is not None else "    -") for side in
            (("user", "item") if task.grouped else ())]  # fmt: skip
-    held = "-" if s["interval80"] is None else f"{s['interval80']:.1%}"
+    coverage = "-" if s["interval80"] is None else f"{s['interval80']:.1%}"
     times = [f"{r[key]:,.0f}" if r[key] >= 10 else f"{r[key]:.2f}" for key in ("train_ms_per_1000_rows", "score_ms_per_1000_rows")]
-    return [form.format(s["mae"]), f"{s['xauc']:.4f}", *pdf, form.format(s["crps"]), held, *times]
+    return [form.format(s["mae"]), f"{s['xauc']:.4f}", *pdf, form.format(s["crps"]), coverage, *times]
 
 
 def speed_table(results: list[Result]) -> str:

@@ -49,22 +49,22 @@ def fingerprint(task: Task) -> tuple[str, str]:
     return data.hexdigest()[:16], code.hexdigest()[:16]
 
 
-def file_of(folder: Path, made_with: dict[str, Any]) -> Path:
+def file_of(folder: Path, run_settings: dict[str, Any]) -> Path:
     """Where the result of these settings is saved."""
-    key = hashlib.sha256(json.dumps(made_with, sort_keys=True).encode()).hexdigest()[:12]
-    return folder / f"{made_with['model']}-{key}.json"
+    key = hashlib.sha256(json.dumps(run_settings, sort_keys=True).encode()).hexdigest()[:12]
+    return folder / f"{run_settings['model']}-{key}.json"
 
 
-def make(entry: Entry, task: Task, folder: Path, made_with: dict[str, Any], fresh: bool) -> Result:
-    """The saved result of the settings ``made_with``, or a new one, saved at once.
+def make(entry: Entry, task: Task, folder: Path, run_settings: dict[str, Any], fresh: bool) -> Result:
+    """The saved result of the settings ``run_settings``, or a new one, saved at once.
 
     Never raises because of a model: a failure is a result with its traceback in a file of its own, and the next run tries again.
     """
-    file = file_of(folder, made_with)
-    base: Result = {"name": entry.name, "settings": made_with}
+    file = file_of(folder, run_settings)
+    base: Result = {"name": entry.name, "settings": run_settings}
     if not fresh:
         try:
-            return {**json.loads(file.read_text()), "found": True}
+            return {**json.loads(file.read_text()), "reused": True}
         except (OSError, ValueError):  # none, or truncated
             pass
     if entry.needs and importlib.util.find_spec(entry.needs) is None:
