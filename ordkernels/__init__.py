@@ -1,4 +1,14 @@
-"""Kernels and samplers for generative ordinal regression. Submodules load on first use; `import ordkernels` needs no torch."""
+"""Fused operators and samplers for generative ordinal regression.
+
+- `ops`: the operators, with gradients; `rng`: row-keyed noise; `use_backend`, `available_backends`: where they run
+- `quantiles`, `vocabulary`, `scores`: the data side, on NumPy arrays without torch
+- `nn`, `schedules`, `samplers`: building blocks; `models`: FlowTime, DiffoR, GR, iFusion and baselines, `models.fit`
+- `metrics`: torchmetrics classes of all scores; `diagnostics`: the theory behind DiffoR and GR as measurements
+- `data`: loaders of public data sets
+
+Kernels compute in fp32 (fp64 stays fp64) and round once. NaN stays in its own row. The same seed and row id give the same draw on every
+backend, in any batch. Errors name the argument, what was expected and what came. Submodules load on first use.
+"""
 
 import importlib
 from typing import TYPE_CHECKING, Any
