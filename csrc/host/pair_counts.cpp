@@ -73,23 +73,25 @@ void add_run(const Row<K, Weighted>* rows, int64_t n, bool y_sorted, WeightedKey
 template <class K, bool Weighted>
 PairCount<Weighted> count_pairs(Row<K, Weighted>* rows, Row<K, Weighted>* spare, int64_t n, bool tied_as_given,
                                 int threads) {
+  if (n == 0) {
+    return {};
+  }
   sort_rows(rows, spare, n, !tied_as_given, threads);
   const auto keys = keys_in(spare, n);
-  std::vector<Ties<Weighted>> chunks(run_chunks(n));
+  Ties<Weighted> total;  // of the first chunk, the only one of a small group
+  std::vector<Ties<Weighted>> later(run_chunks(n) - 1);
   for_each_run(
       n, threads, [&](int64_t i, int64_t j) { return rows[i].p == rows[j].p; },
-      [&](int64_t i, int64_t j, int64_t c) { add_run(rows + i, j - i, !tied_as_given, keys.at(i), chunks[c]); });
-  PairCount<Weighted> out;
-  double sum = 0, squares = 0;
-  for (const auto& ties : chunks) {
-    out.tied += ties.pairs;
-    sum += ties.sum;
-    squares += ties.squares;
+      [&](int64_t i, int64_t j, int64_t c) {
+        add_run(rows + i, j - i, !tied_as_given, keys.at(i), c ? later[c - 1] : total);
+      });
+  for (const auto& ties : later) {
+    total.pairs += ties.pairs;
+    total.sum += ties.sum;
+    total.squares += ties.squares;
   }
   const auto inversions = count_inversions(keys, keys_in(rows, n), n, threads);
-  out.discordant = inversions.above;
-  out.pairs = all_pairs<Weighted>(n, sum, squares) - inversions.equal;
-  return out;
+  return {inversions.above, total.pairs, all_pairs<Weighted>(n, total.sum, total.squares) - inversions.equal};
 }
 
 template PairCount<false> count_pairs(Row<int32_t, false>*, Row<int32_t, false>*, int64_t, bool, int);

@@ -17,10 +17,7 @@ Positions::Positions(const double* levels, int64_t count)
   std::sort(ascending.begin(), ascending.end(), [&](int64_t a, int64_t b) { return levels_[a] < levels_[b]; });
 }
 
-void Positions::set(int64_t n) {
-  if (n == n_) {
-    return;
-  }
+void Positions::compute(int64_t n) {
   n_ = n;
   ORD_DISPATCH(set_positions(n, levels_.data(), padded(count), lo.data(), hi.data(), t.data()));
 }

@@ -17,7 +17,11 @@ class Positions {
  public:
   Positions(const double* levels, int64_t count);
 
-  void set(int64_t n);  // n >= 1
+  void set(int64_t n) {  // n >= 1
+    if (n != n_) {
+      compute(n);
+    }
+  }
 
   static int64_t padded(int64_t count) { return (count + kLevelPadding - 1) / kLevelPadding * kLevelPadding; }
 
@@ -27,6 +31,8 @@ class Positions {
   std::vector<double> t;           // [padded(count)]
 
  private:
+  void compute(int64_t n);
+
   std::vector<double> levels_;  // [padded(count)], padded with zeros
   int64_t n_ = 0;
 };

@@ -53,7 +53,7 @@ class GroupSorter {
       }
       sort_tile(order_.data() + i, columns, rows);
       for (int64_t g = 0; g < columns; ++g) {
-        read(order_[i + g], size(order_[i + g]), tile_.data() + g, width_);
+        read(order_[i + g], sizes_[g], tile_.data() + g, width_);
       }
       i += columns;
     }
@@ -103,15 +103,14 @@ class GroupSorter {
     return sorted_.data();
   }
 
-  // The groups group [columns], at most `rows` long, side by side.
+  // The groups group [columns], at most `rows` long, side by side; their sizes to sizes_.
   void sort_tile(const int64_t* group, int64_t columns, int64_t rows) {
     const F* from[kMaxTileWidth];
-    int64_t sizes[kMaxTileWidth];
     for (int64_t g = 0; g < width_; ++g) {
-      sizes[g] = g < columns ? size(group[g]) : 0;
+      sizes_[g] = g < columns ? size(group[g]) : 0;
       from[g] = g < columns ? values_.data() + offsets_[group[g]] : values_.data();
     }
-    load_tile(from, sizes, rows, values_.data() + values_.size(), tile_.data());
+    load_tile(from, sizes_, rows, values_.data() + values_.size(), tile_.data());
     sort_columns(tile_.data(), rows);
   }
 
@@ -120,6 +119,7 @@ class GroupSorter {
   std::vector<K> tile_, keys_, sorted_, spare_;
   std::vector<int64_t> order_, bins_, next_;
   const int64_t width_;
+  int64_t sizes_[kMaxTileWidth];  // of the groups in the tile
 };
 
 // Cuts the groups into chunks of about kChunkValues values and runs body(begin, end, sorter) on each.

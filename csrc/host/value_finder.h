@@ -28,10 +28,11 @@ class ValueFinder {
   }
 
  private:
+  // The leading bits of x as a double: its exponent, then the bits behind the leading one. (Counting leading zeros makes
+  // look-ups wait for each other: the instruction depends on the register that it writes.)
   int64_t bucket(int64_t x) const {
-    const auto bits = static_cast<uint64_t>(x);
-    const int width = std::bit_width(bits);
-    return (int64_t(width) << bucket_bits_) + static_cast<int64_t>((bits << (64 - width) << 1) >> (64 - bucket_bits_));
+    const auto bits = std::bit_cast<uint64_t>(static_cast<double>(x));
+    return static_cast<int64_t>((bits >> (52 - bucket_bits_)) - (uint64_t(1023) << bucket_bits_));
   }
   void build();
 

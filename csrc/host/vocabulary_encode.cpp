@@ -144,104 +144,75 @@ class SmallLabels {
   std::vector<Row> rows_;
 };
 
-// A chunk's labels, and where their rows go.
+constexpr int kSideBySide = 8;
+
+// The rows of labels[at[0, kSideBySide)], which hides the time that one label's look-ups wait for each other. False if
+// a label did not fit.
 template <class I>
-class ChunkEncoder {
- public:
-  ChunkEncoder(std::span<const int64_t> labels, const Encoder& encoder, int64_t T, Encoded<I> out)
-      : labels_(labels), encoder_(encoder), T_(T), out_(out) {}
-
-  // False if a label did not fit.
-  bool run(const SmallLabels& known) const {
-    std::vector<int32_t> pending(labels_.size() + kSideBySide);  // labels with no row to copy
-    const int64_t count = copy_known(known, pending.data());
-    if (!count) {
-      return true;
-    }
-    for (int64_t i = count; i % kSideBySide; ++i) {
-      pending[i] = pending[count - 1];
-    }
-    bool fits = true;
-    for (int64_t i = 0; i < count; i += kSideBySide) {
-      fits &= write_rows(&pending[i]);
-    }
-    return fits;
+bool write_rows(const int64_t* labels, const int32_t* at, const Encoder& encoder, int64_t T, Encoded<I> out) {
+  const ValueFinder& find = encoder.find;
+  int64_t remainder[kSideBySide], allowed[kSideBySide], length[kSideBySide];
+  I* row[kSideBySide];
+  for (int l = 0; l < kSideBySide; ++l) {
+    remainder[l] = labels[at[l]];
+    allowed[l] = allowed_remainder(remainder[l], encoder.tolerance);
+    length[l] = 0;
+    row[l] = out.tokens + at[l] * T;
   }
+  int64_t any_live = -1;
+  int64_t t = 0;
+  for (; any_live && t < T - 1; ++t) {
+    any_live = 0;
+    for (int l = 0; l < kSideBySide; ++l) {
+      const int64_t live = -int64_t(remainder[l] > allowed[l]);  // a mask: a branch would be mispredicted
+      const int64_t i = find(std::max<int64_t>(remainder[l], 1));
+      row[l][t] = static_cast<I>((i + kFirstValueToken) & live);
+      remainder[l] -= find.value(i) & live;
+      length[l] -= live;
+      any_live |= live;
+    }
+  }
+  bool fits = true;
+  for (int l = 0; l < kSideBySide; ++l) {
+    if (remainder[l] <= allowed[l]) {
+      std::memset(row[l] + t, 0, (T - t) * sizeof(I));
+      row[l][length[l]] = kEndToken;
+    } else {
+      fits = false;
+      length[l] = write_row(labels[at[l]], encoder, T, row[l], remainder[l]);
+    }
+    out.lengths[at[l]] = static_cast<int32_t>(length[l]);
+    out.remainders[at[l]] = remainder[l];
+  }
+  return fits;
+}
 
- private:
-  static constexpr int kSideBySide = 8;
-
-  // Copies the rows of known labels; the indices of the others go to `pending`. Returns how many these are.
-  int64_t copy_known(const SmallLabels& known, int32_t* pending) const {
-    const int64_t n = static_cast<int64_t>(labels_.size());
-    const auto known_size = static_cast<uint64_t>(known.size());
-    int64_t count = 0;
-    for (int64_t i = 0; i < n; ++i) {
-      bool done = false;
-      if constexpr (sizeof(I) == 2) {
-        if (known_size) {
-          constexpr int64_t kAhead = 24;  // rows lie anywhere in a table larger than the second-level cache
-          if (const auto next = static_cast<uint64_t>(labels_[std::min(i + kAhead, n - 1)]); next < known_size) {
-            __builtin_prefetch(known.data() + next);
-          }
-          const auto y = static_cast<uint64_t>(labels_[i]);
-          const auto& row = known.data()[y < known_size ? y : 0];
-          SmallLabels::copy(row, out_.tokens + i * T_, T_);
-          out_.lengths[i] = row.length;
-          out_.remainders[i] = row.remainder;
-          done = y < known_size && row.length != SmallLabels::kTooLong;
+// Copies the rows of known labels; the indices of the other labels [n] go to `pending`. Returns how many these are.
+template <class I>
+int64_t copy_known(const int64_t* labels, int64_t n, const SmallLabels& known, int64_t T, Encoded<I> out,
+                   int32_t* pending) {
+  const auto known_size = static_cast<uint64_t>(known.size());
+  int64_t count = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    bool done = static_cast<uint64_t>(labels[i]) < known_size;
+    if constexpr (sizeof(I) == 2) {
+      if (known_size) {
+        constexpr int64_t kAhead = 24;  // rows lie anywhere in a table larger than the second-level cache
+        if (const auto next = static_cast<uint64_t>(labels[std::min(i + kAhead, n - 1)]); next < known_size) {
+          __builtin_prefetch(known.data() + next);
         }
+        const auto& row = known.data()[done ? labels[i] : 0];
+        SmallLabels::copy(row, out.tokens + i * T, T);
+        out.lengths[i] = row.length;
+        out.remainders[i] = row.remainder;
+        done &= row.length != SmallLabels::kTooLong;
       }
-      pending[count] = static_cast<int32_t>(i);
-      count += !done;
     }
-    return count;
+    pending[count] = static_cast<int32_t>(i);
+    count += !done;
   }
-
-  // The rows of labels at[0, kSideBySide), which hides the time that one label's look-ups wait for each other.
-  bool write_rows(const int32_t* at) const {
-    const ValueFinder& find = encoder_.find;
-    int64_t remainder[kSideBySide], allowed[kSideBySide], length[kSideBySide];
-    I* row[kSideBySide];
-    for (int l = 0; l < kSideBySide; ++l) {
-      remainder[l] = labels_[at[l]];
-      allowed[l] = allowed_remainder(remainder[l], encoder_.tolerance);
-      length[l] = 0;
-      row[l] = out_.tokens + at[l] * T_;
-    }
-    bool any_live = true;
-    int64_t t = 0;
-    for (; any_live && t < T_ - 1; ++t) {
-      any_live = false;
-      for (int l = 0; l < kSideBySide; ++l) {
-        const bool live = remainder[l] > allowed[l];
-        const int64_t i = find(std::max<int64_t>(remainder[l], 1));
-        row[l][t] = live ? static_cast<I>(i + kFirstValueToken) : I(0);
-        remainder[l] -= live ? find.value(i) : 0;
-        length[l] += live;
-        any_live |= live;
-      }
-    }
-    bool fits = true;
-    for (int l = 0; l < kSideBySide; ++l) {
-      if (remainder[l] <= allowed[l]) {
-        std::memset(row[l] + t, 0, (T_ - t) * sizeof(I));
-        row[l][length[l]] = kEndToken;
-      } else {
-        fits = false;
-        length[l] = write_row(labels_[at[l]], encoder_, T_, row[l], remainder[l]);
-      }
-      out_.lengths[at[l]] = static_cast<int32_t>(length[l]);
-      out_.remainders[at[l]] = remainder[l];
-    }
-    return fits;
-  }
-
-  const std::span<const int64_t> labels_;
-  const Encoder& encoder_;
-  const int64_t T_;
-  const Encoded<I> out_;
-};
+  return count;
+}
 
 }  // namespace
 
@@ -253,8 +224,18 @@ bool vocabulary_encode(std::span<const int64_t> labels, const Encoder& encoder, 
   std::atomic<bool> fits{true};
   parallel_for((n + kChunkLabels - 1) / kChunkLabels, threads, [&](int64_t c) {
     const int64_t begin = c * kChunkLabels, size = std::min(n - begin, kChunkLabels);
+    const int64_t* chunk = labels.data() + begin;
     const Encoded<I> to{out.tokens + begin * T, out.lengths + begin, out.remainders + begin};
-    if (!ChunkEncoder<I>(labels.subspan(begin, size), encoder, T, to).run(known)) {
+    std::vector<int32_t> pending(size + kSideBySide);  // labels with no row to copy
+    const int64_t count = copy_known(chunk, size, known, T, to, pending.data());
+    for (int64_t i = count; i % kSideBySide; ++i) {
+      pending[i] = pending[count - 1];
+    }
+    bool all_fit = true;
+    for (int64_t i = 0; i < count; i += kSideBySide) {
+      all_fit &= write_rows(chunk, &pending[i], encoder, T, to);
+    }
+    if (!all_fit) {
       fits = false;
     }
   });
