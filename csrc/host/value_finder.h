@@ -28,8 +28,8 @@ class ValueFinder {
   }
 
  private:
-  // The leading bits of x as a double: its exponent, then the bits behind the leading one. (Counting leading zeros makes
-  // look-ups wait for each other: the instruction depends on the register that it writes.)
+  // The leading bits of x as a double: its exponent, then the bits behind the leading one. (Counting leading zeros
+  // makes look-ups wait for each other: the instruction depends on the register that it writes.)
   int64_t bucket(int64_t x) const {
     const auto bits = std::bit_cast<uint64_t>(static_cast<double>(x));
     return static_cast<int64_t>((bits >> (52 - bucket_bits_)) - (uint64_t(1023) << bucket_bits_));
