@@ -3,12 +3,14 @@
 CSV and Parquet are read by pyarrow, the extra ``ordkernels[files]``; without it CSV is read by the standard library, more slowly.
 """
 
+import contextlib
 import csv
 import gzip
 import importlib
 import importlib.util
 import io
 import itertools
+import operator
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -118,16 +120,23 @@ def _arrow_batches(f: IO[bytes], delimiter: str, width: int, index: list[int]) -
 def _text_batches(f: IO[bytes], delimiter: str, width: int, index: list[int]) -> Iterator[list[Any]]:
     """`_arrow_batches` by the standard library: lists of text."""
     reader = csv.reader(io.TextIOWrapper(f, encoding="utf-8", newline=""), delimiter=delimiter, strict=True)
-    rows = (row for row in reader if len(row) > 1 or "".join(row).strip())
-    begin = 0
-    while batch := list(itertools.islice(rows, ROWS)):
-        for i, row in enumerate(batch, begin):
-            if len(row) != width:
-                raise ValueError(_RAGGED.format(width, len(row), i))
-            if any("\n" in cell for cell in row):
-                raise ValueError(_LINE_BREAK.format(f"in row {i}"))
-        yield [[row[i] for row in batch] for i in index]
-        begin += len(batch)
+    rows = map(operator.itemgetter(*index), _checked_rows(reader, width))
+    while batch := list(itertools.islice(rows, min(ROWS, 1 << 14))):  # more objects alive at once make the garbage collector slow
+        yield [list(column) for column in zip(*batch, strict=True)]
+
+
+def _checked_rows(reader: Any, width: int) -> Iterator[list[str]]:
+    number = line = 0
+    for row in reader:
+        if reader.line_num - line > 1:
+            raise ValueError(_LINE_BREAK.format(f"in row {number}"))
+        line = reader.line_num
+        if len(row) < 2 and not "".join(row).strip():
+            continue  # a blank line
+        if len(row) != width:
+            raise ValueError(_RAGGED.format(width, len(row), number))
+        yield row
+        number += 1
 
 
 _RAGGED = "expected {} cells in every row, as in the header, got {} in row {}"
@@ -135,14 +144,40 @@ _LINE_BREAK = "expected one row per line, got a line break inside a cell {}"
 
 
 def _parse(name: str, role: str, cells: Any, begin: int) -> NDArray[Any]:
-    """Integers as int64 (ids beyond 2^63 wrap around, one to one), other numbers as float64; `begin` is the first row's number."""
-    for kind in (int,) if role == "group" else (int, float):
-        try:
-            return _convert_text(cells, kind) if isinstance(cells, list) else _convert_arrow(cells, kind)
-        except (ValueError, OverflowError):
-            continue
+    """Numbers as float64, or int64 where only that holds them exactly; ids as int64, those beyond 2^63 wrapped around, one to one.
+
+    `begin` is the first row's number.
+    """
+    convert = _convert_text if isinstance(cells, list) else _convert_arrow
+    try:
+        if role == "group":
+            return convert(cells, int)
+        x = convert(cells, float)
+    except (ValueError, OverflowError):
+        return _parse_each(name, role, cells if isinstance(cells, list) else cells.to_pylist(), begin)
+    if len(x) and np.abs(x).max() > 2**53 and (x == np.rint(x)).all():
+        with contextlib.suppress(ValueError, OverflowError):
+            return convert(cells, int)
+    return x
+
+
+def _convert_text(cells: list[str], kind: type) -> NDArray[Any]:
+    return np.fromiter(map(kind, cells), np.int64 if kind is int else np.float64, len(cells))
+
+
+def _convert_arrow(cells: Any, kind: type) -> NDArray[Any]:
+    pa, compute = importlib.import_module("pyarrow"), importlib.import_module("pyarrow.compute")
+    if kind is int:
+        return cells.cast(pa.int64()).to_numpy()
+    cells = compute.utf8_trim_whitespace(cells)
+    missing = compute.is_in(compute.utf8_lower(cells), value_set=pa.array(_MISSING))
+    return compute.if_else(missing, pa.scalar(None, pa.string()), cells).cast(pa.float64()).to_numpy(zero_copy_only=False)
+
+
+def _parse_each(name: str, role: str, cells: list[str], begin: int) -> NDArray[Any]:
+    """Cell by cell: finds missing values, and names what is not a number."""
     parsed = np.empty(len(cells), np.int64 if role == "group" else np.float64)
-    for i, cell in enumerate(cells if isinstance(cells, list) else cells.to_pylist()):
+    for i, cell in enumerate(cells):
         text = cell.strip()
         try:
             if role == "group":
@@ -154,19 +189,6 @@ def _parse(name: str, role: str, cells: Any, begin: int) -> NDArray[Any]:
             what = "integers of 64 bits" if role == "group" else "numbers"
             raise TypeError(f"{name}: expected {what}, got {text!r} in row {begin + i}") from None
     return parsed
-
-
-def _convert_text(cells: list[str], kind: type) -> NDArray[Any]:
-    return np.fromiter(map(kind, cells), np.int64 if kind is int else np.float64, len(cells))
-
-
-def _convert_arrow(cells: Any, kind: type) -> NDArray[Any]:
-    pa, compute = importlib.import_module("pyarrow"), importlib.import_module("pyarrow.compute")
-    cells = compute.utf8_trim_whitespace(cells)
-    if kind is float:
-        missing = compute.is_in(compute.utf8_lower(cells), value_set=pa.array(_MISSING))
-        cells = compute.if_else(missing, pa.scalar(None, pa.string()), cells)
-    return cells.cast(pa.int64() if kind is int else pa.float64()).to_numpy(zero_copy_only=False)
 
 
 # -------------------------------------------------------------------------------------------------------- NPZ
