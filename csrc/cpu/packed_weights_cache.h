@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
-#include <initializer_list>
+#include <vector>
 
 // What the calling thread packed last, with a copy of its sources: for one row, packing takes as long as half of a
 // chain, and comparing a tenth of that. Compared bit for bit, so a weight changed in any way counts at once.
@@ -25,7 +25,7 @@ class PackedWeightsCache {
   // Op: a type of the op's own.
   template <class Op>
   static PackedWeightsCache* lookup(const std::array<int64_t, 8>& shape, int64_t packed_bytes,
-                                    std::initializer_list<Source> sources) {
+                                    const std::vector<Source>& sources) {
     thread_local PackedWeightsCache cache;
     int64_t bytes = packed_bytes;
     for (const Source& s : sources) {

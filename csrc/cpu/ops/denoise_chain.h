@@ -19,139 +19,159 @@ namespace ORD_ISA {
 namespace {
 
 template <class T, bool kPairs = false>
-struct Chain : Mlp<T, ChainArgs> {
-  using Base = Mlp<T, ChainArgs>;
+struct DenoiseChain : Mlp<T, DenoiseChainArgs> {
+  using Base = Mlp<T, DenoiseChainArgs>;
   using V = typename Traits<T>::V;
   static constexpr int64_t R = kMlpRows;
+  static constexpr int64_t kCoefficients = 8;
 
-  using Base::a, Base::Db, Base::Hb, Base::Cb, Base::w_in, Base::w_out, Base::w_cond, Base::times, Base::bias;
+  using Base::a, Base::d_tiles, Base::h_tiles, Base::w_in, Base::w_out, Base::times, Base::b_out;
+
+  // A block of n rows from row `first` on, matrices in tiles.
+  struct Block {
+    int64_t first, n;
+    T *x, *out;   // [d_tiles][n][64]: the state, the denoiser's output
+    T *cond, *h;  // [h_tiles][n][64]: the projected condition; [n][64]: hidden units
+    T* noise;     // [n, D], memory for a vector more behind
+    uint32_t *x_pairs, *h_pairs;
+  };
 
 #if ORD_BYTES == 64 && defined(__x86_64__)
-  static constexpr int64_t kTile = kTileWidth * kTileWidth / 2, kRow = kTileWidth / 2;  // words
+  static constexpr int64_t kPairTile = kTileSize / 2, kPairRow = kTileWidth / 2;  // words
 
-  uint32_t* in_pairs() const { return (uint32_t*)((T*)a.shared + mlp_shared(a)); }  // [Hb][Db] tiles
-  uint32_t* out_pairs() const { return in_pairs() + Hb * Db * kTile; }
+  uint32_t* in_pairs() const { return (uint32_t*)((T*)a.packed + mlp_packed(a)); }  // [h_tiles][d_tiles] tiles
+  uint32_t* out_pairs() const { return in_pairs() + h_tiles * d_tiles * kPairTile; }
 
-  void prepare(T* scratch) const {
-    Base::prepare(scratch);
+  void pack_weights(T* scratch) const {
+    Base::pack_weights(scratch);
     if constexpr (kPairs) {
-      for (int64_t j = 0; j < Hb; ++j) {
-        for (int64_t i = 0; i < Db; ++i) {
-          const int64_t at = j * Db + i;
-          pack_pairs(w_in + at * kTileWidth * kTileWidth, tile_columns(a.D, i), in_pairs() + at * kTile);
-          pack_pairs(w_out + at * kTileWidth * kTileWidth, tile_columns(a.H, j), out_pairs() + at * kTile);
+      for (int64_t j = 0; j < h_tiles; ++j) {
+        for (int64_t i = 0; i < d_tiles; ++i) {
+          const int64_t at = j * d_tiles + i;
+          pack_pairs(w_in + at * kTileSize, tile_columns(a.D, i), in_pairs() + at * kPairTile);
+          pack_pairs(w_out + at * kTileSize, tile_columns(a.H, j), out_pairs() + at * kPairTile);
         }
       }
     }
   }
 
-  // `denoise` with room for x and h in pairs.
-  void denoise_pairs(int64_t n, int64_t s, const T* x, const T* cond, T* room, T* out) const {
-    uint32_t *const x_pairs = (uint32_t*)room, *const h_pairs = x_pairs + R * Db * kRow;
-    to_pairs(x, Db * n * kTileWidth, x_pairs);
-    for (int64_t j = 0; j < Hb; ++j) {
-      multiply_pairs<true>(
-          n, {x_pairs, in_pairs() + j * Db * kTile, n * kRow, kTile, Db, (tile_columns(a.D, Db - 1) + 1) / 2},
-          cond + j * n * kTileWidth, kTileWidth, times + (s * Hb + j) * kTileWidth, h_pairs + j * n * kRow);
+  // The same as `denoise`, with products of pairs.
+  void denoise_pairs(const Block& k, int64_t s) const {
+    const int64_t n = k.n, last_d = (tile_columns(a.D, d_tiles - 1) + 1) / 2,
+                  last_h = (tile_columns(a.H, h_tiles - 1) + 1) / 2;
+    to_pairs(k.x, d_tiles * n * kTileWidth, k.x_pairs);
+    for (int64_t j = 0; j < h_tiles; ++j) {
+      multiply_pairs<true>(n,
+                           {k.x_pairs, in_pairs() + j * d_tiles * kPairTile, n * kPairRow, kPairTile, d_tiles, last_d},
+                           k.cond + j * n * kTileWidth, kTileWidth, times + (s * h_tiles + j) * kTileWidth,
+                           k.h_pairs + j * n * kPairRow);
     }
-    for (int64_t i = 0; i < Db; ++i) {
+    for (int64_t i = 0; i < d_tiles; ++i) {
       multiply_pairs<false>(
-          n, {h_pairs, out_pairs() + i * kTile, n * kRow, Db * kTile, Hb, (tile_columns(a.H, Hb - 1) + 1) / 2},
-          bias + i * kTileWidth, 0, nullptr, out + i * n * kTileWidth);
+          n, {k.h_pairs, out_pairs() + i * kPairTile, n * kPairRow, d_tiles * kPairTile, h_tiles, last_h},
+          b_out + i * kTileWidth, 0, nullptr, k.out + i * n * kTileWidth);
     }
   }
 #endif
 
-  // out [Db][n][64] = the denoiser at (x, step s); x and out in tiles, cond [Hb][n][64] projected.
-  void denoise(int64_t n, int64_t s, const T* x, const T* cond, T* h, T* out) const {
-    const int64_t tile = kTileWidth * kTileWidth, rows = n * kTileWidth;
-    for (int64_t jj = 0; jj < Hb; ++jj) {
-      const int64_t j = s & 1 ? Hb - 1 - jj : jj;  // back and forth: what was used last is still in the nearest cache
-      for (int64_t i = 0; i < Db; ++i) {
-        multiply_tile<T>(n, x + i * rows, w_in + (j * Db + i) * tile, tile_columns(a.D, i), i ? h : cond + j * rows,
-                         kTileWidth, i ? nullptr : times + (s * Hb + j) * kTileWidth, h, tile_columns(a.H, j));
-      }
-      silu_all(h, rows);
-      for (int64_t i = 0; i < Db; ++i) {
-        multiply_tile<T>(n, h, w_out + (j * Db + i) * tile, tile_columns(a.H, j),
-                         jj ? out + i * rows : bias + i * kTileWidth, jj ? kTileWidth : 0, nullptr, out + i * rows,
-                         tile_columns(a.D, i));
+  // out = the denoiser at (x, step s).
+  void denoise(const Block& k, int64_t s) const {
+    const int64_t n = k.n, rows = n * kTileWidth;
+    for (int64_t jj = 0; jj < h_tiles; ++jj) {
+      const int64_t j = s & 1 ? h_tiles - 1 - jj : jj;  // back and forth: what was used last is in the nearest cache
+      const int64_t units = tile_columns(a.H, j);
+      multiply_tiles<T>(n, {k.x, rows, a.D}, w_in + j * d_tiles * kTileSize,
+                        {k.cond + j * rows, kTileWidth, times + (s * h_tiles + j) * kTileWidth}, k.h, units);
+      silu_all(k.h, rows);
+      for (int64_t i = 0; i < d_tiles; ++i) {
+        T* const out = k.out + i * rows;
+        multiply_tile(
+            n, TileProduct<T>{k.h, w_out + (j * d_tiles + i) * kTileSize, units, jj ? out : b_out + i * kTileWidth,
+                              jj ? kTileWidth : 0, nullptr, out, tile_columns(a.D, i)});
       }
     }
   }
 
+  // The next x by the coefficients c; the estimate of x0 to x0_to [n], rows `x0_row` apart, unless null.
   template <bool kNoise>
-  __attribute__((noinline)) void update(int64_t n, const double* c, T* x, const T* out, const T* noise, T* keep,
-                                        int64_t keep_row) const {
+  __attribute__((noinline)) void update(const Block& k, const double* c, T* x0_to, int64_t x0_row) const {
     const V c0 = V{} + (T)c[0], c1 = V{} + (T)c[1], d0 = V{} + (T)c[2], d1 = V{} + (T)c[3], d2 = V{} + (T)c[4],
             sigma = V{} + (T)c[5];
     const V limit = V{} + (T)a.clip;
     const bool only_output = c[0] == 0 && c[1] == 1;  // 0 x would make NaN of an infinite x
-    for (int64_t i = 0; i < Db; ++i) {
-      for (int64_t r = 0; r < n; ++r, x += kTileWidth, out += kTileWidth) {
+    T* x = k.x;
+    const T* out = k.out;
+    for (int64_t i = 0; i < d_tiles; ++i) {
+      for (int64_t r = 0; r < k.n; ++r, x += kTileWidth, out += kTileWidth) {
         for_each_vector<T>(tile_columns(a.D, i), [&](int64_t d, int lanes) __attribute__((always_inline)) {
           const V xv = load(x + d), ov = load(out + d);
-          V est = only_output ? ov : c0 * xv + c1 * ov;
-          est = est < -limit ? -limit : est;
-          est = est > limit ? limit : est;
-          V y = d0 * est + d1 * xv + d2 * ov;
+          V x0 = only_output ? ov : c0 * xv + c1 * ov;
+          x0 = x0 < -limit ? -limit : x0;
+          x0 = x0 > limit ? limit : x0;
+          V y = d0 * x0 + d1 * xv + d2 * ov;
           if constexpr (kNoise) {
-            y += sigma * load(noise + r * a.D + i * kTileWidth + d);
+            y += sigma * load(k.noise + r * a.D + i * kTileWidth + d);
           }
           store(x + d, y);
-          if (keep) {
-            store(keep + r * keep_row + i * kTileWidth + d, est, lanes);
+          if (x0_to) {
+            store(x0_to + r * x0_row + i * kTileWidth + d, x0, lanes);
           }
         });
       }
     }
   }
 
-  // The noise of step s, [n, D] and room to read behind. True where there is any.
-  bool noise_of(int64_t s, int64_t r0, int64_t n, T* to) const {
+  // Fills k.noise with that of step s. True where there is any.
+  bool set_noise(const Block& k, int64_t s) const {
     if (a.noise) {
-      __builtin_memcpy(to, (const T*)a.noise + (s * a.B + r0) * a.D, n * a.D * sizeof(T));
+      __builtin_memcpy(k.noise, (const T*)a.noise + (s * a.B + k.first) * a.D, k.n * a.D * sizeof(T));
       return true;
     }
-    if (!a.made) {
+    if (!a.generate_noise) {
       return false;
     }
-    generate_noise(a.row_ids + r0, a.draw_ids ? a.draw_ids + r0 : nullptr, a.seed, a.numbers[8 * s + 6], a.D, n, to);
+    generate_noise(a.row_ids + k.first, a.draw_ids ? a.draw_ids + k.first : nullptr, a.seed,
+                   a.step_coefficients[kCoefficients * s + 6], a.D, k.n, k.noise);
     return true;
   }
 
-  // Rows [r0, r0 + n) through all steps.
-  void block(int64_t r0, int64_t n, T* scratch) const {
-    const int64_t rows = n * kTileWidth;
-    T *const x = scratch, *const out = x + R * Db * kTileWidth, *const cond = out + R * Db * kTileWidth,
-             *const h = cond + R * Hb * kTileWidth, *const noise = h + R * kTileWidth;
-    T* const given = noise + R * a.D + kTileWidth;  // the condition as it comes, in tiles
-    to_tiles((const T*)a.x + r0 * a.D, n, a.D, x);
-    to_tiles((const T*)a.cond + r0 * a.C, n, a.C, given);
-    static const T zeros[kTileWidth] = {};
-    for (int64_t j = 0; j < Hb; ++j) {
-      for (int64_t i = 0; i < Cb; ++i) {
-        multiply_tile<T>(n, given + i * rows, w_cond + (j * Cb + i) * kTileWidth * kTileWidth, tile_columns(a.C, i),
-                         i ? cond + j * rows : zeros, i ? kTileWidth : 0, nullptr, cond + j * rows, kTileWidth);
-      }
-    }
+  Block bind_scratch(int64_t first, int64_t n, T* scratch) const {
+    Block k;
+    k.first = first, k.n = n;
+    k.x = scratch;
+    k.out = k.x + R * d_tiles * kTileWidth;
+    k.cond = k.out + R * d_tiles * kTileWidth;
+    k.h = k.cond + R * h_tiles * kTileWidth;
+    k.noise = k.h + R * kTileWidth;
+    k.x_pairs = (uint32_t*)(scratch + denoise_chain_unpaired_scratch(a));
+    k.h_pairs = k.x_pairs + R * d_tiles * kTileWidth / 2;
+    return k;
+  }
+
+  // Rows [first, first + n) through all steps.
+  void run_block(int64_t first, int64_t n, T* scratch) const {
+    const Block k = bind_scratch(first, n, scratch);
+    T* const conditions = k.noise + R * a.D + kTileWidth;  // as they come, in tiles
+    to_tiles((const T*)a.x + first * a.D, n, a.D, k.x);
+    to_tiles((const T*)a.cond + first * a.C, n, a.C, conditions);
+    Base::project_conditions(n, conditions, [&](int64_t j) { return k.cond + j * n * kTileWidth; });
     for (int64_t s = 0; s < a.S; ++s) {
-      const double* c = a.numbers + 8 * s;
       if constexpr (kPairs) {
-        denoise_pairs(n, s, x, cond, scratch + chain_scratch_alone(a), out);
+        denoise_pairs(k, s);
       } else {
-        denoise(n, s, x, cond, h, out);
+        denoise(k, s);
       }
-      T* const keep = c[7] < 0 ? nullptr : (T*)a.states + (r0 * a.K + (int64_t)c[7]) * a.D;
-      if (c[5] != 0 && noise_of(s, r0, n, noise)) {
-        update<true>(n, c, x, out, noise, keep, a.K * a.D);
+      const double* const c = a.step_coefficients + kCoefficients * s;
+      T* const x0_to = c[7] < 0 ? nullptr : (T*)a.states + (first * a.K + (int64_t)c[7]) * a.D;
+      if (c[5] != 0 && set_noise(k, s)) {
+        update<true>(k, c, x0_to, a.K * a.D);
       } else {
-        update<false>(n, c, x, out, noise, keep, a.K * a.D);
+        update<false>(k, c, x0_to, a.K * a.D);
       }
     }
-    for (int64_t i = 0; i < Db; ++i) {
+    for (int64_t i = 0; i < d_tiles; ++i) {
       for (int64_t r = 0; r < n; ++r) {
-        __builtin_memcpy((T*)a.x_0 + (r0 + r) * a.D + i * kTileWidth, x + (i * n + r) * kTileWidth,
+        __builtin_memcpy((T*)a.x_0 + (first + r) * a.D + i * kTileWidth, k.x + (i * n + r) * kTileWidth,
                          tile_columns(a.D, i) * sizeof(T));
       }
     }
@@ -165,32 +185,32 @@ struct Chain : Mlp<T, ChainArgs> {
     };
     for (int64_t i = 0; i < blocks; ++i) {
       if (start(i) < start(i + 1)) {
-        block(start(i), start(i + 1) - start(i), scratch);
+        run_block(start(i), start(i + 1) - start(i), scratch);
       }
     }
   }
 };
 
-}  // namespace
-
 // Calls f with the chain of these arguments.
 template <class F>
-static void with_chain(const ChainArgs& a, void* scratch, F f) {
+static void with_chain(const DenoiseChainArgs& a, void* scratch, F f) {
   if (a.is_double) {
-    return f(Chain<double>{{a}}, (double*)scratch);
+    return f(DenoiseChain<double>{{a}}, (double*)scratch);
   }
 #if ORD_BYTES == 64 && defined(__x86_64__)
   if (a.pairs) {
-    return f(Chain<float, true>{{a}}, (float*)scratch);
+    return f(DenoiseChain<float, true>{{a}}, (float*)scratch);
   }
 #endif
-  f(Chain<float>{{a}}, (float*)scratch);
+  f(DenoiseChain<float>{{a}}, (float*)scratch);
 }
 
-void denoise_chain_prepare(const ChainArgs& a, void* scratch) {
-  with_chain(a, scratch, [](const auto& chain, auto* s) { chain.prepare(s); });
+}  // namespace
+
+void denoise_chain_pack(const DenoiseChainArgs& a, void* scratch) {
+  with_chain(a, scratch, [](const auto& chain, auto* s) { chain.pack_weights(s); });
 }
-void denoise_chain(const ChainArgs& a, int64_t begin, int64_t end, void* scratch) {
+void denoise_chain(const DenoiseChainArgs& a, int64_t begin, int64_t end, void* scratch) {
   with_chain(a, scratch, [&](const auto& chain, auto* s) { chain.run(begin, end, s); });
 }
 

@@ -16,34 +16,22 @@ namespace ORD_ISA {
 namespace {
 
 template <class T>
-struct Fusion : Mlp<T, FusionArgs> {
-  using Base = Mlp<T, FusionArgs>;
+struct FusionChain : Mlp<T, FusionChainArgs> {
+  using Base = Mlp<T, FusionChainArgs>;
   using V = typename Traits<T>::V;
   static constexpr int W = kLanes<T>;
   static constexpr int64_t R = kMlpRows;
-  using Base::a, Base::Db, Base::Hb, Base::Cb, Base::w_in, Base::w_out, Base::w_cond, Base::times, Base::bias,
-      Base::first_bias;
+  static constexpr int64_t kCoefficients = 4;
+  using Base::a, Base::d_tiles, Base::h_tiles, Base::c_tiles, Base::w_in, Base::w_out, Base::times, Base::b_out,
+      Base::b_in;
 
-  T* const unguided = first_bias + Hb * kTileWidth;  // [Hb 64], W_c of the empty guidance
+  T* const unguided = b_in + h_tiles * kTileWidth;  // [h_tiles 64], W_c of the empty guidance
   const int64_t branches = 1 + a.guided, rows_at_once = R / branches;
 
-  void prepare(T* scratch) const {
-    Base::prepare(scratch);
+  void pack_weights(T* scratch) const {
+    Base::pack_weights(scratch);
     to_tiles((const T*)a.empty, 1, a.C, scratch);
-    project(1, scratch, 1, [&](int64_t j) { return unguided + j * kTileWidth; });
-  }
-
-  // W_c of n rows in tiles [Cb][rows][64]; to(hidden tile) is where its n rows go.
-  template <class F>
-  void project(int64_t n, const T* given, int64_t rows, F to) const {
-    static const T zeros[kTileWidth] = {};
-    for (int64_t j = 0; j < Hb; ++j) {
-      T* const c = to(j);
-      for (int64_t i = 0; i < Cb; ++i) {
-        multiply_tile<T>(n, given + i * rows * kTileWidth, w_cond + (j * Cb + i) * kTileWidth * kTileWidth,
-                         tile_columns(a.C, i), i ? c : zeros, i ? kTileWidth : 0, nullptr, c, kTileWidth);
-      }
-    }
+    Base::project_conditions(1, scratch, [&](int64_t j) { return unguided + j * kTileWidth; });
   }
 
   // A block of rows on its way.
@@ -51,8 +39,16 @@ struct Fusion : Mlp<T, FusionArgs> {
     int64_t n, passes;         // rows with sessions, the most that one has
     int64_t row[R], count[R];  // which row, how many sessions; falling
     int32_t* session;          // [R][K]
-    T *x, *y, *next, *f, *h, *few, *made, *cond, *given, *noise;
-    int64_t still(int64_t j) const {  // rows that have a pass j
+    T* x;                      // [d_tiles][n][64]
+    T *from, *to;              // [d_tiles][n branches][64]: the branches' estimates before and after a pass
+    T* f;                      // [d_tiles][n][64]: the combined estimates
+    T *h, *combined;           // [n branches][64], [n][64]: hidden units, those of the branches combined
+    T* shared;                 // [n][64]: what a row's branches share of the hidden layer in the first pass
+    T* cond;                   // [passes][h_tiles][R][64]: what the guidance adds to the hidden layer
+    T* guidance;               // [c_tiles][n][64]
+    T* noise;                  // [n, D]
+
+    int64_t rows_with_pass(int64_t j) const {
       int64_t m = 0;
       while (m < n && count[m] > j) {
         ++m;
@@ -61,9 +57,22 @@ struct Fusion : Mlp<T, FusionArgs> {
     }
   };
 
-  void sort_rows(Block& k, int64_t r0, int64_t r1) const {
+  void bind_scratch(Block& k, T* scratch) const {
+    const int64_t state = R * d_tiles * kTileWidth;
+    k.x = scratch, k.from = k.x + state, k.to = k.from + state, k.f = k.to + state;
+    k.h = k.f + state;
+    k.combined = k.h + R * kTileWidth;
+    k.shared = k.combined + R * kTileWidth;
+    k.cond = k.shared + R * kTileWidth;
+    k.guidance = k.cond + a.K * h_tiles * R * kTileWidth;
+    k.noise = k.guidance + c_tiles * R * kTileWidth;
+    k.session = (int32_t*)(k.noise + R * a.D + kTileWidth);
+  }
+
+  // Rows [begin, end) with sessions into the block; the others' x_0 is their x.
+  void sort_rows(Block& k, int64_t begin, int64_t end) const {
     k.n = 0;
-    for (int64_t r = r0; r < r1; ++r) {
+    for (int64_t r = begin; r < end; ++r) {
       int64_t c = 0;
       for (int64_t s = 0; s < a.K; ++s) {
         c += a.mask[r * a.K + s] != 0;
@@ -88,26 +97,29 @@ struct Fusion : Mlp<T, FusionArgs> {
     k.passes = k.n ? k.count[0] : 0;
   }
 
-  // cond [pass][Hb][R][64]: what the guidance adds to the hidden layer.
-  void project_sessions(const Block& k) const {
-    for (int64_t j = 0; j < k.passes; ++j) {
-      const int64_t m = k.still(j), n = m * a.guided;
-      for (int64_t r = 0, at = 0; r < m; ++r) {
-        for (int64_t b = 0; b < a.guided; ++b, ++at) {
-          for (int64_t i = 0; i < Cb; ++i) {
-            T* const to = k.given + (i * n + at) * kTileWidth;
-            const T* const from = (const T*)a.g[b] + (k.row[r] * a.K + k.session[r * a.K + j]) * a.C + i * kTileWidth;
-            __builtin_memcpy(to, from, tile_columns(a.C, i) * sizeof(T));
-          }
+  // The guidance of pass j, of m rows [row][branch], in tiles.
+  void gather_guidance(const Block& k, int64_t j, int64_t m) const {
+    const int64_t n = m * a.guided;
+    for (int64_t r = 0, at = 0; r < m; ++r) {
+      const int64_t session = k.row[r] * a.K + k.session[r * a.K + j];
+      for (int64_t b = 0; b < a.guided; ++b, ++at) {
+        for (int64_t i = 0; i < c_tiles; ++i) {
+          __builtin_memcpy(k.guidance + (i * n + at) * kTileWidth, (const T*)a.g[b] + session * a.C + i * kTileWidth,
+                           tile_columns(a.C, i) * sizeof(T));
         }
       }
-      T* const pass = k.cond + j * Hb * R * kTileWidth;
-      if (n) {
-        project(n, k.given, n, [&](int64_t t) {
-          return pass + t * R * kTileWidth + m * kTileWidth;
-        });  // behind, so that they can be moved up
+    }
+  }
+
+  void project_sessions(const Block& k) const {
+    for (int64_t j = 0; j < k.passes; ++j) {
+      const int64_t m = k.rows_with_pass(j);
+      T* const pass = k.cond + j * h_tiles * R * kTileWidth;
+      if (a.guided) {  // behind the rows' places, so that they can be moved up
+        gather_guidance(k, j, m);
+        Base::project_conditions(m * a.guided, k.guidance, [&](int64_t t) { return pass + (t * R + m) * kTileWidth; });
       }
-      for (int64_t t = 0; t < Hb; ++t) {
+      for (int64_t t = 0; t < h_tiles; ++t) {
         for (int64_t r = 0; r < m; ++r) {
           T *const to = pass + (t * R + r * branches) * kTileWidth, *const from =
                                                                         pass + (t * R + m + r * a.guided) * kTileWidth;
@@ -118,13 +130,13 @@ struct Fusion : Mlp<T, FusionArgs> {
     }
   }
 
-  // h [row][branch] = silu(made [row] + cond)
-  __attribute__((noinline)) void silu_shared(int64_t n, const T* made, const T* cond, T* h) const {
+  // h [row][branch] = silu(shared [row] + cond)
+  __attribute__((noinline)) void silu_of_shared(int64_t n, const T* shared, const T* cond, T* h) const {
     for (int64_t r = 0; r < n; ++r) {
       for (int64_t b = 0; b < branches; ++b, cond += kTileWidth, h += kTileWidth) {
         for (int64_t i = 0; i < kTileWidth; i += 2 * W) {
-          const V u = silu(load(made + r * kTileWidth + i) + load(cond + i)),
-                  v = silu(load(made + r * kTileWidth + i + W) + load(cond + i + W));
+          const V u = silu(load(shared + r * kTileWidth + i) + load(cond + i));
+          const V v = silu(load(shared + r * kTileWidth + i + W) + load(cond + i + W));
           store(h + i, u);
           store(h + i + W, v);
         }
@@ -132,88 +144,84 @@ struct Fusion : Mlp<T, FusionArgs> {
     }
   }
 
-  // few [row] = h_un + gamma (h_cp - h_un) + ...
-  __attribute__((noinline)) void combine(int64_t n, const T* h, T* few) const {
-    for (int64_t r = 0; r < n; ++r, h += branches * kTileWidth, few += kTileWidth) {
+  // combined [row] = h_un + gamma (h_cp - h_un) + ...
+  __attribute__((noinline)) void combine(int64_t n, const T* h, T* combined) const {
+    for (int64_t r = 0; r < n; ++r, h += branches * kTileWidth, combined += kTileWidth) {
       for (int64_t i = 0; i < kTileWidth; i += W) {
         const V un = load(h + i);
         V c = un;
         for (int64_t b = 0; b < a.guided; ++b) {
           c += (V{} + (T)a.gamma[b]) * (load(h + (b + 1) * kTileWidth + i) - un);
         }
-        store(few + i, c);
+        store(combined + i, c);
       }
+    }
+  }
+
+  // Hidden tile t of pass j at step s, of m rows' branches.
+  void hidden_units(const Block& k, int64_t s, int64_t j, int64_t t, int64_t m) const {
+    const int64_t columns = tile_columns(a.H, t);
+    const T *const time = times + (s * h_tiles + t) * kTileWidth, *const w = w_in + t * d_tiles * kTileSize;
+    const T* const cond = k.cond + (j * h_tiles + t) * R * kTileWidth;
+    if (j == 0) {
+      multiply_tiles<T>(m, {k.x, k.n * kTileWidth, a.D}, w, {time, 0, nullptr}, k.shared, columns);
+      silu_of_shared(m, k.shared, cond, k.h);
+    } else {
+      multiply_tiles<T>(m * branches, {k.from, k.n * branches * kTileWidth, a.D}, w, {cond, kTileWidth, time}, k.h,
+                        columns);
+      silu_all(k.h, m * branches * kTileWidth);
+    }
+  }
+
+  // Adds W_o of hidden tile t of n rows to `out` [d_tiles], `out_tile` apart; the first starts from the bias.
+  void add_output(int64_t n, const T* h, int64_t t, bool first, T* out, int64_t out_tile) const {
+    for (int64_t i = 0; n && i < d_tiles; ++i, out += out_tile) {
+      multiply_tile(n, TileProduct<T>{h, w_out + (t * d_tiles + i) * kTileSize, tile_columns(a.H, t),
+                                      first ? b_out + i * kTileWidth : out, first ? 0 : kTileWidth, nullptr, out,
+                                      tile_columns(a.D, i)});
     }
   }
 
   // All passes of step s: x -> f, the combined estimates of x0.
   void estimate(Block& k, int64_t s) const {
-    const int64_t tile = kTileWidth * kTileWidth, N = k.n * branches * kTileWidth;
-    T *y = k.y, *next = k.next;
     for (int64_t j = 0; j < k.passes; ++j) {
-      const int64_t m = k.still(j), on = k.still(j + 1), last = m - on;
-      const T* const cond = k.cond + j * Hb * R * kTileWidth;
-      for (int64_t tt = 0; tt < Hb; ++tt) {
-        const int64_t t = (s + j) & 1
-                              ? Hb - 1 - tt
-                              : tt;  // back and forth: what was used last is still in cache; the same for every block
-        const T* const time = times + (s * Hb + t) * kTileWidth;
-        const int64_t columns = tile_columns(a.H, t);
-        if (j == 0) {
-          for (int64_t i = 0; i < Db; ++i) {
-            multiply_tile<T>(m, k.x + i * k.n * kTileWidth, w_in + (t * Db + i) * tile, tile_columns(a.D, i),
-                             i ? k.made : time, i ? kTileWidth : 0, nullptr, k.made, columns);
-          }
-          silu_shared(m, k.made, cond + t * R * kTileWidth, k.h);
-        } else {
-          for (int64_t i = 0; i < Db; ++i) {
-            multiply_tile<T>(m * branches, y + i * N, w_in + (t * Db + i) * tile, tile_columns(a.D, i),
-                             i ? k.h : cond + t * R * kTileWidth, kTileWidth, i ? nullptr : time, k.h, columns);
-          }
-          silu_all(k.h, m * branches * kTileWidth);
-        }
-        if (last) {
-          combine(last, k.h + on * branches * kTileWidth, k.few);
-        }
-        for (int64_t i = 0; i < Db; ++i) {
-          const T* const w = w_out + (t * Db + i) * tile;
-          T *const out = next + i * N, *const f = k.f + (i * k.n + on) * kTileWidth;
-          if (on) {
-            multiply_tile<T>(on * branches, k.h, w, columns, tt ? out : bias + i * kTileWidth, tt ? kTileWidth : 0,
-                             nullptr, out, tile_columns(a.D, i));
-          }
-          if (last) {
-            multiply_tile<T>(last, k.few, w, columns, tt ? f : bias + i * kTileWidth, tt ? kTileWidth : 0, nullptr, f,
-                             tile_columns(a.D, i));
-          }
-        }
+      const int64_t m = k.rows_with_pass(j), going_on = k.rows_with_pass(j + 1), ending = m - going_on;
+      for (int64_t tt = 0; tt < h_tiles; ++tt) {
+        // Back and forth: what was used last is still in cache; the same for every block.
+        const int64_t t = (s + j) & 1 ? h_tiles - 1 - tt : tt;
+        hidden_units(k, s, j, t, m);
+        combine(ending, k.h + going_on * branches * kTileWidth, k.combined);
+        add_output(going_on * branches, k.h, t, tt == 0, k.to, k.n * branches * kTileWidth);
+        add_output(ending, k.combined, t, tt == 0, k.f + going_on * kTileWidth, k.n * kTileWidth);
       }
-      T* const t = y;
-      y = next, next = t;
+      T* const to = k.from;
+      k.from = k.to, k.to = to;
     }
   }
 
-  bool noise_of(const Block& k, int64_t s) const {
+  // Fills k.noise with that of step s. True where there is any.
+  bool set_noise(const Block& k, int64_t s) const {
     if (a.noise) {
       for (int64_t i = 0; i < k.n; ++i) {
         __builtin_memcpy(k.noise + i * a.D, (const T*)a.noise + (s * a.B + k.row[i]) * a.D, a.D * sizeof(T));
       }
       return true;
     }
-    if (!a.made) {
+    if (!a.generate_noise) {
       return false;
     }
     int64_t ids[R], draws[R];
     for (int64_t i = 0; i < k.n; ++i) {
       ids[i] = a.row_ids[k.row[i]], draws[i] = a.draw_ids ? a.draw_ids[k.row[i]] : 0;
     }
-    generate_noise(ids, a.draw_ids ? draws : nullptr, a.seed, a.numbers[4 * s + 3], a.D, k.n, k.noise);
+    generate_noise(ids, a.draw_ids ? draws : nullptr, a.seed, a.step_coefficients[kCoefficients * s + 3], a.D, k.n,
+                   k.noise);
     return true;
   }
 
   __attribute__((noinline)) void update(const Block& k, const double* c, bool noisy) const {
     const V d0 = V{} + (T)c[0], d1 = V{} + (T)c[1], sigma = V{} + (T)c[2];
-    for (int64_t i = 0; i < Db; ++i) {
+    for (int64_t i = 0; i < d_tiles; ++i) {
       for (int64_t r = 0; r < k.n; ++r) {
         const int64_t at = (i * k.n + r) * kTileWidth;
         for (int64_t d = 0; d < tile_columns(a.D, i); d += W) {
@@ -227,20 +235,15 @@ struct Fusion : Mlp<T, FusionArgs> {
     }
   }
 
-  // Rows [r0, r1), at most rows_at_once of them, through all steps.
-  void block(int64_t r0, int64_t r1, T* scratch) const {
+  // Rows [begin, end), at most rows_at_once of them, through all steps.
+  void run_block(int64_t begin, int64_t end, T* scratch) const {
     Block k;
-    const int64_t state = R * Db * kTileWidth;
-    k.x = scratch, k.y = k.x + state, k.next = k.y + state, k.f = k.next + state, k.h = k.f + state,
-    k.few = k.h + R * kTileWidth;
-    k.made = k.few + R * kTileWidth, k.cond = k.made + R * kTileWidth, k.given = k.cond + a.K * Hb * R * kTileWidth,
-    k.noise = k.given + Cb * R * kTileWidth;
-    k.session = (int32_t*)(k.noise + R * a.D + kTileWidth);
-    sort_rows(k, r0, r1);
+    bind_scratch(k, scratch);
+    sort_rows(k, begin, end);
     if (k.n == 0) {
       return;
     }
-    for (int64_t i = 0; i < Db; ++i) {
+    for (int64_t i = 0; i < d_tiles; ++i) {
       for (int64_t r = 0; r < k.n; ++r) {
         __builtin_memcpy(k.x + (i * k.n + r) * kTileWidth, (const T*)a.x + k.row[r] * a.D + i * kTileWidth,
                          tile_columns(a.D, i) * sizeof(T));
@@ -248,11 +251,11 @@ struct Fusion : Mlp<T, FusionArgs> {
     }
     project_sessions(k);
     for (int64_t s = 0; s < a.S; ++s) {
-      const double* c = a.numbers + 4 * s;
+      const double* const c = a.step_coefficients + kCoefficients * s;
       estimate(k, s);
-      update(k, c, c[2] != 0 && noise_of(k, s));
+      update(k, c, c[2] != 0 && set_noise(k, s));
     }
-    for (int64_t i = 0; i < Db; ++i) {
+    for (int64_t i = 0; i < d_tiles; ++i) {
       for (int64_t r = 0; r < k.n; ++r) {
         __builtin_memcpy((T*)a.x_0 + k.row[r] * a.D + i * kTileWidth, k.x + (i * k.n + r) * kTileWidth,
                          tile_columns(a.D, i) * sizeof(T));
@@ -263,19 +266,20 @@ struct Fusion : Mlp<T, FusionArgs> {
   void run(int64_t begin, int64_t end, T* scratch) const {
     const int64_t blocks = (end - begin + rows_at_once - 1) / rows_at_once;
     for (int64_t i = 0; i < blocks; ++i) {  // as even as can be
-      block(begin + (end - begin) * i / blocks, begin + (end - begin) * (i + 1) / blocks, scratch);
+      run_block(begin + (end - begin) * i / blocks, begin + (end - begin) * (i + 1) / blocks, scratch);
     }
   }
 };
 
 }  // namespace
 
-void fusion_chain_prepare(const FusionArgs& a, void* scratch) {
-  a.is_double ? Fusion<double>{{a}}.prepare((double*)scratch) : Fusion<float>{{a}}.prepare((float*)scratch);
+void fusion_chain_pack(const FusionChainArgs& a, void* scratch) {
+  a.is_double ? FusionChain<double>{{a}}.pack_weights((double*)scratch)
+              : FusionChain<float>{{a}}.pack_weights((float*)scratch);
 }
-void fusion_chain(const FusionArgs& a, int64_t begin, int64_t end, void* scratch) {
-  a.is_double ? Fusion<double>{{a}}.run(begin, end, (double*)scratch)
-              : Fusion<float>{{a}}.run(begin, end, (float*)scratch);
+void fusion_chain(const FusionChainArgs& a, int64_t begin, int64_t end, void* scratch) {
+  a.is_double ? FusionChain<double>{{a}}.run(begin, end, (double*)scratch)
+              : FusionChain<float>{{a}}.run(begin, end, (float*)scratch);
 }
 
 }  // namespace ORD_ISA

@@ -1,0 +1,16 @@
+// The products of tile_product.h, compiled once per instruction set.
+#pragma once
+#include "cpu/gemm/tile_product.h"
+
+namespace ORD_ISA {
+
+void multiply_tile(int64_t rows, const TileProduct<float>& p) {
+  multiply_tile(rows, p.a, p.tile, p.k, p.start, p.start_row, p.bias, p.c, p.columns);
+}
+void multiply_tile(int64_t rows, const TileProduct<double>& p) {
+  multiply_tile(rows, p.a, p.tile, p.k, p.start, p.start_row, p.bias, p.c, p.columns);
+}
+void pack_tiles(const float* w, int64_t stride, int64_t n, int64_t k, float* to) { pack(w, stride, n, k, to); }
+void pack_tiles(const double* w, int64_t stride, int64_t n, int64_t k, double* to) { pack(w, stride, n, k, to); }
+
+}  // namespace ORD_ISA
