@@ -1,53 +1,16 @@
-"""CRPS and pinball: by definition, against fp64 truth, four ways through autograd, hostile rows."""
+"""CRPS, and what it has in common with the pinball loss: ties, NaN, long rows, ways through autograd."""
 
 import itertools
 import math
-import os
 
 import numpy as np
 import pytest
 import torch
+from _scores import BACKENDS, DEVICE, DTYPES, LEVELS, by_definition, make, native, with_gradients
 
 import ordkernels
 from ordkernels import ops
-from ordkernels.ops.crps import _OP as _CRPS
-from ordkernels.ops.pinball import _OP as _PINBALL
-
-DEVICE = os.environ.get("ORDKERNELS_TEST_DEVICE", "cpu")
-native = pytest.mark.native
-
-
-def triton_reasons() -> str:
-    return "; ".join(ordkernels.available_backends("crps")["triton"])
-
-
-BACKENDS = [
-    pytest.param("cpu", marks=[native, pytest.mark.skipif(DEVICE != "cpu", reason="native CPU kernels serve CPU tensors")]),
-    pytest.param("triton", marks=[pytest.mark.triton, pytest.mark.skipif(bool(triton_reasons()), reason=triton_reasons() or "-")]),
-]
-DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-LEVELS = {L: torch.linspace(0, 1, L + 2, dtype=torch.float64)[1:-1].to(DEVICE) for L in (1, 2, 3, 6, 9, 20, 129)}
-
-
-def make(B, L, dtype=torch.float32, ties=False):
-    g = torch.Generator().manual_seed(1000 * L + B)
-    s, y = torch.randn(B, L, generator=g) * 3, torch.randn(B, generator=g)
-    if ties:
-        s, y = s.round(), y.round()
-    return s.to(dtype).to(DEVICE), y.to(dtype).to(DEVICE)
-
-
-def by_definition(s, y, fair):
-    L = s.shape[1]
-    spread = (s[:, :, None] - s[:, None, :]).abs().sum((1, 2)) / max(L * (L - fair), 1)
-    return (s - y[:, None]).abs().mean(1) - spread / 2
-
-
-def with_gradients(f, *tensors):
-    leaves = [t.detach().clone().requires_grad_() for t in tensors]
-    out = f(*leaves)
-    weights = torch.linspace(0.5, 2, out.numel(), device=out.device, dtype=torch.float64).view(out.shape).to(out.dtype)
-    return [out.detach(), *torch.autograd.grad(out, leaves, weights)]
+from ordkernels.ops.crps import _OP
 
 
 @pytest.mark.parametrize("backend", ["reference", *BACKENDS])
@@ -70,26 +33,6 @@ def test_crps_within_the_error_of_eager(backend, dtype, B, L):
         for x in (got[0], value):
             assert ((x.double() - exact[0]).abs() <= 8 * eps * size).all()
         torch.testing.assert_close(got[1:], [t.to(dtype) for t in exact[1:]], rtol=2e-6 if dtype.itemsize > 2 else 0.01, atol=2e-6)
-
-
-@pytest.mark.parametrize("backend", ["reference", *BACKENDS])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(("B", "L"), [(0, 3), (1, 1), (9, 2), (5, 20), (7, 129)])
-def test_pinball_is_its_definition(backend, dtype, B, L):
-    q, y = make(B, L, dtype)
-    wide = torch.float64 if dtype == torch.float64 else torch.float32
-    level = LEVELS[L].to(wide)
-
-    def definition(q, y):
-        d = y[:, None] - q
-        return torch.maximum(level.to(d.dtype) * d, (level.to(d.dtype) - 1) * d)
-
-    with ordkernels.use_backend(backend):
-        got = with_gradients(lambda q, y: ops.pinball(q, y, level), q, y)
-    exact = with_gradients(definition, q.double(), y.double())
-    assert got[0].dtype == wide
-    torch.testing.assert_close(got[0].double(), exact[0], rtol=4 * torch.finfo(wide).eps, atol=4 * torch.finfo(wide).eps)
-    torch.testing.assert_close(got[1:], [t.to(dtype) for t in exact[1:]], rtol=1e-5 if dtype.itemsize > 2 else 0.01, atol=1e-5)
 
 
 @pytest.mark.parametrize("backend", ["reference", *BACKENDS])
@@ -164,17 +107,13 @@ def test_gradcheck(backend, L):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_opcheck(dtype):
     s, y = make(5, 6, dtype)
-    level = LEVELS[6].to(dtype).expand(5, 6)
     k = torch.ops.ordkernels
     leaves = tuple(t.detach().clone().requires_grad_() for t in (s, y))
     torch.library.opcheck(k.crps.default, (*leaves, True, 3))
     torch.library.opcheck(k._crps.default, (s, y, False, 0))
-    torch.library.opcheck(k.pinball.default, (*leaves, level))
     value, slopes = k._crps(s, y, False, 3)
     for needs in (1, 2) if dtype == torch.float32 else (3,):
         torch.library.opcheck(k.crps_backward.default, (slopes, value, False, needs))
-        torch.library.opcheck(k.pinball_backward.default, (s, y, level, s, needs))
-    torch.library.opcheck(k._pinball_backward.default, (s, y, level, None, 3))
 
 
 @pytest.mark.registration
@@ -229,11 +168,9 @@ def test_flowtimes_loss_runs_on_the_compiled_kernels():
 def test_the_kernel_checks_too():
     s, y = make(4, 5)
     with pytest.raises(RuntimeError, match=r"y: expected \[B\], B = \[4"):
-        _CRPS.op_without_autograd(s, y[:3], False, 0)
+        _OP.op_without_autograd(s, y[:3], False, 0)
     with pytest.raises(RuntimeError, match="samples: expected L from 2"):
-        _CRPS.op_without_autograd(s[:, :1], y, True, 0)
-    with pytest.raises(RuntimeError, match="levels: expected the dtype"):
-        _PINBALL.op_without_autograd(s, y, s.double())
+        _OP.op_without_autograd(s[:, :1], y, True, 0)
 
 
 @pytest.mark.parametrize(
@@ -242,8 +179,6 @@ def test_the_kernel_checks_too():
         (lambda: ops.crps([[1.0]], [1.0], fair=True), ValueError, r"samples: expected \[B, L\] with L at least 2, got \[1, 1\]"),
         (lambda: ops.crps([[1.0], [math.nan]], [1.0, 2.0]), ValueError, "samples: expected no NaN, got it in 1 of 2 rows, the first at i"),
         (lambda: ops.crps([[1.0], [2.0]], [1.0, math.nan]), ValueError, "y: expected no NaN, got it in 1 of 2 rows, the first at index 1"),
-        (lambda: ops.pinball([[1.0]], [1.0], [2]), ValueError, r"levels: expected numbers in \[0, 1\], got 2.0 at index 0"),
-        (lambda: ops.pinball([[1.0]], [1.0], [0.1, 0.2]), ValueError, r"q: expected \[B, L\] with L = 2, as levels, got \[1, 1\]"),
     ],
 )
 def test_error_texts(call, error, text):
@@ -278,7 +213,3 @@ def test_fair_crps_is_unbiased():
     # of two draws from Bernoulli(1/2), y = 0: the expectation over all draws is the CRPS of the distribution, 1/4
     draws = torch.tensor(list(itertools.product([0.0, 1.0], repeat=2)))
     assert ops.crps(draws, torch.zeros(4), fair=True).mean() == 0.25
-
-
-def test_pinball_by_hand():
-    assert ops.pinball([[1.0, 4.0]], [3.0], [0.25, 0.25]).tolist() == [[0.5, 0.75]]

@@ -1,62 +1,19 @@
 """planar_flow, its inverse and conditional_planar_flow against fp64 truth and autograd; every way through autograd; bad input."""
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from _planar_flow import FLOATS, KERNEL, MODES, OPS, compare, gradients, inputs_of, loss, native, same
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
 import ordkernels
 from ordkernels.ops import conditional_planar_flow, planar_flow, planar_flow_inverse
-from ordkernels.reference import conditional_planar_flow as conditional_reference
-from ordkernels.reference import planar_flow as reference
-from ordkernels.reference import planar_flow_inverse as inverse_reference
-from ordkernels.reference._common import compute_dtype
-from ordkernels.reference._planar_flow import layer_terms
-from ordkernels.testing.compare import assert_within_budget, same_bits
+from ordkernels.testing.compare import same_bits
 from ordkernels.testing.inputs import SIZES, flow_inputs, strided
-
-REFERENCES = {
-    "planar_flow": reference.planar_flow,
-    "planar_flow_backward": reference.planar_flow_backward,
-    "planar_flow_inverse": inverse_reference.planar_flow_inverse,
-    "planar_flow_inverse_backward": inverse_reference.planar_flow_inverse_backward,
-}
-
-MODES: tuple[Any, ...] = (True, "smooth", False)
-NUMBER = {False: 0, True: 1, "smooth": 2}
-FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-KERNEL = torch.ops.ordkernels
-native = pytest.mark.native
-OPS = {"planar_flow": planar_flow, "planar_flow_inverse": planar_flow_inverse, "conditional_planar_flow": conditional_planar_flow}
-
-
-def inputs_of(op: str, B: int = 3, K: int = 2, D: int = 4, dtype: torch.dtype = torch.float64, H: int = 5) -> list[Tensor]:
-    """Leaves that require gradients."""
-    z, u, w, b = flow_inputs(B, K, D, dtype=dtype)
-    args = [z, u, w, b]
-    if op == "conditional_planar_flow":
-        C = K * (2 * D + 1)
-        args = [z, *(torch.randn(*s, dtype=torch.float64).to(dtype) / s[-1] ** 0.5 for s in ((B, H), (C, H), (C,)))]
-    return [t.clone().requires_grad_() for t in args]
-
-
-def loss(op: Callable[..., Any], *args: Tensor, **kwargs: Any) -> Tensor:
-    z, log_det = op(*args, **kwargs)
-    return (z.double() * torch.linspace(-1, 2, z.numel(), dtype=torch.float64, device=z.device).view(z.shape)).sum() + (
-        log_det.double() ** 2
-    ).sum()
-
-
-def gradients(op: Callable[..., Any], args: list[Tensor], **kwargs: Any) -> tuple[Tensor, ...]:
-    return torch.autograd.grad(loss(op, *args, **kwargs), args)
-
-
-# ---- the reference against mathematics
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -108,41 +65,6 @@ def test_constrained_log_det_is_finite(kind: str, mode: Any) -> None:
         z, log_det = planar_flow(*flow_inputs(64, 4, 8, dtype=dtype, kind=kind), constrained=mode)
         assert z.isfinite().all()
         assert log_det.isfinite().all()
-
-
-# ---- native kernels against the reference: |kernel - truth| <= |eager - truth| + a few roundings
-
-
-def eager_and_truth(f: Callable[..., Any], args: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """Plain torch in the dtype of the arguments, and in fp64. For fp64 arguments plain torch's error is estimated from fp32's."""
-    truth = f(*(t.double() for t in args))
-    if args[0].dtype != torch.float64:
-        return f(*args), truth
-    scale = torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps
-    return [t + (e.double() - t) * scale for e, t in zip(f(*(t.float() for t in args)), truth, strict=True)], truth
-
-
-def compare(
-    B: int, K: int, D: int, N: int | None, shared: bool, dtype: torch.dtype, kind: str, mode: int, view: Callable[[Tensor], Tensor]
-) -> None:
-    z, u, w, b = (view(t) for t in flow_inputs(B, K, D, N, shared=shared, dtype=dtype, kind=kind))
-    gz, gl = view(torch.randn(z.shape).to(dtype)), torch.randn(z.shape[:-1], dtype=compute_dtype(z))
-    size = max([t.abs().max().item() for t in (u, w, z) if t.numel()], default=1.0)
-    if kind in ("low", "high"):
-        size = size * 30  # w.u is a sum of large terms
-    for name, ulps in (("planar_flow", 16), ("planar_flow_inverse", 64)):
-        if name == "planar_flow_inverse" and (mode == 0 or kind not in ("normal", "dead")):
-            continue
-        eager, truth = eager_and_truth(lambda *a: REFERENCES[name](*a, mode), [z, u, w, b])  # noqa: B023
-        got = getattr(KERNEL, f"_{name}")(z, u, w, b, mode)
-        assert_within_budget(got, eager, truth, ulps=ulps, scale=size)
-        saved = [z if name == "planar_flow" else truth[0].to(dtype), truth[2].to(gl.dtype), u, w, gz, gl]
-        eager, truth = eager_and_truth(lambda *a: REFERENCES[f"{name}_backward"](*a, mode), saved)  # noqa: B023
-        assert_within_budget(getattr(KERNEL, f"_{name}_backward")(*saved, mode), eager, truth, ulps=32, scale=size)
-
-
-def same(t: Tensor) -> Tensor:
-    return t
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -246,107 +168,6 @@ def test_rows_do_not_depend_on_batch_or_threads() -> None:
         out = KERNEL._planar_flow(*(t[part] for t in args), 1)
         grads = KERNEL._planar_flow_backward(args[0][part], out[2], args[1][part], args[2][part], gz[part], gl[part], 1)
         assert same_bits((*out, *grads), [t[part] for t in whole])
-
-
-# ---- the inverse
-
-
-def uhat_norm(u: Tensor, w: Tensor, mode: int) -> Tensor:
-    return layer_terms(u.double(), w.double(), mode)[0].norm(dim=-1)
-
-
-@pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("mode", [True, "smooth"])
-@pytest.mark.parametrize("scale", [1.0, 3.0])
-@native
-def test_inverse_error_of_one_layer(dtype: torch.dtype, mode: Any, scale: float) -> None:
-    """|inverse(y) - truth| <= 16 eps (|z| + |uhat|) / min(1, det), row by row."""
-    z, u, w, b = (t.to(dtype) for t in flow_inputs(500, 1, 16, dtype=torch.float64))
-    u, w = (u * scale).to(dtype), (w * scale).to(dtype)
-    exact = [t.double() for t in (z, u, w, b)]
-    truth, log_det, _ = inverse_reference.planar_flow_inverse(*exact, NUMBER[mode])
-    got = planar_flow_inverse(z, u, w, b, constrained=mode)[0].double()
-    size = torch.maximum(truth.norm(dim=-1), exact[0].norm(dim=-1)) + uhat_norm(u, w, NUMBER[mode])[:, 0]
-    bound = 16 * torch.finfo(dtype).eps * size / log_det.exp().clamp(max=1)
-    assert ((got - truth).norm(dim=-1) <= bound).all()
-
-
-@pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("kind", ["normal", "dead", "saturated"])
-@pytest.mark.parametrize("K", [1, 4, 16])
-@native
-def test_inverse_residual(dtype: torch.dtype, kind: str, K: int) -> None:
-    """|flow(inverse(y)) - y| <= 16 eps K max_k (|z_k| + |uhat_k|), the flow in fp64."""
-    y, u, w, b = flow_inputs(300, K, 16, dtype=dtype, kind=kind)
-    z = planar_flow_inverse(y, u, w, b)[0].double()
-    exact = [t.double() for t in (u, w, b)]
-    sizes, x = [], z
-    for k in range(K):
-        sizes.append(x.norm(dim=-1) + uhat_norm(u, w, 1)[:, k])
-        x = reference.planar_flow(x, *(t[:, k : k + 1] for t in exact), 1)[0]
-    bound = 16 * torch.finfo(dtype).eps * K * torch.stack(sizes).amax(0)
-    assert ((x - y.double()).norm(dim=-1) <= bound).all()
-
-
-@native
-def test_inverse_log_det_and_round_trip() -> None:
-    z, u, w, b = flow_inputs(65, 4, 12, dtype=torch.float64)
-    out, log_det = planar_flow(z, u, w, b)
-    back, same_det = planar_flow_inverse(out, u, w, b)
-    torch.testing.assert_close(back, z, rtol=1e-11, atol=1e-11)
-    torch.testing.assert_close(same_det, log_det, rtol=1e-10, atol=1e-10)
-
-
-@native
-def test_inverse_from_the_hardest_starts() -> None:
-    """s = w.uhat from -1 (a triple root at 0) to 1e4, and a from 1e-6 to 50."""
-    s = torch.cat([-1 + torch.logspace(-7, 0, 60, dtype=torch.float64), torch.logspace(-3, 4, 60, dtype=torch.float64)])
-    a = torch.logspace(-6, 1.7, 80, dtype=torch.float64)
-    s, a = (t.flatten() for t in torch.meshgrid(s, a, indexing="ij"))
-    x = torch.where(s > 30, s + 1, torch.log(torch.expm1(s + 1)))  # softplus(x) - 1 = s
-    for dtype in (torch.float32, torch.float64):
-        w, u, r = torch.ones(len(s), 1, 1, dtype=dtype), x[:, None, None].to(dtype), (a + s * torch.tanh(a))[:, None].to(dtype)
-        got = KERNEL._planar_flow_inverse(r, u, w, torch.zeros_like(w[:, 0]), 1)[2][:, 0].double()
-        real = torch.nn.functional.softplus(u[:, 0, 0].double(), threshold=1e3) - 1
-        residual = (got + real * torch.tanh(got) - r[:, 0].double()).abs()
-        assert (residual <= 8 * torch.finfo(dtype).eps * (got.abs() + real.abs() + r[:, 0].double().abs())).all()
-
-
-# ---- conditional
-
-
-@pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize(
-    ("B", "N", "K", "D", "H"),
-    [(1, None, 1, 1, 1), (0, None, 2, 3, 4), (700, None, 4, 33, 16), (40, 3, 2, 7, 5), (3, 400, 2, 9, 6), (3, 0, 2, 3, 4)],
-)
-@native
-def test_conditional(dtype: torch.dtype, B: int, N: int | None, K: int, D: int, H: int) -> None:
-    z, C = torch.randn((B, D) if N is None else (B, N, D)).to(dtype), K * (2 * D + 1)
-    h, weight, bias = torch.randn(B, H).to(dtype), (torch.randn(C, H) / (D * H) ** 0.5).to(dtype), (torch.randn(C) / D**0.5).to(dtype)
-    eager, truth = eager_and_truth(lambda *a: conditional_reference.conditional_planar_flow(*a, 1), [z, h, weight, bias])
-    assert_within_budget(KERNEL._conditional_planar_flow(z, h, weight, bias, 1), eager, truth, ulps=16, scale=4)
-    gl = torch.randn(z.shape[:-1], dtype=eager[1].dtype)
-    saved = [z, truth[2].to(gl.dtype), h, weight, bias, torch.randn(z.shape).to(dtype), gl]
-    eager, truth = eager_and_truth(lambda *a: conditional_reference.conditional_planar_flow_backward(*a, 1), saved)
-    assert_within_budget(KERNEL._conditional_planar_flow_backward(*saved, 1), eager, truth, ulps=32, scale=4)
-
-
-@native
-def test_conditional_inside_modes() -> None:
-    """Its matrix products go through the dispatcher from C++: no mode may change or refuse them."""
-    args = inputs_of("conditional_planar_flow", dtype=torch.float32)
-    want = conditional_planar_flow(*(t.detach() for t in args))
-    assert same_bits(KERNEL._conditional_planar_flow(*args, 1)[:2], want)  # grad mode on, inputs that require gradients
-    with torch.inference_mode():
-        assert same_bits(conditional_planar_flow(*args), want)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert same_bits(conditional_planar_flow(*args), want)
-    noncontiguous = [strided(t.detach()) for t in args]
-    assert same_bits(conditional_planar_flow(*noncontiguous), want)
-
-
-# ---- ways through autograd
 
 
 @pytest.mark.registration
@@ -537,10 +358,9 @@ def test_inputs_are_left_alone() -> None:
     assert same_bits(args, before)
 
 
-# ---- bad input
-
-
 Z, P, Q = torch.zeros(4, 3), torch.zeros(4, 2, 3), torch.zeros(4, 2)
+
+
 BAD: list[tuple[tuple[Any, ...], dict[str, Any], type[Exception], str]] = [
     ((Z[0], P, P, Q), {}, ValueError, r"z: expected \[B, D\] or \[B, N, D\], got 1 dim"),
     (([1.0], P, P, Q), {}, TypeError, "z: expected a torch.Tensor, got list"),

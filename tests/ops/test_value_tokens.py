@@ -1,64 +1,16 @@
-"""embedding_mixup and windowed_value: the reference against its definition written out, the kernels against the reference."""
+"""embedding_mixup and windowed_value together: definition, error budgets, hostile rows, ways through autograd, Triton."""
 
-import importlib.util
 import math
-import os
-from typing import Any
 
 import pytest
 import torch
+from _tokens import DEVICE, FLOATS, NATIVE_AND_REFERENCE, by_hand, inputs, native, needs_triton, on, results
 from torch import Tensor
-from torch.autograd import forward_ad
 
 import ordkernels
 from ordkernels.ops import embedding_mixup, windowed_value
 from ordkernels.testing.compare import assert_within_budget, same_bits
 from ordkernels.testing.inputs import SIZES, strided
-
-FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-KERNEL = torch.ops.ordkernels
-native = pytest.mark.native
-NATIVE_AND_REFERENCE = pytest.mark.parametrize("backend", ["reference", None])
-
-
-class _None:
-    def __enter__(self) -> None: ...
-    def __exit__(self, *_: object) -> None: ...
-
-
-def on(backend: str | None) -> Any:
-    return ordkernels.use_backend(backend) if backend else _None()
-
-
-def inputs(R: int, V: int, E: int, dtype: torch.dtype = torch.float32, scale: float = 2.0) -> tuple[Tensor, Tensor, Tensor]:
-    """logits with ties in every fourth row, embedding, values (0 for specials)."""
-    x = torch.randn(R, V, dtype=torch.float64) * scale
-    x[::4] = x[::4].round()
-    values = torch.rand(V, dtype=torch.float64).sort(descending=True).values * 10
-    values[:3] = 0
-    return x.to(dtype), torch.randn(V, E, dtype=torch.float64).to(dtype), values.to(dtype)
-
-
-def results(x: Tensor, e: Tensor, v: Tensor, window: int | None) -> list[Tensor]:
-    """Both outputs, and the gradients of everything."""
-    x, e, v = (t.detach().clone().requires_grad_() for t in (x, e, v))
-    mixed, value = embedding_mixup(x, e, window=window), windowed_value(x, v, window=window)
-    g = [torch.linspace(-1, 1, t.numel(), dtype=torch.float64).mul(64).round().div(64).view(t.shape).to(t.dtype) for t in (mixed, value)]
-    return [mixed.detach(), value.detach(), *torch.autograd.grad(mixed, (x, e), g[0]), *torch.autograd.grad(value, (x, v), g[1])]
-
-
-# ---- what is computed
-
-
-def by_hand(x: list[float], e: list[list[float]], v: list[float], window: int | None, first: int) -> tuple[list[float], float]:
-    V, m = len(x), x.index(max(x))
-    b = V if window is None else window // 2
-    around = [j for j in range(V) if abs(j - m) <= b]
-    mix = around if window is None else [m] if m < first else [j for j in around if j >= first]
-    weights = [math.exp(x[j] - x[m]) for j in mix]
-    mixed = [sum(w * e[j][k] for w, j in zip(weights, mix, strict=True)) / sum(weights) for k in range(len(e[0]))]
-    total = sum(math.exp(t - x[m]) for t in x)
-    return mixed, sum(math.exp(x[j] - x[m]) / total * v[j] for j in around)
 
 
 @native
@@ -73,22 +25,6 @@ def test_values_follow_the_definition(backend: str | None, window: int | None) -
             a, b = by_hand(x[i].tolist(), e.tolist(), v.tolist(), window, first)
             torch.testing.assert_close(mixed[i], torch.tensor(a, dtype=torch.float64))
             torch.testing.assert_close(value[i], torch.tensor(b, dtype=torch.float64))
-
-
-@native
-@NATIVE_AND_REFERENCE
-def test_a_special_argmax_stands_alone_and_specials_are_never_mixed_in(backend: str | None) -> None:
-    e = torch.eye(8)
-    x = torch.zeros(4, 8)
-    x[0, 1], x[1, 3], x[2, 7], x[3, 5] = 9.0, 9.0, 9.0, 9.0
-    with on(backend):
-        mixed = embedding_mixup(x, e, window=6)
-    assert torch.equal(mixed[0], e[1])
-    assert (mixed[1:, :3] == 0).all()
-    assert (mixed[1] > 0).tolist() == [False] * 3 + [True] * 4 + [False]
-    assert (mixed[2] > 0).tolist() == [False] * 4 + [True] * 4
-    assert (mixed[3] > 0).tolist() == [False] * 3 + [True] * 5
-    torch.testing.assert_close(mixed.sum(1), torch.ones(4))
 
 
 @native
@@ -120,9 +56,6 @@ def test_masked_logits_and_rows_without_a_softmax(backend: str | None) -> None:
             for i in (2, 4):
                 assert got[i][bad].isnan().all()
                 assert not got[i][~bad].isnan().any()
-
-
-# ---- accuracy, sizes, layouts
 
 
 @native
@@ -189,40 +122,6 @@ def test_rows_and_threads_do_not_change_a_bit() -> None:
         torch.set_num_threads(before)
 
 
-@native
-def test_unwanted_gradients_are_not_made() -> None:
-    x, e, v = inputs(6, 9, 4)
-    for wanted, empty in ((1, 1), (2, 0)):
-        assert KERNEL._embedding_mixup_backward(x, e, torch.ones(6, 4), 4, 3, wanted)[empty].numel() == 0
-        assert KERNEL._windowed_value_backward(x, v, torch.ones(6), 4, wanted)[empty].numel() == 0
-
-
-# ---- every way through autograd
-
-
-@native
-@pytest.mark.parametrize("window", [4, 0, None])
-def test_gradcheck(window: int | None) -> None:
-    x, e, v = (t.requires_grad_() for t in inputs(6, 12, 5, torch.float64))
-    with torch.no_grad():
-        x += torch.rand_like(x) * 0.1  # no ties: there the argmax changes
-    assert torch.autograd.gradcheck(lambda x, e: embedding_mixup(x, e, window=window), (x, e))
-    assert torch.autograd.gradcheck(lambda x, v: windowed_value(x, v, window=window), (x, v))
-
-
-@pytest.mark.registration
-@native
-def test_opcheck() -> None:
-    x, e, v = inputs(5, 9, 4)
-    for window in (4, -1):
-        torch.library.opcheck(KERNEL.embedding_mixup.default, (x.clone().requires_grad_(), e.clone().requires_grad_(), window, 3))
-        torch.library.opcheck(KERNEL.windowed_value.default, (x.clone().requires_grad_(), v.clone().requires_grad_(), window))
-        torch.library.opcheck(KERNEL._embedding_mixup.default, (x, e, window, 3))
-        for wanted in (1, 2, 3):
-            torch.library.opcheck(KERNEL.embedding_mixup_backward.default, (x, e, torch.rand(5, 4), window, 3, wanted))
-            torch.library.opcheck(KERNEL.windowed_value_backward.default, (x, v, torch.rand(5), window, wanted))
-
-
 def loss(x: Tensor, e: Tensor, v: Tensor) -> Tensor:
     return (embedding_mixup(x, e, window=4) ** 2).sum() + (windowed_value(x, v, window=2) ** 2).sum()
 
@@ -247,73 +146,11 @@ def test_four_ways_agree() -> None:
 
 
 @native
-def test_second_derivatives_and_forward_mode_raise() -> None:
-    x, e, v = inputs(3, 9, 4)
-    for f in (lambda x: embedding_mixup(x, e, window=4), lambda x: windowed_value(x, v, window=4)):
-        leaf = x.clone().requires_grad_()
-        (g,) = torch.autograd.grad(f(leaf).pow(2).sum(), leaf, create_graph=True)
-        with pytest.raises(RuntimeError, match=r"twice"):
-            torch.autograd.grad(g.sum(), leaf)
-        with forward_ad.dual_level(), pytest.raises((RuntimeError, NotImplementedError)):
-            forward_ad.unpack_dual(f(forward_ad.make_dual(x, torch.ones_like(x))))
-
-
-# ---- bad input, backends
-
-X, TABLE = torch.ones(2, 5), torch.ones(5, 3)
-
-
-@pytest.mark.parametrize(
-    ("call", "error", "text"),
-    [
-        (lambda: embedding_mixup([1.0], TABLE, window=2), TypeError, "logits: expected a torch.Tensor, got list"),
-        (lambda: embedding_mixup(X.int(), TABLE, window=2), TypeError, "logits: expected float32, float64"),
-        (lambda: embedding_mixup(torch.ones(()), TABLE, window=2), ValueError, r"logits: expected \[..., V\] .* 1, got shape \[\]"),
-        (lambda: embedding_mixup(torch.ones(2, 0), TABLE, window=2), ValueError, r"logits: .* got shape \[2, 0\]"),
-        (lambda: embedding_mixup(X, TABLE[:4], window=2), ValueError, r"embedding: expected \[V, E\] with V = 5 as logits, got \[4, 3\]"),
-        (lambda: embedding_mixup(X, TABLE[:, :0], window=2), ValueError, r"embedding: .*E at least 1, got \[5, 0\]"),
-        (lambda: embedding_mixup(X, TABLE[:, 0], window=2), ValueError, r"embedding: expected \[V, E\], got 1 dimensions"),
-        (lambda: embedding_mixup(X, TABLE.double(), window=2), TypeError, "embedding: expected float32 with logits of torch.float32"),
-        (lambda: embedding_mixup(X.half(), TABLE.bfloat16(), window=2), TypeError, "embedding: expected float16 or float32"),
-        (lambda: embedding_mixup(X, TABLE, window=-2), ValueError, "window: expected at least 0, got -2"),
-        (lambda: embedding_mixup(X, TABLE, window=2.0), TypeError, "window: expected an int, got float"),
-        (lambda: embedding_mixup(X, TABLE, window=True), TypeError, "window: expected an int, got bool"),
-        (lambda: embedding_mixup(X, TABLE, window=2, first_value_token=None), TypeError, "first_value_token: expected an int, got N"),
-        (lambda: embedding_mixup(X, TABLE, window=2, first_value_token=-1), ValueError, "first_value_token: expected at least 0, got -1"),
-        (lambda: windowed_value(X, torch.ones(4), window=2), ValueError, r"values: expected \[V\] with V = 5 as logits, got \[4\]"),
-        (lambda: windowed_value(X, TABLE, window=2), ValueError, r"values: expected \[V\], got 2 dimensions"),
-        (lambda: windowed_value(X, torch.ones(5).int(), window=2), TypeError, "values: expected float32"),
-        (lambda: windowed_value(X, torch.ones(5, device="meta"), window=2), ValueError, "values: expected the device of logits"),
-    ],
-)  # fmt: skip
-def test_bad_input_is_named(call: Any, error: type[Exception], text: str) -> None:
-    with pytest.raises(error, match=text):
-        call()
-
-
-@pytest.mark.parametrize("op", ["embedding_mixup", "windowed_value"])
-def test_backends_are_listed(op: str) -> None:
-    listed = ordkernels.available_backends(op)
-    assert listed["reference"] == []
-    assert any("no CUDA C++ kernel" in reason for reason in listed["cuda"])
-
-
-@native
 @pytest.mark.usefixtures("native")
 def test_the_native_kernels_are_there() -> None:
     x, e, v = inputs(2, 9, 4)
     with ordkernels.use_backend("cpu"):
         results(x, e, v, 2)
-
-
-# ---- Triton
-
-INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"
-DEVICE = "cuda" if torch.cuda.is_available() and not INTERPRET else "cpu"
-needs_triton = pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None or not (INTERPRET or DEVICE == "cuda"),
-    reason="neither TRITON_INTERPRET=1 nor a GPU, or no triton",
-)
 
 
 @pytest.mark.triton

@@ -1,13 +1,12 @@
-"""encode_increments and nested_min: the reference against its definition on every tie, the kernels against the reference."""
+"""Order-preserving aggregation: against its definition on every tie, the kernels against the reference, gradients."""
 
-import importlib.util
 import itertools
 import math
-import os
 from typing import Any
 
 import pytest
 import torch
+from _increments import DEVICE, FLOATS, KERNEL, both_backends, floats, native, needs_triton, results
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -17,10 +16,6 @@ import ordkernels
 from ordkernels.ops import encode_increments, nested_min
 from ordkernels.testing.compare import assert_within_budget, same_bits
 from ordkernels.testing.inputs import SIZES, strided
-
-FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-KERNEL = torch.ops.ordkernels
-native = pytest.mark.native
 
 
 def grid(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
@@ -68,9 +63,6 @@ def jacobian(v: Tensor, w: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
     return out.detach(), torch.stack(rows, 1)
 
 
-# ---- the reference is what it says, the kernels are the reference: on every tie
-
-
 @native
 @pytest.mark.parametrize("backend", ["reference", None])
 def test_values_and_derivatives_follow_the_definition_on_every_tie(backend: str | None) -> None:
@@ -84,21 +76,6 @@ def test_values_and_derivatives_follow_the_definition_on_every_tie(backend: str 
         values, rows = by_hand(v[i].tolist(), w[i].tolist(), c[i].item())
         assert out[i].tolist() == values, (v[i], w[i], c[i])
         assert slopes[i].tolist() == rows, (v[i], w[i], c[i])
-
-
-def both_backends(f: Any) -> tuple[Any, Any]:
-    here = f()
-    with ordkernels.use_backend("reference"):
-        return here, f()
-
-
-def results(v: Tensor, w: Tensor, capacity: Any, which: str = "both") -> list[Tensor]:
-    """Outputs and the gradients of everything, with gradients of one output or of both."""
-    args = [t.detach().clone().requires_grad_() for t in (v, w, *([capacity] if isinstance(capacity, Tensor) else []))]
-    out = nested_min(args[0], args[1], args[2] if len(args) == 3 else capacity)
-    g = [torch.linspace(-1, 1, t.numel(), dtype=torch.float64).mul(8).round().div(8).view(t.shape).to(t.dtype) for t in out]
-    chosen = {"both": (0, 1), "value": (0,), "clipped": (1,)}[which]
-    return [*(t.detach() for t in out), *torch.autograd.grad([out[i] for i in chosen], args, [g[i] for i in chosen])]
 
 
 @native
@@ -118,51 +95,6 @@ def test_kernel_is_the_reference_on_grids(dtype: torch.dtype, K: int, shared: bo
                 shared and i == 3 and dtype in FLOATS[2:]
             )  # sums of more bits than 16-bit types hold are rounded once, in some order
             torch.testing.assert_close(x, y, rtol=0 if exact else 1e-2, atol=0 if exact else 1e-2)
-
-
-@native
-@pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("shared", [True, False])
-def test_encode_is_the_reference_on_grids(dtype: torch.dtype, shared: bool) -> None:
-    for B, K in itertools.product((1, 5, 300), (1, 2, 4, 8, 11, 33)):
-        y = torch.randint(-2, 4 * K, (B,)).div(4).to(dtype)
-        w = torch.randint(0, 6, (K,) if shared else (B, K)).div(4).to(dtype)
-        g = torch.randint(-2, 3, (B, K)).to(dtype)
-
-        def run(y: Tensor = y, w: Tensor = w, g: Tensor = g) -> list[Tensor]:
-            args = [y.clone().requires_grad_(), w.clone().requires_grad_()]
-            out = encode_increments(*args)
-            return [out.detach(), *torch.autograd.grad(out, args, g)]
-
-        got, expected = both_backends(run)
-        loose = dtype in FLOATS[2:]
-        for x, z in zip(got, expected, strict=True):
-            torch.testing.assert_close(x, z, rtol=1e-2 if loose else 0, atol=0.25 if loose and shared else 0)
-
-
-@native
-@pytest.mark.parametrize("backend", ["reference", None])
-def test_encode_passes_the_gradient_like_clamp(backend: str | None) -> None:
-    y = torch.tensor([-1.0, 0.0, 0.5, 1.0, 1.5, 3.0, 3.5, 9.0], dtype=torch.float64).requires_grad_()
-    w = torch.tensor([1.0, 2.0, 0.5], dtype=torch.float64).requires_grad_()
-
-    def plain(y: Tensor, w: Tensor) -> Tensor:
-        edges = torch.stack([torch.zeros((), dtype=w.dtype), w[0], w[0] + w[1]])
-        return torch.clamp(y[:, None] - edges, torch.zeros((), dtype=w.dtype), w)
-
-    g = torch.arange(24.0, dtype=torch.float64).view(8, 3) - 7
-    expected = torch.autograd.grad(plain(y, w), (y, w), g)
-    with ordkernels.use_backend(backend or "reference") if backend else torch.enable_grad():
-        out = encode_increments(y, w)
-        torch.testing.assert_close(out, plain(y, w), rtol=0, atol=0)
-        for a, b in zip(torch.autograd.grad(out, (y, w), g), expected, strict=True):
-            torch.testing.assert_close(a, b, rtol=0, atol=0)
-
-
-# ---- properties
-
-
-floats = st.floats(-2, 4, width=32)
 
 
 @native
@@ -218,9 +150,6 @@ def test_small_parts_survive_a_large_one(dtype: torch.dtype) -> None:
     v = torch.tensor([[1e5, 1e-3, 1e-3]], dtype=dtype)
     for cap in (None, 2e5, torch.tensor([2e5], dtype=dtype)):
         assert torch.equal(nested_min(v, torch.full((3,), 1e6, dtype=dtype), cap)[1], v)
-
-
-# ---- accuracy, sizes, layouts
 
 
 @native
@@ -318,9 +247,6 @@ def test_unwanted_gradients_are_not_made() -> None:
     assert len(both) == 4
 
 
-# ---- every way through autograd
-
-
 def loss(v: Tensor, w: Tensor, c: Tensor | None) -> Tensor:
     value, parts = nested_min(v, w, c)
     return (value**2).sum() + (parts * torch.linspace(-1, 1, parts.numel(), dtype=parts.dtype).view_as(parts)).sum()
@@ -337,7 +263,6 @@ def test_gradcheck(shared: bool, capacity: str | None) -> None:
         assert torch.autograd.gradcheck(nested_min, (v, w, c))
     else:
         assert torch.autograd.gradcheck(lambda v, w: nested_min(v, w, 1.1 if capacity else None), (v, w))
-    assert torch.autograd.gradcheck(encode_increments, (c, w))
 
 
 @pytest.mark.registration
@@ -351,8 +276,6 @@ def test_opcheck() -> None:
             torch.library.opcheck(KERNEL._nested_min.default, (*plain, number))
             for gy, go, wanted in ((torch.rand(5), None, 7), (None, torch.rand(5, 4), 1), (torch.rand(5), torch.rand(5, 4), 2)):
                 torch.library.opcheck(KERNEL.nested_min_backward.default, (*plain, gy, go, number, wanted))
-        torch.library.opcheck(KERNEL.encode_increments.default, (c, w))
-        torch.library.opcheck(KERNEL.encode_increments_backward.default, (c.detach(), w.detach(), torch.rand(5, 4), 3))
 
 
 @pytest.mark.registration
@@ -391,9 +314,6 @@ def test_second_derivatives_and_forward_mode_raise() -> None:
         forward_ad.unpack_dual(nested_min(forward_ad.make_dual(v.detach(), torch.ones(3, 4)), w, 1.0)[0])
 
 
-# ---- bad input, backends
-
-
 @pytest.mark.parametrize(
     ("call", "error", "text"),
     [
@@ -413,9 +333,6 @@ def test_second_derivatives_and_forward_mode_raise() -> None:
         ),
         (lambda: nested_min(torch.ones(2, 3), torch.ones(3), torch.ones(3)), ValueError, r"capacity: .*\[B\] = \[2\], got \[3\]"),
         (lambda: nested_min(torch.ones(2, 3), torch.ones(3), "1"), TypeError, "capacity: expected a number, a tensor of shape"),
-        (lambda: encode_increments(torch.ones(2, 3), torch.ones(3)), ValueError, r"y: expected \[B\], got 2 dimensions"),
-        (lambda: encode_increments(torch.ones(2), torch.ones(3, 3)), ValueError, r"widths: expected \[B, K\] = \[2, 3\], got \[3, 3\]"),
-        (lambda: encode_increments(torch.ones(2), torch.ones(3).half()), TypeError, "widths: expected the dtype of y"),
     ],
 )
 def test_bad_input_is_named(call: Any, error: type[Exception], text: str) -> None:
@@ -429,7 +346,7 @@ def test_a_capacity_of_one_number_in_a_tensor() -> None:
     assert same_bits(nested_min(v, w, torch.tensor(0.7)), nested_min(v, w, torch.full((4,), 0.7)))
 
 
-@pytest.mark.parametrize("op", ["encode_increments", "nested_min"])
+@pytest.mark.parametrize("op", ["nested_min"])
 def test_backends_are_listed(op: str) -> None:
     listed = ordkernels.available_backends(op)
     assert listed["reference"] == []
@@ -442,16 +359,6 @@ def test_the_native_kernel_is_there() -> None:
     assert ordkernels.available_backends("nested_min")["cpu"] == []
     with ordkernels.use_backend("cpu"):
         nested_min(torch.rand(2, 3), torch.rand(3), 1.0)
-
-
-# ---- Triton
-
-INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"
-DEVICE = "cuda" if torch.cuda.is_available() and not INTERPRET else "cpu"
-needs_triton = pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None or not (INTERPRET or DEVICE == "cuda"),
-    reason="neither TRITON_INTERPRET=1 nor a GPU, or no triton",
-)
 
 
 @pytest.mark.triton
