@@ -143,9 +143,10 @@ def _force(name: str | None) -> None:
     if name is not None:
         _enter(name)
         return
-    state = getattr(_THREAD, "state", None)
-    for context in list(state.contexts) if state is not None else ():
-        state.close(context)
+    state: _ThreadState | None = getattr(_THREAD, "state", None)
+    if state is not None:
+        for context in list(state.contexts):
+            state.close(context)
 
 
 def __getattr__(name: str) -> Any:

@@ -125,11 +125,10 @@ def philox(counter: Tensor | np.ndarray | Sequence[Any], key: Tensor | np.ndarra
     if k.shape[0] != c.shape[0]:
         raise ValueError(f"key: expected [N, 2] with the N of counter, {c.shape[0]}, got {list(k.shape)}")
     checks.same_device("key", k, "counter", c)
-    words: Tensor = _PHILOX(c, k)
-    return words.view(torch.uint32)
+    return _PHILOX(c, k).view(torch.uint32)
 
 
-def _noise(kernel: Op, seed: int, row_ids: Any, step: int, width: int, draw: Any, rows: int | None, device: Any) -> Tensor:
+def _noise(kernel: Op[Tensor], seed: int, row_ids: Any, step: int, width: int, draw: Any, rows: int | None, device: Any) -> Tensor:
     seed, step, width = signed_seed(seed), stream_step(step), integer("width", width)
     if width < 0:
         raise ValueError(f"width: expected 0 or more, got {width}")
@@ -149,8 +148,7 @@ def _noise(kernel: Op, seed: int, row_ids: Any, step: int, width: int, draw: Any
         if draws.numel() and checks.can_read_values(draws):
             low, high = torch.aminmax(draws)
             _check_draw(int(low), int(high), width)
-    out: Tensor = kernel(ids, draws, draw, seed, step, width)
-    return out
+    return kernel(ids, draws, draw, seed, step, width)
 
 
 def _row_ids(row_ids: Any, draws: Tensor | None, rows: int | None, device: Any) -> Tensor:
@@ -184,6 +182,10 @@ def _fake_words(counter: Tensor) -> Tensor:
     return counter.new_empty(counter.shape, dtype=torch.int32)
 
 
-_NORMAL = Op("normal", serves="random_normal", reference=reference.random_normal, fake=_fake_rows, vmap=fold_rows, triton="rng")
-_UNIFORM = Op("uniform", serves="random_uniform", reference=reference.random_uniform, fake=_fake_rows, vmap=fold_rows, triton="rng")
-_PHILOX = Op("philox", reference=reference.philox, fake=_fake_words, vmap=fold_rows, triton="rng")
+_NORMAL: Op[Tensor] = Op(
+    "normal", serves="random_normal", reference=reference.random_normal, fake=_fake_rows, vmap=fold_rows, triton="rng"
+)
+_UNIFORM: Op[Tensor] = Op(
+    "uniform", serves="random_uniform", reference=reference.random_uniform, fake=_fake_rows, vmap=fold_rows, triton="rng"
+)
+_PHILOX: Op[Tensor] = Op("philox", reference=reference.philox, fake=_fake_words, vmap=fold_rows, triton="rng")

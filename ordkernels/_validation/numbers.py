@@ -41,7 +41,7 @@ def number(name: str, x: Any, form: str = "a number") -> float:
     """``x`` as any float, NaN included."""
     if type(x) is float:
         return x
-    if isinstance(x, bool | str | bytes) or not hasattr(x, "__float__") or getattr(x, "ndim", 0):
+    if isinstance(x, bool | str | bytes) or not hasattr(x, "__float__") or getattr(x, "ndim", None):
         raise TypeError(f"{name}: expected {form}, got {type(x).__name__}")
     return float(x)
 

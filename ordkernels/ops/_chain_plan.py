@@ -37,6 +37,7 @@ class ChainPlan:
 
     def embedding(self, frequencies: Tensor, dtype: torch.dtype) -> Tensor:
         """e(t) of the timesteps, [S, E]; cached while the frequencies are this very tensor, unchanged."""
+        embedding: Tensor | None
         made_of, version, embedding = self.embeddings.get(dtype, (None, 0, None))
         now = 0 if frequencies.is_inference() else frequencies._version
         if embedding is None or made_of() is not frequencies or version != now:
@@ -98,7 +99,7 @@ def visited(steps: Any) -> int | tuple[int, ...]:
     """The argument ``steps`` of a chain: a number, or timesteps."""
     if isinstance(steps, int):
         return integer("steps", steps)
-    if isinstance(steps, Tensor | Sequence) or getattr(steps, "ndim", 0):
+    if isinstance(steps, Tensor | Sequence) or getattr(steps, "ndim", None):
         return timesteps("steps", steps)
     return integer("steps", steps)
 

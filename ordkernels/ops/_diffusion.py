@@ -102,7 +102,7 @@ def grad_dots(asked: int, rows: Tensor, n: int) -> Tensor:
 
 
 def weighted_dots(slopes: Sequence[Any], dots: Tensor) -> Tensor:
-    total = slopes[0] * dots[..., 0]
+    total: Tensor = slopes[0] * dots[..., 0]
     for i, slope in enumerate(slopes[1:], 1):
         total = total + slope * dots[..., i]
     return total

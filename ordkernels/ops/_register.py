@@ -11,7 +11,7 @@ NumPy functions of the data side are registered by `_backend.register_host`.
 
 import importlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,7 +25,8 @@ from .. import _backend
 from .._library import LIB, NAMESPACE, op
 
 Kernel = Callable[..., Any]
-VmapRule = Callable[[Any, Sequence[Any], Any], Any]
+VmapRule = Callable[..., Any]  # of (info, dims, *args)
+R = TypeVar("R")  # what a call returns
 
 
 def fold_rows(kernel: OpOverload, *, shared: Sequence[str] = ()) -> VmapRule:
@@ -103,7 +104,7 @@ def wanted_grads(*tensors: Any) -> int:
     return mask
 
 
-class Op:
+class Op(Generic[R]):
     """An op without gradients. reference and fake are functions of the schema's arguments; fake takes those it names, by name.
 
     ``ordkernels._triton.<module>`` holds the launcher, a function of the kernel's name. Where it cannot run every call it also holds
@@ -129,10 +130,11 @@ class Op:
         self.op = op(self.kernel_name)
         self._define(self.op, reference, self._launch, fake, vmap)
 
-    def __call__(self, *args: Any) -> Any:
+    def __call__(self, *args: Any) -> R:
         if is_compiling() or _backend.OPEN_CONTEXTS:
             return self._call_forced(args)
-        return self.op(*args)
+        out: R = self.op(*args)
+        return out
 
     def _call_forced(self, args: tuple[Any, ...]) -> Any:
         forced = _backend.check_forced(self.info)
@@ -183,7 +185,7 @@ def register_alias(name: str, serves: str) -> None:
     _backend.register(_backend.OpInfo(name, triton=serves, alias_of=serves))
 
 
-class DifferentiableOp(Op):
+class DifferentiableOp(Op[R]):
     """An op of tensors (some may be None), then constants, that has a backward op. Four ways through autograd:
 
     1. eager: a plain `autograd.Function` over the op without autograd rule (half the cost of the others);
@@ -235,7 +237,7 @@ class DifferentiableOp(Op):
         self._register_autograd()
         self.eager, self.functional = _eager_function(self), _functional_function(self)
 
-    def __call__(self, *args: Any) -> Any:
+    def __call__(self, *args: Any) -> R:
         tensors = args[: self.tensors]
         if self.forward_takes_mask:
             args = (*args, wanted_grads(*tensors))
@@ -251,9 +253,8 @@ class DifferentiableOp(Op):
             out = self.eager.apply(self.kernels, *args)
         else:
             out = self.op_without_autograd(*args)
-        if self.all_public:
-            return out
-        return out[0] if self.public == 1 else out[: self.public]
+        public: R = out if self.all_public else out[0] if self.public == 1 else out[: self.public]
+        return public
 
     def _call_otherwise(self, args: tuple[Any, ...]) -> Any:
         forced = _backend.check_forced(self.info)
@@ -324,7 +325,7 @@ def _any_requires_grad(tensors: tuple[Any, ...]) -> bool:
     return False
 
 
-def _eager_function(op: DifferentiableOp) -> Any:
+def _eager_function(op: DifferentiableOp[Any]) -> Any:
     """The autograd.Function of eager mode. Its first argument is the pair of kernels, forward and backward, to run."""
 
     class Marked(torch.autograd.Function):
@@ -362,7 +363,7 @@ def _eager_function(op: DifferentiableOp) -> Any:
     return Eager
 
 
-def _functional_function(op: DifferentiableOp) -> Any:
+def _functional_function(op: DifferentiableOp[Any]) -> Any:
     """The autograd.Function of torch.func."""
 
     class FunctionalBackward(torch.autograd.Function):

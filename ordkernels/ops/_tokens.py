@@ -12,7 +12,7 @@ from ..reference._common import compute_dtype
 from ._register import VmapRule, argument_names, fold_rows, is_backward, loop_batches
 
 
-def flat_logits(logits: Any) -> Tensor:
+def flat_logits(logits: Tensor) -> Tensor:
     """[..., V] -> [R, V]"""
     checks.floating("logits", logits)
     if logits.dim() == 0 or logits.shape[-1] == 0:

@@ -66,7 +66,7 @@ def _fake_backward(z: Tensor, h: Tensor, weight: Tensor, bias: Tensor) -> tuple[
     return tuple(t.new_empty(t.shape) for t in (z, h, weight, bias))
 
 
-_OP = DifferentiableOp(
+_OP: DifferentiableOp[tuple[Tensor, Tensor]] = DifferentiableOp(
     "conditional_planar_flow",
     tensors=4,
     public=2,

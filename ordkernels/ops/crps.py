@@ -42,7 +42,7 @@ def crps(samples: Any, y: Any, *, fair: bool = False) -> Any:
         raise ValueError(f"samples: expected [B, L] with L at least {least}, got {list(s.shape)}")
     if t.shape != s.shape[:1]:
         raise ValueError(f"y: expected [B] = [{s.shape[0]}], got {list(t.shape)}")
-    out: Tensor = _OP(s, t, bool(fair))
+    out = _OP(s, t, bool(fair))
     reject_nan(out, samples=s, y=t)
     return out if isinstance(samples, Tensor) else out.numpy()
 
@@ -56,7 +56,7 @@ def _fake_backward(slopes: Tensor, grad_mask: int) -> tuple[Tensor, Tensor]:
     return empty_if(grad_mask & reference.SAMPLES, slopes), empty_if(grad_mask & reference.Y, slopes[:, 0])
 
 
-_OP = DifferentiableOp(
+_OP: DifferentiableOp[Tensor] = DifferentiableOp(
     "crps",
     tensors=2,
     public=1,

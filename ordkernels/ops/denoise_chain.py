@@ -121,4 +121,4 @@ def _fake(x: Tensor, K: int) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape), x.new_empty(x.shape[0], K, x.shape[1])
 
 
-_OP = Op("denoise_chain", reference=reference.chain_from_weights, fake=_fake)
+_OP: Op[tuple[Tensor, Tensor]] = Op("denoise_chain", reference=reference.chain_from_weights, fake=_fake)

@@ -47,7 +47,7 @@ def embedding_mixup(logits: Tensor, embedding: Tensor, *, window: int | None, fi
     if embedding.shape[1] == 0:
         raise ValueError(f"embedding: expected [V, E] with E at least 1, got {list(embedding.shape)}")
     first = integer("first_value_token", first_value_token, least=0)
-    out: Tensor = _OP(flat, embedding, window_width(window), min(first, flat.shape[1]))
+    out = _OP(flat, embedding, window_width(window), min(first, flat.shape[1]))
     return out.view(*logits.shape[:-1], embedding.shape[1])
 
 
@@ -59,7 +59,7 @@ def _fake_backward(logits: Tensor, embedding: Tensor, grad_mask: int) -> tuple[T
     return empty_if(grad_mask & 1, logits), empty_if(grad_mask & 2, embedding)
 
 
-_OP = DifferentiableOp(
+_OP: DifferentiableOp[Tensor] = DifferentiableOp(
     "embedding_mixup",
     tensors=2,
     public=1,

@@ -36,8 +36,7 @@ def encode_increments(y: Tensor, widths: Tensor) -> Tensor:
     checks.floating("y", y)
     checks.dims("y", y, (1,), "[B]")
     check_widths(widths, "y", y, None)
-    out: Tensor = _OP(y, widths)
-    return out
+    return _OP(y, widths)
 
 
 def _fake(y: Tensor, widths: Tensor) -> Tensor:
@@ -48,7 +47,7 @@ def _fake_backward(y: Tensor, widths: Tensor) -> tuple[Tensor, Tensor]:
     return y.new_empty(y.shape), widths.new_empty(widths.shape)
 
 
-_OP = DifferentiableOp(
+_OP: DifferentiableOp[Tensor] = DifferentiableOp(
     "encode_increments",
     tensors=2,
     public=1,

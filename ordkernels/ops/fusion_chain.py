@@ -110,7 +110,7 @@ def _run(
     if half:
         tensors = [t.float() if t.is_floating_point() else t for t in tensors]
         noise = None if noise is None else noise.float()
-    out: Tensor = _OP(*tensors, plan.step_coefficients, noise, row_ids, draw_ids, *gammas, seed)
+    out = _OP(*tensors, plan.step_coefficients, noise, row_ids, draw_ids, *gammas, seed)
     return out.to(h_long.dtype) if half else out
 
 
@@ -118,4 +118,4 @@ def _fake(h_long: Tensor) -> Tensor:
     return h_long.new_empty(h_long.shape)
 
 
-_OP = Op("fusion_chain", reference=reference.chain_from_weights, fake=_fake)
+_OP: Op[Tensor] = Op("fusion_chain", reference=reference.chain_from_weights, fake=_fake)

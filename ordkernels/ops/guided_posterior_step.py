@@ -93,7 +93,7 @@ def _finalize_grads(saved: Any, out: Any, consts: Any, grad_mask: int) -> tuple[
     return (*grads, gt, gs, gn)
 
 
-_OP = DifferentiableOp(
+_OP: DifferentiableOp[tuple[Tensor, Tensor]] = DifferentiableOp(
     "guided_posterior_step",
     tensors=8,
     public=2,

@@ -56,7 +56,7 @@ def _fake_backward(increments: Tensor, widths: Tensor, capacity: Tensor | None, 
     return increments.new_empty(increments.shape), empty_if(grad_mask & 2, widths), gc
 
 
-_OP = DifferentiableOp(
+_OP: DifferentiableOp[tuple[Tensor, Tensor]] = DifferentiableOp(
     "nested_min",
     tensors=3,
     public=2,

@@ -40,7 +40,7 @@ def pinball(q: Any, y: Any, levels: Any) -> Any:
         raise ValueError(f"q: expected [B, L] with L = {at.shape[0]}, as levels, got {list(p.shape)}")
     if t.shape != p.shape[:1]:
         raise ValueError(f"y: expected [B] = [{p.shape[0]}], got {list(t.shape)}")
-    out: Tensor = _OP(p, t, at.to(p).expand(p.shape))
+    out = _OP(p, t, at.to(p).expand(p.shape))
     reject_nan(out, q=p, y=t)
     return out if isinstance(q, Tensor) else out.numpy()
 
@@ -59,7 +59,7 @@ def _fake_backward(q: Tensor, y: Tensor, grad_mask: int) -> tuple[Tensor, Tensor
     return empty_if(grad_mask & 1, q), empty_if(grad_mask & 2, y)
 
 
-_OP = DifferentiableOp(
+_OP: DifferentiableOp[Tensor] = DifferentiableOp(
     "pinball",
     tensors=3,
     public=1,

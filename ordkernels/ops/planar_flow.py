@@ -45,7 +45,7 @@ def planar_flow(z: Tensor, u: Tensor, w: Tensor, b: Tensor, *, constrained: Cons
     return _OP(z, u, w, b, mode)
 
 
-_OP = DifferentiableOp(
+_OP: DifferentiableOp[tuple[Tensor, Tensor]] = DifferentiableOp(
     "planar_flow",
     tensors=4,
     public=2,

@@ -42,7 +42,7 @@ def planar_flow_inverse(z_out: Tensor, u: Tensor, w: Tensor, b: Tensor, *, const
     return _OP(z_out, u, w, b, mode)
 
 
-_OP = DifferentiableOp(
+_OP: DifferentiableOp[tuple[Tensor, Tensor]] = DifferentiableOp(
     "planar_flow_inverse",
     tensors=4,
     public=2,

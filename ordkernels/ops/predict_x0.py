@@ -45,8 +45,7 @@ def predict_x0(
     """
     check_like("output", output, x_t)
     t, number = level_per_row("alpha_bar", alpha_bar, x_t)
-    out: Tensor = _OP(x_t, output, t, number, prediction_kind(prediction), clip_limit(clip))
-    return out
+    return _OP(x_t, output, t, number, prediction_kind(prediction), clip_limit(clip))
 
 
 def _fake(x_t: Tensor) -> Tensor:
@@ -63,7 +62,7 @@ def _finalize_grads(saved: Any, out: Any, consts: Any, grad_mask: int) -> tuple[
     return gx, go, weighted_dots(x0_slopes(kind, t.double()), dots).to(t.dtype) if grad_mask & 4 else None
 
 
-_OP = DifferentiableOp(
+_OP: DifferentiableOp[Tensor] = DifferentiableOp(
     "predict_x0",
     tensors=3,
     public=1,

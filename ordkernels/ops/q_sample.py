@@ -51,8 +51,7 @@ def sample(x0: Tensor, noise: Tensor, level_name: str, level: Any, *, time: bool
         B, D = x0.shape[0], x0.shape[-1]
         raise ValueError(f"noise: expected [B, D] or [B, K, D] with B = {B}, D = {D}, got {list(noise.shape)}")
     t, number = level_per_row(level_name, level, noise, time)
-    out: Tensor = _OP(x0, noise, t, number, int(time))
-    return out
+    return _OP(x0, noise, t, number, int(time))
 
 
 def _fake(noise: Tensor) -> Tensor:
@@ -69,7 +68,7 @@ def _finalize_grads(saved: Any, out: Any, consts: Any, grad_mask: int) -> tuple[
     return gx, gn, weighted_dots(reference.sample_slopes(kind, t.double()), dots).to(t.dtype) if grad_mask & 4 else None
 
 
-_OP = DifferentiableOp(
+_OP: DifferentiableOp[Tensor] = DifferentiableOp(
     "q_sample",
     tensors=3,
     public=1,

@@ -100,7 +100,7 @@ def _finalize_grads(saved: Any, out: Any, consts: Any, grad_mask: int) -> tuple[
     return gx, go, gt, gs, gn
 
 
-_OP = DifferentiableOp(
+_OP: DifferentiableOp[tuple[Tensor, Tensor]] = DifferentiableOp(
     "reverse_step",
     tensors=6,
     public=2,

@@ -52,11 +52,10 @@ def wasserstein_quantile_loss(samples: Tensor, q_user: Tensor, q_item: Tensor, *
     for name, q in (("q_user", q_user), ("q_item", q_item)):
         checks.same(name, q, "samples", samples)
         checks.shape(name, q, (B, L), "[B, L]")
-    out: Tensor = _OP(samples, q_user, q_item, _weight(lam, samples))
-    return out
+    return _OP(samples, q_user, q_item, _weight(lam, samples))
 
 
-def _weight(lam: Any, samples: Tensor) -> Tensor:
+def _weight(lam: float | Tensor, samples: Tensor) -> Tensor:
     """lam [B] in the dtype of the computation."""
     B, dtype = samples.shape[0], compute_dtype(samples)
     if not isinstance(lam, Tensor):
@@ -85,7 +84,7 @@ def _fake_backward(signs: Tensor, slope: Tensor, g: Tensor, grad_mask: int) -> t
     return (*grads, slope.new_empty(B if grad_mask & reference.LAM else 0))
 
 
-_OP = DifferentiableOp(
+_OP: DifferentiableOp[Tensor] = DifferentiableOp(
     "wasserstein_quantile_loss",
     tensors=4,
     public=1,

@@ -41,7 +41,7 @@ def windowed_value(logits: Tensor, values: Tensor, *, window: int | None) -> Ten
     """
     flat = flat_logits(logits)
     check_table("values", values, logits, "[V]")
-    out: Tensor = _OP(flat, values, window_width(window))
+    out = _OP(flat, values, window_width(window))
     return out.view(logits.shape[:-1])
 
 
@@ -53,7 +53,7 @@ def _fake_backward(logits: Tensor, values: Tensor, grad_mask: int) -> tuple[Tens
     return empty_if(grad_mask & 1, logits), empty_if(grad_mask & 2, values)
 
 
-_OP = DifferentiableOp(
+_OP: DifferentiableOp[Tensor] = DifferentiableOp(
     "windowed_value",
     tensors=2,
     public=1,
