@@ -182,9 +182,7 @@ def _fake_words(counter: Tensor) -> Tensor:
     return counter.new_empty(counter.shape, dtype=torch.int32)
 
 
-_NORMAL: Op[Tensor] = Op(
-    "normal", serves="random_normal", reference=reference.random_normal, fake=_fake_rows, vmap=fold_rows, triton="rng"
-)
+_NORMAL: Op[Tensor] = Op("normal", serves="random_normal", reference=reference.random_normal, fake=_fake_rows, vmap=fold_rows, triton="rng")
 _UNIFORM: Op[Tensor] = Op(
     "uniform", serves="random_uniform", reference=reference.random_uniform, fake=_fake_rows, vmap=fold_rows, triton="rng"
 )

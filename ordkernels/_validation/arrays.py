@@ -43,9 +43,10 @@ def _from_tensor(name: str, t: Any) -> Array:
         raise TypeError(f"{name}: expected a tensor with values, got a tensor on meta")
     t = t.detach().cpu().resolve_conj().resolve_neg()
     try:
-        return (t.float() if t.dtype == torch.bfloat16 else t).numpy()  # NumPy has no bfloat16
+        a: NDArray[Any] = (t.float() if t.dtype == torch.bfloat16 else t).numpy()  # NumPy has no bfloat16
     except TypeError:
         raise TypeError(f"{name}: expected integers or floats of 16 to 64 bits, got {t.dtype}") from None
+    return a
 
 
 def as_tensor(name: str, x: Any) -> Any:

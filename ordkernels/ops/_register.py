@@ -131,9 +131,7 @@ class Op(Generic[R]):
         self._define(self.op, reference, self._launch, fake, vmap)
 
     def __call__(self, *args: Any) -> R:
-        if is_compiling() or _backend.OPEN_CONTEXTS:
-            return self._call_forced(args)
-        out: R = self.op(*args)
+        out: R = self._call_forced(args) if is_compiling() or _backend.OPEN_CONTEXTS else self.op(*args)
         return out
 
     def _call_forced(self, args: tuple[Any, ...]) -> Any:
@@ -356,7 +354,8 @@ def _eager_function(op: DifferentiableOp[Any]) -> Any:
                 out = op.gradients(ctx.kernel, ctx, grads, first=1)
             roots = [t for t in (*ctx.saved_tensors, *grads) if t is not None and t.requires_grad]
             found = [t for t in out if t is not None]
-            marked = iter(Marked.apply(len(found), *found, *roots))
+            mark: Kernel = Marked.apply
+            marked = iter(mark(len(found), *found, *roots))
             return tuple(None if t is None else next(marked) for t in out)
 
     Eager.__name__ = Eager.__qualname__ = op.name
@@ -396,7 +395,8 @@ def _functional_function(op: DifferentiableOp[Any]) -> Any:
 
         @staticmethod
         def backward(ctx: Any, *grads: Any) -> Any:
-            return op.gradients(FunctionalBackward.apply, ctx, grads[: op.public])
+            backward: Kernel = FunctionalBackward.apply
+            return op.gradients(backward, ctx, grads[: op.public])
 
     Functional.__name__ = Functional.__qualname__ = op.name
     return Functional

@@ -373,7 +373,7 @@ def test_opcheck():
         (dict(max_tokens=2.5), TypeError, r"max_tokens: "),
         (dict(max_tokens=14), ValueError, r"max_tokens: expected at most 13, the decoder's positions and one more, got 14"),
         (dict(window=-1), ValueError, r"window: expected at least 0, got -1"),
-        (dict(mixup="all"), ValueError, r"mixup: expected None or 'window' or 'full', got 'all'"),
+        (dict(mixup="all"), ValueError, r"mixup: expected None, 'window' or 'full', got 'all'"),
         (dict(readout="sum"), ValueError, r"readout: expected 'tokens' or 'windowed', got 'sum'"),
         (dict(temperature=-1.0), ValueError, r"temperature: "),
         (dict(temperature=float("nan")), ValueError, r"temperature: "),
