@@ -1,6 +1,6 @@
 """Noise schedules and the timesteps at which the heads of an aligned diffusion read its state.
 
-Steps are 0, ..., T: ``alpha_bar[0] = 1`` is data, ``alpha_bar[T]`` nearly noise. Everything is made in fp64 and kept in fp32.
+Steps are 0, ..., T: ``alpha_bar[0] = 1`` is data, ``alpha_bar[T]`` nearly noise. Everything is computed in fp64 and stored in fp32.
 """
 
 import itertools
@@ -26,7 +26,7 @@ class NoiseSchedule:
 
     Attributes:
         alpha_bar: ``[T + 1]`` fp32, ``alpha_bar[0] = 1``, in (0, 1], not rising.
-        exact: the same as a tuple of Python floats, unrounded: `1 - alpha_bar` keeps its digits near 1.
+        exact: the same as a tuple of Python floats, unrounded: `1 - alpha_bar` is exact near 1.
 
     Raises:
         ValueError: alpha_bar that does not start at 1, rises, or leaves (0, 1].
@@ -64,7 +64,7 @@ class NoiseSchedule:
         return self.on("cpu")
 
     def on(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> Tensor:
-        """alpha_bar on a device, made once: ``[T + 1]``."""
+        """alpha_bar on a device, copied there once: ``[T + 1]``."""
         tables: dict[Any, Tensor] = self._tables  # type: ignore[attr-defined]
         key = (str(device), dtype)
         if key not in tables:
@@ -248,10 +248,10 @@ def mixture_timesteps(
     u = rng.uniform(seed, row_ids, step, 2, **({"rows": B, "device": device} if row_ids is None else {}))
     if u.shape[0] != B:
         raise ValueError(f"row_ids: expected [B] = [{B}], got [{u.shape[0]}]")
-    part, place = u.double().unbind(1)  # in (0, 1]
+    part, position = u.double().unbind(1)  # in (0, 1]
     taus_ = torch.tensor(taus, device=u.device)
-    anywhere = (place * T).ceil().long().clamp(1, T)
-    at = (place * len(taus)).ceil().long().clamp(1, len(taus)) - 1
+    anywhere = (position * T).ceil().long().clamp(1, T)
+    at = (position * len(taus)).ceil().long().clamp(1, len(taus)) - 1
     return torch.where(part <= rho, taus_[at], anywhere) if rho > 0 else anywhere
 
 

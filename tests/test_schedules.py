@@ -54,10 +54,10 @@ def test_cosine_follows_its_formula_below_the_cap():
 @pytest.mark.parametrize("T", [10, 1000])
 def test_diffusers_has_the_same_levels(name, T):
     diffusers = pytest.importorskip("diffusers")
-    theirs = diffusers.DDIMScheduler(num_train_timesteps=T, beta_schedule=name)
-    for config in (theirs, theirs.config, dict(theirs.config)):
-        ours = NoiseSchedule.from_diffusers(config)
-        torch.testing.assert_close(ours.alpha_bar[1:], theirs.alphas_cumprod, rtol=1e-4, atol=1e-5)
+    scheduler = diffusers.DDIMScheduler(num_train_timesteps=T, beta_schedule=name)
+    for config in (scheduler, scheduler.config, dict(scheduler.config)):
+        schedule = NoiseSchedule.from_diffusers(config)
+        torch.testing.assert_close(schedule.alpha_bar[1:], scheduler.alphas_cumprod, rtol=1e-4, atol=1e-5)
 
 
 def test_a_config_needs_no_diffusers():

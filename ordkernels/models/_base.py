@@ -57,7 +57,7 @@ class TargetModel(nn.Module):
             self.prepare(batch)
 
     def _after_loading(self) -> None:
-        """Brings what is held outside of the buffers in line with a state_dict that was loaded."""
+        """Updates what is stored outside of the buffers after a state_dict was loaded."""
         self._is_prepared = bool(self.prepared)
 
     @property

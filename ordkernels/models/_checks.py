@@ -33,7 +33,7 @@ def require_keys(batch: dict[str, Tensor], names: tuple[str, ...]) -> None:
 
 
 def check_target(y: Tensor, B: int, name: str = "y") -> None:
-    """``ValueError`` for a wrong shape, and for values as `check_nonnegative` where reading them makes no training step wait."""
+    """``ValueError`` for a wrong shape, and for values as `check_nonnegative` where reading them needs no synchronisation."""
     if list(y.shape) != [B]:
         raise ValueError(f"{name}: expected shape {[B]}, got {list(y.shape)}")
     if can_read_values(y):

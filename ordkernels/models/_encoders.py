@@ -121,12 +121,12 @@ class FeatureEncoder(nn.Module):
         return e * (torch.rand(len(ids), 1, device=e.device) >= self.config.id_dropout)
 
     def _history(self, q: Tensor, has: Tensor, used: bool) -> tuple[Tensor, Tensor]:
-        keep, p = has.to(q.dtype), self.config.history_dropout
+        flag, p = has.to(q.dtype), self.config.history_dropout
         if not used:
-            keep = torch.zeros_like(keep)
+            flag = torch.zeros_like(flag)
         elif self.training and p:
-            keep = keep * (torch.rand_like(keep) >= p)
-        return torch.where(keep[:, None] > 0, q, self.overall.to(q.dtype)), keep
+            flag = flag * (torch.rand_like(flag) >= p)
+        return torch.where(flag[:, None] > 0, q, self.overall.to(q.dtype)), flag
 
 
 class ContextEncoder(nn.Module):

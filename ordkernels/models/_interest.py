@@ -43,8 +43,8 @@ class Interests(NamedTuple):
 class SequenceEncoder(nn.Module):
     """A pre-norm Transformer encoder of padded sequences: ``x [N, L, D]``, ``mask [N, L]`` bool -> ``[N, L, D]``.
 
-    Learned positions are counted from the end that ``mask`` leaves, so the last token is always at the same one. What is masked
-    counts for nothing, as long as it is finite; the output at masked places is arbitrary, but finite.
+    Learned positions are counted from the end that ``mask`` leaves, so the last token is always at the same one. Masked tokens
+    have no effect, as long as they are finite; the output at masked positions is arbitrary, but finite.
 
     Args:
         width: D, a multiple of ``heads``.
@@ -85,11 +85,11 @@ class SequenceEncoder(nn.Module):
 
 @dataclass(frozen=True)
 class SequenceConfig:
-    """What is read of histories and sessions, and the heads that predictions are read by.
+    """The parts of histories and sessions that are read, and the heads.
 
     Attributes:
         long: the most items of the history that are read.
-        feedback_width: what is known of each item of a session; 0: nothing.
+        feedback_width: features of each item of a session; 0: none.
         attention_heads: of the Transformers.
         levels: L, quantiles of the head for a number.
         context: False hides all but the item, the history and the sessions from the heads.
@@ -112,7 +112,7 @@ class SequenceConfig:
 
 @dataclass(frozen=True)
 class PredictionLoss:
-    """Weights of the losses of what is predicted.
+    """Weights of the predictions' losses.
 
     Attributes:
         click_weight: of the click head's cross-entropy; 0 takes it away, and ``click`` with it.
@@ -207,7 +207,7 @@ class InterestModel(GenerativeModel):
         return Interests(h, count[:, 0] > 0, self.project(items), present, self.item_embedding(batch["item"] + 1), context)
 
     def _last_items(self, ids: Tensor) -> Tensor:
-        """Of histories that are longer than the model's the last items, padding behind."""
+        """The last ``long_length`` items of longer histories, padding last."""
         if ids.shape[1] <= self.long_length:
             return ids
         count = (ids > 0).sum(1, keepdim=True)

@@ -136,12 +136,12 @@ class DiffoR(GenerativeModel):
               \hat v_k = w_k\, \sigma(g_k(\hat z_0(\tau_k))), \quad \hat y = \sum_k \min(\hat v_k, C - \hat v_1 - \dots)
 
     Training: the denoiser's error at one timestep per row, drawn from ``(1 - rho)`` uniform and ``rho`` aligned ones, with
-    ``z_0`` held fixed, plus ``increment_weight`` times the mean of ``(v_k - vhat_k)^2`` on K noised copies of ``z_0``, one
+    ``z_0`` detached, plus ``increment_weight`` times the mean of ``(v_k - vhat_k)^2`` on K noised copies of ``z_0``, one
     per aligned timestep, in one call of the denoiser; the latter trains A too, which is scaled so that
     ``E |z_0|^2 = latent``. Inference: ``samplers.DiffoRSampler``.
 
     **Deviations from the paper:** ``crps_weight`` times the CRPS of ``crps_draws`` draws of the reverse chain itself, with
-    their gradient through all of it. In the paper's losses every state holds some of the row's own target, so nothing ever
+    their gradient through all of it. In the paper's losses every state contains some of the row's own target, so nothing ever
     asks the chain, which starts from noise alone, for draws that are spread as the targets are: 80 % intervals hold fewer
     rows, and their median errs more. ``DiffoR.paper_loss()`` has the arguments of the paper's loss. The default denoiser is
     the MLP of its table 6 (c), not the Transformer: its chain is one call (``ops.denoise_chain``), and with the paper's loss

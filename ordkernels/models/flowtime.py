@@ -217,9 +217,9 @@ class FlowTime(GenerativeModel):
         # a side without history gives its weight to the other; without either, the row has no term
         both = c.has_user * c.has_item
         lam = both * self.lam + (1 - both) * c.has_user
-        some = torch.maximum(c.has_user, c.has_item)
+        any_history = torch.maximum(c.has_user, c.has_item)
         q_user, q_item = (batch[name].to(draws.dtype) / self.scale for name in ("q_user", "q_item"))
-        return (ops.wasserstein_quantile_loss(draws, q_user, q_item, lam=lam) * some).mean()
+        return (ops.wasserstein_quantile_loss(draws, q_user, q_item, lam=lam) * any_history).mean()
 
     def _crps(self, draws: Tensor, y: Tensor, log_draws: Tensor, log_y: Tensor) -> Tensor:
         terms = []

@@ -181,7 +181,7 @@ class GenerativeRegression(GenerativeModel):
 
     The vocabulary is fitted on the training targets by ``prepare``, which ``fit`` calls (without it, the first training
     batch does), and is part of the ``state_dict``, with the longest sequence and the iteration. It decides the shapes of
-    ``decoder.tok_emb`` and ``decoder.linear``: they change in place, so an optimizer may be there already, but call
+    ``decoder.tok_emb`` and ``decoder.linear``: they change in place, so an optimizer may exist already, but call
     ``prepare`` before wrapping the model for distributed training. Labels are encoded on the host, batch by batch.
 
     ========================  ===================================================================================
@@ -267,8 +267,8 @@ class GenerativeRegression(GenerativeModel):
         self.tolerance, self.max_tokens = writing.tolerance, writing.max_tokens
         self.encoder = ContextEncoder(n_users, n_items, dense_width, hidden, quantiles, dropout=dropout, config=encoder)
         self.batch_keys = (*self.encoder.keys, *(("capacity",) if self.capacity else ()), "y")
-        given = writing.vocabulary
-        self.vocabulary_from = given if isinstance(given, str) else "given"
+        vocabulary = writing.vocabulary
+        self.vocabulary_from = vocabulary if isinstance(vocabulary, str) else "argument"
         placeholder = ValueVocabulary(2 ** np.arange(_PLACEHOLDER_VALUES), unit=writing.unit)  # until prepare has seen labels
         self.register_buffer("vocabulary_values", torch.empty(0, dtype=torch.int64))
         self.register_buffer("vocabulary_unit", _bits(writing.unit))
@@ -277,7 +277,7 @@ class GenerativeRegression(GenerativeModel):
         self.decoder = ValueDecoder(placeholder.size, hidden, attention_heads, ffn, layers, dropout=dropout)
         self.longest_sequence, self._vocabulary = self.max_tokens, placeholder
         self.token_values = torch.from_numpy(placeholder.token_values)
-        self._use(placeholder if isinstance(given, str) else given)
+        self._use(placeholder if isinstance(vocabulary, str) else vocabulary)
         self.register_load_state_dict_pre_hook(_resize_for_checkpoint)  # type: ignore[no-untyped-call]
 
     @property
@@ -286,13 +286,13 @@ class GenerativeRegression(GenerativeModel):
         return self._vocabulary
 
     def prepare(self, train: dict[str, Tensor]) -> None:
-        """Fits the vocabulary (unless one was given) and finds the longest sequence of the training split's labels."""
+        """Fits the vocabulary (unless one was passed) and finds the longest sequence of the training split's labels."""
         super().prepare(train)
         y = train["y"].detach().double().cpu().numpy()
         unit = self.vocabulary.unit
         if self.vocabulary_from == "dynamic":
             self._use(ValueVocabulary.fit(y, unit=unit))
-        elif self.vocabulary_from != "given":
+        elif self.vocabulary_from != "argument":
             make = ValueVocabulary.manual if self.vocabulary_from == "manual" else ValueVocabulary.binary
             self._use(make(y, unit=unit))
         lengths = self.vocabulary.encode(y, self.max_tokens, self.tolerance)[1]
@@ -352,7 +352,7 @@ class GenerativeRegression(GenerativeModel):
         return {"loss": total, **{k: v.detach() for k, v in parts.items()}, "p": p}
 
     def _tokens(self, y: Tensor) -> Tensor:
-        """Labels ``[B]`` as tokens ``[B, T]``, EOS and PAD behind them, T no longer than this batch needs."""
+        """Labels ``[B]`` as tokens ``[B, T]``, then EOS and PAD, T no longer than this batch needs."""
         tokens, lengths, _ = self._vocabulary.encode(y.detach().double().cpu().numpy(), self.max_tokens, self.tolerance)
         T = int(lengths.max(initial=0)) + 1
         return torch.from_numpy(tokens[:, :T].astype(np.int64)).to(y.device)
@@ -399,7 +399,7 @@ def _bits(unit: float) -> Tensor:
 
 
 def _resize(decoder: ValueDecoder, V: int) -> None:
-    """Gives the embedding and the output layer V tokens, in place: an optimizer made before keeps its parameters."""
+    """Gives the embedding and the output layer V tokens, in place: an optimizer created before still has its parameters."""
     old = len(decoder.tok_emb.weight)
     if old == V:
         return

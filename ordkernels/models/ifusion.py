@@ -118,12 +118,12 @@ class IFusion(InterestModel):
     Training: two random (t, noise) per row, guidance dropped from either branch by mask; the losses are, with K + 1 sessions,
 
     - ``click``: cross-entropy of the click head, averaged over both t, on f guided by the sessions 2 ... K + 1 (task mode);
-      ``number``: in the same place, the loss of the head for a number (``InterestModel``);
+      ``number``: on the same output, the loss of the head for a number (``InterestModel``);
     - ``evolution``: 1 - cosine of f guided by sessions 1 ... K (evo mode) and the projected session K + 1, through which no gradient
       goes; rows with fewer than two sessions have no such term;
     - ``disentangle``: a session's ``(g_cp . g_tf)^2 / D`` (``"dot"``), squared cosine (``"cosine"``), or the squared cosine of the
       directions ``f_cp - f_un`` and ``f_tf - f_un`` in which the two pull x_t, per row (``"gradient"``: the score of a
-      guidance is in proportion to it), averaged over what is there;
+      guidance is in proportion to it), averaged over the sessions that exist;
     - ``consistency``: ``mean over D of (f(x_t1) - f(x_t2))^2`` of task mode, over rows with sessions;
     - ``chain``, **not the paper's:** click and number of what inference itself makes of the row, which starts from ``h_L``
       without noise and extrapolates by both gammas; nothing in the paper's losses ever sees that. ``IFusion.paper_loss()``
@@ -136,9 +136,9 @@ class IFusion(InterestModel):
     =========================  ================================================================================================
     batch key                  shape
     =========================  ================================================================================================
-    ``long``                   ``[B, M]`` integers, ``item + 1``, oldest first, 0 behind; the last ``long`` are read
+    ``long``                   ``[B, M]`` integers, ``item + 1``, oldest first, then zeros; the last ``long`` are read
     ``sessions``               ``[B, P, S]``, likewise, the last session last; the last K + 1 are read (K in inference)
-    ``feedback``               ``[B, P, S, feedback_width]``, what is known of each of these; not with ``feedback_width=0``
+    ``feedback``               ``[B, P, S, feedback_width]``, features of each of these; not with ``feedback_width=0``
     ``click``                  ``[B]``, 0 or 1; for ``loss`` alone, not with ``click_weight=0``
     ``y``                      ``[B]``, at least 0; for ``loss`` alone
     ``user``, ``item``, ``dense``, ``q_user``, ``q_item``, ``has_user``, ``has_item``: as in ``FlowTime``

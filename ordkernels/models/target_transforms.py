@@ -59,8 +59,8 @@ class TargetMap(nn.Module):
             r = np.cumsum(count) - count / 2
             r = (r - r[0]) / max(r[-1] - r[0], 1e-12)
             if len(v) > len(self.values):
-                keep = np.unique(np.append(np.searchsorted(r, np.linspace(0, 1, len(self.values) - 1)), len(r) - 1))
-                v, r = v[keep], r[keep]
+                chosen = np.unique(np.append(np.searchsorted(r, np.linspace(0, 1, len(self.values) - 1)), len(r) - 1))
+                v, r = v[chosen], r[chosen]
         for buffer, knots in ((self.values, v), (self.ranks, r)):
             padded = np.append(knots, np.full(len(buffer) - len(knots), knots[-1]))
             buffer.copy_(torch.from_numpy(padded))

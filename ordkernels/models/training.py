@@ -154,7 +154,7 @@ def _copy_parameters(source: nn.Module, target: nn.Module) -> None:
 
 
 class _Means:
-    """Means over rows of a loss's parts, in double precision on their device: reading them each step would wait for it."""
+    """Means over rows of a loss's parts, in double precision on their device: reading them at each step would synchronise."""
 
     def __init__(self) -> None:
         self.sums: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""A Transformer decoder of value tokens that looks at one memory vector per row."""
+"""A Transformer decoder of value tokens that attends to one memory vector per row."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ class ValueDecoder(nn.Module):
         """All weights, as ``ops.value_decode`` takes them."""
         parts: list[Any] = [self.linear]
         for layer in self.layers:
-            inner = layer._modules  # a module's own look-up costs more than a step of decoding
+            inner = layer._modules  # a module's own attribute look-up costs more than a step of decoding
             parts += [inner[name] for name in _PARTS]
             if not layer.pre:
                 parts.append(inner["norm2"])
@@ -168,7 +168,7 @@ class ValueDecoder(nn.Module):
         """Loads decoder weights under the names of the GR authors' code, in place.
 
         ==============================================================  ===========================================
-        theirs                                                          this class
+        the authors' code                                               this class
         ==============================================================  ===========================================
         ``layers.{i}.self_attention.{w_q,w_k,w_v}.{weight,bias}``       thirds of ``layers.{i}.qkv``, in this order
         ``layers.{i}.self_attention.w_concat``                          ``layers.{i}.attention_out``
@@ -180,10 +180,10 @@ class ValueDecoder(nn.Module):
         ``linear``, ``tok_emb.weight``                                  ``linear``, ``tok_emb.weight``
         ==============================================================  ===========================================
 
-        A norm's epsilon is in no state dict: give theirs as ``norm_eps``.
+        A state dict does not hold a norm's epsilon: pass the authors' as ``norm_eps``.
 
         Raises:
-            ValueError: a decoder that is not post-norm, or has positions or a memory projection, as theirs has none; keys that are
+            ValueError: a decoder that is not post-norm, or has positions or a memory projection, which the authors' has not; keys that are
                 missing or unknown, and shapes that differ, by name. Nothing is loaded then.
             TypeError: a value that is no tensor.
         """
@@ -192,29 +192,29 @@ class ValueDecoder(nn.Module):
                 raise ValueError(f"{name}: expected {wanted!r}, as the authors' decoder has it, got {here!r}")
         if self.memory is not None:
             raise ValueError(f"memory_width: expected d_model = {self.d_model}, as the authors' decoder has it, got {self.memory_width}")
-        places = self._gr_places()
-        norms = {f"{k.rpartition('.')[0]}.{new}": k for k in places if ".norm" in k for new, old in _NORM.items() if k.endswith(old)}
-        given = {norms.get(k, k): t for k, t in state.items()}
-        missing, unknown = sorted(set(places) - set(given)), sorted(k for k in state if norms.get(k, k) not in places)
+        targets = self._gr_parameters()
+        norms = {f"{k.rpartition('.')[0]}.{new}": k for k in targets if ".norm" in k for new, old in _NORM.items() if k.endswith(old)}
+        renamed = {norms.get(k, k): t for k, t in state.items()}
+        missing, unknown = sorted(set(targets) - set(renamed)), sorted(k for k in state if norms.get(k, k) not in targets)
         if missing or unknown:
             raise ValueError(f"state: expected the keys of {len(self.layers)} layers, missing {missing}, unknown {unknown}")
-        for name, (shape, _) in places.items():
-            if not isinstance(given[name], Tensor):
-                raise TypeError(f"state[{name!r}]: expected a torch.Tensor, got {type(given[name]).__name__}")
-            if list(given[name].shape) != shape:
-                raise ValueError(f"state[{name!r}]: expected {shape}, got {list(given[name].shape)}")
+        for name, (shape, _) in targets.items():
+            if not isinstance(renamed[name], Tensor):
+                raise TypeError(f"state[{name!r}]: expected a torch.Tensor, got {type(renamed[name]).__name__}")
+            if list(renamed[name].shape) != shape:
+                raise ValueError(f"state[{name!r}]: expected {shape}, got {list(renamed[name].shape)}")
         with torch.no_grad():
-            for name, (_, to) in places.items():
-                if to is not None:
-                    to.copy_(given[name])
+            for name, (_, target) in targets.items():
+                if target is not None:
+                    target.copy_(renamed[name])
 
-    def _gr_places(self) -> dict[str, tuple[list[int], Tensor | None]]:
-        """Their key -> its shape, and where it goes."""
-        places: dict[str, tuple[list[int], Tensor | None]] = {"tok_emb.weight": (list(self.tok_emb.weight.shape), self.tok_emb.weight)}
+    def _gr_parameters(self) -> dict[str, tuple[list[int], Tensor | None]]:
+        """Key of the authors' code -> its shape, and the parameter that it is copied to."""
+        targets: dict[str, tuple[list[int], Tensor | None]] = {"tok_emb.weight": (list(self.tok_emb.weight.shape), self.tok_emb.weight)}
 
         def put(name: str, w: Tensor, b: Tensor, used: bool = True) -> None:
             for end, t in (("weight", w), ("bias", b)):
-                places[f"{name}.{end}"] = (list(t.shape), t.data if used else None)
+                targets[f"{name}.{end}"] = (list(t.shape), t.data if used else None)
 
         layers: list[Any] = list(self.layers)
         for i, layer in enumerate(layers):
@@ -232,7 +232,7 @@ class ValueDecoder(nn.Module):
             for j, linear in enumerate((layer.linear1, layer.linear2), 1):
                 put(f"{at}ffn.linear{j}", linear.weight, linear.bias)
         put("linear", self.linear.weight, self.linear.bias)
-        return places
+        return targets
 
     def extra_repr(self) -> str:
         return f"norm={self.norm_kind!r}, activation={self.activation!r}, dropout={self.dropout}, memory_width={self.memory_width}"

@@ -180,7 +180,7 @@ class TransformerDenoiser(nn.Module):
     Raises:
         ValueError: as ``MLPDenoiser``, and where ``tokens`` does not divide ``width``, or ``heads`` ``d_model``.
 
-    Source: DiffoR, appendix C.1.2. Deviations from the paper: the tokens and the place of the condition.
+    Source: DiffoR, appendix C.1.2. Deviations from the paper: the tokens and the condition as one of them.
 
     Example:
         >>> import torch

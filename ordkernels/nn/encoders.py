@@ -18,7 +18,7 @@ class QuantileEncoder(nn.Module):
     """L quantiles of a history, each one token, encoded and mean-pooled: ``[B, L]`` and a flag to ``[B, width]``.
 
     ``E = Transformer(Proj(q) + P)``, ``h = mean over l of E_l``. Each token is ``log1p`` of its quantile (so quantiles
-    are non-negative, in any unit) and the row's flag ``has`` (1: there is a history, 0: ``q`` only fills the gap);
+    are non-negative, in any unit) and the row's flag ``has`` (1: there is a history, 0: ``q`` is a filler);
     ``P`` is a learned position per level. ``encoder="mlp"`` has two dense layers over the L values instead.
 
     Args:

@@ -21,7 +21,7 @@ class SessionDenoiser(nn.Module):
     .. math:: x^{(0)} = x_t, \quad x^{(k)} = \mathrm{net}(x^{(k-1)}, t, g_k), \quad f(x_t, t, g) = x^{(K)}
 
     ``net`` is one ``MLPDenoiser``, the same for every pass and branch. A masked session is skipped, whatever it holds, NaN included,
-    so f is x_t where a row has no session. The empty guidance is a learned vector in place of every g; all K passes are made.
+    so f is x_t where a row has no session. The empty guidance is a learned vector in place of every g; all K passes are run.
     ``parallel=True`` (an ablation) gives every session x_t itself and averages their outputs.
 
     Parameters and ``state_dict`` keys: ``empty`` ``[C]``, then those of ``network``, an ``MLPDenoiser``.
@@ -152,7 +152,7 @@ class SessionDenoiser(nn.Module):
         return t
 
     def _sessions(self, name: str, g: Tensor, mask: Tensor | None, offsets: Tensor | None, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """[B, K, C] with zeros in place of what is masked (a zero times NaN would reach the weights' gradients), and the mask."""
+        """[B, K, C] with masked entries set to zero (a zero times NaN would reach the weights' gradients), and the mask."""
         B, C = x.shape[0], self.cond_width
         if offsets is not None:
             if mask is not None:
@@ -294,11 +294,11 @@ def pad_sessions(sessions: Tensor, offsets: Tensor, K: int | None = None) -> tup
     most = K if K is not None else int(counts.max()) if counts.numel() else 0
     if K is not None and counts.numel() and _checks.can_read_values(counts) and int(counts.max()) > K:
         raise ValueError(f"K: expected at least the largest number of sessions, {int(counts.max())}, got {K}")
-    place = torch.arange(most, device=offsets.device)
-    mask = place < counts[:, None]
+    position = torch.arange(most, device=offsets.device)
+    mask = position < counts[:, None]
     if N == 0:
         return sessions.new_zeros(*mask.shape, sessions.shape[1]), mask
-    index = torch.where(mask, offsets[:-1, None] + place, 0)
+    index = torch.where(mask, offsets[:-1, None] + position, 0)
     return torch.where(mask[..., None], sessions[index], 0.0), mask
 
 

@@ -17,22 +17,32 @@ __all__ = ["DiffusionPrior", "FlowPrior", "StandardPrior"]
 
 
 class StandardPrior(nn.Module):
-    """The standard normal, the same for every row: noise is the latent."""
+    """The standard normal, the same for every row: noise is the latent. ``noise [B, N, D]``, ``h [B, C]`` -> ``[B, N, D]``."""
 
     def forward(self, noise: Tensor, h: Tensor) -> Tensor:
         return noise
-
-    def from_posterior(self, z: Tensor, h: Tensor) -> Tensor:
-        return z
 
     def loss(self, z: Tensor, h: Tensor) -> Tensor:
         return z.new_zeros(())
 
 
 class FlowPrior(nn.Module):
-    """Planar flows whose parameters an MLP makes from the row's patterns ``h``: ``noise [B, N, D] -> latent``.
+    """Planar flows whose parameters an MLP makes from the row's patterns: ``noise [B, N, D]``, ``h [B, C]`` -> ``[B, N, D]``.
 
-    The posterior's sample passes through the same flow (FlowTime, eq. 15-18), so both paths are one call.
+    The posterior's sample passes through the same flow, so both paths are one call.
+
+    Args:
+        width: D.
+        cond_width: C.
+        hidden: units of the MLP.
+        layers: planar layers.
+        constrained: of ``ops.planar_flow``.
+
+    Source: FlowTime (arXiv:2606.01352), eq. 15-18.
+
+    Example:
+        >>> FlowPrior(8, cond_width=3)(torch.randn(5, 20, 8), torch.randn(5, 3)).shape
+        torch.Size([5, 20, 8])
     """
 
     def __init__(self, width: int, cond_width: int, hidden: int = 64, layers: int = 4, constrained: Constrained = True) -> None:
@@ -43,8 +53,6 @@ class FlowPrior(nn.Module):
     def forward(self, noise: Tensor, h: Tensor) -> Tensor:
         latent: Tensor = self.flow(noise, self.hyper(h))[0]
         return latent
-
-    from_posterior = forward
 
     def loss(self, z: Tensor, h: Tensor) -> Tensor:
         return z.new_zeros(())
@@ -57,7 +65,21 @@ class DiffusionPrior(nn.Module):
     ``"flow_matching"`` predicts the velocity ``noise - z`` on the straight path and takes ``steps`` Euler steps.
     The denoiser is trained on the posterior's samples, detached (``loss``); the chain itself carries no gradient.
 
+    Args:
+        width: D of the latent.
+        cond_width: C of the patterns.
+        hidden: units of the denoiser.
+        process: ``"ddpm"`` or ``"flow_matching"``.
+        steps: of the chain.
+
+    Raises:
+        ValueError: sizes below 1, an unknown process.
+
     Source: FlowTime (arXiv:2606.01352), table 4, rows (b) and (c).
+
+    Example:
+        >>> DiffusionPrior(8, cond_width=3, steps=4)(torch.randn(5, 20, 8), torch.randn(5, 3)).shape
+        torch.Size([5, 20, 8])
     """
 
     def __init__(
@@ -78,9 +100,6 @@ class DiffusionPrior(nn.Module):
         self.from_latent, self.from_pattern = nn.Linear(width, hidden), nn.Linear(cond_width, hidden)
         self.from_time = nn.Linear(16, hidden, bias=False)
         self.out = nn.Sequential(nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, width))
-
-    def from_posterior(self, z: Tensor, h: Tensor) -> Tensor:
-        return z
 
     def forward(self, noise: Tensor, h: Tensor) -> Tensor:
         x = noise
@@ -116,7 +135,7 @@ T = TypeVar("T", float, Tensor)
 
 
 def _signal(t: T) -> T:
-    """alphabar of the cosine schedule at t in [0, 1], kept away from 0 at the noisy end."""
+    """alphabar of the cosine schedule at t in [0, 1], at least 1e-3 before it is scaled, so that it is not 0 at the noisy end."""
     angle = (t + 0.008) / 1.008 * math.pi / 2
     whole = math.cos(0.008 / 1.008 * math.pi / 2) ** 2
     if isinstance(angle, Tensor):

@@ -39,7 +39,7 @@ class DiffoRSampler(Sampler[ChainModel]):
     """Draws, point predictions and intervals of a model that reads values off a reverse chain.
 
     A draw starts from ``x_T``, standard normal noise of its row as in ``FlowSampler`` (mirrored pairs unless
-    ``antithetic=False``; the noise of the step at t, where ``eta > 0``, is that of step t), visits ``steps``, and keeps the
+    ``antithetic=False``; the noise of the step at t, where ``eta > 0``, is that of step t), visits ``steps``, and stores the
     estimate of the signal at each aligned timestep; ``model.read_out`` turns these into a value. The chain ends at the last
     aligned timestep, since nothing is read after it. An ``nn.MLPDenoiser`` runs its whole chain in one call
     (``ops.denoise_chain``); any other denoiser is called once per step, on ``[B, n, D]``, with the step itself fused, without

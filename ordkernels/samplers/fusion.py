@@ -14,7 +14,7 @@ from ._base import Batch, SampledModel, Sampler
 
 __all__ = ["FusionSampler", "InterestSampler"]
 
-_DRAW_STEP = 1 << 20  # the step of the stream that numbers are drawn by: behind those of any chain
+_DRAW_STEP = 1 << 20  # the step of the random stream that numbers are drawn from: above those of any chain
 _MOST_ROWS = 4096  # a micro-batch holds the encoded sessions of its rows too
 
 
@@ -169,9 +169,11 @@ class FusionSampler(InterestSampler[FusionModel]):
             raise ValueError(f"steps: expected 1 to T = {model.schedule.T}, got {self.steps}")
         vectors = 4 if vectors is None and self.steps == 1 else vectors
         super().__init__(model, vectors=vectors, antithetic=antithetic, max_rows=max_rows, **renamed)
-        given = (("gamma_cp", gamma_cp), ("gamma_tf", gamma_tf))
-        cp, tf = (own if gamma is None else real(name, gamma) for (name, gamma), own in zip(given, model.gammas, strict=True))
-        self.gammas = cp, tf
+        cp, tf = model.gammas
+        self.gammas = (
+            cp if gamma_cp is None else real("gamma_cp", gamma_cp),
+            tf if gamma_tf is None else real("gamma_tf", gamma_tf),
+        )
 
     def _fused(self, condition: Any, n: int, seed: int, ids: Tensor) -> Tensor:
         m, (parts, g_cp, g_tf, mask) = self.model, condition

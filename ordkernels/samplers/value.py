@@ -144,7 +144,7 @@ def _weighted_quantiles(points: Tensor, weights: Tensor, levels: Sequence[float]
     points, order = points.masked_fill(weights == 0, torch.inf).sort(dim=1, stable=True)
     weights = weights.gather(1, order)
     at = weights.cumsum(dim=1) - weights / 2
-    last = (weights != 0).sum(dim=1, keepdim=True) - 1  # [b, 1]; behind it the points of no weight
+    last = (weights != 0).sum(dim=1, keepdim=True) - 1  # [b, 1]; after it come points of no weight
     out = []
     for level in levels:
         t = torch.lerp(at[:, :1], at.gather(1, last), level)

@@ -1,6 +1,6 @@
 """Models on a device that is not the CPU, without one: fake tensors of a device of their own.
 
-An operation on tensors of two devices raises, and so does whatever asks the device for a value, `.item()` and `if tensor`: a
+An operation on tensors of two devices raises, and so does whatever reads a value of the device, `.item()` and `if tensor`: a
 training step that does so waits for its GPU. Values are not computed; on a real GPU, ``ORDKERNELS_TEST_DEVICE=cuda`` has the
 tests of the ops compute them. A device has to be made up before the first backward pass of a process, so these run in one of their own.
 """
@@ -118,7 +118,9 @@ def test_flowtime(mode):
 def test_diffor(mode, name):
     model = moved(mode, diffor(**ABLATIONS[name]))
     trains(mode, model, diffor_table(16))
-    if model.process == "flow_matching" or ABLATIONS[name].get("denoiser") == "transformer":  # `denoise_chain` looks at its schedule, once
+    if (
+        model.process == "flow_matching" or ABLATIONS[name].get("denoiser") == "transformer"
+    ):  # `denoise_chain` reads its schedule on the host
         predicts(mode, model, diffor_table(16))
 
 

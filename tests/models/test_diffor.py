@@ -156,18 +156,18 @@ def test_increment_loss_restated(options):
 
 
 def test_noise_loss_of_the_right_answer_is_zero():
-    """A denoiser that knows z_0 has no error, whatever it is asked to predict."""
+    """A denoiser that returns the exact z_0 has no error, whatever it predicts."""
     for options in ({"prediction": p} for p in ("eps", "x0", "v")):
         m = model(**options)
         z0 = torch.randn(50, 16)
 
-        def knows(x, t, c, m=m, z0=z0):
+        def oracle(x, t, c, m=m, z0=z0):
             ab = m.alpha_bar[t][:, None]
             eps = (x - ab.sqrt() * z0) / (1 - ab).sqrt()
             return {"eps": eps, "x0": z0, "v": ab.sqrt() * eps - (1 - ab).sqrt() * z0}[m.prediction]
 
         del m.denoiser
-        m.denoiser = knows
+        m.denoiser = oracle
         assert float(m._noise_loss(z0, z0)) < 1e-6
     m = model(process="flow_matching")
     del m.denoiser
@@ -221,7 +221,7 @@ def test_every_ablation_trains_and_samples(name):
 
 
 class Wrapped(nn.Module):
-    """The same denoiser as somebody else's module: it runs step by step."""
+    """The same denoiser as a user's own module, which runs step by step."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
@@ -285,10 +285,10 @@ def test_capacity_bounds_every_draw():
     x["capacity"] = x["y"].quantile(0.8).expand(400).clone()
     x["capacity"][::2] = 0.0
     m = model(capacity=True)
-    free = model().sample(x, 4)
+    unbounded = model().sample(x, 4)
     draws = m.sample(x, 4)
     assert bool((draws <= x["capacity"][:, None]).all())
-    assert bool((free > x["capacity"][:, None]).any())
+    assert bool((unbounded > x["capacity"][:, None]).any())
     assert bool((draws[1::2] > 0).any())
     m.train()
     parts = m.loss({**x, "y": x["y"].minimum(x["capacity"])})

@@ -130,7 +130,7 @@ def test_a_loop_of_the_users_own_needs_no_preparation() -> None:
     again.load_state_dict(model.state_dict())
     scaled = {**batch, "y": 10 * batch["y"]}
     again.train().loss(scaled)
-    assert torch.equal(again.scale, model.scale)  # a loaded model keeps its scale
+    assert torch.equal(again.scale, model.scale)  # a loaded model has its own scale already
 
 
 # ---------------------------------------------------------------------------------------------------- sampling
@@ -166,9 +166,9 @@ def test_the_noise_is_the_documented_one(trained: FlowTime) -> None:
 
 def test_mirrored_draws_have_steadier_medians(trained: FlowTime) -> None:
     x = without_y(data(100, seed=4))
-    free = FlowSampler(trained, antithetic=False)
-    truth = free.predict(x, 2048, seed=3)
-    error, mirrored = (float((s.predict(x, 16, seed=5) - truth).abs().mean()) for s in (free, FlowSampler(trained)))
+    independent = FlowSampler(trained, antithetic=False)
+    expected = independent.predict(x, 2048, seed=3)
+    error, mirrored = (float((s.predict(x, 16, seed=5) - expected).abs().mean()) for s in (independent, FlowSampler(trained)))
     assert mirrored < 0.8 * error
 
 

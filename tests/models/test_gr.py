@@ -151,7 +151,7 @@ def test_inputs_of_the_second_pass():
     E = m.decoder.tok_emb.weight
     true = E[F.pad(tokens[:, :-1], (1, 0), value=SOS)]
     assert torch.equal(second[:, 0], E[SOS].expand(len(tokens), -1))
-    same = (second == true).all(-1)[:, 1:]  # positions that kept the true token
+    same = (second == true).all(-1)[:, 1:]  # positions where the input is the true token
     written = tokens[:, :-1] > EOS
     assert 0.4 < float(same[written].float().mean()) < 0.6
     assert same.any(1).logical_and(~same.all(1)).any()  # decided per position, not per row
@@ -164,10 +164,10 @@ def test_gradients_go_back_through_the_mixture():
     """With p = 0 only the mixture tells the second pass about later tokens, and pass 1 is trained through it."""
     for mixup, flows in (("window", True), ("full", True), (None, False)):
         m = model(curriculum=0.0, mixup=mixup)
-        kept = []
-        m.decoder.register_forward_hook(lambda *a, kept=kept: kept.append(a[2]) or a[2].retain_grad())
+        logits = []
+        m.decoder.register_forward_hook(lambda *a, logits=logits: logits.append(a[2]) or a[2].retain_grad())
         m.loss(table())["loss"].backward()
-        assert (kept[0].grad is not None and bool(kept[0].grad.abs().sum() > 0)) == flows, mixup
+        assert (logits[0].grad is not None and bool(logits[0].grad.abs().sum() > 0)) == flows, mixup
 
 
 @pytest.mark.parametrize("name", ABLATIONS)
@@ -292,8 +292,8 @@ def test_an_optimizer_made_first_trains_what_is_fitted_later():
         optimizer.step()
         losses.append(float(parts["tokens"]))
     assert losses[-1] < 0.9 * losses[0]
-    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    assert {id(p) for p in m.parameters()} == held
+    registered = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    assert {id(p) for p in m.parameters()} == registered
     assert optimizer.state[m.decoder.linear.weight]["exp_avg"].shape == m.decoder.linear.weight.shape == (len(m.token_values), 16)
 
 
@@ -301,11 +301,11 @@ def test_an_optimizer_made_first_trains_what_is_fitted_later():
 
 
 @pytest.mark.slow
-def test_it_learns_a_small_table_by_heart():
+def test_it_memorizes_a_small_table():
     train = {"dense": 3 * torch.eye(16), "y": table(17)["y"][1:].clamp(max=300)}
     m = GenerativeRegression(**{**SMALL, "dense_width": 16, "hidden": 32, "readout": "tokens"}, omega=60.0)
     fit(m, train, epochs=250, batch_size=16, lr=1e-2, weight_decay=0.0, average=0.0, progress=False)
-    assert 0.2 < float(m.loss(train)["p"]) < 0.6  # on its way from true tokens to predictions
+    assert 0.2 < float(m.loss(train)["p"]) < 0.6  # between true tokens and predictions
     for statistic in ("greedy", "median"):
         exact = (m.predict(train, 9, statistic=statistic) - train["y"]).abs() < 0.5
         assert int(exact.sum()) >= 15  # without positions, tokens that repeat are the hardest

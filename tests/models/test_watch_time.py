@@ -151,7 +151,7 @@ def test_duration_quantiles_there_and_back():
     assert bool(((rank >= 0) & (rank <= 1)).all())
     for group in range(3):
         rows = table.group(duration) == group
-        assert float(rank[rows].mean()) == pytest.approx(0.5, abs=0.02)  # ranks: zeros at the middle of theirs
+        assert float(rank[rows].mean()) == pytest.approx(0.5, abs=0.02)  # ranks: zeros at the middle of the tied ones
         np.testing.assert_allclose(table.values[group], np.quantile(y[rows].numpy(), np.linspace(0, 1, 41)), rtol=1e-5)
     assert table(torch.tensor([-1.0, 999.0]), torch.tensor([10.0, 30.0])).tolist()[1] == 1
     double = d.DurationQuantiles(3, 7).double()

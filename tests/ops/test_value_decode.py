@@ -7,7 +7,7 @@ import os
 import numpy as np
 import pytest
 import torch
-from test_nn_decoder import Theirs
+from test_decoder import AuthorsDecoder
 
 import ordkernels
 from ordkernels import rng, use_backend
@@ -175,7 +175,7 @@ def authors_inference(theirs, memory, values, steps, half, full, heads=4):
 @pytest.mark.parametrize("mixup", [None, "full"])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_authors_inference_numbers(backend, mixup):
-    theirs = Theirs(40, 32, 48, 2).double()
+    theirs = AuthorsDecoder(40, 32, 48, 2).double()
     with torch.no_grad():
         for p in theirs.parameters():
             p.mul_(1.7)

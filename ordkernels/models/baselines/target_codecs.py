@@ -1,7 +1,7 @@
 """How published models turn a network's outputs into a number, and targets into labels for it: CREAD, TPM, WLR, EGMN, D2Q.
 
 Plain torch, differentiable, any float dtype; they compile without graph breaks. None is registered as a kernel: next to the
-network that feeds them they are 2 % of scoring or less (the tree of 32 leaves, the dearest, takes 0.8 microseconds a row eager and
+network that feeds them they are 2 % of scoring or less (the tree of 32 leaves, the slowest, takes 0.8 microseconds a row eager and
 0.4 compiled on one core; the smallest encoder here takes 40), and CREAD's is one matrix-vector product.
 """
 
@@ -204,7 +204,7 @@ def odds_weights(y: Tensor, positive: Tensor | None = None) -> tuple[Tensor, Ten
         >>> odds_weights(torch.tensor([7.0, 3.0]), torch.tensor([True, False]))
         (tensor([7., 0.]), tensor([0., 1.]))
     """
-    _targets("y", y, least=0, wait=False)
+    _targets("y", y, least=0, sync=False)
     if positive is None:
         return y, torch.ones_like(y)
     if not isinstance(positive, Tensor) or positive.dtype != torch.bool:
@@ -352,13 +352,13 @@ def _depth(name: str, leaves: int) -> int:
     return depth
 
 
-def _targets(name: str, y: Tensor, least: int = 1, wait: bool = True) -> None:
-    """wait: read the values on a GPU, too, and wait for it; a loss does not."""
+def _targets(name: str, y: Tensor, least: int = 1, sync: bool = True) -> None:
+    """sync: read the values on a GPU too, and wait for it; a loss does not."""
     floating(name, y)
     dims(name, y, [1], "[N]")
     if len(y) < least:
         raise ValueError(f"{name}: expected at least one value, got none")
-    if wait or can_read_values(y):
+    if sync or can_read_values(y):
         check_nonnegative(name, y)
 
 

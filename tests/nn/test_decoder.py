@@ -20,7 +20,7 @@ def make(norm="post", activation="relu", positions=None, memory_width=None, dtyp
     return decoder.to(dtype).eval()
 
 
-def truth(p, x, m, heads, norm, activation, layers=2, eps=1e-5):
+def expected(p, x, m, heads, norm, activation, layers=2, eps=1e-5):
     """One row, position by position: x [T, d], m [d]."""
 
     def ln(x, name):
@@ -65,7 +65,7 @@ def test_forward_is_its_formula(norm, activation, positions, memory_width):
         x, m = p["tok_emb.weight"][tokens[b]], memory[b]
         x = x if positions is None else x + p["position"][:5]
         m = m if memory_width is None else p["memory.weight"] @ m + p["memory.bias"]
-        assert torch.allclose(logits[b], truth(p, x, m, 4, norm, activation), atol=1e-12)
+        assert torch.allclose(logits[b], expected(p, x, m, 4, norm, activation), atol=1e-12)
     assert torch.equal(decoder(decoder.tok_emb(tokens), memory), logits)
 
 
@@ -116,7 +116,7 @@ def test_second_pass_feeds_predictions_one_place_on():
     assert predicted.grad.any(-1).tolist() == [[False, True, True, False], [True, False, False, False]]
 
 
-class Theirs(torch.nn.Module):
+class AuthorsDecoder(torch.nn.Module):
     """A decoder layer by layer as usual, with queries and keys towards the memory too."""
 
     def __init__(self, V, d, ffn, layers):
@@ -152,16 +152,16 @@ class Theirs(torch.nn.Module):
 
 
 def test_loads_the_authors_names():
-    theirs, ours = Theirs(12, 16, 24, 2).double(), make()
+    authors, converted = AuthorsDecoder(12, 16, 24, 2).double(), make()
     with torch.no_grad():
-        for p in theirs.parameters():
+        for p in authors.parameters():
             p.add_(0.2 * torch.randn_like(p))
     tokens, memory = torch.randint(0, 12, (3, 5)), torch.randn(3, 16).double()
-    ours.load_gr_state_dict(theirs.state_dict())
-    want = theirs(tokens, memory, 4)
-    assert torch.allclose(ours(tokens, memory), want, atol=1e-12)
+    converted.load_gr_state_dict(authors.state_dict())
+    want = authors(tokens, memory, 4)
+    assert torch.allclose(converted(tokens, memory), want, atol=1e-12)
     names = {"weight": "gamma", "bias": "beta"}
-    greek = {k.replace(e, names[e]) if ".norm" in k else k: v for k, v in theirs.state_dict().items() for e in [k.rpartition(".")[2]]}
+    greek = {k.replace(e, names[e]) if ".norm" in k else k: v for k, v in authors.state_dict().items() for e in [k.rpartition(".")[2]]}
     assert any("gamma" in k for k in greek)
     again = make()
     again.load_gr_state_dict(greek)
@@ -181,7 +181,7 @@ def test_loads_the_authors_names():
     ],
 )
 def test_authors_weights_that_do_not_fit_are_named_and_nothing_is_loaded(change, options, kind, text):
-    state = dict(Theirs(12, 16, 24, 2).state_dict())
+    state = dict(AuthorsDecoder(12, 16, 24, 2).state_dict())
     change(state)
     decoder = make(**options)
     before = copy.deepcopy(decoder.state_dict())

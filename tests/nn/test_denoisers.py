@@ -148,11 +148,11 @@ def test_chain_of_a_perfect_denoiser_returns_its_signal():
     x_T = ab[20].sqrt() * x0 + (1 - ab[20]).sqrt() * eps
     outputs = {"x0": lambda t: x0, "eps": lambda t: eps, "v": lambda t: ab[t].sqrt() * eps - (1 - ab[t]).sqrt() * x0}
     for prediction, out in outputs.items():
-        got, kept = denoise_chain(
+        got, estimates = denoise_chain(
             x_T, x0, lambda x, t, c, out=out: out(t), ab, chain_steps(7, [17, 9, 2], 20), [17, 9, 2], prediction=prediction
         )
         assert torch.allclose(got, x0, atol=1e-9)
-        assert torch.allclose(kept, x0[:, None].expand(5, 3, 16), atol=1e-9)
+        assert torch.allclose(estimates, x0[:, None].expand(5, 3, 16), atol=1e-9)
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
