@@ -36,7 +36,7 @@ class ValueVocabulary:
     r"""Values that labels are written as sums of, and the tokens that stand for them.
 
     Tokens 0, 1 and 2 are PAD, SOS and EOS; token ``3 + i`` is the i-th largest value. A label is written greedily: the largest
-    value that is not above the rest, again and again, until the rest is at most ``tolerance`` of the label; then EOS.
+    value that is not above the residual, again and again, until the residual is at most ``tolerance`` of the label; then EOS.
 
     Args:
         values: whole numbers from 1 up, in units; any order, repeats are dropped.
@@ -181,7 +181,7 @@ class ValueVocabulary:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._values.flags.writeable = False  # neither a pickle nor a copy keeps this
+        self._values.flags.writeable = False  # lost in a pickle and in a copy
 
     def __repr__(self) -> str:
         return f"ValueVocabulary({len(self._values)} values from {self._values[-1]} to {self._values[0]}, unit={self.unit})"
@@ -192,12 +192,12 @@ class ValueVocabulary:
         Args:
             labels: ``[N]``, 0 and more; with a unit they are rounded to the nearest one.
             max_tokens: as for `ops.value_decode` it counts SOS, which is not in the result: ``T = max_tokens - 1``, EOS included.
-            tolerance: in [0, 1): a label is written up to a rest of at most this share of it. 0: exactly, as in the authors' code.
+            tolerance: in [0, 1): a label is written up to a residual of at most this share of it. 0: exactly, as in the authors' code.
             num_threads: see `fit`.
 
         Returns:
             ``(tokens [N, T], lengths [N], residual [N])``: tokens int16 (int32 for more than 2^15 - 1), values descending, EOS, then PAD;
-            lengths int32, without EOS; residual the rest, in the labels' unit (int64, or float64 with a unit). 0 is EOS alone.
+            lengths int32, without EOS; residual what is left, in the labels' unit (int64, or float64 with a unit). 0 is EOS alone.
 
         Raises:
             TypeError, ValueError: labels that are NaN, negative, not whole, too large, or that cannot be written, or not in T
@@ -210,10 +210,10 @@ class ValueVocabulary:
         T, tolerance, threads = integer("max_tokens", max_tokens, least=2, most=2**31 - 1) - 1, _tolerance(tolerance), _threads(num_threads)
         kernels = _kernels("vocabulary_encode")
         y = _labels(labels, self.unit, threads, kernels)
-        tokens, lengths, rest, fits = kernels.vocabulary_encode(y, self._values, tolerance, T, threads)
+        tokens, lengths, residual, fits = kernels.vocabulary_encode(y, self._values, tolerance, T, threads)
         if not fits:
             self._check_lengths(y, lengths, T)
-        return arrays.like(labels, tokens, lengths, self._from_units(rest))
+        return arrays.like(labels, tokens, lengths, self._from_units(residual))
 
     def _check_lengths(self, y: NDArray[np.int64], lengths: NDArray[np.integer], T: int | None) -> None:
         """Raise for labels that cannot be written (a length of -1), or not in T tokens."""
@@ -278,9 +278,9 @@ class ValueVocabulary:
         """
         tolerance, threads, kernels = _tolerance(tolerance), _threads(num_threads), _kernels("vocabulary_usage")
         y = _labels(labels, self.unit, threads, kernels)
-        counts, lengths, rest = kernels.vocabulary_usage(y, self._values, tolerance, threads)
+        counts, lengths, residual = kernels.vocabulary_usage(y, self._values, tolerance, threads)
         self._check_lengths(y, lengths, None)
-        error = rest / np.maximum(y, 1)
+        error = residual / np.maximum(y, 1)
         labels_of_length = np.bincount(lengths[lengths < _MAX_COUNTED_LENGTH]) if y.size else np.zeros(1, np.int64)
         return VocabularyReport(
             labels=y.size,
@@ -302,7 +302,7 @@ class ValueVocabulary:
         """Read a vocabulary that `save` has written.
 
         Raises:
-            ValueError: the file holds something else.
+            ValueError: not such a file.
         """
         try:
             content = json.loads(Path(path).read_text())
@@ -329,7 +329,7 @@ class VocabularyReport:
     lengths: NDArray[np.int64]  # labels with 0, 1, 2, ... values; those with 1024 and more are left out
     longest: int  # without EOS
     mean_length: float
-    largest_error: float  # rest over label; for a label of 0 it is 0
+    largest_error: float  # residual over label; for a label of 0 it is 0
     mean_error: float
 
     def __str__(self) -> str:

@@ -4,6 +4,7 @@ import importlib.util
 import os
 from collections import defaultdict
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -57,3 +58,31 @@ def native() -> None:
 
     if "ordkernels._C" in NOT_LOADED:
         pytest.skip(f"no native CPU kernels: {NOT_LOADED['ordkernels._C']}")
+
+
+@pytest.fixture(params=["reference", "cpu"])
+def host_backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Runs a test of the data side on both of its backends."""
+    from ordkernels import use_backend
+    from ordkernels._backend import host_module
+
+    if request.param == "cpu" and host_module() is None:
+        pytest.skip("the compiled data side is not built")
+    with use_backend(request.param):
+        yield request.param
+
+
+@pytest.fixture
+def numpy_empty_is_nan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `numpy.empty` leaves uninitialised is NaN: for the references, which are NumPy."""
+    import numpy as np
+
+    empty = np.empty
+
+    def filled(*args: Any, **kwargs: Any) -> Any:
+        out = empty(*args, **kwargs)
+        if out.dtype.kind == "f":
+            out.fill(np.nan)
+        return out
+
+    monkeypatch.setattr(np, "empty", filled)

@@ -1,4 +1,4 @@
-"""One set of array checks: the same kinds of arrays are taken, and refused with the same words, wherever arrays are arguments."""
+"""One set of array checks: the same kinds of arrays are accepted, and rejected with the same words, wherever arrays are arguments."""
 
 import numpy as np
 import pytest

@@ -83,8 +83,8 @@ def test_min_variance_fusion_beats_every_single_time_and_the_mean():
 def test_fusion_edges():
     assert torch.equal(d.fuse_times(torch.tensor([[1.0, 3.0]])), torch.tensor([2.0]))  # one row: equal weights
     assert torch.allclose(d.min_variance_weights(torch.ones(5, 4)), torch.full((4,), 0.25))
-    twin = torch.randn(50, 1).expand(50, 2)
-    assert torch.allclose(d.min_variance_weights(twin), torch.full((2,), 0.5), atol=1e-3)
+    same = torch.randn(50, 1).expand(50, 2)
+    assert torch.allclose(d.min_variance_weights(same), torch.full((2,), 0.5), atol=1e-3)
     with pytest.raises(ValueError, match="weights: expected a sum of 1, got 2"):
         d.fuse_times(torch.ones(5, 2), [1.0, 1.0])
     with pytest.raises(ValueError, match=r"weights: expected shape \[M\] = \[2\], got \[3\]"):

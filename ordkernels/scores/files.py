@@ -204,7 +204,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ties", choices=("half", "strict", "reference"), default="half", help="what a tied prediction counts in XAUC")
     parser.add_argument(
         "--binned-xauc", type=int, nargs="?", const=4096, metavar="BINS",
-        help="XAUC from a BINS x BINS histogram (default 4096: 128 MiB) with its error bound, for more rows than memory holds",
+        help="XAUC from a BINS x BINS histogram (default 4096: 128 MiB) with its error bound, for more rows than fit into memory",
     )  # fmt: skip
     parser.add_argument("--theta", type=float, nargs="+", default=[], metavar="T", help="also CS@T: the share of rows within T")
     parser.add_argument(

@@ -120,8 +120,8 @@ def test_layout_and_values(folder: Path) -> None:
 
 def test_rows_outside_the_dates_are_left_out(folder: Path) -> None:
     short, _ = kuairand(folder)
-    wide, _ = kuairand(folder, train_dates=(20220401, 20220430))
-    assert len(wide["y"]) == 320 > len(short["y"])
+    longer, _ = kuairand(folder, train_dates=(20220401, 20220430))
+    assert len(longer["y"]) == 320 > len(short["y"])
 
 
 def test_both_layouts_of_the_same_data_agree(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:

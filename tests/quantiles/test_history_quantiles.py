@@ -8,6 +8,8 @@ from quantile_cases import LEVELS
 
 from ordkernels.quantiles import history_quantiles
 
+pytestmark = pytest.mark.usefixtures("numpy_empty_is_nan")
+
 
 def brute_history(values, group, time, levels, min_events):
     out = np.full((len(values), len(levels)), np.nan)
@@ -20,7 +22,7 @@ def brute_history(values, group, time, levels, min_events):
 
 @pytest.mark.parametrize("min_events", [1, 2, 5])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_history_sees_strictly_earlier_events_only(backend, dtype, min_events):
+def test_history_sees_strictly_earlier_events_only(host_backend, dtype, min_events):
     rng = np.random.default_rng(4)
     n = 700
     values = rng.normal(size=n).round(1).astype(dtype)
@@ -47,7 +49,7 @@ def test_history_of_long_groups(ties):
         np.testing.assert_array_equal(out[i], row)
 
 
-def test_history_with_scattered_ids_and_extreme_times(backend):
+def test_history_with_scattered_ids_and_extreme_times(host_backend):
     rng = np.random.default_rng(6)
     n, low, high = 200, np.iinfo(np.int64).min, np.iinfo(np.int64).max
     values, group = rng.normal(size=n), rng.choice([low, high, 0, -1, 10**15], n)

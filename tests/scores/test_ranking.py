@@ -8,6 +8,11 @@ import pytest
 from ordkernels import ops
 
 
+@pytest.fixture
+def rng():
+    return np.random.default_rng(5)
+
+
 def test_auc_and_relaimpr(rng):
     metrics = pytest.importorskip("sklearn.metrics")
     y, p, w = rng.integers(0, 2, 200), rng.integers(0, 9, 200) / 8, rng.random(200)

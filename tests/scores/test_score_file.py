@@ -1,4 +1,4 @@
-"""`score-file`: every format gives the scores of the rows it holds, and says what is wrong with a file."""
+"""`score-file`: every format gives the same scores, and messages say what is wrong with a file."""
 
 import gzip
 import json

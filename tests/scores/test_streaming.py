@@ -18,14 +18,6 @@ from hypothesis import strategies as st  # noqa: E402
 EDGES = [-2.0, -0.5, 0.0, 0.7, 3.0]
 
 
-@pytest.fixture(params=["cpu", "reference"])
-def backend(request):
-    if request.param in ordkernels.available_backends("mae") and ordkernels.available_backends("mae")[request.param]:
-        pytest.skip("no compiled data-side kernels")
-    with ordkernels.use_backend(request.param):
-        yield
-
-
 def rows(n, seed=0, dtype=np.float64):
     rng = np.random.default_rng(seed)
     y = rng.normal(1, 2, n).astype(dtype)
@@ -48,7 +40,7 @@ def flat(result):
 
 @pytest.mark.parametrize("name", MAKERS)
 @pytest.mark.parametrize("n", [1, 2, 50, 3000])
-def test_chunks_merge_to_the_whole(name, n, backend):
+def test_chunks_merge_to_the_whole(name, n, host_backend):
     make, update = MAKERS[name]
     y, p, g = rows(n)
     whole = update(make(), y, p, g)
@@ -68,7 +60,7 @@ def test_chunks_merge_to_the_whole(name, n, backend):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_results_are_the_scores_of_all_rows(dtype, backend):
+def test_results_are_the_scores_of_all_rows(dtype, host_backend):
     y, p, g = rows(2000, dtype=dtype)
     found = stream.Errors(thetas=(0.5, 2)).update(y, p).result()
     want = {"mae": ops.mae(y, p), "rmse": ops.rmse(y, p), "lcc": ops.lcc(y, p)}
@@ -87,7 +79,7 @@ def test_results_are_the_scores_of_all_rows(dtype, backend):
     assert stream.GroupedJSD(EDGES).update(y, p, g).result() == pytest.approx(ops.histogram_jsd(y, p, g, edges=EDGES), rel=1e-12)
 
 
-def test_sums_do_not_drift(backend):
+def test_sums_do_not_drift(host_backend):
     e = stream.Errors()
     for _ in range(2000):
         e.update([0.1], [0.0])
@@ -100,7 +92,7 @@ def test_sums_do_not_drift(backend):
 
 @pytest.mark.parametrize("bins", [1, 2, 7, 300])
 @pytest.mark.parametrize("kind", ["continuous", "integers", "constant"])
-def test_binned_xauc_keeps_its_bound(bins, kind, backend):
+def test_binned_xauc_keeps_its_bound(bins, kind, host_backend):
     y, p, _ = rows(4000, seed=bins)
     if kind == "integers":
         y, p = np.floor(y), np.floor(2 * p)
@@ -116,7 +108,7 @@ def test_binned_xauc_keeps_its_bound(bins, kind, backend):
         assert got.bound < 0.01
 
 
-def test_a_bin_for_every_value_is_exact(backend):
+def test_a_bin_for_every_value_is_exact(host_backend):
     rng = np.random.default_rng(0)
     y, p = rng.permutation(40), rng.permutation(40)
     got = stream.BinnedXAUC(np.arange(41), np.arange(41)).update(y, p).result()

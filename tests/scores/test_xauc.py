@@ -13,6 +13,11 @@ from ordkernels import ops
 BACKENDS = [pytest.param("cpu", marks=pytest.mark.native), "reference"]
 
 
+@pytest.fixture
+def rng():
+    return np.random.default_rng(5)
+
+
 def brute_xauc(y, p, weight=None, group=None):
     """(concordant, tied, pairs) by looking at every pair."""
     weight, group = np.ones(len(y)) if weight is None else weight, np.zeros(len(y)) if group is None else group
@@ -99,7 +104,7 @@ def hostile(kind, n, rng):
         return rng.integers(-1, 2, n), np.where(rng.random(n) < 0.5, 0.0, -0.0)
     if kind == "infinities":
         return rng.choice([-np.inf, -1e308, 5e-324, 0.0, np.inf], n), rng.choice([-np.inf, -1.0, np.inf], n).astype(np.float32)
-    if kind == "wide integers":
+    if kind == "64-bit integers":
         return rng.choice([2**53, 2**53 + 1, -(2**63), 2**63 - 1], n), rng.choice(np.array([0, 2**63, 2**64 - 1], np.uint64), n)
     if kind == "outlier":
         y[n // 2] = 1e300
@@ -109,7 +114,7 @@ def hostile(kind, n, rng):
 
 HOSTILE = (
     "continuous", "float32", "ties", "constant y", "constant prediction", "two values", "in order", "reversed", "zeros of both signs",
-    "infinities", "wide integers", "outlier",
+    "infinities", "64-bit integers", "outlier",
 )  # fmt: skip
 
 
