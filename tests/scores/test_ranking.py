@@ -1,6 +1,4 @@
-"""AUC, RelaImpr and rank correlation against scikit-learn and scipy."""
-
-import math
+"""AUC and RelaImpr against scikit-learn."""
 
 import numpy as np
 import pytest
@@ -19,13 +17,6 @@ def test_auc_and_relaimpr(rng):
     assert ops.auc(y, p) == pytest.approx(metrics.roc_auc_score(y, p), abs=1e-12)
     assert ops.auc(y, p, weight=w) == pytest.approx(metrics.roc_auc_score(y, p, sample_weight=w), abs=1e-12)
     assert ops.relaimpr(0.75, 0.7) == pytest.approx(0.25)
-
-
-def test_srcc(rng):
-    y, p = rng.random(50), rng.integers(0, 10, 50)
-    stats = pytest.importorskip("scipy.stats")
-    assert ops.srcc(y, p) == pytest.approx(stats.spearmanr(y, p).statistic)
-    assert math.isnan(ops.srcc(rng.random(70), np.full(70, 0.1)))
 
 
 @pytest.mark.parametrize(
