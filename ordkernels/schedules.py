@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from . import rng
+from ._validation.numbers import integer
 
 __all__ = ["NoiseSchedule", "aligned_timesteps", "check_aligned", "mixture_timesteps", "noise_schedule"]
 
@@ -100,7 +101,7 @@ class NoiseSchedule:
 
         Source: Ho, Jain, Abbeel, Denoising Diffusion Probabilistic Models, section 4.
         """
-        T = _steps("T", T)
+        T = integer("T", T, least=1)
         if not rescale:
             return cls.from_betas(np.linspace(beta_start, beta_end, T))
         base = cls.from_betas(np.linspace(beta_start, beta_end, BASE_STEPS)).exact
@@ -110,15 +111,30 @@ class NoiseSchedule:
     def cosine(cls, T: int, s: float = 0.008, beta_max: float = 0.999) -> "NoiseSchedule":
         r"""Levels :math:`\cos^2(\frac{t/T + s}{1 + s} \frac{\pi}{2})`, relative to t = 0, betas at most beta_max.
 
+        Args:
+            T: number of steps.
+            s: offset, so that the first betas are not too small.
+            beta_max: bound on the betas.
+
+        Raises:
+            ValueError: T < 1.
+
         Source: Nichol and Dhariwal, Improved Denoising Diffusion Probabilistic Models, eq. 17.
         """
-        T = _steps("T", T)
+        T = integer("T", T, least=1)
         level = np.cos((np.arange(T + 1) / T + s) / (1 + s) * math.pi / 2) ** 2
         return cls.from_betas(np.minimum(1 - level[1:] / level[:-1], beta_max))
 
     @classmethod
     def from_betas(cls, betas: Any) -> "NoiseSchedule":
-        """Of betas ``[T]`` in [0, 1): a tensor, an array or a sequence."""
+        """Of betas ``[T]``.
+
+        Args:
+            betas: in [0, 1): a tensor, an array or a sequence.
+
+        Raises:
+            ValueError: another shape, betas outside [0, 1).
+        """
         b = betas.detach().cpu().double().numpy() if isinstance(betas, Tensor) else np.asarray(betas, dtype=np.float64)
         if b.ndim != 1 or len(b) < 1:
             raise ValueError(f"betas: expected [T] with T >= 1, got shape {list(b.shape)}")
@@ -129,7 +145,10 @@ class NoiseSchedule:
 
     @classmethod
     def from_diffusers(cls, config: Any) -> "NoiseSchedule":
-        """Of a diffusers scheduler, its config or a dict like it. Its timestep t is step ``t + 1`` here.
+        """Of a diffusers scheduler. Its timestep t is step ``t + 1`` here.
+
+        Args:
+            config: the scheduler, its config or a dict like it.
 
         Raises:
             ValueError: a beta_schedule that is not "linear", "scaled_linear" or "squaredcos_cap_v2" where trained_betas are not given.
@@ -140,7 +159,8 @@ class NoiseSchedule:
             raise ValueError("config: expected rescale_betas_zero_snr to be off (alpha_bar would reach 0), got True")
         if get("trained_betas") is not None:
             return cls.from_betas(get("trained_betas"))
-        T, first, last = _steps("num_train_timesteps", get("num_train_timesteps", 1000)), get("beta_start", 1e-4), get("beta_end", 0.02)
+        T = integer("num_train_timesteps", get("num_train_timesteps", 1000), least=1)
+        first, last = get("beta_start", 1e-4), get("beta_end", 0.02)
         name = get("beta_schedule", "linear")
         if name == "linear":
             return cls.linear(T, first, last, rescale=False)
@@ -153,6 +173,10 @@ class NoiseSchedule:
 
 def noise_schedule(schedule: "Literal['linear', 'cosine'] | NoiseSchedule", T: int) -> NoiseSchedule:
     """A schedule as it is, or one of T steps by name.
+
+    Args:
+        schedule: a schedule, ``"linear"`` or ``"cosine"``.
+        T: steps of a schedule by name.
 
     Raises:
         ValueError: an unknown name.
@@ -171,6 +195,11 @@ def aligned_timesteps(K: int, T: int, spacing: Literal["linear", "log"] = "linea
 
     ``"log"``: :math:`g_k` geometric from T to 1, :math:`\tau_k = \max(\lfloor g_k + 1/2 \rfloor, \tau_{k+1} + 1)`, :math:`\tau_K = 1`.
 
+    Args:
+        K: number of heads.
+        T: number of steps, at least K.
+        spacing: ``"linear"`` or ``"log"``.
+
     Returns:
         ``[K]`` int64.
 
@@ -186,7 +215,7 @@ def aligned_timesteps(K: int, T: int, spacing: Literal["linear", "log"] = "linea
         >>> aligned_timesteps(4, 50, "log")
         tensor([50, 14,  4,  1])
     """
-    K, T = _steps("K", K), _steps("T", T)
+    K, T = integer("K", K, least=1), integer("T", T, least=1)
     if T < K:
         raise ValueError(f"T: expected at least K = {K} steps, got {T}")
     if spacing == "linear":
@@ -207,8 +236,13 @@ def aligned_timesteps(K: int, T: int, spacing: Literal["linear", "log"] = "linea
 def check_aligned(aligned: Any, T: int) -> list[int]:
     """Strictly decreasing steps in [1, T], as a list.
 
+    Args:
+        aligned: a tensor, an array or a sequence.
+        T: number of steps.
+
     Raises:
-        ValueError: otherwise.
+        TypeError: steps that are not integers.
+        ValueError: steps that leave [1, T] or do not decrease.
     """
     return _strictly_decreasing("aligned", aligned, T)
 
@@ -241,7 +275,7 @@ def mixture_timesteps(
         >>> mixture_timesteps(3, 50, aligned_timesteps(4, 50), 0.5, seed=0).shape
         torch.Size([3])
     """
-    T = _steps("T", T)
+    T = integer("T", T, least=1)
     taus = check_aligned(aligned, T)
     if not 0 <= rho <= 1:
         raise ValueError(f"rho: expected a number in [0, 1], got {rho}")
@@ -255,16 +289,8 @@ def mixture_timesteps(
     return torch.where(part <= rho, taus_[at], anywhere) if rho > 0 else anywhere
 
 
-def _steps(name: str, n: Any) -> int:
-    if isinstance(n, bool) or not isinstance(n, int | np.integer):
-        raise TypeError(f"{name}: expected an int, got {type(n).__name__}")
-    if n < 1:
-        raise ValueError(f"{name}: expected 1 or more, got {n}")
-    return int(n)
-
-
 def _strictly_decreasing(name: str, steps: Any, T: int) -> list[int]:
-    taus = [int(t) for t in (steps.tolist() if hasattr(steps, "tolist") else steps)]
+    taus = [integer(name, t) for t in (steps.tolist() if hasattr(steps, "tolist") else steps)]
     if not taus:
         raise ValueError(f"{name}: expected at least one step, got none")
     for t in taus:

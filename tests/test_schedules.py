@@ -74,7 +74,7 @@ def test_exact_keeps_the_digits_near_one():
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (lambda: NoiseSchedule.linear(0), "T: expected 1 or more, got 0"),
+        (lambda: NoiseSchedule.linear(0), "T: expected at least 1, got 0"),
         (lambda: NoiseSchedule.from_betas([0.1, 1.0]), r"betas: expected values in \[0, 1\), got 1.0 at 1"),
         (lambda: NoiseSchedule.from_betas([math.nan]), "betas: expected values in"),
         (lambda: NoiseSchedule.from_betas([]), r"betas: expected \[T\] with T >= 1"),
@@ -84,7 +84,7 @@ def test_exact_keeps_the_digits_near_one():
         (lambda: NoiseSchedule.from_diffusers({"beta_schedule": "sigmoid"}), "beta_schedule: expected 'linear'"),
         (lambda: NoiseSchedule.from_diffusers({"rescale_betas_zero_snr": True}), "rescale_betas_zero_snr"),
         (lambda: aligned_timesteps(8, 7), "T: expected at least K = 8 steps, got 7"),
-        (lambda: aligned_timesteps(0, 7), "K: expected 1 or more, got 0"),
+        (lambda: aligned_timesteps(0, 7), "K: expected at least 1, got 0"),
         (lambda: aligned_timesteps(2, 7, "cubic"), "spacing: expected 'linear' or 'log', got 'cubic'"),
         (lambda: check_aligned([5, 5, 1], 9), "aligned: expected strictly decreasing steps, got 5 before 5"),
         (lambda: check_aligned([1, 2], 9), "aligned: expected strictly decreasing steps, got 1 before 2"),
@@ -103,6 +103,13 @@ def test_bad_input_is_named(make, text):
 def test_a_schedule_needs_whole_steps():
     with pytest.raises(TypeError, match="T: expected an int, got float"):
         NoiseSchedule.cosine(3.0)
+    for call, name in (
+        (lambda: NoiseSchedule.linear(50).check_steps([49.9, 20.5, 1.2]), "steps"),
+        (lambda: check_aligned(np.array([50.0, 37.9, 12.2]), 50), "aligned"),
+        (lambda: mixture_timesteps(4, 50, [50.0, 37.9, 12.2], 1.0, 0), "aligned"),
+    ):
+        with pytest.raises(TypeError, match=f"{name}: expected an int, got float"):
+            call()
 
 
 @pytest.mark.parametrize("K", [1, 2, 3, 8, 12])

@@ -137,7 +137,7 @@ class SessionDenoiser(nn.Module):
     def _project(self, name: str, g: Tensor, empty: Tensor | None) -> Tensor:
         """What the guidance adds to the hidden layer, [B, K, H]."""
         if empty is not None:
-            _bool(name, empty, (g.shape[0],), "[B]")
+            _boolean_of(name, empty, (g.shape[0],), "[B]")
             g = torch.where(empty[:, None, None], self.empty, g)
         shift: Tensor = self.network.condition(g)
         return shift
@@ -167,7 +167,7 @@ class SessionDenoiser(nn.Module):
             raise ValueError(f"{name}: expected [B, K, C] with B, C = {B}, {C}, got {list(g.shape)}")
         if mask is None:
             return g, None
-        _bool("mask", mask, g.shape[:2], "[B, K]")
+        _boolean_of("mask", mask, g.shape[:2], "[B, K]")
         return torch.where(mask[..., None], g, 0.0), mask
 
     def extra_repr(self) -> str:
@@ -237,7 +237,7 @@ class SessionFilters(nn.Module):
             if items.dim() != 4 or items.shape[3] != self.width:
                 raise ValueError(f"items: expected [B, K, S, D] with D = {self.width}, or [N, D] with offsets, got {list(items.shape)}")
             if mask is not None:
-                _bool("mask", mask, items.shape[:3], "[B, K, S]")
+                _boolean_of("mask", mask, items.shape[:3], "[B, K, S]")
             mean, focus = self._pool_padded(items, mask)
         return self.core(mean), self.transient(focus)
 
@@ -302,9 +302,8 @@ def pad_sessions(sessions: Tensor, offsets: Tensor, K: int | None = None) -> tup
     return torch.where(mask[..., None], sessions[index], 0.0), mask
 
 
-def _bool(name: str, t: Tensor, shape: tuple[int, ...], form: str) -> None:
-    if not isinstance(t, Tensor) or t.dtype != torch.bool:
-        raise TypeError(f"{name}: expected a bool tensor, got {getattr(t, 'dtype', type(t).__name__)}")
+def _boolean_of(name: str, t: Tensor, shape: tuple[int, ...], form: str) -> None:
+    _checks.boolean(name, t)
     _checks.shape(name, t, shape, form)
 
 
