@@ -1,6 +1,5 @@
 """The distance of a sample to a user's and an item's quantiles, a training loss of FlowTime."""
 
-
 import torch
 from torch import Tensor
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 __all__ = ["ROWS", "read"]
 
 ROWS = 1 << 17  # of a chunk
-_BLOCK = 1 << 20  # bytes of CSV that pyarrow reads at once
+_BLOCK = 1 << 22  # bytes of CSV that pyarrow reads at once, and so the longest row
 _MISSING = ("", "na", "nan", "null", "none")
 _UNREADABLE = (EOFError, KeyError, OSError, RuntimeError, csv.Error, zipfile.BadZipFile, zlib.error)
 
@@ -37,8 +37,8 @@ def read(path: Path, columns: Columns) -> Iterator[Chunk]:
     Columns for ``"group"`` are integers, those for anything else numbers.
 
     Raises:
-        FileNotFoundError, ValueError, TypeError, ImportError: no such file; a format or a column that is not there; a file that is
-            damaged; cells that are no numbers (the first of them, rows from 0); columns of different lengths; Parquet without
+        FileNotFoundError, ValueError, TypeError, ImportError: no such file; an unknown format, no such column; a file that is
+            damaged; cells that are not numbers (the first of them, rows from 0); columns of different lengths; Parquet without
             pyarrow.
     """
     if not path.is_file():

@@ -115,6 +115,13 @@ def test_binned_bounds_the_exact_score_in_one_pass(tmp_path, capsys, monkeypatch
     assert "of memory: --binned-xauc" in capsys.readouterr().err.replace(", 0.0 MB available", "")
 
 
+def test_memory_available_is_known_with_psutil_alone(monkeypatch):
+    psutil = pytest.importorskip("psutil", reason="psutil is not installed")
+    assert 0 < files._memory_available() <= psutil.virtual_memory().total
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    assert files._memory_available() is None
+
+
 def test_memory_does_not_grow_with_the_rows(tmp_path, monkeypatch):
     monkeypatch.setattr(_columns, "ROWS", 1 << 10)
     peaks = []
