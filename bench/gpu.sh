@@ -13,9 +13,9 @@ LIMIT=${GPU_SH_SECONDS:-530} # for all stages together
 FAILED=()
 
 stage() { # stage NAME SECONDS COMMAND...
-  local name=$1 seconds=$2 left=$((LIMIT - SECONDS)) began=$SECONDS code
+  local name=$1 seconds=$2 remaining=$((LIMIT - SECONDS)) began=$SECONDS code
   shift 2
-  ((seconds > left)) && seconds=$left
+  ((seconds > remaining)) && seconds=$remaining
   if ((seconds < 5)); then
     echo "== $name: skipped, no time left"
     FAILED+=("$name (no time left)")
@@ -43,7 +43,7 @@ if command -v compute-sanitizer >/dev/null; then
   done
 else
   echo "== sanitizer: compute-sanitizer is not on the path"
-  FAILED+=("sanitizer (not there)")
+  FAILED+=("sanitizer (not installed)")
 fi
 
 TAIL=60 stage bench 190 "$PYTHON" bench/run.py --device cuda --seconds 0.5 --json "$OUT/bench_cuda.json"

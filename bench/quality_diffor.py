@@ -5,7 +5,7 @@ python bench/quality_diffor.py --data kuairand          the watch times of KuaiR
 python bench/quality_diffor.py --ablations              its paper's table 6 (a)-(f), and 1 to 12 heads, on abalone and wine
 python bench/quality_diffor.py --quick                  one seed, two epochs: a check that all of it runs
 
-Writes bench/results/quality_diffor[_ablations].json after every run; what is there already is kept, and not run again.
+Writes bench/results/quality_diffor[_ablations].json after every run; runs that the file already has are not repeated.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from ordkernels.models import DiffoR, HistoricalMedian, TableClassifier, TableRe
 
 Maker = Callable[[Split, int], Predictor]  # (training split, seed) -> predictor
 
-# Epochs from trials on a quarter of the training split, held out: {"diffor": ...} where it wants others than the baselines.
+# Epochs from trials on a quarter of the training split, held out; "diffor": its own where they differ from the baselines'.
 TRAINING: dict[str, dict[str, Any]] = {
     "abalone": {"epochs": 40, "batch_size": 256, "lr": 3e-3},
     "wine": {"epochs": 100, "batch_size": 256, "lr": 3e-3, "diffor": {"epochs": 40}},
@@ -84,7 +84,7 @@ def main() -> None:
 
 
 def saved(file: Path, name: str, label: str, args: argparse.Namespace) -> dict[int, dict[str, Any]]:
-    """The runs in the file that were made as this one would be, by seed."""
+    """The runs in the file with the settings of this one, by seed."""
     report = {} if args.fresh else read(file)
     entry = report.get(name, {}).get("models", {}).get(label, {})
     return {r["seed"]: r for r in entry.get("runs", []) if entry.get("how") == how(label, name, args)}

@@ -5,7 +5,7 @@ python bench/quality_ifusion.py --movielens FOLDER        MovieLens-100K (of you
 python bench/quality_ifusion.py --ablations               its paper's figures 3 and 4: parts, schedules, sessions, steps
 python bench/quality_ifusion.py --quick                   one seed on a few rows: a check that all of it runs
 
-Writes bench/results/quality_ifusion[_ablations].json after every run; a run of the same settings that is there is kept.
+Writes bench/results/quality_ifusion[_ablations].json after every run; runs in the file with the same settings are not repeated.
 """
 
 from __future__ import annotations

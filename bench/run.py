@@ -159,10 +159,10 @@ def about(device: str) -> dict[str, Any]:
 
 
 def run_case(case: Any, seconds: float, flop_rate: float) -> dict[str, Any]:
-    """Gate, time, compare."""
+    """Check the results, time what is right, compare."""
     from ordkernels.testing import timing
 
-    errors, rejected = gate(case)
+    errors, rejected = check(case)
     runs = {name: run for name, run in case.runs.items() if name in errors}
     row: dict[str, Any] = {
         "op": case.op, "case": case.name, "bytes": case.bytes, "flops": case.flops, "errors": errors, "rejected": rejected,
@@ -192,7 +192,7 @@ def run_case(case: Any, seconds: float, flop_rate: float) -> dict[str, Any]:
     return row
 
 
-def gate(case: Any) -> tuple[dict[str, float], dict[str, str]]:
+def check(case: Any) -> tuple[dict[str, float], dict[str, str]]:
     """(run -> error) of those that are right, and (run -> why) of the others."""
     right: dict[str, float] = {}
     wrong: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""The quick cases under pytest-benchmark: `pytest bench/test_bench.py`. Gated as in bench/run.py; not part of `make test`."""
+"""The quick cases under pytest-benchmark: `pytest bench/test_bench.py`. Checked as in bench/run.py; not part of `make test`."""
 
 import itertools
 import sys
@@ -20,7 +20,7 @@ def test_case(op, index, benchmark):
     if case is None:
         pytest.skip("the quick set has fewer cases")
     case.runs = {cases.OURS: case.runs[cases.OURS]}
-    right, wrong = suite.gate(case)
+    right, wrong = suite.check(case)
     assert cases.OURS in right, wrong
     benchmark.extra_info.update(case=case.name, bytes=case.bytes)
     benchmark(case.runs[cases.OURS])

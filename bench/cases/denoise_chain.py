@@ -42,7 +42,7 @@ class Setup:
         return ops.denoise_chain(x, cond, self.denoiser, self.schedule, steps=self.steps, aligned=self.aligned)
 
     def folded(self) -> Any:
-        """The chain as one can write it best in torch: the steps' biases computed before timing starts, the condition projected once."""
+        """The fastest form of the chain in plain torch: the steps' biases computed before timing starts, the condition projected once."""
         d, ab = self.denoiser, self.schedule.exact
         with torch.no_grad():
             w = d.input.weight[:, : d.width].contiguous()

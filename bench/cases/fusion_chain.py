@@ -48,7 +48,7 @@ class Setup:
         )
 
     def folded(self) -> Any:
-        """The chain as one can write it best in torch: what depends on the weights and steps alone is computed before timing starts, the
+        """The fastest form of the chain in plain torch: what depends on the weights and steps alone is computed before timing starts, the
         guidance is projected once, the branches are one batch, and the first pass multiplies their common x once."""
         net, steps = self.denoiser.network, chain_steps(self.S, T)
         numbers = reference.fusion_coefficients(self.schedule.exact, steps).tolist()

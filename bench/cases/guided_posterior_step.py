@@ -53,7 +53,7 @@ class Setup:
         x_s, f = self.eager(*(a.double() for a in self.args))
         return (x_s + self.sigma * rng.normal(SEED, self.ids, STEP, x_s.shape[1]).double() if noisy else x_s), f
 
-    def same_law(self, out: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+    def same_distribution(self, out: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
         """The expected result if f equals it and the noise in x_s is standard normal in mean and variance; else nothing."""
         (x_s, f), mean, n = out, self.expected(False), out[0].numel()
         xi = (x_s.double() - mean[0]) / self.sigma
@@ -80,7 +80,7 @@ def _step(B: int, D: int, noisy: bool, device: str) -> Case:
     return Case(
         "guided_posterior_step", f"{'sample' if noisy else 'mean'} B={B} D={D}", runs, lambda: setup.expected(noisy), 1e-5,
         bytes=24 * B * D, flops=8.0 * B * D, device=device, targets=_targets(B, device),
-        outputs={name: setup.same_law for name in runs if noisy and name != OURS},
+        outputs={name: setup.same_distribution for name in runs if noisy and name != OURS},
     )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from ._planar_flow import SHAPES, expected_flow, flops, forward_bytes, inputs
 
 
 def eager_inverse(z: Tensor, u: Tensor, w: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Per layer 40 bisections of the scalar equation: what one can write without a kernel."""
+    """Per layer 40 bisections of the scalar equation: what plain torch can do."""
     wu = (w * u).sum(-1, keepdim=True)
     u = u + (F.softplus(wu) - 1 - wu) * w / (w * w).sum(-1, keepdim=True)
     total: Any = 0

@@ -50,7 +50,7 @@ class Setup:
         with ordkernels.use_backend("reference"):
             return self.ours(self.x.double(), self.output.double())
 
-    def same_law(self, out: Any) -> tuple[Any, ...]:
+    def same_distribution(self, out: Any) -> tuple[Any, ...]:
         """The expected result if x0 equals it and the noise in x_s is standard normal in mean and variance; else nothing."""
         x_s, x0 = out
         expected = self.expected()
@@ -79,7 +79,7 @@ def _step(B: int, D: int, eta: float, device: str) -> Case:
     if diffusers is not None:
         for name, step in _schedulers(diffusers, eta, device).items():
             runs[name] = without_grad(step, args)
-    made = [name for name in runs if eta and name != OURS]
+    own_noise = [name for name in runs if eta and name != OURS]
     targets = [Target("at least 5x a step of diffusers", name, 5.0) for name in runs if name.startswith("diffusers")]
     if device == "cuda":
         targets = [Target("at least 85 % of the copy bandwidth", "limit", 0.85)] if B >= 1 << 20 else []
@@ -87,7 +87,7 @@ def _step(B: int, D: int, eta: float, device: str) -> Case:
         targets = []
     return Case(
         "reverse_step", f"eta={eta:g} B={B} D={D}", runs, setup.expected, 1e-4, bytes=16 * B * D, flops=6.0 * B * D,
-        outputs=dict.fromkeys(made, setup.same_law), missing=missing, device=device, targets=targets,
+        outputs=dict.fromkeys(own_noise, setup.same_distribution), missing=missing, device=device, targets=targets,
     )  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """Greedy decoding of value tokens: against a hand-written cache in torch, eager and compiled as one graph, and against no cache.
 
-The baselines take the single memory token's shortcut too. "no end": no row ends before the last step, so every step is worked for every
+The baselines take the single memory token's shortcut too. "no end": no row ends before the last step, so every step is computed for every
 row; "ends": four rows in nine end after one to four tokens; a graph that is compiled as a whole cannot stop early.
 """
 
@@ -70,7 +70,7 @@ class Setup:
         return self.values[out].sum(1), out
 
     def cached(self, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values written in place, attention over what is there; stops when every row has ended."""
+        """Keys and values written in place, attention over the positions so far; stops when every row has ended."""
         B, dec, hd = memory.shape[0], self.decoder, d // HEADS
         constants = self.constants(memory)
         keys, vals = ([memory.new_empty(B, HEADS, T, hd) for _ in range(L)] for _ in range(2))

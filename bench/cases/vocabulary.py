@@ -56,7 +56,7 @@ def _between(at: float, low: float, high: float) -> float:
 
 
 def by_partition(y: Array) -> Array:
-    """The same by one selection a round, in a buffer that is kept."""
+    """The same by one selection a round, in a reused buffer."""
     buffer = np.empty(len(y))
 
     def quantile(rest: Array, q: float) -> float:
@@ -70,10 +70,10 @@ def by_partition(y: Array) -> Array:
 
 
 def by_distinct(y: Array) -> Array:
-    """Distinct labels and their counts, kept sorted: a round is a merge of two runs, which NumPy's stable sort of floats is good at."""
+    """Distinct labels and their counts, kept sorted: a round is a merge of two runs, which NumPy's stable sort of floats does fast."""
     counts = np.bincount(y)
-    there = np.flatnonzero(counts)
-    count, rest, label = counts[there], there.astype(np.float64), there.astype(np.float64) + 1e-10
+    distinct = np.flatnonzero(counts)
+    count, rest, label = counts[distinct], distinct.astype(np.float64), distinct.astype(np.float64) + 1e-10
     q, found = 0.9999, []
     while True:
         at = (len(y) - 1) * (100 * q / 100)

@@ -27,7 +27,7 @@ def _xauc(N: int) -> Case:
     threads = torch.get_num_threads()
     runs: dict[str, Run] = {OURS: lambda: ops.xauc(y, p, num_threads=threads).value}
     stats = optional("scipy.stats", missing, "scipy kendalltau")
-    if stats is not None:  # rows tied in either are few enough to change no digit that the gate looks at
+    if stats is not None:  # ties are too few to change a digit that is checked
         runs["scipy kendalltau"] = lambda: (stats.kendalltau(y, p).statistic + 1) / 2
     runs["numpy argsort x2"] = lambda: (np.argsort(y), np.argsort(p))
     if N <= 2000:

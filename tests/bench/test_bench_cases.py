@@ -1,4 +1,4 @@
-"""The benchmarks' correctness gate on tiny shapes: ours and every baseline agree with the expected results. Nothing is timed."""
+"""The benchmarks' check of results on tiny shapes: ours and every baseline agree with the expected results. Nothing is timed."""
 
 import json
 import os
@@ -49,7 +49,7 @@ def test_every_run_of_every_case_is_right(op, cases, run):
     found = list(cases.cases(op, "cpu", "tiny"))
     assert found
     for case in found:
-        right, wrong = run.gate(case)
+        right, wrong = run.check(case)
         assert not wrong, (case.name, wrong)
         assert case.tolerance <= 1e-3
         assert set(right) == set(case.runs)
@@ -59,7 +59,7 @@ def test_every_run_of_every_case_is_right(op, cases, run):
             assert target.against in ("best baseline", "limit", "memory") or target.against in case.runs
 
 
-def test_the_gate_stops_wrong_and_failing_runs(cases, run):
+def test_wrong_and_failing_runs_are_rejected(cases, run):
     expected = np.arange(4.0)
     runs = {
         "right": lambda: expected * (1 + 1e-6),
@@ -69,7 +69,7 @@ def test_the_gate_stops_wrong_and_failing_runs(cases, run):
         "less": lambda: (),
         "raises": lambda: 1 / 0,
     }
-    right, wrong = run.gate(cases.Case("op", "name", runs, lambda: (expected,), 1e-4, bytes=1))
+    right, wrong = run.check(cases.Case("op", "name", runs, lambda: (expected,), 1e-4, bytes=1))
     assert list(right) == ["right"]
     assert set(wrong) == set(runs) - {"right"}
     assert wrong["raises"] == "ZeroDivisionError: division by zero"
