@@ -152,14 +152,15 @@ ORD_INLINE void for_each_piece(const Rows& a, const Tile<T>& tile, Elements<T> n
   if (uniform && !tile.noise) {
     return f(Piece<T>{tile.b, 0, 0, 0, tile.rows * tile.width, noise});
   }
-  const int64_t first_k = tile.first ? tile.first / a.D : 0, first_d = tile.first ? tile.first % a.D : 0;
-  for (int64_t j = 0, at = 0; j < tile.rows; ++j) {
+  const int64_t D = a.D, width = tile.width, rows = tile.rows, stride = tile.noise_stride;
+  const int64_t first_k = tile.first ? tile.first / D : 0, first_d = tile.first ? tile.first % D : 0;
+  const T* const generated = tile.noise;
+  for (int64_t j = 0, at = 0; j < rows; ++j) {
     int64_t k = first_k, d = first_d;
-    for (int64_t done = 0; done < tile.width; ++k, d = 0) {
-      const int64_t n = a.D - d < tile.width - done ? a.D - d : tile.width - done;
-      const T* const generated = tile.noise + j * tile.noise_stride + done;
-      f(Piece<T>{tile.b + j, k, d, at, n,
-                 tile.noise ? Elements<T>{generated, generated + n + kSlack} : noise.from(at)});
+    for (int64_t done = 0; done < width; ++k, d = 0) {
+      const int64_t n = D - d < width - done ? D - d : width - done;
+      const T* const e = generated + j * stride + done;
+      f(Piece<T>{tile.b + j, k, d, at, n, generated ? Elements<T>{e, e + n + kSlack} : noise.from(at)});
       done += n, at += n;
     }
   }

@@ -25,17 +25,20 @@ ORD_INLINE SampleCoefficients sample_coefficients_of(const SampleArgs& a, int64_
 template <class T>
 struct X0Rows {
   const SampleArgs& a;
+  const bool per_b;
   T* const buffer;
   const Elements<T> whole;
 
   template <class Data>
   X0Rows(const SampleArgs& args, Data& data, bool needed)
       : a(args),
-        buffer(a.x0_per_b ? data.next_buffer() : nullptr),
-        whole(data.input(a.x0_per_b || !needed ? nullptr : a.x0)) {}
+        per_b(args.x0_per_b),
+        buffer(per_b ? data.next_buffer() : nullptr),
+        whole(data.input(per_b || !needed ? nullptr : args.x0)) {}
 
   inline __attribute__((always_inline)) Elements<T> of(const Piece<T>& p) const {
-    return a.x0_per_b ? read_elements<T>(a.type, a.x0, p.b * a.D + p.d, p.n, a.B * a.D, buffer) : whole.from(p.at);
+    return per_b ? read_elements<T>(a.type, a.x0, p.b * a.D + p.d, p.n, a.B * a.D, buffer)
+                 : Elements<T>{whole.p + p.at, whole.end};
   }
 };
 
@@ -47,15 +50,16 @@ __attribute__((noinline)) void q_sample_rows(const SampleArgs& a, int64_t begin,
   for_each_tile<T>(a, begin, end, [&](const Tile<T>& tile) __attribute__((always_inline)) {
     TileData<T, 3> data(a, tile);
     const X0Rows<T> x0_rows(a, data, true);
+    const Elements<T> noise = data.input(a.noise);
     T* const x_t = data.output(a.x_t);
-    for_each_piece(a, tile, data.input(a.noise), false, [&](const Piece<T>& p) __attribute__((always_inline)) {
+    for_each_piece(a, tile, {}, false, [&](const Piece<T>& p) __attribute__((always_inline)) {
       if (a.t.values) {
         c = sample_coefficients_of(a, p.b, p.k);
       }
       const V c0 = V{} + (T)c.c0, c1 = V{} + (T)c.c1;
       const Elements<T> x0 = x0_rows.of(p);
       for_each_vector<T>(p.n, [&](int64_t i, int lanes) __attribute__((always_inline)) {
-        store(x_t + p.at + i, c0 * x0.at(i, lanes) + c1 * p.noise.at(i, lanes), lanes, stream);
+        store(x_t + p.at + i, c0 * x0.at(i, lanes) + c1 * noise.at(p.at + i, lanes), lanes, stream);
       });
     });
     data.write_back();

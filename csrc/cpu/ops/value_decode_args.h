@@ -8,9 +8,10 @@ enum { kNoMixup, kWindowMixup, kFullMixup };
 enum { kPad, kSos, kEos, kFirstValue };
 
 // Everything in the compute type (float, or double), contiguous.
-struct DecodeArgs {
-  bool is_double, pre, gelu, windowed, monotone, constrained, project;
-  bool table;  // the first layer's q, k, v of every token are made once
+struct ValueDecodeArgs {
+  bool is_double, pre_norm, gelu, windowed, monotone, constrained;
+  bool projects_memory;  // else the memory has the width of the embedding
+  bool tabulate_qkv;     // the first layer's q, k, v of every token are made once
   int64_t B, d, M, heads, F, V, L, steps;
   int64_t half, mixup;  // tokens on each side of a window; kNoMixup, ...
   double eps, temperature, cap;
@@ -21,28 +22,32 @@ struct DecodeArgs {
   const void* const* weights;         // in the order of reference/value_decode.py
   void* value;                        // [B]
   int64_t *tokens, *lengths;          // [B, steps], [B]
-  void* shared;                       // decode_shared elements, filled once per call
-  int64_t rows;                       // at most so many go through the steps together
+  void* packed;                       // decode_packed elements, filled once per call
+  int64_t rows_together;              // at most so many go through the steps together
 };
 
 constexpr int64_t kDecodeRows = 48;
 constexpr int64_t padded(int64_t n) { return (n + 15) / 16 * 16; }
 
 // A row's scores: of a head, or of all where these are fewer than a vector's lanes.
-constexpr int64_t decode_scores(const DecodeArgs& a) { return padded(a.steps * (a.heads < 16 ? a.heads : 16)); }
+constexpr int64_t decode_scores(const ValueDecodeArgs& a) { return padded(a.steps * (a.heads < 16 ? a.heads : 16)); }
 
-// Elements of a layer's packed weights; of everything that is prepared once per call; of a thread's scratch.
-constexpr int64_t decode_layer(const DecodeArgs& a) {
-  const int64_t nb = tiles_of(a.d), fb = tiles_of(a.F);
-  return kTileWidth * kTileWidth * nb * (6 * nb + 2 * fb) + kTileWidth * (13 * nb + fb);
+// Elements of a layer's packed weights.
+constexpr int64_t decode_layer_size(const ValueDecodeArgs& a) {
+  const int64_t d_tiles = tiles_of(a.d), f_tiles = tiles_of(a.F);
+  return kTileWidth * kTileWidth * d_tiles * (6 * d_tiles + 2 * f_tiles) + kTileWidth * (13 * d_tiles + f_tiles);
 }
-constexpr int64_t decode_shared(const DecodeArgs& a) {
-  const int64_t nb = tiles_of(a.d), vb = tiles_of(a.V), mb = tiles_of(a.M);
-  return a.L * decode_layer(a) + kTileWidth * kTileWidth * nb * (2 * vb + (a.project ? mb : 0)) +
-         kTileWidth * (2 * vb + 3 * nb + a.steps * nb) + (a.table ? 3 * nb * a.V * kTileWidth : 0);
+// Of everything that is packed once per call.
+constexpr int64_t decode_packed(const ValueDecodeArgs& a) {
+  const int64_t d_tiles = tiles_of(a.d), v_tiles = tiles_of(a.V), m_tiles = a.projects_memory ? tiles_of(a.M) : 0;
+  return a.L * decode_layer_size(a) + kTileWidth * kTileWidth * d_tiles * (2 * v_tiles + m_tiles) +
+         kTileWidth * (2 * v_tiles + 3 * d_tiles + a.steps * d_tiles) +
+         (a.tabulate_qkv ? 3 * d_tiles * a.V * kTileWidth : 0);
 }
-constexpr int64_t decode_scratch(const DecodeArgs& a) {
-  const int64_t nb = tiles_of(a.d), vb = tiles_of(a.V), mb = tiles_of(a.M);
-  return a.rows * (kTileWidth * (8 * nb + 1 + vb + mb + 2 * a.L * nb) + 2 * a.L * a.steps * padded(a.d)) +
-         2 * vb * kTileWidth + 18 * padded(a.d) + decode_scores(a) + 8 * kTileWidth;
+// Of a thread's scratch.
+constexpr int64_t decode_scratch(const ValueDecodeArgs& a) {
+  const int64_t d_tiles = tiles_of(a.d), v_tiles = tiles_of(a.V), m_tiles = tiles_of(a.M);
+  const int64_t per_row =
+      kTileWidth * (8 * d_tiles + 1 + v_tiles + m_tiles + 2 * a.L * d_tiles) + 2 * a.L * a.steps * padded(a.d);
+  return a.rows_together * per_row + 2 * v_tiles * kTileWidth + 18 * padded(a.d) + decode_scores(a) + 8 * kTileWidth;
 }

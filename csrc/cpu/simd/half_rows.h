@@ -12,6 +12,7 @@ template <class H>
 static __attribute__((noinline)) void widen_all(const H* from, int64_t n, float* to) {
   constexpr int W = kLanes<float>;
   int64_t i = 0;
+#pragma GCC unroll 4
   for (; i + W <= n; i += W) {
     store(to + i, load(from + i));
   }
@@ -23,6 +24,7 @@ template <class H>
 static __attribute__((noinline)) void narrow_all(const float* from, int64_t n, H* to) {
   constexpr int W = kLanes<float>;
   int64_t i = 0;
+#pragma GCC unroll 4
   for (; i + W <= n; i += W) {
     store(to + i, load(from + i));
   }

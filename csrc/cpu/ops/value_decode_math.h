@@ -1,4 +1,4 @@
-// The parts of a decoder's step that work on one row: norms, attention over the cache, activations.
+// What a step of the value_decode kernel does to one row: norms, attention over the cache, activations.
 #pragma once
 #include "cpu/gemm/gemm_tile_size.h"
 #include "cpu/simd/vmath.h"
@@ -97,9 +97,9 @@ __attribute__((noinline)) static void norm_rows(int64_t n, int64_t width, T eps,
                                                 const T* w, const T* b, T* to) {
   using V = typename Traits<T>::V;
   constexpr int W = kLanes<T>;
-  const int64_t d = kD ? kD : width, nb = tiles_of(d);
+  const int64_t d = kD ? kD : width, d_tiles = tiles_of(d);
   const auto columns = [&](auto f) __attribute__((always_inline)) {  // f(place in a row, place in w and b, lanes)
-    for (int64_t i = 0; i < nb; ++i) {
+    for (int64_t i = 0; i < d_tiles; ++i) {
       for_each_vector<T>(tile_columns(d, i), [&](int64_t j, int lanes) __attribute__((always_inline)) {
         f(i * stride + j, i * kTileWidth + j, lanes);
       });
@@ -147,7 +147,16 @@ static void norm(int64_t n, int64_t d, T eps, const T* from, int64_t stride, con
                   : norm_rows<T, 0>(n, d, eps, from, stride, w, b, to);
 }
 
-// ---- attention of one row: q [d], scaled; k, v [n, dv] of its cache; room for padded(n) scores -> to [d], room behind
+// ---- attention of one row
+
+// q [heads width], scaled; keys and values of n positions, rows `stride` apart; memory for padded(n) scores -> to [d],
+// memory for a vector more behind.
+template <class T>
+struct Attention {
+  int64_t n, heads, width, stride;
+  const T *q, *k, *v;
+  T *score, *to;
+};
 
 // exp(score - most) in place of n scores, and of what fills the last vector; the sums by lanes.
 template <class T, class V>
@@ -163,18 +172,20 @@ ORD_INLINE V exponentials(T* score, int64_t n, V most) {
 }
 
 template <class T>
-__attribute__((noinline)) static void attend(int64_t n, int64_t heads, int64_t width, int64_t dv, const T* q,
-                                             const T* k, const T* v, T* score, T* to) {
+__attribute__((noinline)) static void attend(const Attention<T>& a) {
   using V = typename Traits<T>::V;
   constexpr int W = kLanes<T>;
+  const int64_t n = a.n, width = a.width, stride = a.stride;
+  const T *q = a.q, *k = a.k, *v = a.v;
+  T *const score = a.score, *to = a.to;
   const V minus = V{} - (T)__builtin_inf();
-  for (int64_t h = 0; h < heads; ++h, q += width, k += width, v += width, to += width) {
+  for (int64_t h = 0; h < a.heads; ++h, q += width, k += width, v += width, to += width) {
     V top = minus;
     for (int64_t t = 0; t < n; t += W) {
       V dot[W] = {};
       const int m = n - t < W ? (int)(n - t) : W;
       for (int l = 0; l < m; ++l) {
-        const T* kt = k + (t + l) * dv;
+        const T* kt = k + (t + l) * stride;
         V s = {};
         for_each_vector<T>(width, [&](int64_t j, int lanes) __attribute__((always_inline)) {
           V p = load(q + j) * load(kt + j);
@@ -197,7 +208,7 @@ __attribute__((noinline)) static void attend(int64_t n, int64_t heads, int64_t w
     for (int64_t j = 0; j < width; j += W) {  // lanes behind the head are the next one's to write
       V o = {};
       for (int64_t t = 0; t < n; ++t) {
-        o += score[t] * load(v + t * dv + j);
+        o += score[t] * load(v + t * stride + j);
       }
       store(to + j, o * share);
     }
@@ -230,11 +241,12 @@ ORD_INLINE V over_positions(V v, int64_t heads, F reduce) {
 // so that one vector holds the scores of several positions. Reads up to a vector's lanes of keys past the last
 // position.
 template <class T, int HV>
-__attribute__((noinline)) static void attend_together(int64_t n, int64_t heads, const T* q, const T* k, const T* v,
-                                                      T* score, T* to) {
+__attribute__((noinline)) static void attend_together(const Attention<T>& a) {
   using V = typename Traits<T>::V;
   constexpr int W = kLanes<T>, N = HV * W;
-  const int64_t pairs = n * heads;
+  const int64_t heads = a.heads, pairs = a.n * heads;
+  const T *const q = a.q, *const k = a.k, *const v = a.v;
+  T *const score = a.score, *const to = a.to;
   V each[W * HV];
 #pragma GCC unroll 64
   for (int l = 0; l < W * HV; ++l) {
@@ -258,9 +270,9 @@ __attribute__((noinline)) static void attend_together(int64_t n, int64_t heads, 
     store(score + p, s);
     top = top > s ? top : s;
   }
-  const V most = over_positions(top, heads, [](V a, V b) __attribute__((always_inline)) { return a > b ? a : b; });
+  const V most = over_positions(top, heads, [](V x, V y) __attribute__((always_inline)) { return x > y ? x : y; });
   const V all = exponentials(score, pairs, most);
-  const V share = (T)1 / over_positions(all, heads, [](V a, V b) __attribute__((always_inline)) { return a + b; });
+  const V share = (T)1 / over_positions(all, heads, [](V x, V y) __attribute__((always_inline)) { return x + y; });
   for (int64_t p = 0; p < pairs; p += W) {
     store(score + p, load(score + p) * share);
   }
@@ -279,21 +291,20 @@ __attribute__((noinline)) static void attend_together(int64_t n, int64_t heads, 
 }
 
 template <class T>
-static void attention(int64_t n, int64_t heads, int64_t width, int64_t dv, const T* q, const T* k, const T* v, T* score,
-                      T* to) {
+static void attention(const Attention<T>& a) {
   constexpr int W = kLanes<T>;
-  if (W % heads == 0 && dv == heads * width) {
-    if (width == W) {
-      return attend_together<T, 1>(n, heads, q, k, v, score, to);
+  if (W % a.heads == 0 && a.stride == a.heads * a.width) {
+    if (a.width == W) {
+      return attend_together<T, 1>(a);
     }
-    if (width == 2 * W) {
-      return attend_together<T, 2>(n, heads, q, k, v, score, to);
+    if (a.width == 2 * W) {
+      return attend_together<T, 2>(a);
     }
-    if (width == 4 * W) {
-      return attend_together<T, 4>(n, heads, q, k, v, score, to);
+    if (a.width == 4 * W) {
+      return attend_together<T, 4>(a);
     }
   }
-  attend(n, heads, width, dv, q, k, v, score, to);
+  attend(a);
 }
 
 }  // namespace
