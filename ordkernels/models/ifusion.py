@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -38,7 +39,7 @@ class GuidedChainConfig:
     Attributes:
         T: diffusion steps.
         schedule: ``"cosine"``, ``"linear"`` or a ``NoiseSchedule``.
-        steps: of the chain.
+        steps: of the chain: their number or a descending list.
         denoiser_hidden: hidden units of the denoiser.
         gamma_cp: strength of the core preferences' guidance.
         gamma_tf: strength of the transient fluctuations' guidance.
@@ -53,7 +54,7 @@ class GuidedChainConfig:
 
     T: int = 50
     schedule: Literal["linear", "cosine"] | NoiseSchedule = "cosine"
-    steps: int = 1
+    steps: int | Sequence[int] = 1
     denoiser_hidden: int = 256
     gamma_cp: float = 2.0
     gamma_tf: float = 1.0
@@ -63,7 +64,7 @@ class GuidedChainConfig:
     drop_tf: float = 0.1
 
     def __post_init__(self) -> None:
-        positive_sizes(T=self.T, steps=self.steps, denoiser_hidden=self.denoiser_hidden)
+        positive_sizes(T=self.T, denoiser_hidden=self.denoiser_hidden)
         one_of("guidance", self.guidance, ("dcfg", "cfg"))
         check_weights(gamma_cp=self.gamma_cp, gamma_tf=self.gamma_tf)
         for name, p in (("drop_cp", self.drop_cp), ("drop_tf", self.drop_tf)):
@@ -215,14 +216,13 @@ class IFusion(InterestModel):
         self.gamma_cp, self.gamma_tf, self.guidance = float(chain.gamma_cp), float(chain.gamma_tf), chain.guidance
         self.drop_cp, self.drop_tf = chain.drop_cp, chain.drop_tf
         self.schedule = noise_schedule(chain.schedule, chain.T)
-        if chain.steps > self.schedule.T:
-            raise ValueError(f"steps: expected at most T = {self.schedule.T}, got {chain.steps}")
         self.steps = chain.steps
         self.register_buffer("alpha_bar", self.schedule.alpha_bar.clone(), persistent=False)
         self.filters = SessionFilters(latent)
         self.denoiser = SessionDenoiser(latent, hidden=chain.denoiser_hidden, dropout=dropout, parallel=chain.parallel)
         if chain.denoiser_hidden >= 2 * latent:
             _start_as_sum(self.denoiser.network)
+        self.sampler()  # raises for steps that the schedule does not have
 
     @staticmethod
     def paper_loss() -> dict[str, Any]:

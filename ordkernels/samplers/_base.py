@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .. import rng
 from .._validation.flags import reject_unknown
 from .._validation.numbers import integer
+from ..ops._chain_plan import visited, whole
 
-__all__ = ["Batch", "SampledModel", "Sampler", "mirrored_noise", "row_count"]
+__all__ = ["Batch", "SampledModel", "Sampler", "Steps", "mirrored_noise", "requested_steps", "row_count"]
 
 Batch = dict[str, Tensor]
+Steps = int | Sequence[int] | Tensor | np.ndarray[Any, Any]  # of a chain: their number, or the timesteps
 
 
 class SampledModel(Protocol):
@@ -119,6 +122,12 @@ def mirrored_noise(n: int, width: int, seed: int, ids: Tensor, *, antithetic: bo
     independent = (n + 1) // 2 if antithetic else n
     noise = rng.normal(seed, ids, step=0, width=independent * width).view(-1, independent, width)
     return torch.stack((noise, -noise), dim=2).flatten(1, 2)[:, :n] if independent < n else noise
+
+
+def requested_steps(steps: Steps) -> int | Sequence[int]:
+    """Their number, or the timesteps as a tuple of ints."""
+    checked: int | tuple[int, ...] = whole("steps", visited(steps))
+    return checked
 
 
 def row_count(x: Batch) -> tuple[int, torch.device]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
 import torch
@@ -12,7 +11,7 @@ from .. import ops
 from ..nn import MLPDenoiser
 from ..reference.denoise_chain import chain_steps
 from ..schedules import NoiseSchedule
-from ._base import Batch, SampledModel, Sampler, mirrored_noise
+from ._base import Batch, SampledModel, Sampler, Steps, mirrored_noise, requested_steps
 
 __all__ = ["DiffoRSampler"]
 
@@ -25,10 +24,12 @@ class ChainModel(SampledModel, Protocol):
     schedule: NoiseSchedule
     process: Literal["diffusion", "flow_matching"]
     aligned: list[int]  # descending
-    steps: int | Sequence[int]
     prediction: Literal["eps", "x0", "v"]
     eta: float
     clip: float | None
+
+    @property
+    def steps(self) -> Steps: ...
 
     def condition(self, x: Batch) -> tuple[Tensor, Tensor | None]: ...  # [B, C], capacity [B] or None
 
@@ -70,7 +71,7 @@ class DiffoRSampler(Sampler[ChainModel]):
         self,
         model: ChainModel,
         *,
-        steps: int | Sequence[int] | None = None,
+        steps: Steps | None = None,
         eta: float | None = None,
         antithetic: bool = True,
         max_rows: int = 1 << 15,
@@ -83,7 +84,7 @@ class DiffoRSampler(Sampler[ChainModel]):
             raise ValueError(f"eta: expected a number in [0, 1], got {self.eta}")
         if self.eta and model.process == "flow_matching":
             raise ValueError(f"eta: expected 0, flow matching has no noise along its chain, got {self.eta}")
-        visited = chain_steps(model.steps if steps is None else steps, model.aligned, model.schedule.T)
+        visited = chain_steps(requested_steps(model.steps if steps is None else steps), model.aligned, model.schedule.T)
         self.steps = [t for t in visited if t >= model.aligned[-1]]
 
     def _draws(self, x: Batch, n: int, seed: int, ids: Tensor) -> Tensor:

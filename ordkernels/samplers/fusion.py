@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import ops, rng
 from .._validation.numbers import integer, real
 from ..reference._diffusion import chain_steps
-from ._base import Batch, SampledModel, Sampler
+from ._base import Batch, SampledModel, Sampler, Steps, requested_steps
 
 __all__ = ["FusionSampler", "InterestSampler"]
 
@@ -108,9 +108,11 @@ def _rank_at(u: Tensor, which: Tensor, ranks: Tensor) -> Tensor:
 class FusionModel(ReadableInterests, Protocol):
     """What the sampler needs of a model; ``ordkernels.models.IFusion`` is one."""
 
-    steps: int
     schedule: Any  # NoiseSchedule
     denoiser: Any  # nn.SessionDenoiser
+
+    @property
+    def steps(self) -> Steps: ...
 
     @property
     def gammas(self) -> tuple[float, float]: ...
@@ -130,7 +132,7 @@ class FusionSampler(InterestSampler[FusionModel]):
 
     Args:
         model: as ``ordkernels.models.IFusion``.
-        steps: of the chain; None: the model's.
+        steps: of the chain: their number (trailing spacing) or a descending list; None: the model's.
         gamma_cp: strength of the core preferences' guidance; None: the model's.
         gamma_tf: strength of the transient fluctuations' guidance; None: the model's.
         vectors: how many fused interests the numbers of a row are drawn from; None: 4 in one step, else one for each pair of draws.
@@ -138,7 +140,7 @@ class FusionSampler(InterestSampler[FusionModel]):
         max_rows: as in ``InterestSampler``.
 
     Raises:
-        ValueError: steps outside [1, T], strengths that are not finite, counts below 1, and as ``FlowSampler``.
+        ValueError: steps outside [1, T] or that do not descend, strengths that are not finite, counts below 1, and as ``FlowSampler``.
 
     Source: iFusion, algorithm 2. Deviations from the paper: row-keyed noise, numbers.
 
@@ -156,7 +158,7 @@ class FusionSampler(InterestSampler[FusionModel]):
         self,
         model: FusionModel,
         *,
-        steps: int | None = None,
+        steps: Steps | None = None,
         gamma_cp: float | None = None,
         gamma_tf: float | None = None,
         vectors: int | None = None,
@@ -164,10 +166,8 @@ class FusionSampler(InterestSampler[FusionModel]):
         max_rows: int = 1 << 15,
         **renamed: Any,
     ) -> None:
-        self.steps = integer("steps", model.steps if steps is None else steps)
-        if not 1 <= self.steps <= model.schedule.T:
-            raise ValueError(f"steps: expected 1 to T = {model.schedule.T}, got {self.steps}")
-        vectors = 4 if vectors is None and self.steps == 1 else vectors
+        self.steps = chain_steps(requested_steps(model.steps if steps is None else steps), model.schedule.T)
+        vectors = 4 if vectors is None and len(self.steps) == 1 else vectors
         super().__init__(model, vectors=vectors, antithetic=antithetic, max_rows=max_rows, **renamed)
         cp, tf = model.gammas
         self.gammas = (
@@ -203,7 +203,7 @@ class FusionSampler(InterestSampler[FusionModel]):
     ) -> Tensor:
         """``ops.fusion_chain`` step by step, differentiable, and for a denoiser with ``parallel=True``: ``[B, D]``."""
         schedule, x = self.model.schedule, h_long
-        steps, alpha_bar = chain_steps(self.steps, schedule.T), schedule.exact
+        steps, alpha_bar = self.steps, schedule.exact
         if row_ids is None:
             row_ids = torch.arange(len(x), device=x.device)
         for t, s in zip(steps, [*steps[1:], 0], strict=True):

@@ -1,5 +1,6 @@
 """iFusion and the poolings: its losses by hand, cold rows, what is masked, every ablation, the sampler's promises."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -195,6 +196,18 @@ def test_draws_belong_to_their_rows(make):
     assert model.predict_click(nothing).shape == (0,)
 
 
+def test_steps_are_a_number_or_timesteps():
+    model, rows = ifusion(), batch()
+    three = FusionSampler(model, steps=3)
+    assert three.steps == [10, 7, 3]
+    for steps in ([10, 7, 3], torch.tensor([10, 7, 3]), np.array([10, 7, 3])):
+        sampler = FusionSampler(model, steps=steps)
+        assert torch.equal(sampler.fuse(rows, 2, row_ids=rows["row"]), three.fuse(rows, 2, row_ids=rows["row"]))
+    assert torch.equal(ifusion(steps=[10, 7, 3]).sample(rows, 2), ifusion(steps=3).sample(rows, 2))
+    with pytest.raises(ValueError, match="steps: expected strictly descending"):
+        ifusion(steps=[3, 7])
+
+
 def test_draws_follow_the_heads_quantiles():
     model, rows = ifusion(), batch(4)
     with torch.no_grad():
@@ -313,7 +326,7 @@ def test_errors_name_the_key_or_the_argument():
     with pytest.raises(ValueError, match="expected the key 'sessions'"):
         model.sample({k: v for k, v in rows.items() if k != "sessions"}, 2)
     for options, match in (
-        ({"guidance": "x"}, "guidance"), ({"steps": 11}, "steps: expected at most T"), ({"drop_tf": 2.0}, "drop_tf"),
+        ({"guidance": "x"}, "guidance"), ({"steps": 11}, r"steps: expected a number in \[1, 10\]"), ({"drop_tf": 2.0}, "drop_tf"),
         ({"gamma_cp": -1.0}, "gamma_cp"), ({"disentangle": "x"}, "disentangle"), ({"chain_weight": -1.0}, "chain_weight"),
         ({"click_weight": 0.0, "number_weight": 0.0}, "one of them above 0"), ({"attention_heads": 3}, "heads"),
     ):  # fmt: skip
