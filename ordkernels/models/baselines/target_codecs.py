@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..._validation.numbers import integer
-from ..._validation.tensors import can_read_values, dims, floating, same, shape
+from ..._validation.tensors import boolean, can_read_values, dims, floating, same, shape
 from .._checks import check_nonnegative
 
 __all__ = [
@@ -38,10 +38,11 @@ def survival_expectation(survival: Tensor, edges: Tensor) -> Tensor:
     """The number that probabilities of exceeding each threshold stand for: ``sum_m P(y > c_m) (c_m - c_{m-1})``.
 
     Args:
-        survival: ``[..., M]``, ``P(y > c_m)`` for m = 1..M. edges: ``[M+1]``, ``c_0 <= c_1 <= ... <= c_M``, in y's unit.
+        survival: ``[..., M]``, ``P(y > c_m)`` for m = 1..M.
+        edges: ``[M+1]``, ``c_0 <= c_1 <= ... <= c_M``, in y's unit.
 
     Returns:
-        ``[...]``: y less ``c_0``. Equal edges enclose nothing and weigh nothing.
+        ``[...]``: y less ``c_0``. An interval between equal edges adds nothing.
 
     Raises:
         TypeError, ValueError: not floating tensors of one dtype; shapes that do not fit; falling or NaN edges.
@@ -64,7 +65,14 @@ def survival_expectation(survival: Tensor, edges: Tensor) -> Tensor:
 def survival_labels(y: Tensor, edges: Tensor) -> Tensor:
     """CREAD's labels ``1[y > c_m]``, ``[B, M]``, of targets ``[B]`` and edges ``[M+1]``.
 
-    ``survival_expectation`` of them is the largest edge below y (0 for none), less ``c_0``. Raises as it does.
+    ``survival_expectation`` of them is the largest edge below y (0 for none), less ``c_0``.
+
+    Args:
+        y: as above.
+        edges: rising, equal ones allowed.
+
+    Raises:
+        TypeError, ValueError: as `survival_expectation`.
 
     Example:
         >>> survival_labels(torch.tensor([1.0, 5.0]), torch.tensor([0.0, 2.0, 10.0]))
@@ -86,7 +94,9 @@ def adaptive_edges(y: Tensor, intervals: int, alpha: float = 2.0) -> Tensor:
     ``c_0 = 0``. Where many targets are equal, so are edges.
 
     Args:
-        y: ``[N]``, at least 0. intervals: M, at least 1. alpha: at least 0.
+        y: ``[N]``, at least 0.
+        intervals: M, at least 1.
+        alpha: at least 0.
 
     Raises:
         TypeError, ValueError: y not floating, empty, negative, NaN or infinite; a count or alpha out of range.
@@ -139,6 +149,10 @@ def tree_leaves(logits: Tensor) -> Tensor:
 def tree_expectation(logits: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and variance ``[...]`` of the values ``[L]`` of a tree's leaves, under `tree_leaves`.
 
+    Args:
+        logits: as in `tree_leaves`.
+        values: of the leaves.
+
     Raises:
         TypeError, ValueError: as `tree_leaves`; values of another dtype or length.
 
@@ -161,7 +175,8 @@ def tree_labels(y: Tensor, edges: Tensor) -> tuple[Tensor, Tensor]:
     The first is 1 for right and 0 for left (and 0 off the path), the second 1 on the path and 0 off it.
 
     Args:
-        y: ``[B]``. edges: ``[L+1]``, rising, equal ones allowed: leaf l holds ``e_l <= y < e_{l+1}``, the end leaves are open.
+        y: ``[B]``.
+        edges: ``[L+1]``, rising, equal ones allowed: leaf l has ``e_l <= y < e_{l+1}``, the end leaves are open.
 
     Raises:
         TypeError, ValueError: not floating tensors of one dtype; L not a power of two; falling or NaN edges.
@@ -195,6 +210,10 @@ def odds_weights(y: Tensor, positive: Tensor | None = None) -> tuple[Tensor, Ten
     ``E[y; positive] / P(not positive)``, near ``E[y]`` only where positives are rare. Without: every row is both, with y and
     with 1, and the odds are ``E[y]``. The prediction is ``exp(logit)``.
 
+    Args:
+        y: ``[B]``, at least 0.
+        positive: as above.
+
     Raises:
         TypeError, ValueError: y not floating, negative, NaN or infinite; positive of another shape or dtype.
 
@@ -207,8 +226,7 @@ def odds_weights(y: Tensor, positive: Tensor | None = None) -> tuple[Tensor, Ten
     _targets("y", y, least=0, sync=False)
     if positive is None:
         return y, torch.ones_like(y)
-    if not isinstance(positive, Tensor) or positive.dtype != torch.bool:
-        raise TypeError(f"positive: expected a bool tensor, got {getattr(positive, 'dtype', type(positive).__name__)}")
+    boolean("positive", positive)
     shape("positive", positive, y.shape, "[B]")
     return torch.where(positive, y, 0), (~positive).to(y.dtype)
 
@@ -220,7 +238,9 @@ def mixture_mean(logits: Tensor, scale: Tensor, mu: Tensor) -> Tensor:
     """Mean ``[...]`` of a mixture of one exponential and K Gaussians: ``w_0 scale + sum_k w_k mu_k``, ``w = softmax(logits)``.
 
     Args:
-        logits: ``[..., K+1]``, the exponential's first. scale: ``[...]``, the exponential's mean. mu: ``[..., K]``.
+        logits: ``[..., K+1]``, the exponential's first.
+        scale: ``[...]``, the exponential's mean.
+        mu: ``[..., K]``, the Gaussians' means.
 
     Raises:
         TypeError, ValueError: not floating tensors of one dtype; shapes that do not fit.
@@ -236,9 +256,19 @@ def mixture_mean(logits: Tensor, scale: Tensor, mu: Tensor) -> Tensor:
 
 
 def mixture_nll(y: Tensor, logits: Tensor, scale: Tensor, mu: Tensor, sigma: Tensor) -> Tensor:
-    """Negative log-likelihood ``[...]`` of ``y >= 0`` under the mixture of `mixture_mean`, the Gaussians' deviations ``sigma``.
+    """Negative log-likelihood ``[...]`` of ``y >= 0`` under the mixture of `mixture_mean`.
 
-    Raises as `mixture_mean`. Source: EGMN (Zhao et al., RecSys 2025).
+    Args:
+        y: ``[...]``.
+        logits: as in `mixture_mean`.
+        scale: as in `mixture_mean`.
+        mu: as in `mixture_mean`.
+        sigma: ``[..., K]``, above 0.
+
+    Raises:
+        TypeError, ValueError: as `mixture_mean`.
+
+    Source: EGMN (Zhao et al., RecSys 2025).
 
     Example:
         >>> mixture_nll(torch.tensor(0.0), torch.zeros(2), torch.tensor(1.0), torch.tensor([9.0]), torch.tensor([0.1]))
@@ -261,17 +291,17 @@ class DurationQuantiles(nn.Module):
     """D2Q's labels: a target's rank, in [0, 1], among the training targets of videos of about its duration; and their inverse.
 
     Groups hold equal shares of the training rows by duration (equal edges merge into one group); each has a table of ``knots``
-    quantiles, read with linear interpolation both ways. A value that fills several knots has their middle rank, so
+    quantiles, read with linear interpolation both ways. A value at several knots has their middle rank, so
     ``inverse(forward(y, d), d) = y`` within a group's range. Values outside it go to its ends.
+
+    Args:
+        groups: of durations.
+        knots: quantiles of a group.
 
     Raises:
         ValueError: fewer than 1 group or 2 knots.
 
     Source: D2Q (Zhan et al., KDD 2022).
-
-    Args:
-        groups: of durations.
-        knots: quantiles of a group.
 
     Example:
         >>> table = DurationQuantiles(groups=2, knots=3)
