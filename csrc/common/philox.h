@@ -2,8 +2,8 @@
 // words. Vectorised by hand over blocks of four words; compiled once per instruction set, so no std headers and
 // internal linkage only.
 //
-// Another kernel that makes its own noise calls noise_row(); the words are those of ordkernels.rng, whatever the
-// caller's split.
+// Another kernel that generates its own noise calls noise_row(); the words are those of ordkernels.rng, however the
+// caller splits its work.
 #pragma once
 #include <cstdint>
 
@@ -20,10 +20,10 @@ constexpr int kBytes = 32;
 constexpr int kBytes = 16;
 #endif
 constexpr int kLanes = kBytes / 8;
-typedef uint64_t words
-    __attribute__((vector_size(kBytes)));  // one 32-bit word per 64-bit lane; the upper half may hold anything
-typedef words place
-    __attribute__((may_alias, aligned(8)));  // a memcpy of 32 bytes is split in two, whose reload stalls
+// One 32-bit word per 64-bit lane; the upper half may hold anything.
+typedef uint64_t words __attribute__((vector_size(kBytes)));
+// A memcpy of 32 bytes would be split in two, whose reload stalls.
+typedef words unaligned_words __attribute__((may_alias, aligned(8)));
 typedef int32_t halves __attribute__((vector_size(kBytes)));
 
 // Low half times low half, all 64 bits: one instruction on every x86-64.
@@ -40,7 +40,7 @@ PHILOX_INLINE words multiply(words a, words b) {
 #endif
 }
 
-// Ten rounds on U vectors at once: one alone waits for its multiplications. keys: two a round, made once for many
+// Ten rounds on U vectors at once: one alone waits for its multiplications. keys: two a round, computed once for many
 // blocks.
 template <int U>
 PHILOX_INLINE void rounds(words (&c0)[U], words (&c1)[U], words (&c2)[U], words (&c3)[U], const words* keys) {
@@ -58,12 +58,12 @@ PHILOX_INLINE void rounds(words (&c0)[U], words (&c1)[U], words (&c2)[U], words 
   }
 }
 
-constexpr int kBlocks = 64;  // blocks of four words that are made together
+constexpr int kBlocks = 64;  // blocks of four words that are generated together
 
 // Of each block: word 0 and 2 into a, word 1 and 3 into b, side by side, so that a[j], b[j] are the pairs of
 // Box-Muller.
-PHILOX_INLINE void make(const uint64_t* __restrict row, const uint64_t* __restrict index, uint64_t step, uint64_t seed,
-                        int n, uint64_t* __restrict a, uint64_t* __restrict b) {
+PHILOX_INLINE void make_words(const uint64_t* __restrict row, const uint64_t* __restrict index, uint64_t step,
+                              uint64_t seed, int n, uint64_t* __restrict a, uint64_t* __restrict b) {
   constexpr int U = kBytes == 64 ? 4 : 2;
   words keys[20];
   for (uint32_t r = 0, k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32); r < 10;
@@ -75,16 +75,16 @@ PHILOX_INLINE void make(const uint64_t* __restrict row, const uint64_t* __restri
     words c0[U], c1[U], c2[U], c3[U];
 #pragma GCC unroll 4
     for (int v = 0; v < U; ++v) {
-      c0[v] = *(const place*)(row + i + v * kLanes);
-      c3[v] = *(const place*)(index + i + v * kLanes);
+      c0[v] = *(const unaligned_words*)(row + i + v * kLanes);
+      c3[v] = *(const unaligned_words*)(index + i + v * kLanes);
       c1[v] = c0[v] >> 32;
       c2[v] = words{} + step;
     }
     rounds<U>(c0, c1, c2, c3, keys);
 #pragma GCC unroll 4
     for (int v = 0; v < U; ++v) {
-      *(place*)(a + i + v * kLanes) = (c0[v] & 0xFFFFFFFFu) | (c2[v] << 32);
-      *(place*)(b + i + v * kLanes) = (c1[v] & 0xFFFFFFFFu) | (c3[v] << 32);
+      *(unaligned_words*)(a + i + v * kLanes) = (c0[v] & 0xFFFFFFFFu) | (c2[v] << 32);
+      *(unaligned_words*)(b + i + v * kLanes) = (c1[v] & 0xFFFFFFFFu) | (c3[v] << 32);
     }
   }
 }
@@ -130,9 +130,9 @@ PHILOX_INLINE float cosine(float t) {
 // `__restrict` both stop the vectoriser.
 __attribute__((noinline)) static void normals(const uint32_t* __restrict a, const uint32_t* __restrict b, int n,
                                               float* __restrict out) {
+  // j is not int: under -fwrapv (which setuptools adds) 2 * j could wrap, and nothing would be vectorised.
 #pragma omp simd
-  for (int64_t j = 0; j < n;
-       ++j) {  // not int: under -fwrapv (which setuptools adds) 2 * j could wrap, and nothing is vectorised
+  for (int64_t j = 0; j < n; ++j) {
     const int32_t k = (int32_t)((b[j] >> 7) | 1);
     const int32_t q = (k + (1 << 22)) >> 23, odd = -(q & 1);
     const float t = (float)(k - (q << 23)) * 1.87253514146e-7f;  // 2 pi / 2^25
@@ -158,7 +158,7 @@ PHILOX_INLINE void blocks(const uint64_t* row, const uint64_t* index, uint64_t s
   alignas(64) uint64_t a[kBlocks], b[kBlocks];
   constexpr int grain = 4 * kLanes;
   n = (n + grain - 1) / grain * grain;
-  make(row, index, step, seed, n, a, b);
+  make_words(row, index, step, seed, n, a, b);
   (NORMAL ? normals : uniforms)((const uint32_t*)a, (const uint32_t*)b, 2 * n, out);
 }
 
@@ -166,7 +166,7 @@ PHILOX_INLINE void blocks(const uint64_t* row, const uint64_t* index, uint64_t s
 template <bool NORMAL>
 static inline void noise_row(uint64_t row, uint64_t first, uint64_t step, uint64_t seed, int64_t n, float* out) {
   alignas(64) uint64_t rows[kBlocks], index[kBlocks];
-  alignas(64) float made[4 * kBlocks];
+  alignas(64) float generated[4 * kBlocks];
   for (int i = 0; i < kBlocks; ++i) {
     rows[i] = row;
   }
@@ -178,10 +178,10 @@ static inline void noise_row(uint64_t row, uint64_t first, uint64_t step, uint64
     for (int i = 0; i < kBlocks; ++i) {
       index[i] = block + i;
     }
-    blocks<NORMAL>(rows, index, step, seed, m, made);
+    blocks<NORMAL>(rows, index, step, seed, m, generated);
     const int64_t take = 4 * m - skip < n - done ? 4 * m - skip : n - done;
     for (int64_t i = 0; i < take; ++i) {
-      out[done + i] = made[skip + i];
+      out[done + i] = generated[skip + i];
     }
     done += take;
   }

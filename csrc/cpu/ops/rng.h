@@ -1,71 +1,72 @@
 // Row-keyed noise: float l of row r is number draw * width + l of the stream (seed, row id, step). Rows [begin, end).
 #pragma once
 #include "common/philox.h"
+#include "cpu/ops/rng_args.h"
 
 namespace ORD_ISA {
 
 // A draw is in range if its last index, draw * width + width - 1, is at most 2^32.
 static inline int64_t largest_draw(int64_t width) {
-  const int64_t room = (INT64_C(1) << 32) + 1 - width;
-  return room < 0 ? -1 : room / width;
+  const int64_t remaining = (INT64_C(1) << 32) + 1 - width;
+  return remaining < 0 ? -1 : remaining / width;
 }
 
 // Rows of whole blocks, which lie one after the other in `out`.
 template <bool NORMAL>
-static inline void noise_of_blocks(const int64_t* __restrict rows, const int64_t* __restrict draws, int64_t draw,
-                                   int64_t seed, int64_t step, int64_t width, float* __restrict out, int64_t begin,
-                                   int64_t end) {
+static inline void noise_of_blocks(const NoiseArgs& a, int64_t begin, int64_t end) {
   using philox::kBlocks;
+  const int64_t* __restrict row_ids = a.row_ids, * __restrict draw_ids = a.draw_ids;
+  const uint64_t step = (uint64_t)a.step, seed = (uint64_t)a.seed;
   alignas(64) uint64_t row[kBlocks] = {}, index[kBlocks] = {};
-  const int64_t each = width / 4;
-  float* to = out + begin * width;
+  const int64_t blocks_per_row = a.width / 4;
+  float* __restrict to = a.out + begin * a.width;
   int64_t n = 0;
   for (int64_t r = begin; r < end; ++r) {
-    uint64_t first = (uint64_t)(draws ? draws[r] : draw) * each;
-    for (int64_t left = each; left;) {
-      const int64_t m = left < kBlocks - n ? left : kBlocks - n;
+    uint64_t first = (uint64_t)(draw_ids ? draw_ids[r] : a.draw) * blocks_per_row;
+    for (int64_t remaining = blocks_per_row; remaining;) {
+      const int64_t m = remaining < kBlocks - n ? remaining : kBlocks - n;
       for (int64_t i = 0; i < m; ++i) {
-        row[n + i] = (uint64_t)rows[r], index[n + i] = first + i;
+        row[n + i] = (uint64_t)row_ids[r];
+        index[n + i] = first + i;
       }
-      n += m, first += m, left -= m;
+      n += m;
+      first += m;
+      remaining -= m;
       if (n < kBlocks) {
         continue;
       }
-      philox::blocks<NORMAL>(row, index, (uint64_t)step, (uint64_t)seed, kBlocks, to);
-      to += 4 * kBlocks, n = 0;
+      philox::blocks<NORMAL>(row, index, step, seed, kBlocks, to);
+      to += 4 * kBlocks;
+      n = 0;
     }
   }
   if (!n) {
     return;
   }
-  alignas(64) float made[4 * kBlocks];
-  philox::blocks<NORMAL>(row, index, (uint64_t)step, (uint64_t)seed, (int)n, made);
-  __builtin_memcpy(to, made, 4 * n * sizeof(float));
+  alignas(64) float generated[4 * kBlocks];
+  philox::blocks<NORMAL>(row, index, step, seed, (int)n, generated);
+  __builtin_memcpy(to, generated, 4 * n * sizeof(float));
 }
 
+// Rows of any width: a piece of a row lies within one block.
 template <bool NORMAL>
-static inline void noise(const int64_t* __restrict rows, const int64_t* __restrict draws, int64_t draw, int64_t seed,
-                         int64_t step, int64_t width, float* __restrict out, int64_t begin, int64_t end) {
+static inline void noise_of_pieces(const NoiseArgs& a, int64_t begin, int64_t end) {
   using philox::kBlocks;
-  const int64_t largest = largest_draw(width);
-  bool whole = width % 4 == 0 && (draws || (draw >= 0 && draw <= largest));
-  for (int64_t r = begin; draws && r < end; ++r) {
-    whole &= draws[r] >= 0 && draws[r] <= largest;
-  }
-  if (whole) {
-    return noise_of_blocks<NORMAL>(rows, draws, draw, seed, step, width, out, begin, end);
-  }
+  const int64_t* __restrict row_ids = a.row_ids, * __restrict draw_ids = a.draw_ids;
+  const int64_t width = a.width, largest = largest_draw(width);
+  const uint64_t step = (uint64_t)a.step, seed = (uint64_t)a.seed;
+  float* __restrict out = a.out;
   struct Piece {
     float* to;
     int skip, count;
   } pieces[kBlocks];
   alignas(64) uint64_t row[kBlocks] = {}, index[kBlocks] = {};
-  alignas(64) float made[4 * kBlocks];
+  alignas(64) float generated[4 * kBlocks];
   int n = 0;
-  const auto flush = [&] {  // blocks of many rows are made together
-    philox::blocks<NORMAL>(row, index, (uint64_t)step, (uint64_t)seed, n, made);
+  const auto flush = [&] {  // blocks of many rows are generated together
+    philox::blocks<NORMAL>(row, index, step, seed, n, generated);
     for (int i = 0; i < n; ++i) {
-      const float* from = made + 4 * i + pieces[i].skip;
+      const float* from = generated + 4 * i + pieces[i].skip;
       if (pieces[i].count == 4) {
         __builtin_memcpy(pieces[i].to, from, 16);
       } else {
@@ -78,17 +79,17 @@ static inline void noise(const int64_t* __restrict rows, const int64_t* __restri
   };
   for (int64_t r = begin; r < end; ++r) {
     float* o = out + r * width;
-    const int64_t d = draws ? draws[r] : draw;
-    if (d < 0 || d > largest) {
+    const int64_t draw = draw_ids ? draw_ids[r] : a.draw;
+    if (draw < 0 || draw > largest) {
       for (int64_t l = 0; l < width; ++l) {
         o[l] = __builtin_nanf("");
       }
       continue;
     }
-    uint64_t first = (uint64_t)d * width;
+    uint64_t first = (uint64_t)draw * width;
     for (int64_t l = 0; l < width;) {
       const int skip = (int)(first % 4), count = 4 - skip < width - l ? 4 - skip : (int)(width - l);
-      row[n] = (uint64_t)rows[r];
+      row[n] = (uint64_t)row_ids[r];
       index[n] = first / 4;
       pieces[n] = {o + l, skip, count};
       first += count;
@@ -103,17 +104,21 @@ static inline void noise(const int64_t* __restrict rows, const int64_t* __restri
   }
 }
 
-void random_normal(const int64_t* rows, const int64_t* draws, int64_t draw, int64_t seed, int64_t step, int64_t width,
-                   float* out, int64_t begin, int64_t end) {
-  noise<true>(rows, draws, draw, seed, step, width, out, begin, end);
+template <bool NORMAL>
+static inline void noise(const NoiseArgs& a, int64_t begin, int64_t end) {
+  const int64_t largest = largest_draw(a.width);
+  bool whole_blocks = a.width % 4 == 0 && (a.draw_ids || (a.draw >= 0 && a.draw <= largest));
+  for (int64_t r = begin; a.draw_ids && r < end; ++r) {
+    whole_blocks &= a.draw_ids[r] >= 0 && a.draw_ids[r] <= largest;
+  }
+  whole_blocks ? noise_of_blocks<NORMAL>(a, begin, end) : noise_of_pieces<NORMAL>(a, begin, end);
 }
 
-void random_uniform(const int64_t* rows, const int64_t* draws, int64_t draw, int64_t seed, int64_t step, int64_t width,
-                    float* out, int64_t begin, int64_t end) {
-  noise<false>(rows, draws, draw, seed, step, width, out, begin, end);
-}
+void random_normal(const NoiseArgs& a, int64_t begin, int64_t end) { noise<true>(a, begin, end); }
 
-// counter [N,4], key [N,2], their lower 32 bits -> words [N,4].
+void random_uniform(const NoiseArgs& a, int64_t begin, int64_t end) { noise<false>(a, begin, end); }
+
+// counter [N, 4], key [N, 2], their lower 32 bits -> words [N, 4].
 void philox_words(const int64_t* __restrict counter, const int64_t* __restrict key, uint32_t* __restrict out,
                   int64_t begin, int64_t end) {
   constexpr int W = philox::kLanes;
