@@ -3,12 +3,11 @@
 #pragma once
 #include "cpu/gemm/mlp_args.h"
 #include "cpu/gemm/tile_product.h"
+#include "cpu/ops/rng_args.h"
 #include "cpu/simd/silu.h"
 #include "cpu/simd/vmath.h"
 
 namespace ORD_ISA {
-void random_normal(const int64_t* rows, const int64_t* draws, int64_t draw, int64_t seed, int64_t step, int64_t width,
-                   float* out, int64_t begin, int64_t end);  // ops/rng.h
 namespace {
 
 template <class T, class Args>  // Args: an MlpChainArgs
@@ -75,7 +74,7 @@ template <class T>
 static void generate_noise(const int64_t* rows, const int64_t* draws, uint64_t seed, double step, int64_t D, int64_t n,
                            T* to) {
   float* const floats = (float*)to;
-  random_normal(rows, draws, 0, (int64_t)seed, (int64_t)step, D, floats, 0, n);
+  random_normal({rows, draws, 0, (int64_t)seed, (int64_t)step, D, floats}, 0, n);
   if constexpr (sizeof(T) == 8) {
     for (int64_t i = n * D; i-- > 0;) {  // in place, from the end
       float v;

@@ -5,11 +5,10 @@
 // the row's cache; attention over it; the memory's part, a constant of the row and layer; the feed-forward part;
 // logits; the token.
 #pragma once
+#include "cpu/ops/rng_args.h"
 #include "cpu/ops/value_decode_step.h"
 
 namespace ORD_ISA {
-void random_uniform(const int64_t* rows, const int64_t* draws, int64_t draw, int64_t seed, int64_t step, int64_t width,
-                    float* out, int64_t begin, int64_t end);  // ops/rng.h
 namespace {
 
 template <class T>
@@ -42,8 +41,8 @@ struct ValueDecoder : DecoderStep<T> {
   // Logits and Gumbel noise of the row, in `noise`.
   const T* perturb(const Row& row, const T* l) const {
     float* const uniform = (float*)noise;
-    random_uniform(a.row_ids + row.row, a.draw_ids ? a.draw_ids + row.row : nullptr, 0, a.seed, row.at + 1, a.V,
-                   uniform, 0, 1);
+    const int64_t* const draw_id = a.draw_ids ? a.draw_ids + row.row : nullptr;
+    random_uniform({a.row_ids + row.row, draw_id, 0, a.seed, row.at + 1, a.V, uniform}, 0, 1);
     if constexpr (sizeof(T) == 8) {
       for (int64_t i = a.V; i-- > 0;) {  // in place, from the end
         float u;
