@@ -253,11 +253,6 @@ def check_device(info: OpInfo, backend: str, tensor: Any) -> None:
         raise backend_error(info, backend, [f"expected tensors on {expected}, got {device}"])
 
 
-def host_choice(info: OpInfo) -> str:
-    """ "cpu" or "reference" for a data-side function."""
-    return check_forced(info) or ("cpu" if info.native and host_module() else "reference")
-
-
 @cache
 def host_module() -> ModuleType | None:
     try:

@@ -74,12 +74,22 @@ def integers(name: str, x: Any, device: Any = None) -> Tensor:
         return x
     if isinstance(x, int | float | str | bytes | np.generic) or x is None:
         raise TypeError(f"{name}: expected a tensor, array or sequence of integers, got {type(x).__name__}")
-    t = x if isinstance(x, Tensor) else torch.as_tensor(x)
+    t = x if isinstance(x, Tensor) else _as_tensor(name, x)
     if t.numel() == 0 and not isinstance(x, Tensor | np.ndarray):
         t = t.to(torch.int64)  # an empty list is a float tensor
     if t.dtype == torch.bool or t.dtype.is_floating_point or t.dtype.is_complex:
         raise TypeError(f"{name}: expected integers, got {t.dtype}")
     return t.to(device=device, dtype=torch.int64)
+
+
+def _as_tensor(name: str, x: Any) -> Tensor:
+    if isinstance(x, np.ndarray) and not (x.dtype.isnative and all(stride >= 0 for stride in x.strides)):
+        x = x.astype(x.dtype.newbyteorder("="))  # the byte order and strides that torch takes
+    try:
+        return torch.as_tensor(x)
+    except (OverflowError, RuntimeError, TypeError, ValueError) as error:
+        kind = ValueError if isinstance(error, OverflowError | ValueError) else TypeError
+        raise kind(f"{name}: expected integers of 64 bits, got {type(x).__name__} ({error})") from None
 
 
 def row_ids(name: str, ids: Any, rows: Tensor) -> Tensor | None:

@@ -92,7 +92,7 @@ def timesteps(name: str, t: Any) -> tuple[int, ...]:
         return tuple(t.tolist())
     if isinstance(t, str) or (not isinstance(t, Sequence) and not hasattr(t, "__array__")):
         raise TypeError(f"{name}: expected a sequence of ints or a tensor, got {type(t).__name__}")
-    return tuple(t)
+    return tuple(t) if set(map(type, t)) == {int} else tuple(integer(name, x) for x in t)
 
 
 def visited(steps: Any) -> int | tuple[int, ...]:
@@ -102,8 +102,3 @@ def visited(steps: Any) -> int | tuple[int, ...]:
     if isinstance(steps, Tensor | Sequence) or getattr(steps, "ndim", None):
         return timesteps("steps", steps)
     return integer("steps", steps)
-
-
-def whole(name: str, steps: Any) -> Any:
-    """The same, every one checked to be an int."""
-    return tuple(integer(name, t) for t in steps) if isinstance(steps, tuple) else steps

@@ -10,7 +10,7 @@ from .._validation import tensors as checks
 from .._validation.numbers import real
 from .._validation.numbers import seed as signed_seed
 from ..reference import denoise_chain as reference
-from ._chain_plan import ChainPlan, Schedule, chain_plan, timesteps, visited, whole
+from ._chain_plan import ChainPlan, Schedule, chain_plan, timesteps, visited
 from ._diffusion import clip_limit, prediction_kind
 from ._register import Op
 from ._weights import MLPWeights, Prediction, weights_of
@@ -98,8 +98,7 @@ def _check_inputs(x_T: Tensor, cond: Tensor, weights: MLPWeights) -> None:
 
 
 def _plan(schedule: Schedule, steps: Any, aligned: Any, kind: int, eta: float) -> tuple[list[int], Tensor, bool]:
-    aligned = whole("aligned", aligned)
-    times = reference.chain_steps(whole("steps", steps), aligned, schedule.T)
+    times = reference.chain_steps(steps, aligned, schedule.T)
     coefficients = reference.chain_coefficients(schedule.exact, times, aligned, kind, eta)
     return times, coefficients, bool((coefficients[:, 5] != 0).any())
 

@@ -11,7 +11,7 @@ from .._validation.numbers import real
 from .._validation.numbers import seed as signed_seed
 from ..reference import fusion_chain as reference
 from ..reference._diffusion import chain_steps
-from ._chain_plan import ChainPlan, Schedule, chain_plan, visited, whole
+from ._chain_plan import ChainPlan, Schedule, chain_plan, visited
 from ._register import Op
 from ._weights import SessionWeights, weights_of
 
@@ -94,7 +94,7 @@ def _check_inputs(h_long: Tensor, g_cp: Tensor, g_tf: Tensor, mask: Tensor, weig
 
 
 def _plan(schedule: Schedule, steps: Any) -> tuple[list[int], Tensor, bool]:
-    times = chain_steps(whole("steps", steps), schedule.T)
+    times = chain_steps(steps, schedule.T)
     coefficients = reference.fusion_coefficients(schedule.exact, times)
     return times, coefficients, bool((coefficients[:, 2] != 0).any())
 

@@ -82,7 +82,11 @@ def value_decode(
     weights = weights_of(decoder, DecoderWeights, "decoder", "a ValueDecoder")
     steps = _check_inputs(memory, weights, max_tokens)
     mode = MIXUP[one_of("mixup", mixup, (None, "window", "full"))], one_of("readout", readout, ("tokens", "windowed")) == "windowed"
-    window, temperature, seed = integer("window", window, least=0), real("temperature", temperature, least=0), signed_seed(seed)
+    window, temperature, seed = (
+        min(integer("window", window, least=0), 2**31 - 1),
+        real("temperature", temperature, least=0),
+        signed_seed(seed),
+    )
     if not isinstance(monotone, (bool, np.bool_)):
         raise TypeError(f"monotone: expected a bool, got {type(monotone).__name__}")
     row_ids, draw_ids = checks.row_ids("row_ids", row_ids, memory), checks.row_ids("draw_ids", draw_ids, memory)
@@ -91,6 +95,7 @@ def value_decode(
     elif row_ids is None:
         row_ids = torch.arange(memory.shape[0], device=memory.device)
     constants = steps, window, *mode, temperature, bool(monotone)
+    seed = signed_seed(seed)
     with torch.no_grad():
         return _run(memory, weights, values, capacity, row_ids, draw_ids, constants, seed)
 
@@ -100,7 +105,7 @@ def _check_inputs(memory: Tensor, weights: DecoderWeights, max_tokens: Any) -> i
     checks.floating("memory", memory)
     checks.shape("memory", memory, (memory.shape[0] if memory.dim() else 0, weights.memory_width), "[B, M]")
     checks.same("decoder", weights.tensors[0], "memory", memory)
-    steps = integer("max_tokens", max_tokens) - 1
+    steps = integer("max_tokens", max_tokens, most=2**31) - 1
     if steps < 1:
         raise ValueError(f"max_tokens: expected at least 2 (SOS and one more), got {max_tokens}")
     position = weights.position
