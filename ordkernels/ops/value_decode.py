@@ -82,11 +82,7 @@ def value_decode(
     weights = weights_of(decoder, DecoderWeights, "decoder", "a ValueDecoder")
     steps = _check_inputs(memory, weights, max_tokens)
     mode = MIXUP[one_of("mixup", mixup, (None, "window", "full"))], one_of("readout", readout, ("tokens", "windowed")) == "windowed"
-    window, temperature, seed = (
-        min(integer("window", window, least=0), 2**31 - 1),
-        real("temperature", temperature, least=0),
-        signed_seed(seed),
-    )
+    window, temperature = min(integer("window", window, least=0), 2**31 - 1), real("temperature", temperature, least=0)
     if not isinstance(monotone, (bool, np.bool_)):
         raise TypeError(f"monotone: expected a bool, got {type(monotone).__name__}")
     row_ids, draw_ids = checks.row_ids("row_ids", row_ids, memory), checks.row_ids("draw_ids", draw_ids, memory)

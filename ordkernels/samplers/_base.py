@@ -12,7 +12,8 @@ from torch import Tensor
 from .. import rng
 from .._validation.flags import reject_unknown
 from .._validation.numbers import integer
-from ..ops._chain_plan import visited, whole
+from .._validation.tensors import integers
+from ..ops._chain_plan import visited
 
 __all__ = ["Batch", "SampledModel", "Sampler", "Steps", "mirrored_noise", "requested_steps", "row_count"]
 
@@ -126,8 +127,7 @@ def mirrored_noise(n: int, width: int, seed: int, ids: Tensor, *, antithetic: bo
 
 def requested_steps(steps: Steps) -> int | Sequence[int]:
     """Their number, or the timesteps as a tuple of ints."""
-    checked: int | tuple[int, ...] = whole("steps", visited(steps))
-    return checked
+    return visited(steps)
 
 
 def row_count(x: Batch) -> tuple[int, torch.device]:
@@ -142,14 +142,13 @@ def row_count(x: Batch) -> tuple[int, torch.device]:
     return B, x[name].device
 
 
-def _row_ids(row_ids: Tensor | None, B: int, device: torch.device) -> Tensor:
+def _row_ids(row_ids: Any, B: int, device: torch.device) -> Tensor:
     if row_ids is None:
         return torch.arange(B, device=device)
-    if not isinstance(row_ids, Tensor):
-        raise TypeError(f"row_ids: expected a tensor, got {type(row_ids).__name__}")
-    if row_ids.shape != (B,):
-        raise ValueError(f"row_ids: expected shape [B] = [{B}], got {list(row_ids.shape)}")
-    return row_ids
+    ids = integers("row_ids", row_ids, None if isinstance(row_ids, Tensor) else device)
+    if ids.shape != (B,):
+        raise ValueError(f"row_ids: expected shape [B] = [{B}], got {list(ids.shape)}")
+    return ids
 
 
 def _quantiles(draws: Tensor, levels: Sequence[float]) -> Tensor:
