@@ -1,4 +1,4 @@
-"""FlowTime: its loss against a plain restatement, learning, row-keyed sampling, ablations, baselines, errors."""
+"""FlowTime: its loss against a plain restatement, learning, row-keyed sampling, ablations, errors."""
 
 import math
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ordkernels import ops, rng
-from ordkernels.models import FlowTime, HistoricalMedian, ValueRegression, fit
+from ordkernels.models import FlowTime, fit
 from ordkernels.samplers import FlowSampler
 
 N, USERS, ITEMS, F, L = 400, 30, 20, 6, 20
@@ -258,31 +258,6 @@ def test_history_flags_take_the_history_away() -> None:
     assert float(both_off["wdist"]) == 0
 
 
-# ---------------------------------------------------------------------------------------------------- baselines
-
-
-@pytest.mark.parametrize("objective", ["squared", "huber", "absolute"])
-def test_value_regression_learns_its_own_statistic(objective) -> None:
-    torch.manual_seed(0)
-    model = ValueRegression(USERS, ITEMS, F, hidden=16, pattern_width=8, objective=objective)
-    train, test = data(), data(300, seed=1)
-    history = fit(model, train, epochs=8, batch_size=50, lr=1e-2, progress=False)
-    assert history[-1]["loss"] < history[0]["loss"]
-    prediction = model.predict(without_y(test))
-    assert (prediction >= 0).all()
-    assert ops.xauc(test["y"], prediction).value > 0.65
-    statistic = test["y"].median() if objective == "absolute" else test["y"].mean()
-    error = (prediction - test["y"]).abs() if objective == "absolute" else (prediction - test["y"]).square()
-    constant = (statistic - test["y"]).abs() if objective == "absolute" else (statistic - test["y"]).square()
-    assert float(error.mean()) < float(constant.mean())
-
-
-def test_historical_median_reads_the_middle_quantile() -> None:
-    q = torch.tensor([[1.0, 2.0, 4.0, 9.0], [0.0, 0.0, 0.0, 1.0]])
-    assert HistoricalMedian("user").predict({"q_user": q}).tolist() == [3.0, 0.0]
-    assert HistoricalMedian("item").predict({"q_item": q[:, :3]}).tolist() == [2.0, 0.0]
-
-
 # ---------------------------------------------------------------------------------------------------- errors
 
 
@@ -318,8 +293,6 @@ def test_malformed_batches_are_named(changes, message) -> None:
         (lambda m, x: small(encoder="rnn"), "encoder: expected 'transformer' or 'mlp'"),
         (lambda m, x: small(dropout=1.0), "dropout: expected a probability"),
         (lambda m, x: FlowSampler(m, max_rows=0), "max_rows"),
-        (lambda m, x: ValueRegression(3, 3, 2, objective="log"), "objective"),
-        (lambda m, x: HistoricalMedian("both"), "side"),
         (lambda m, x: fit(m, data(4), epochs=0), "epochs: expected at least 1, got 0"),
         (lambda m, x: fit(m, data(4), average=1.0), "average"),
     ],
