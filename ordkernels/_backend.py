@@ -87,7 +87,7 @@ class _ThreadState:
             self.backend = self.contexts[-1].backend if self.contexts else None
 
 
-# Of all threads. While it is empty no backend is forced anywhere: the one thing that a call has to look at. A list, because its append
+# Of all threads. While it is empty no backend is forced anywhere: all that a call has to check. A list, because its append
 # and remove are atomic. What a thread has forced is in `_THREAD.state`: a plain threading.local, which torch.compile can guard on
 # (not a subclass of it, and not a ContextVar).
 OPEN_CONTEXTS: list[_Context] = []

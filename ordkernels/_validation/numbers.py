@@ -47,7 +47,7 @@ def number(name: str, x: Any, form: str = "a number") -> float:
 
 
 def real(name: str, x: Any, *, least: float = -math.inf, most: float = math.inf, finite: bool = True) -> float:
-    """``x`` as a float in ``[least, most]``; NaN is refused, infinities unless ``finite=False``."""
+    """``x`` as a float in ``[least, most]``; no NaN, and no infinity unless ``finite=False``."""
     v = number(name, x)
     if not least <= v <= most or (finite and not -math.inf < v < math.inf):
         what = "a finite number" if finite else "a number"

@@ -91,7 +91,7 @@ def empty_if(asked: int, t: Tensor) -> Tensor:
     return t.new_empty(t.shape if asked else 0)
 
 
-def wanted_grads(*tensors: Any) -> int:
+def grad_mask_of(*tensors: Any) -> int:
     """The grad_mask of a forward call."""
     if functorch_is_active():  # requires_grad speaks of one level only
         return (1 << len(tensors)) - 1
@@ -238,7 +238,7 @@ class DifferentiableOp(Op[R]):
     def __call__(self, *args: Any) -> R:
         tensors = args[: self.tensors]
         if self.forward_takes_mask:
-            args = (*args, wanted_grads(*tensors))
+            args = (*args, grad_mask_of(*tensors))
         if (
             is_compiling()
             or _backend.OPEN_CONTEXTS
@@ -289,17 +289,17 @@ class DifferentiableOp(Op[R]):
         before = (None,) * first
         if not self.backward_takes_mask:
             return (*before, *kernel(*saved, *grads, *consts), *(None,) * len(consts))
-        wanted, mask = ctx.needs_input_grad[first : first + self.tensors], 0
-        for i, want in enumerate(wanted):
-            mask |= want << i
+        asked, mask = ctx.needs_input_grad[first : first + self.tensors], 0
+        for i, asks in enumerate(asked):
+            mask |= asks << i
         constants = consts[:-1] if self.forward_takes_mask else consts
         out = kernel(*saved, *grads, *constants, mask)
         if self.finalize_grads is not None:
             out = self.finalize_grads(saved, out, consts, mask)
         elif isinstance(out, Tensor):
             out = (out,)
-        kept = [g if want else None for g, want in zip(out, wanted, strict=False)]  # in the order of the op's first tensors
-        return (*before, *kept, *(None,) * (self.tensors + len(consts) - len(kept)))
+        found = [g if asks else None for g, asks in zip(out, asked, strict=False)]  # in the order of the op's first tensors
+        return (*before, *found, *(None,) * (self.tensors + len(consts) - len(found)))
 
     def raise_double(self, ctx: Any, *_: Any) -> Any:
         raise RuntimeError(

@@ -66,11 +66,11 @@ def to_rows(coefficients: Coefficients, like: Tensor) -> Coefficients:
 
 
 def estimate_x0(x: Tensor, output: Tensor, t: Tensor, kind: int, clip: float) -> Tensor:
-    raw = raw_x0(x, output, t, kind)
-    return raw if clip == math.inf else raw.clamp(-clip, clip)
+    x0 = unclipped_x0(x, output, t, kind)
+    return x0 if clip == math.inf else x0.clamp(-clip, clip)
 
 
-def raw_x0(x: Tensor, output: Tensor, t: Tensor, kind: int) -> Tensor:
+def unclipped_x0(x: Tensor, output: Tensor, t: Tensor, kind: int) -> Tensor:
     dtype = compute_dtype(x)
     if kind == X0:
         return output.to(dtype)
@@ -92,14 +92,14 @@ def step_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of x, output and noise, and of the six coefficients per row [..., 6]; coefficients None: of x0 alone."""
     dtype = compute_dtype(x)
-    raw, x_, o_ = raw_x0(x, output, t, kind), x.to(dtype), output.to(dtype)
+    unclipped, x_, o_ = unclipped_x0(x, output, t, kind), x.to(dtype), output.to(dtype)
     zero = torch.zeros_like(x_)
     gs, h = (zero if g is None else g.to(dtype) for g in (g_xs, g_x0))
     c0, c1 = to_rows(x0_coefficients(kind, t), x)
     d0, d1, d2, sigma = to_rows(coefficients, x) if coefficients else (0.0, 0.0, 0.0, 0.0)
-    h = torch.where((raw >= -clip) & (raw <= clip), h + d0 * gs, 0.0)
+    h = torch.where((unclipped >= -clip) & (unclipped <= clip), h + d0 * gs, 0.0)
     xi_ = zero if xi is None else xi.to(dtype)
-    pairs = (h, x_), (h, o_), (gs, raw.clamp(-clip, clip)), (gs, x_), (gs, o_), (gs, xi_)
+    pairs = (h, x_), (h, o_), (gs, unclipped.clamp(-clip, clip)), (gs, x_), (gs, o_), (gs, xi_)
     dots = torch.stack([(g * y).sum(-1) for g, y in pairs], -1)
     return (c0 * h + d1 * gs).to(x.dtype), (c1 * h + d2 * gs).to(x.dtype), (sigma * gs).to(x.dtype), dots
 

@@ -20,32 +20,32 @@ def philox(counter: Tensor, key: Tensor) -> Tensor:
 
 def random_normal(row_ids: Tensor, draw_ids: Tensor | None, draw: int, seed: int, step: int, width: int) -> Tensor:
     """row_ids [B], draw_ids [B] or None for one draw -> [B,width] fp32. NaN rows for draws out of range."""
-    pair, odd, dead = _pairs(row_ids, draw_ids, draw, seed, step, width)
+    pair, odd, invalid = _pairs(row_ids, draw_ids, draw, seed, step, width)
     radius = torch.sqrt(-2 * torch.log(_uniform(pair[0])))
     angle = 2 * math.pi * _uniform(pair[1])
     value = radius * torch.where(odd, torch.sin(angle), torch.cos(angle))
-    return value.masked_fill(dead, torch.nan).to(torch.float32)
+    return value.masked_fill(invalid, torch.nan).to(torch.float32)
 
 
 def random_uniform(row_ids: Tensor, draw_ids: Tensor | None, draw: int, seed: int, step: int, width: int) -> Tensor:
     """As random_normal, uniform in (0, 1]."""
-    pair, odd, dead = _pairs(row_ids, draw_ids, draw, seed, step, width)
-    return _uniform(torch.where(odd, pair[1], pair[0])).masked_fill(dead, torch.nan).to(torch.float32)
+    pair, odd, invalid = _pairs(row_ids, draw_ids, draw, seed, step, width)
+    return _uniform(torch.where(odd, pair[1], pair[0])).masked_fill(invalid, torch.nan).to(torch.float32)
 
 
 def _pairs(
     row_ids: Tensor, draw_ids: Tensor | None, draw: int, seed: int, step: int, width: int
 ) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor]:
-    """The two words that float [b, lane] belongs to, whether it is the second of them [B,width], and the rows out of range [B,1]."""
+    """The two words that float [b, i] belongs to, whether it is the second of them [B,width], and the rows out of range [B,1]."""
     draws = torch.full_like(row_ids, draw) if draw_ids is None else draw_ids
-    dead = (draws < 0) | (draws > largest_draw(width))
-    index = torch.where(dead, 0, draws)[:, None] * width + torch.arange(width, device=row_ids.device)  # [B,width]
+    invalid = (draws < 0) | (draws > largest_draw(width))
+    index = torch.where(invalid, 0, draws)[:, None] * width + torch.arange(width, device=row_ids.device)  # [B,width]
     low, high = (w[:, None].expand_as(index) for w in (row_ids & MASK, (row_ids >> 32) & MASK))
     block = index // 4
     key = torch.full_like(index, seed & MASK), torch.full_like(index, (seed >> 32) & MASK)
     words = _rounds(low, high, torch.full_like(index, step), block & MASK, *key)
     second = index % 4 >= 2
-    return (torch.where(second, words[2], words[0]), torch.where(second, words[3], words[1])), index % 2 == 1, dead[:, None]
+    return (torch.where(second, words[2], words[0]), torch.where(second, words[3], words[1])), index % 2 == 1, invalid[:, None]
 
 
 def largest_draw(width: int) -> int:

@@ -112,8 +112,8 @@ def test_opcheck(dtype):
     torch.library.opcheck(k.crps.default, (*leaves, True, 3))
     torch.library.opcheck(k._crps.default, (s, y, False, 0))
     value, slopes = k._crps(s, y, False, 3)
-    for needs in (1, 2) if dtype == torch.float32 else (3,):
-        torch.library.opcheck(k.crps_backward.default, (slopes, value, False, needs))
+    for grad_mask in (1, 2) if dtype == torch.float32 else (3,):
+        torch.library.opcheck(k.crps_backward.default, (slopes, value, False, grad_mask))
 
 
 @pytest.mark.registration

@@ -28,7 +28,7 @@ def test_a_special_argmax_stands_alone_and_specials_are_never_mixed_in(backend: 
 
 
 @native
-def test_unwanted_gradients_are_not_made() -> None:
+def test_gradients_that_are_not_asked_for_are_empty() -> None:
     x, e, _ = inputs(6, 9, 4)
     for mask, empty in ((1, 1), (2, 0)):
         grads = KERNEL._embedding_mixup_backward(x, e, torch.ones(6, 4), 4, 3, mask)

@@ -243,8 +243,8 @@ def test_opcheck() -> None:
         torch.library.opcheck(KERNEL.guided_posterior_step.default, args)
         plain = [a.detach() if isinstance(a, Tensor) else a for a in args]
         torch.library.opcheck(KERNEL._guided_posterior_step.default, tuple(plain))
-        for gs, gf, wanted in ((xi.detach(), None, 127), (None, xi.detach(), 15), (xi.detach(), xi.detach(), 32)):
-            torch.library.opcheck(KERNEL.guided_posterior_step_backward.default, (*plain[:8], gs, gf, *plain[8:], wanted))
+        for gs, gf, grad_mask in ((xi.detach(), None, 127), (None, xi.detach(), 15), (xi.detach(), xi.detach(), 32)):
+            torch.library.opcheck(KERNEL.guided_posterior_step_backward.default, (*plain[:8], gs, gf, *plain[8:], grad_mask))
 
 
 @pytest.mark.registration

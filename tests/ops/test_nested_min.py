@@ -233,7 +233,7 @@ def test_nan_and_infinity_without_and_with_a_cap(capacity: Any) -> None:
 
 
 @native
-def test_unwanted_gradients_are_not_made() -> None:
+def test_gradients_that_are_not_asked_for_are_empty() -> None:
     v, w = torch.rand(6, 4), torch.rand(6, 4)
     vr = v.clone().requires_grad_()
     nested_min(vr, w, 1.0)[0].sum().backward()
@@ -274,8 +274,8 @@ def test_opcheck() -> None:
             torch.library.opcheck(KERNEL.nested_min.default, (v, w, cap, number))
             plain = [t if t is None else t.detach() for t in (v, w, cap)]
             torch.library.opcheck(KERNEL._nested_min.default, (*plain, number))
-            for gy, go, wanted in ((torch.rand(5), None, 7), (None, torch.rand(5, 4), 1), (torch.rand(5), torch.rand(5, 4), 2)):
-                torch.library.opcheck(KERNEL.nested_min_backward.default, (*plain, gy, go, number, wanted))
+            for gy, go, grad_mask in ((torch.rand(5), None, 7), (None, torch.rand(5, 4), 1), (torch.rand(5), torch.rand(5, 4), 2)):
+                torch.library.opcheck(KERNEL.nested_min_backward.default, (*plain, gy, go, number, grad_mask))
 
 
 @pytest.mark.registration

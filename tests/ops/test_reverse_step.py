@@ -198,8 +198,8 @@ def test_opcheck() -> None:
         torch.library.opcheck(KERNEL.reverse_step.default, args)
         plain = [a.detach() if isinstance(a, Tensor) else a for a in args]
         torch.library.opcheck(KERNEL._reverse_step.default, tuple(plain))
-        for gs, g0, wanted in ((x.detach(), None, 31), (None, x.detach(), 3), (x.detach(), x.detach(), 8)):
-            torch.library.opcheck(KERNEL.reverse_step_backward.default, (*plain[:6], gs, g0, *plain[6:], wanted))
+        for gs, g0, grad_mask in ((x.detach(), None, 31), (None, x.detach(), 3), (x.detach(), x.detach(), 8)):
+            torch.library.opcheck(KERNEL.reverse_step_backward.default, (*plain[:6], gs, g0, *plain[6:], grad_mask))
 
 
 @pytest.mark.parametrize(

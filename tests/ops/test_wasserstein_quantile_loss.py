@@ -150,26 +150,26 @@ def test_opcheck(dtype: torch.dtype) -> None:
     s, u, v, lam = make(5, 6, dtype)
     lam = lam.double() if dtype == torch.float64 else lam.float()
     ops = torch.ops.ordkernels
-    for needs in (0, 1, 15):
-        leaves = tuple(t.detach().clone().requires_grad_(bool(needs >> i & 1)) for i, t in enumerate((s, u, v, lam)))
-        torch.library.opcheck(ops.wasserstein_quantile_loss.default, (*leaves, needs))
-        torch.library.opcheck(ops._wasserstein_quantile_loss.default, (s, u, v, lam, needs))
+    for grad_mask in (0, 1, 15):
+        leaves = tuple(t.detach().clone().requires_grad_(bool(grad_mask >> i & 1)) for i, t in enumerate((s, u, v, lam)))
+        torch.library.opcheck(ops.wasserstein_quantile_loss.default, (*leaves, grad_mask))
+        torch.library.opcheck(ops._wasserstein_quantile_loss.default, (s, u, v, lam, grad_mask))
     loss, signs, slope = ops._wasserstein_quantile_loss(s, u, v, lam, 15)
-    for needs in (1, 6, 15):
-        torch.library.opcheck(ops.wasserstein_quantile_loss_backward.default, (signs, slope, lam, loss, needs))
-        torch.library.opcheck(ops._wasserstein_quantile_loss_backward.default, (signs, slope, lam, loss, needs))
+    for grad_mask in (1, 6, 15):
+        torch.library.opcheck(ops.wasserstein_quantile_loss_backward.default, (signs, slope, lam, loss, grad_mask))
+        torch.library.opcheck(ops._wasserstein_quantile_loss_backward.default, (signs, slope, lam, loss, grad_mask))
 
 
 @native
-def test_only_the_gradients_that_are_wanted() -> None:
+def test_only_the_gradients_that_are_asked_for() -> None:
     s, u, v, lam = make(6, 9)
     want = with_gradients(truth, s, u, v, lam)
-    for needs in range(1, 16):
-        leaves = [t.detach().clone().requires_grad_(bool(needs >> i & 1)) for i, t in enumerate((s, u, v, lam))]
+    for grad_mask in range(1, 16):
+        leaves = [t.detach().clone().requires_grad_(bool(grad_mask >> i & 1)) for i, t in enumerate((s, u, v, lam))]
         loss = ours(*leaves)
         loss.backward(torch.linspace(0.5, 2, 6, device=DEVICE))
         for i, leaf in enumerate(leaves):
-            if needs >> i & 1:
+            if grad_mask >> i & 1:
                 torch.testing.assert_close(leaf.grad, want[i + 1])
             else:
                 assert leaf.grad is None

@@ -12,7 +12,7 @@ from ordkernels.ops import windowed_value
 
 
 @native
-def test_unwanted_gradients_are_not_made() -> None:
+def test_gradients_that_are_not_asked_for_are_empty() -> None:
     x, _, v = inputs(6, 9, 4)
     for mask, empty in ((1, 1), (2, 0)):
         grads = KERNEL._windowed_value_backward(x, v, torch.ones(6), 4, mask)
