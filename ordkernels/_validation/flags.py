@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, TypeVarTuple
 
-__all__ = ["reject_renamed", "with_flags"]
+__all__ = ["reject_renamed", "reject_unknown", "with_flags"]
 
 Configs = TypeVarTuple("Configs")
 
@@ -54,7 +54,7 @@ def reject_renamed(flags: Mapping[str, Any], renamed: Mapping[str, str]) -> None
 
 
 def reject_unknown(flags: Mapping[str, Any], renamed: Mapping[str, str]) -> None:
-    """``TypeError`` for any keyword of a call that only takes some to say how they are spelt now."""
+    """``TypeError`` for every keyword: of a function that takes ``**renamed`` only to name the new spelling of old ones."""
     reject_renamed(flags, renamed)
     for flag in flags:
         raise TypeError(f"{flag}: got an unexpected keyword argument")

@@ -146,7 +146,7 @@ class DiffoR(GenerativeModel):
     rows, and their median errs more. ``DiffoR.paper_loss()`` has the arguments of the paper's loss. The default denoiser is
     the MLP of its table 6 (c), not the Transformer: its chain is one call (``ops.denoise_chain``), and with the paper's loss
     on abalone (one seed) it had the lower MAE (1.57 against 1.61) and CRPS (1.25 against 1.33) in a sixteenth of the
-    training time. The map of targets, v-prediction, ``A``'s scale and ``rho = 0.5``.
+    training time. The map of targets, v-prediction, ``A``'s scale and ``rho = 0.5`` are not the paper's either.
 
     Targets, non-negative, first go through a monotone map onto [0, 1] (``transform``: ``"quantile"``, by training
     quantiles; ``"linear"``, by least and largest), then onto [0, K], where uniform intervals have width 1
