@@ -43,6 +43,26 @@ RS_INLINE void load_tile(const T* __restrict samples, int64_t n, int64_t L, Key*
   }
 }
 
+// Sums of the sorted samples' distances to each vector.
+template <class F>
+struct Distances {
+  F user, item;
+};
+
+// keys, u, v [L]. Not inlined: copies of the loop for rows with and without signs were vectorised differently.
+template <class T, class F, class Key>
+__attribute__((noinline)) static Distances<F> distances(const Key* __restrict keys, const T* __restrict u,
+                                                        const T* __restrict v, int64_t L) {
+  F user = 0, item = 0;
+#pragma omp simd reduction(+ : user, item)
+  for (int64_t l = 0; l < L; ++l) {
+    const F s = number(keys[l]), from_u = s - load(u[l]), from_v = s - load(v[l]);
+    user += from_u < 0 ? -from_u : from_u;
+    item += from_v < 0 ? -from_v : from_v;
+  }
+  return {user, item};
+}
+
 // keys, u, v [L] -> signs [2, L]: by rank and by place.
 template <class T, class F, class Key>
 RS_INLINE void write_signs(const Key* __restrict keys, const T* __restrict u, const T* __restrict v, int64_t L,
@@ -80,16 +100,10 @@ static void forward(const WassersteinArgs& a, void* scratch, int64_t begin, int6
       for (int64_t l = 0; l < L; ++l) {
         keys[l] = tile[l * kRows + r];
       }
-      F to_user = 0, to_item = 0;
-#pragma omp simd reduction(+ : to_user, to_item)
-      for (int64_t l = 0; l < L; ++l) {
-        const F s = number(keys[l]), from_u = s - load(u[l]), from_v = s - load(v[l]);
-        to_user += from_u < 0 ? -from_u : from_u;
-        to_item += from_v < 0 ? -from_v : from_v;
-      }
+      const Distances<F> to = distances<T, F>(keys, u, v, L);
       const F w = lam[r0 + r];
-      store(loss + r0 + r, (w * to_user + (1 - w) * to_item) / (F)L);
-      slope[r0 + r] = (to_user - to_item) / (F)L;
+      store(loss + r0 + r, (w * to.user + (1 - w) * to.item) / (F)L);
+      slope[r0 + r] = (to.user - to.item) / (F)L;
       if (a.signs) {
         write_signs<T, F>(keys, u, v, L, a.signs + (r0 + r) * 2 * L);
       }
