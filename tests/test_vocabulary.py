@@ -97,6 +97,7 @@ def test_any_labels_and_settings(labels, q_start, share, alpha):
     assert ValueVocabulary.fit(labels, **how).values.tolist() == sorted({*authors(labels, **how), 1}, reverse=True)
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None)
 @given(
     st.lists(st.one_of(st.integers(0, 100), st.integers(0, 10**6)), max_size=30),

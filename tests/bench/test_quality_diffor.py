@@ -27,6 +27,7 @@ def quality(program, monkeypatch, *args):
     program.main()
 
 
+@pytest.mark.slow
 def test_results_are_kept_and_become_a_table(bench, monkeypatch, tmp_path):
     program, table = bench
     file = tmp_path / "quality_diffor.json"

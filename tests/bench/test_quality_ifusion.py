@@ -47,6 +47,7 @@ def bench(monkeypatch, tmp_path):
     return quality_ifusion, table, run
 
 
+@pytest.mark.slow
 def test_results_are_kept_and_become_a_table(bench, monkeypatch):
     program, table, run = bench
     first = run("--seeds", "0")

@@ -69,6 +69,7 @@ def few(monkeypatch, request):
     return counted
 
 
+@pytest.mark.slow
 def test_one_models_failure_is_a_line_of_the_table(few, tmp_path, capsys):
     found = demo.run(out=tmp_path, quick=True)["models"]
     printed = capsys.readouterr().out

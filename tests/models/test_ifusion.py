@@ -271,6 +271,7 @@ def test_a_row_without_a_session_has_no_consistency_or_evolution():
     assert bool(found["loss"].isfinite())
 
 
+@pytest.mark.slow
 def test_training_learns_what_sessions_say():
     """Clicked iff the last session was: with the sessions it can be known, without it cannot."""
     rows = batch(256, seed=3)

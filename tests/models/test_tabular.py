@@ -7,6 +7,7 @@ from test_diffor import table
 from ordkernels.models import TableClassifier, TableRegression, fit
 
 
+@pytest.mark.slow
 def test_table_baselines():
     train = table(600)
     for objective in ("squared", "absolute"):

@@ -315,6 +315,7 @@ def test_a_chain_looks_at_no_values(eta):
     assert [(t.device.type, list(t.shape)) for t in out] == [("meta", [5, 7]), ("meta", [5, 3, 7])]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("process", "eta"), [("diffusion", 0.0), ("diffusion", 1.0), ("flow_matching", 0.0)])
 def test_the_samplers_loop_looks_at_no_values(process, eta):
     """Any other denoiser, both processes through one interface."""

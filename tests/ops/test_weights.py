@@ -150,6 +150,7 @@ def test_what_steps_are_does_not_depend_on_earlier_calls() -> None:
             denoise(denoiser, steps=steps)
 
 
+@pytest.mark.registration
 @native
 @pytest.mark.parametrize(("run", "make", "width"), [(denoise, mlp, D), (fuse, session, D), (decode, decoder, 8)])
 def test_vmap(run: Any, make: Any, width: int) -> None:
