@@ -113,7 +113,7 @@ __attribute__((noinline)) void guided_rows_backward(const GuidedArgs& a, int64_t
           const V d0 = V{} + (T)c.d0, d1 = V{} + (T)c.d1, sigma = V{} + (T)c.sigma;
           const bool noisy = c.sigma != 0;
           V by_f{}, by_x{}, by_noise{};
-          for_each_vector<T>(p.n, [&](int64_t i, int lanes) __attribute__((always_inline)) {
+          for_each_vector_rolled<T>(p.n, [&](int64_t i, int lanes) __attribute__((always_inline)) {
             const int64_t j = p.at + i;
             const V g = g_x_s.p ? g_x_s.at(j, lanes) : V{};  // zeros behind the end, so the sums need no mask
             V h = d0 * g;                                    // the gradient of the combination

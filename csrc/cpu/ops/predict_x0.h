@@ -56,7 +56,7 @@ __attribute__((noinline)) void predict_x0_rows_backward(const StepArgs& a, int64
       }
       const Estimate<T> estimate(a.prediction, c.c0, c.c1);
       V by_x{}, by_output{};
-      for_each_vector<T>(p.n, [&](int64_t i, int lanes) __attribute__((always_inline)) {
+      for_each_vector_rolled<T>(p.n, [&](int64_t i, int lanes) __attribute__((always_inline)) {
         const int64_t j = p.at + i;
         V h = g_x0.p ? g_x0.at(j, lanes) : V{};  // zeros behind the end, so the sums need no mask
         if (needs_estimate) {

@@ -52,7 +52,8 @@ __attribute__((noinline)) void q_sample_rows(const SampleArgs& a, int64_t begin,
     const X0Rows<T> x0_rows(a, data, true);
     const Elements<T> noise = data.input(a.noise);
     T* const x_t = data.output(a.x_t);
-    for_each_piece(a, tile, {}, false, [&](const Piece<T>& p) __attribute__((always_inline)) {
+    const bool uniform = !a.t.values && !a.x0_per_b && a.D % 16 == 0;
+    for_each_piece(a, tile, {}, uniform, [&](const Piece<T>& p) __attribute__((always_inline)) {
       if (a.t.values) {
         c = sample_coefficients_of(a, p.b, p.k);
       }
@@ -90,7 +91,7 @@ __attribute__((noinline)) void q_sample_rows_backward(const SampleArgs& a, int64
                      const V c0 = V{} + (T)c.c0, c1 = V{} + (T)c.c1;
                      const Elements<T> x0 = dots ? x0_rows.of(p) : Elements<T>{};
                      V by_x0{}, by_noise{};
-                     for_each_vector<T>(p.n, [&](int64_t i, int lanes) __attribute__((always_inline)) {
+                     for_each_vector_rolled<T>(p.n, [&](int64_t i, int lanes) __attribute__((always_inline)) {
                        const V g = g_x_t.at(p.at + i, lanes);
                        if (g_x0) {
                          store(g_x0 + p.at + i, c0 * g, lanes, stream);

@@ -114,7 +114,7 @@ __attribute__((noinline)) void reverse_step_rows_backward(const StepArgs& a, int
       const Estimate<T> estimate(a.prediction, c.c0, c.c1);
       const V d0 = V{} + (T)c.d0, d1 = V{} + (T)c.d1, d2 = V{} + (T)c.d2, sigma = V{} + (T)c.sigma;
       V sums[6] = {};
-      for_each_vector<T>(p.n, [&](int64_t i, int lanes) __attribute__((always_inline)) {
+      for_each_vector_rolled<T>(p.n, [&](int64_t i, int lanes) __attribute__((always_inline)) {
         const int64_t j = p.at + i;
         const V g = g_x_s.p ? g_x_s.at(j, lanes) : V{};  // zeros behind the end, so the sums need no mask
         V h = d0 * g;                                    // the gradient of the estimate
