@@ -1,5 +1,5 @@
 // Rows sorted eight at once: one row per column of a tile [L, 8], and a sorting network compares whole tile rows. A
-// number and its place share one key, so the sort is stable, and the place comes along for nothing.
+// number and its place share one key, so the sort is stable and yields the places too.
 #pragma once
 #include <cstdint>
 
