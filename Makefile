@@ -26,6 +26,7 @@ $(VENV)/deps: pyproject.toml
 	touch $@
 
 $(VENV)/done: $(VENV)/deps setup.py $(shell find csrc -type f)
+	$(PY) setup.py -q build_ext  # shows a line for each file; pip hides what it does, and finds this done
 	$(PIP) --no-build-isolation -e .
 	touch $@
 

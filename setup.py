@@ -2,14 +2,19 @@
 
 Never imports torch, never asks for a GPU, never downloads. What cannot be built is left out and `_build_info.py` says why,
 because pip hides the output of a build that succeeds. A compiler that is there and fails, fails the install.
+
+Ninja compiles, in `build/obj`: only what has changed (headers and flags count), and a line for each file. Editable installs and
+wheels share the objects. `python setup.py -q build_ext` shows the lines that pip hides; `MAX_JOBS` says how many files at once.
 """
 
+import importlib.util
 import os
+import shlex
 import shutil
 import site
 import subprocess
+import sys
 import sysconfig
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -17,6 +22,7 @@ from setuptools.command.build_ext import build_ext
 
 CXX = ["-std=c++20", "-O3", "-g0", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden", "-Wall", "-Wextra",
        "-Wno-unused-parameter"]  # fmt: skip
+HOST = ["-ffp-contract=off", "-pthread"]  # rounds alike on every instruction set
 TARGET = "0x020b000000000000"  # the oldest torch served, 2.11
 ISA: dict[str, list[str]] = {  # instruction set -> flags of its files alone
     "avx512": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
@@ -24,6 +30,7 @@ ISA: dict[str, list[str]] = {  # instruction set -> flags of its files alone
     "base": [],
 }
 ARCHS = ("80", "90", "100")
+OBJECTS = Path("build/obj")
 
 
 def torch_include() -> str | None:
@@ -45,7 +52,7 @@ def kernel_sources() -> list[str]:
     headers = {str(path.relative_to("csrc")): path.read_text() for path in sorted(Path("csrc/cpu").glob("*/*.h"))}
     folder = Path("build/isa")
     folder.mkdir(parents=True, exist_ok=True)
-    made = []
+    sources = []
     for name in headers:
         if any(f'"{name}"' in text for text in headers.values()):
             continue
@@ -54,14 +61,47 @@ def kernel_sources() -> list[str]:
             text = f'#define ORD_ISA {isa}\n#include "{name}"\n'
             if not path.exists() or path.read_text() != text:
                 path.write_text(text)
-            made.append(str(path))
-    return made
+            sources.append(str(path))
+    return sources
 
 
 def pybind11_include() -> list[str]:
     import pybind11  # a build requirement
 
     return [pybind11.get_include()]
+
+
+class Ninja:
+    """A build.ninja: objects with the headers that they read, libraries from them."""
+
+    def __init__(self, compiler: list[str], linker: list[str]):
+        self.linker = linker
+        self.rules = [
+            f"builddir = {OBJECTS}",
+            f"rule compile\n  command = {shlex.join(compiler)} $flags -MMD -MF $out.d -c $in -o $out\n  depfile = $out.d\n  deps = gcc\n"
+            "  description = $name",
+        ]
+
+    def compile(self, source: str, folder: str, flags: list[str]) -> Path:
+        path = Path(source)
+        out = OBJECTS / folder / f"{path.stem}.o"
+        stem, _, isa = path.stem.rpartition("_")
+        name = f"{stem} {isa}" if isa in ISA else f"{path.parent.name}/{path.name}"
+        self.rules.append(f"build {out}: compile {source}\n  flags = {shlex.join(flags)}\n  name = {name}")
+        return out
+
+    def link(self, out: Path, objects: list[Path], flags: list[str]) -> None:
+        command = f"{shlex.join(self.linker)} $in -o $out {shlex.join(flags)}"
+        self.rules.append(f"rule link_{out.stem}\n  command = {command}\n  description = link {out.name}")
+        self.rules.append(f"build {out}: link_{out.stem} {' '.join(map(str, objects))}")
+
+    def run(self) -> None:
+        OBJECTS.mkdir(parents=True, exist_ok=True)
+        file = OBJECTS / "build.ninja"
+        file.write_text("\n".join(self.rules) + "\n")
+        ninja = [sys.executable, "-m", "ninja"] if importlib.util.find_spec("ninja") else ["ninja"]
+        jobs = os.environ.get("MAX_JOBS") or str(len(os.sched_getaffinity(0)))
+        subprocess.run([*ninja, "-f", str(file), "-j", jobs], check=True, env={**os.environ, "NINJA_STATUS": "[%f/%t] "})
 
 
 class Build(build_ext):
@@ -71,38 +111,56 @@ class Build(build_ext):
         super().run()  # in here self.inplace is 0, whatever the user asked for
         if self.inplace:
             for name in ("_build_info.py", "_cuda.so"):
-                made, here = Path(self.build_lib, "ordkernels", name), Path("ordkernels", name)
-                if made.exists():
-                    shutil.copy(made, here)
+                built, here = Path(self.build_lib, "ordkernels", name), Path("ordkernels", name)
+                if built.exists():
+                    shutil.copy(built, here)
                 else:
                     here.unlink(missing_ok=True)
 
+    def copy_extensions_to_source(self):
+        for ext in self.extensions:
+            if ext.name in self.not_built:
+                ext.optional = True  # is not there to be copied
+                Path("ordkernels", Path(self.get_ext_filename(ext.name)).name).unlink(missing_ok=True)
+        super().copy_extensions_to_source()
+
     def build_extensions(self):
-        self.compiler.compile = self.compile_all
         self.not_built: dict[str, str] = {}
         self.have_compiler = shutil.which(self.compiler.compiler_cxx[0]) is not None
         self.stubs = self.make_stubs()
-        super().build_extensions()
+        self.build_cpp()
         self.build_cuda()
         package = Path(self.build_lib, "ordkernels")
         package.mkdir(parents=True, exist_ok=True)
         (package / "_build_info.py").write_text(f"NOT_BUILT = {self.not_built!r}\n")
 
-    def compile_all(self, sources, output_dir=None, macros=None, include_dirs=None, debug=0, extra_preargs=None, extra_postargs=None,
-                    depends=None):  # fmt: skip
-        """The compiler's `compile`, with flags per file and as many files at once as there are cores: setuptools has neither."""
-        c = self.compiler
-        _, objects, postargs, pp_opts, build = c._setup_compile(output_dir, macros, include_dirs, sources, depends, extra_postargs)
-        cc_args = c._get_cc_args(pp_opts, debug, extra_preargs)
-
-        def one(obj):
-            src, ext = build[obj]
-            extra = ISA.get(Path(src).stem.rpartition("_")[2], [])
-            c._compile(obj, src, ext, cc_args, postargs + extra, pp_opts)
-
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            list(pool.map(one, build))
-        return objects
+    def build_cpp(self):
+        """`_C` and `_host`, in one run of ninja."""
+        libraries: dict[str, Path] = {}
+        ninja = Ninja([*self.compiler.compiler_so_cxx, *CXX, "-Icsrc"], self.compiler.linker_so_cxx)
+        python = f"-I{sysconfig.get_path('include')}"
+        for ext in self.extensions:
+            if ext.name == "ordkernels._C" and INCLUDE is None:
+                self.not_built[ext.name] = "torch was not installed when ordkernels was built; install torch, then ordkernels again"
+            elif not self.have_compiler:  # the package still imports, on the reference
+                self.not_built[ext.name] = f"no C++ compiler: {self.compiler.compiler_cxx[0]!r} was not on the path"
+            elif ext.name == "ordkernels._C":
+                torch = ["-DPy_LIMITED_API=0x030B0000", f"-DTORCH_TARGET_VERSION={TARGET}", "-isystem", str(INCLUDE), python]
+                objects = [ninja.compile(s, "cpu", ISA.get(Path(s).stem.rpartition("_")[2], torch)) for s in ext.sources]
+                libraries[ext.name] = OBJECTS / "_C.so"
+                ninja.link(libraries[ext.name], objects, [f"-L{self.stubs}", "-Wl,--no-as-needed", "-ltorch_cpu"])
+            else:
+                folder = f"host-{sys.implementation.cache_tag}"
+                flags = [*HOST, python, *(f"-I{folder}" for folder in pybind11_include())]
+                objects = [ninja.compile(s, folder, flags) for s in ext.sources]
+                libraries[ext.name] = OBJECTS / folder / "_host.so"
+                ninja.link(libraries[ext.name], objects, ["-pthread"])
+        if libraries:
+            ninja.run()
+        for name, library in libraries.items():
+            path = Path(self.get_ext_fullpath(name))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(library, path)
 
     def make_stubs(self):
         """Empty libtorch_cpu.so and libtorch_cuda.so to link against: they only put the names into DT_NEEDED.
@@ -110,23 +168,12 @@ class Build(build_ext):
         Python loads torch's libraries with RTLD_LOCAL, so a module that does not name them finds none of their symbols.
         The loader matches the name with the library that `import torch` has brought in; no rpath.
         """
-        folder = Path(self.build_temp, "stubs").resolve()
+        folder = (OBJECTS / "stubs").resolve()
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("torch_cpu", "torch_cuda") if self.have_compiler else ():
             stub = ["-shared", "-x", "c++", "/dev/null", f"-Wl,-soname,lib{name}.so", "-o", str(folder / f"lib{name}.so")]
             subprocess.run([*self.compiler.compiler_cxx, *stub], check=True)
         return folder
-
-    def build_extension(self, ext):
-        if ext.name == "ordkernels._C" and INCLUDE is None:
-            self.not_built[ext.name] = "torch was not installed when ordkernels was built; install torch, then ordkernels again"
-            return
-        if not self.have_compiler:  # the package still imports, on the reference
-            self.not_built[ext.name] = f"no C++ compiler: {self.compiler.compiler_cxx[0]!r} was not on the path"
-            return
-        if ext.name == "ordkernels._C":
-            ext.extra_link_args = [f"-L{self.stubs}", "-Wl,--no-as-needed", "-ltorch_cpu"]
-        super().build_extension(ext)
 
     def build_cuda(self):
         wish, nvcc = os.environ.get("ORDKERNELS_CUDA", ""), shutil.which("nvcc")
@@ -158,28 +205,12 @@ class Build(build_ext):
 
 
 INCLUDE = torch_include()
-HEADERS = sorted(map(str, Path("csrc").rglob("*.h")))
 setup(
     ext_modules=[
         Extension(
-            "ordkernels._C",
-            [*sorted(map(str, Path("csrc/cpu").glob("*.cpp"))), *kernel_sources()],
-            language="c++",
-            py_limited_api=True,
-            define_macros=[("Py_LIMITED_API", "0x030B0000"), ("TORCH_TARGET_VERSION", TARGET)],
-            include_dirs=["csrc"],
-            extra_compile_args=[*CXX, "-isystem", str(INCLUDE)],
-            depends=HEADERS,
+            "ordkernels._C", [*sorted(map(str, Path("csrc/cpu").glob("*.cpp"))), *kernel_sources()], language="c++", py_limited_api=True
         ),
-        Extension(
-            "ordkernels._host",
-            sorted(map(str, Path("csrc/host").glob("*.cpp"))),
-            language="c++",
-            include_dirs=["csrc", *pybind11_include()],
-            extra_compile_args=[*CXX, "-ffp-contract=off", "-pthread"],  # rounds alike on every instruction set
-            extra_link_args=["-pthread"],
-            depends=HEADERS,
-        ),
+        Extension("ordkernels._host", sorted(map(str, Path("csrc/host").glob("*.cpp"))), language="c++"),
     ],
     cmdclass={"build_ext": Build},
 )

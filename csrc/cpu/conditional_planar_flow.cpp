@@ -5,9 +5,11 @@
 // The matrix products are our own (gemm/gemm.h). Torch's ran at 100 of the 256 GFLOP/s of the processor this was
 // measured on, and each call of one costs microseconds, which made blocks large.
 #include "cpu/gemm/gemm_args.h"
-#include "cpu/planar_flow.h"
+#include "cpu/planar_flow_calls.h"
 
 ORD_DECLARE_KERNEL(gemm, const GemmArgs&, int64_t begin, int64_t end, void* scratch);
+// sums [C] += the sums over the rows of x [rows, C].
+ORD_DECLARE_KERNEL(add_columns, bool is_double, const void* x, int64_t rows, int64_t C, void* sums);
 
 using namespace planar;
 
@@ -32,7 +34,6 @@ void multiply(const GemmArgs& g) {
 
 struct Conditional {
   FlowArgs a{};
-  DType type;
   bool wide;  // parameters in a wider type than z
   ScalarType storage, compute;
   int64_t B, N, H, C, rows, size;  // C = K (2D + 1); rows per block; bytes of a storage element
@@ -40,11 +41,12 @@ struct Conditional {
   Tensor params;                   // one block [rows, C]
 
   Conditional(const Tensor& z_, const Tensor& h_, const Tensor& weight_, const Tensor& bias_, int64_t mode)
-      : type(dtype_of("z", z_)), storage(z_.scalar_type()), compute(compute_type(z_)) {
+      : storage(z_.scalar_type()), compute(compute_type(z_)) {
     a.mode = mode_of(mode);
     STD_TORCH_CHECK(z_.dim() == 2 || z_.dim() == 3, "z: expected [B, D] or [B, N, D], got ", shape_text(z_));
     z = as_contiguous(z_);
     set_rows(a, z, false);
+    a.param_type = a.row_type == DType::f64 ? DType::f64 : DType::f32;
     B = a.G, N = a.N;
     STD_TORCH_CHECK(h_.dim() == 2, "h: expected [B, H], got ", shape_text(h_));
     H = h_.size(1), C = weight_.dim() == 2 ? weight_.size(0) : 0;
@@ -62,12 +64,12 @@ struct Conditional {
     h = as_contiguous(h_);
     weight = as_contiguous(wide ? torch::stable::to(weight_, compute) : weight_);
     bias = as_contiguous(wide ? torch::stable::to(bias_, compute) : bias_);
-    const int64_t fit = kBlockBytes / (C * compute_size(type)) / kFlowRows * kFlowRows;
+    const int64_t fit = kBlockBytes / (C * compute_size(a.row_type)) / kFlowRows * kFlowRows;
     rows = fit < kFlowRows ? kFlowRows : fit;
     rows = rows < B ? rows : B;
     params = torch::stable::new_empty(z, {rows, C}, compute);
     const auto* const p = (const char*)params.const_data_ptr();
-    const int64_t D = a.D, e = compute_size(type);
+    const int64_t D = a.D, e = compute_size(a.row_type);
     a.u = p, a.w = p + D * e, a.b = p + 2 * D * e;
     a.u_group = a.w_group = a.b_group = C;
     a.u_layer = a.w_layer = a.b_layer = 2 * D + 1;
@@ -102,7 +104,7 @@ struct Conditional {
 std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& z, const Tensor& h, const Tensor& weight, const Tensor& bias,
                                            int64_t mode) {
   Conditional c(z, h, weight, bias, mode);
-  const int64_t D = c.a.D, K = c.a.K, e = compute_size(c.type);
+  const int64_t D = c.a.D, K = c.a.K, e = compute_size(c.a.row_type);
   auto shape = rows_shape(c.z);
   auto out = torch::stable::new_empty(c.z, shape_of(c.z)), log_det = torch::stable::new_empty(c.z, shape, c.compute);
   shape.push_back(K);
@@ -116,7 +118,7 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& z, const Tensor& h, con
     a.z_out = c.at(out.mutable_data_ptr(), r * c.N * D, c.size);
     a.log_det = c.at(log_det.mutable_data_ptr(), r * c.N, e);
     a.act = c.at(act.mutable_data_ptr(), r * c.N * K, e);
-    run(c.type, c.wide, false, a);
+    run(a, ORD_DISPATCH(planar_flow));
   }
   return {out, log_det, act};
 }
@@ -125,7 +127,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& z, const Tenso
                                                     const Tensor& weight, const Tensor& bias, const Tensor& gz_,
                                                     const Tensor& gl_, int64_t mode) {
   Conditional c(z, h, weight, bias, mode);
-  const int64_t D = c.a.D, K = c.a.K, C = c.C, H = c.H, e = compute_size(c.type);
+  const int64_t D = c.a.D, K = c.a.K, C = c.C, H = c.H, e = compute_size(c.a.row_type);
   auto shape = rows_shape(c.z);
   check_shape("gz", gz_, shape_of(c.z));
   check_dtype("gz", gz_, c.storage);
@@ -153,8 +155,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& z, const Tenso
     a.z_out = c.at(dz.mutable_data_ptr(), r * c.N * D, c.size);
     a.gu = const_cast<void*>(a.u), a.gw = const_cast<void*>(a.w), a.gb = const_cast<void*>(a.b);
     a.gu_group = a.gw_group = a.gb_group = C, a.gu_layer = a.gw_layer = a.gb_layer = 2 * D + 1;
-    plan_backward(c.type, a);
-    run_backward(c.type, c.wide, false, a, c.z);
+    run_backward(a, ORD_DISPATCH(planar_flow_backward), c.z);
 
     const void *const g = c.params.const_data_ptr(), *const w = c.weight.const_data_ptr(),
                       *const hb = h_block.const_data_ptr();

@@ -1,17 +1,17 @@
 // What the planar flow kernels work on; the same type in every instruction set.
 #pragma once
-#include <cstdint>
-
+#include "common/declare_kernel.h"
 #include "cpu/dtype.h"
 
 // Rows of z [G * N, D]: N rows share one set of parameters (N = 1: each has its own). Strides in elements; rows are
-// contiguous.
+// contiguous. The compute type is fp64 for fp64 rows, else fp32.
 struct FlowArgs {
-  const void *z, *u, *w, *b;  // storage type
-  int64_t z_row;              // stride
+  DType row_type, param_type;  // storage types of z, gz and z_out; of u, w, b and their gradients
+  const void *z, *u, *w, *b;
+  int64_t z_row;  // stride
   int64_t u_group, u_layer, w_group, w_layer, b_group, b_layer;
-  void *z_out, *log_det, *act;   // outputs, contiguous; log_det and act in the compute type
-  const void *act_in, *gz, *gl;  // backward: act and gl contiguous in the compute type, gz in the storage type
+  void *z_out, *log_det, *act;   // outputs, contiguous; log_det [G * N] and act [G * N, K] in the compute type
+  const void *act_in, *gz, *gl;  // backward: act and gl contiguous in the compute type
   int64_t gz_row;
   void *gu, *gw, *gb;  // gradients; each is written where its parameter was read last: they may share memory
   int64_t gu_group, gu_layer, gw_group, gw_layer, gb_group, gb_layer;
@@ -25,16 +25,31 @@ constexpr int64_t kFlowRows = 16;    // most rows at a time: their scalar functi
 constexpr int64_t kFlowScalars = 6;  // that a forward keeps of every row and layer
 constexpr int64_t flow_padded(int64_t D) { return (D + 15) / 16 * 16; }
 
+// Elements for a block's own parameters in fp32, where they are stored in a half type: u and w [rows, K, D], b [rows,
+// K], and room to read a vector behind each.
+constexpr int64_t flow_own_params(const FlowArgs& a) {
+  return a.N == 1 && is_half(a.param_type) ? kFlowRows * a.K * (2 * a.D + 1) + 3 * 16 : 0;
+}
+
 // Scratch per thread, in elements of the compute type.
 constexpr int64_t flow_scratch(const FlowArgs& a, bool backward) {
-  const int64_t Dp = flow_padded(a.D), params = a.N > 1 ? a.K * (2 * Dp + 8) : 0;
+  const int64_t Dp = flow_padded(a.D), params = a.N > 1 ? a.K * (2 * Dp + 8) : flow_own_params(a);
   if (!backward) {
     return kFlowRows * (Dp + kFlowScalars * a.K) + params;
   }
   const int64_t states = (a.K + 1) * a.block * Dp;
-  // Shared parameters: scalars, parameters, sums. Each row's own: scalars.
+  // Shared parameters: scalars, parameters, sums. Each row's own: scalars, parameters.
   if (a.N > 1) {
     return states + 5 * a.K * kFlowRows + params + 2 * a.K * (2 * Dp + 2);
   }
-  return states + 9 * a.K * kFlowRows;
+  return states + 9 * a.K * kFlowRows + params;
 }
+
+// Rows [begin, end) of all G * N.
+ORD_DECLARE_KERNEL(planar_flow, const FlowArgs&, int64_t begin, int64_t end, void* scratch);
+ORD_DECLARE_KERNEL(planar_flow_inverse, const FlowArgs&, int64_t begin, int64_t end, void* scratch);
+// Rows (N = 1) or parts of groups [begin, end).
+ORD_DECLARE_KERNEL(planar_flow_backward, const FlowArgs&, int64_t begin, int64_t end, void* scratch);
+ORD_DECLARE_KERNEL(planar_flow_inverse_backward, const FlowArgs&, int64_t begin, int64_t end, void* scratch);
+// Adds up the parts of the groups [begin, end), in order.
+ORD_DECLARE_KERNEL(planar_flow_combine, const FlowArgs&, int64_t begin, int64_t end, void* scratch);

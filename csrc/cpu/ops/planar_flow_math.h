@@ -117,7 +117,7 @@ ORD_INLINE void solve_layers(T* r, const T* s, const T* sp, int n) {
   constexpr int W = kLanes<T>;
   constexpr T eps = sizeof(T) == 8 ? 2.2e-16 : 1.2e-7f;
   alignas(64) T root[kFlowRows];
-  Ints<V> running[kFlowRows / W];
+  Ints<V> running[kFlowRows / W] = {};
   for (int i = 0; i < n; i += W) {
     const V p = absolute(load(r + i)), sv = load(s + i), zero = {};
     const auto concave = sv > 0.0f;

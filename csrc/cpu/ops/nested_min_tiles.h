@@ -4,56 +4,10 @@
 // in one pass and turned back. While nothing is NaN or infinite the parts need no more than the sum so far and whether
 // the cap is ahead.
 #pragma once
-#include "cpu/increments.h"
-#include "cpu/simd/vmath.h"
+#include "cpu/ops/increments_rows.h"
 
 namespace ORD_ISA {
 namespace {
-
-using increments::Args;
-
-#define ORD_TARGET
-#include "cpu/simd/transpose.h"
-#undef ORD_TARGET
-
-// torch.clamp(v, 0, w): NaN of either goes through
-template <class V>
-ORD_INLINE V clip_width(V v, V w) {
-  const V a = v < 0.0f ? (V){} : v;
-  return a <= w ? a : (a == a ? w : a);
-}
-
-template <class T>
-ORD_INLINE auto splat(T x) {  // not V{} + x: an addition of 0 is not nothing, because of -0
-  typename Traits<T>::V v;
-  for (int i = 0; i < kLanes<T>; ++i) {
-    v[i] = x;
-  }
-  return v;
-}
-
-ORD_INLINE vi counting_from(int64_t k, vf) {
-  vi lane;
-  for (int i = 0; i < kLanes<float>; ++i) {
-    lane[i] = i;
-  }
-  return lane + (int32_t)k;
-}
-ORD_INLINE vl counting_from(int64_t k, vd) {
-  vl lane;
-  for (int i = 0; i < kLanes<double>; ++i) {
-    lane[i] = i;
-  }
-  return lane + k;
-}
-template <class I>
-struct Lane {  // the type of one lane of a vector of integers
-  typedef int32_t L;
-};
-template <>
-struct Lane<vl> {
-  typedef int64_t L;
-};
 
 // Rows [begin, end) of any K, for what a tile cannot do.
 template <class S, bool CAPPED, bool SHARED>
@@ -161,8 +115,6 @@ static void nested_tiles(const Args& args, int64_t begin, int64_t end) {
     nested_rows<S, CAPPED, SHARED>(args, r, end);
   }
 }
-
-constexpr int64_t kFlush = 256;  // rows that are summed in the compute type
 
 template <class S, bool CAPPED, bool SHARED>
 static void nested_rows_backward(const Args& args, int64_t begin, int64_t end, double* sums, double* scratch);

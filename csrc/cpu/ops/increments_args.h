@@ -1,4 +1,5 @@
-// What the torch side and the kernels of increments share.
+// What the torch side and the kernels of encode_increments and nested_min share. The kernels are compiled for fp32 and
+// fp64; half types reach them as fp32 rows in scratch memory (cpu/increments_calls.h).
 #pragma once
 #include <cstdint>
 
