@@ -22,6 +22,7 @@ from setuptools.command.build_ext import build_ext
 
 CXX = ["-std=c++20", "-O3", "-g0", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden", "-Wall", "-Wextra",
        "-Wno-unused-parameter"]  # fmt: skip
+GLUE = ["-O1"]  # files that check, allocate and call kernels: a third less time to compile, no difference to a call
 HOST = ["-ffp-contract=off", "-pthread"]  # rounds alike on every instruction set
 TARGET = "0x020b000000000000"  # the oldest torch served, 2.11
 ISA: dict[str, list[str]] = {  # instruction set -> flags of its files alone
@@ -145,14 +146,14 @@ class Build(build_ext):
             elif not self.have_compiler:  # the package still imports, on the reference
                 self.not_built[ext.name] = f"no C++ compiler: {self.compiler.compiler_cxx[0]!r} was not on the path"
             elif ext.name == "ordkernels._C":
-                torch = ["-DPy_LIMITED_API=0x030B0000", f"-DTORCH_TARGET_VERSION={TARGET}", "-isystem", str(INCLUDE), python]
+                torch = [*GLUE, "-DPy_LIMITED_API=0x030B0000", f"-DTORCH_TARGET_VERSION={TARGET}", "-isystem", str(INCLUDE), python]
                 objects = [ninja.compile(s, "cpu", ISA.get(Path(s).stem.rpartition("_")[2], torch)) for s in ext.sources]
                 libraries[ext.name] = OBJECTS / "_C.so"
                 ninja.link(libraries[ext.name], objects, [f"-L{self.stubs}", "-Wl,--no-as-needed", "-ltorch_cpu"])
             else:
                 folder = f"host-{sys.implementation.cache_tag}"
                 flags = [*HOST, python, *(f"-I{folder}" for folder in pybind11_include())]
-                objects = [ninja.compile(s, folder, flags) for s in ext.sources]
+                objects = [ninja.compile(s, folder, [*flags, *GLUE] if Path(s).name == "module.cpp" else flags) for s in ext.sources]
                 libraries[ext.name] = OBJECTS / folder / "_host.so"
                 ninja.link(libraries[ext.name], objects, ["-pthread"])
         if libraries:
