@@ -12,7 +12,6 @@ from torch.nn import functional as F
 
 from .._validation.numbers import one_of, positive_sizes
 from ..ops._weights import MLPWeights, Prediction
-from ._parameters import tensor_of
 from .transformer import TransformerLayer
 
 __all__ = ["FoldedMLP", "MLPDenoiser", "TimeEmbedding", "TransformerDenoiser"]
@@ -141,12 +140,14 @@ class MLPDenoiser(nn.Module):
 
     def weights(self) -> MLPWeights:
         """All weights, as ``ops.denoise_chain`` takes them."""
-        parts: Any = self._modules
-        first, condition, last = parts["input"], parts["condition"], parts["output"]
-        return MLPWeights(
-            tensor_of(first, "weight"), tensor_of(first, "bias"), tensor_of(condition, "weight"), tensor_of(last, "weight"),
-            tensor_of(last, "bias"), tensor_of(parts["embedding"], "frequencies"), self.prediction,
-        )  # fmt: skip
+        parts: Any = self._modules  # a module's own look-up costs more than a step of a chain
+        first, condition, last, embedding = parts["input"], parts["condition"], parts["output"], parts["embedding"]
+        a, b, c = first._parameters, condition._parameters, last._parameters
+        try:
+            tensors = a["weight"], a["bias"], b["weight"], c["weight"], c["bias"], embedding._buffers["frequencies"]
+        except KeyError:  # a parametrization
+            tensors = first.weight, first.bias, condition.weight, last.weight, last.bias, embedding.frequencies
+        return tuple.__new__(MLPWeights, (*tensors, self.prediction))
 
     def fold(self, steps: Tensor, cond: Tensor) -> FoldedMLP:
         """For a chain over timesteps ``[S]`` with conditions ``[B, C]``: what has to be computed only once."""

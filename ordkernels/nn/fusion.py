@@ -9,7 +9,6 @@ from torch.nn import functional as F
 from .._validation import tensors as _checks
 from .._validation.numbers import positive_sizes
 from ..ops._weights import SessionWeights
-from ._parameters import tensor_of
 from .denoisers import MLPDenoiser
 
 __all__ = ["SessionDenoiser", "SessionFilters", "pad_sessions"]
@@ -111,7 +110,7 @@ class SessionDenoiser(nn.Module):
         """All weights, as ``ops.fusion_chain`` takes them. Raises ``ValueError`` where the sessions are taken in parallel."""
         if self.parallel:
             raise ValueError("denoiser: expected sessions in turn, got parallel=True, which runs step by step with guided_posterior_step")
-        return SessionWeights(self.network.weights(), tensor_of(self, "empty"))
+        return SessionWeights(self.network.weights(), self.empty)
 
     def _run(self, x: Tensor, t: Tensor, shifts: list[Tensor], mask: Tensor | None) -> Tensor:
         """x [R, B, D], shifts R times [B, K, H]: what each session adds to the hidden layer -> [R, B, D]."""
