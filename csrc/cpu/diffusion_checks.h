@@ -49,17 +49,17 @@ inline StepArgs step_args(const Tensor& x_t, const Tensor& output, const Levels&
   return a;
 }
 
-// Noise as the ops take it: given, or generated from seed, row ids and step, or none.
+// Noise as the ops take it: a tensor, or generated from seed, row ids and step, or none.
 struct Noise {
-  OptionalTensor given, row_ids;
+  OptionalTensor tensor, row_ids;
   bool random;
   int64_t seed, step;
 };
 
 inline void set_noise(Rows& a, const Noise& noise) {
   STD_TORCH_CHECK(noise.step >= 0 && noise.step < (INT64_C(1) << 32), "step: expected 0 to 2^32 - 1, got ", noise.step);
-  a.generate_noise = !noise.given && noise.random;
-  a.noise = data_or_null(noise.given);
+  a.generate_noise = !noise.tensor && noise.random;
+  a.noise = data_or_null(noise.tensor);
   if (noise.row_ids) {
     check_dtype("row_ids", *noise.row_ids, ScalarType::Long);
     check_shape("row_ids", *noise.row_ids, {a.B});

@@ -20,14 +20,15 @@ struct GuidedCall {
   Noise noise;
 
   GuidedCall(const Tensor& x, const Tensor& un, const Tensor& cp, const Tensor& tf, const Guidance& guidance,
-             const Noise& given)
+             const Noise& noise_)
       : a(args_of<GuidedArgs>("x_t", x)),
         x_t(as_contiguous(x)),
         f_un(*checked_like("f_un", un, x)),
         f_cp(*checked_like("f_cp", cp, x)),
         f_tf(*checked_like("f_tf", tf, x)),
-        noise(given) {
-    noise.given = checked_like("noise", noise.given, x), noise.row_ids = as_contiguous(noise.row_ids);
+        noise(noise_) {
+    noise.tensor = checked_like("noise", noise.tensor, x);
+    noise.row_ids = as_contiguous(noise.row_ids);
     set_noise(a, noise);
     a.x_t = x_t.const_data_ptr(), a.f_un = f_un.const_data_ptr();
     a.f_cp = f_cp.const_data_ptr(), a.f_tf = f_tf.const_data_ptr();

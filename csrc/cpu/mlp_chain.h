@@ -18,7 +18,7 @@ struct Tensors {
 };
 
 // Checks `t` and makes it contiguous, and sets everything of `a` but C and K, which are set, and x_0.
-// noise_place: of sigma among the coefficients of a step; that of the timestep is next to it.
+// sigma_at: the place of sigma among a step's coefficients; the timestep comes next.
 inline void check(const char* x_name, Tensors& t, int64_t coefficients, int64_t sigma_at, int64_t seed,
                   MlpChainArgs& a) {
   a.is_double = check_float_or_double(x_name, t.x);

@@ -11,7 +11,7 @@ struct TokenArgs {
   DType type;          // of the logits
   DType value_type;    // of the result and its gradient: that of the logits, or the one they are computed in
   const void* logits;  // [R, V]
-  const void* table;   // in the compute type: the embedding [V, P], or values [P]; zeros behind
+  const void* table;   // in the compute type: the embedding [V, P], or values [P]; zero-padded
   const void* g;       // [R, E] or [R]
   void* out;           // [R, E] or [R]
   void* g_logits;      // [R, V] or null

@@ -23,7 +23,7 @@ inline Tensor without_padding(Tensor& padded, const Tensor& table) {
 struct Call {
   TokenArgs a{};
   const Tensor logits;
-  Tensor table;  // [V, P] or [P] in the compute type, zeros behind
+  Tensor table;  // [V, P] or [P] in the compute type, zero-padded
 
   Call(const Tensor& logits_, const char* table_name, const Tensor& table_, int64_t table_dims, int64_t window)
       : logits(as_contiguous(logits_)) {

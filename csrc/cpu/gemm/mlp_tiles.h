@@ -20,8 +20,8 @@ struct Mlp {
   T* const w_cond = w_out + h_tiles * d_tiles * kTileSize;   // [h_tiles][c_tiles]
   T* const w_time = w_cond + h_tiles * c_tiles * kTileSize;  // [h_tiles][e_tiles]
   T* const times = w_time + h_tiles * e_tiles * kTileSize;   // [S][h_tiles 64], W_t e(t) + b_in
-  T* const b_out = times + a.S * h_tiles * kTileWidth;       // [d_tiles 64], zeros behind
-  T* const b_in = b_out + d_tiles * kTileWidth;              // [h_tiles 64], zeros behind
+  T* const b_out = times + a.S * h_tiles * kTileWidth;       // [d_tiles 64], zero-padded
+  T* const b_in = b_out + d_tiles * kTileWidth;              // [h_tiles 64], zero-padded
 
   // Once per call.
   void pack_weights(T* scratch) const {
@@ -69,7 +69,7 @@ struct Mlp {
   }
 };
 
-// Generated noise of n rows at a timestep, [n, D]; memory for a vector more is behind.
+// Generated noise of n rows at a timestep, [n, D]; a vector more may be read past it.
 template <class T>
 static void generate_noise(const int64_t* rows, const int64_t* draws, uint64_t seed, double step, int64_t D, int64_t n,
                            T* to) {

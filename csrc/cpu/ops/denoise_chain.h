@@ -32,7 +32,7 @@ struct DenoiseChain : Mlp<T, DenoiseChainArgs> {
     int64_t first, n;
     T *x, *out;   // [d_tiles][n][64]: the state, the denoiser's output
     T *cond, *h;  // [h_tiles][n][64]: the projected condition; [n][64]: hidden units
-    T* noise;     // [n, D], memory for a vector more behind
+    T* noise;     // [n, D], padded by a vector
     uint32_t *x_pairs, *h_pairs;
   };
 

@@ -15,7 +15,7 @@ constexpr int64_t denoise_chain_packed(const DenoiseChainArgs& a) {
   return mlp_packed(a) + (a.pairs ? kTileWidth * kTileWidth * tiles_of(a.H) * tiles_of(a.D) : 0);
 }
 
-// Elements of scratch per thread; with x and h in pairs behind.
+// Elements of scratch per thread; x and h in pairs come last.
 constexpr int64_t denoise_chain_unpaired_scratch(const DenoiseChainArgs& a) {
   const int64_t widest = tiles_of(a.C) > tiles_of(a.E) ? tiles_of(a.C) : tiles_of(a.E);
   return kMlpRows * (kTileWidth * (2 * tiles_of(a.D) + tiles_of(a.H) + 1 + widest) + a.D) + kTileWidth;

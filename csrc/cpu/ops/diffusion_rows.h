@@ -127,7 +127,7 @@ struct TileData {
     }
     return to;
   }
-  // Once all outputs are made.
+  // To be called once all outputs are computed.
   void write_back() const {
     for (int i = 0; is_half(a.type) && i < outputs; ++i) {
       write_elements<T>(a.type, output_buffers[i].buffer, output_buffers[i].tensor, first, n);
@@ -142,11 +142,11 @@ struct TileData {
 template <class T>
 struct Piece {
   int64_t b, k, d, at, n;
-  Elements<T> noise;  // given or generated, that of the first element; or none
+  Elements<T> noise;  // from the caller or generated, that of the first element; or none
 };
 
-// f(piece) over a tile's rows, `noise` given or none; `uniform`: all rows are one to f, and come as one where no noise
-// is generated.
+// f(piece) over a tile's rows, `noise` the caller's or none; `uniform`: all rows are one to f, and come as one where no
+// noise is generated.
 template <class T, class F>
 ORD_INLINE void for_each_piece(const Rows& a, const Tile<T>& tile, Elements<T> noise, bool uniform, F f) {
   if (uniform && !tile.noise) {

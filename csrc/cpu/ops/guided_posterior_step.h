@@ -1,7 +1,8 @@
 // The combination of three guided estimates of x0 and one step of the posterior. Included once per instruction set.
 //
 //   f = f_un + gamma_cp (f_cp - f_un) + gamma_tf (f_tf - f_un),  x_s = d0 f + d1 x_t + sigma noise
-// with three coefficients per row, made in fp64. A branch whose gamma is 0 is not read, nor is noise where sigma is 0.
+// with three coefficients per row, computed in fp64. A branch whose gamma is 0 is not read, nor is noise where sigma is
+// 0.
 #pragma once
 #include "cpu/ops/diffusion_rows.h"
 
@@ -105,48 +106,48 @@ __attribute__((noinline)) void guided_rows_backward(const GuidedArgs& a, int64_t
     T *const g_x_t = data.output(a.g_x_t), *const g_un = data.output(a.g_un), *const g_cp = data.output(a.g_cp),
              *const g_tf = data.output(a.g_tf), *const g_noise = data.output(a.g_noise);
     const bool uniform = constant && !dots && a.D % 16 == 0;
-    for_each_piece(
-        a, tile, data.input(dots ? a.noise : nullptr), uniform, [&](const Piece<T>& p) __attribute__((always_inline)) {
-          if (!constant) {
-            c = posterior_coefficients_of(a, p.b, p.k);
+    const Elements<T> noise = data.input(dots ? a.noise : nullptr);
+    for_each_piece(a, tile, noise, uniform, [&](const Piece<T>& p) __attribute__((always_inline)) {
+      if (!constant) {
+        c = posterior_coefficients_of(a, p.b, p.k);
+      }
+      const V d0 = V{} + (T)c.d0, d1 = V{} + (T)c.d1, sigma = V{} + (T)c.sigma;
+      const bool noisy = c.sigma != 0;
+      V by_f{}, by_x{}, by_noise{};
+      for_each_vector_rolled<T>(p.n, [&](int64_t i, int lanes) __attribute__((always_inline)) {
+        const int64_t j = p.at + i;
+        const V g = g_x_s.p ? g_x_s.at(j, lanes) : V{};  // zeros past the end, so the sums need no mask
+        V h = d0 * g;                                    // the gradient of the combination
+        if (g_f.p) {
+          h += g_f.at(j, lanes);
+        }
+        if (dots) {
+          by_f += g * branches.at(j, lanes), by_x += g * x_t.at(j, lanes);
+          if (noisy && p.noise.p) {
+            by_noise += g * p.noise.at(i, lanes);
           }
-          const V d0 = V{} + (T)c.d0, d1 = V{} + (T)c.d1, sigma = V{} + (T)c.sigma;
-          const bool noisy = c.sigma != 0;
-          V by_f{}, by_x{}, by_noise{};
-          for_each_vector_rolled<T>(p.n, [&](int64_t i, int lanes) __attribute__((always_inline)) {
-            const int64_t j = p.at + i;
-            const V g = g_x_s.p ? g_x_s.at(j, lanes) : V{};  // zeros behind the end, so the sums need no mask
-            V h = d0 * g;                                    // the gradient of the combination
-            if (g_f.p) {
-              h += g_f.at(j, lanes);
-            }
-            if (dots) {
-              by_f += g * branches.at(j, lanes), by_x += g * x_t.at(j, lanes);
-              if (noisy && p.noise.p) {
-                by_noise += g * p.noise.at(i, lanes);
-              }
-            }
-            if (g_x_t) {
-              store(g_x_t + j, d1 * g, lanes, stream);
-            }
-            if (g_un) {
-              store(g_un + j, gamma_un * h, lanes, stream);
-            }
-            if (g_cp) {
-              store(g_cp + j, a.gamma_cp != 0 ? gamma_cp * h : V{}, lanes, stream);
-            }
-            if (g_tf) {
-              store(g_tf + j, a.gamma_tf != 0 ? gamma_tf * h : V{}, lanes, stream);
-            }
-            if (g_noise) {
-              store(g_noise + j, noisy ? sigma * g : V{}, lanes, stream);
-            }
-          });
-          if (dots) {
-            T* const to = dots + (p.b * a.K + p.k) * 3;
-            to[0] += sum(by_f), to[1] += sum(by_x), to[2] += sum(by_noise);
-          }
-        });
+        }
+        if (g_x_t) {
+          store(g_x_t + j, d1 * g, lanes, stream);
+        }
+        if (g_un) {
+          store(g_un + j, gamma_un * h, lanes, stream);
+        }
+        if (g_cp) {
+          store(g_cp + j, a.gamma_cp != 0 ? gamma_cp * h : V{}, lanes, stream);
+        }
+        if (g_tf) {
+          store(g_tf + j, a.gamma_tf != 0 ? gamma_tf * h : V{}, lanes, stream);
+        }
+        if (g_noise) {
+          store(g_noise + j, noisy ? sigma * g : V{}, lanes, stream);
+        }
+      });
+      if (dots) {
+        T* const to = dots + (p.b * a.K + p.k) * 3;
+        to[0] += sum(by_f), to[1] += sum(by_x), to[2] += sum(by_noise);
+      }
+    });
     data.write_back();
   });
   if (stream) {

@@ -58,7 +58,7 @@ __attribute__((noinline)) void predict_x0_rows_backward(const StepArgs& a, int64
       V by_x{}, by_output{};
       for_each_vector_rolled<T>(p.n, [&](int64_t i, int lanes) __attribute__((always_inline)) {
         const int64_t j = p.at + i;
-        V h = g_x0.p ? g_x0.at(j, lanes) : V{};  // zeros behind the end, so the sums need no mask
+        V h = g_x0.p ? g_x0.at(j, lanes) : V{};  // zeros past the end, so the sums need no mask
         if (needs_estimate) {
           const V x = x_t.at(j, lanes), o = output.at(j, lanes), raw = estimate(x, o);
           h = (I)(raw >= -limit) & (I)(raw <= limit) ? h : V{};

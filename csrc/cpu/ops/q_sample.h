@@ -83,31 +83,31 @@ __attribute__((noinline)) void q_sample_rows_backward(const SampleArgs& a, int64
     const X0Rows<T> x0_rows(a, data, dots);
     const Elements<T> g_x_t = data.input(a.g_x_t);
     T *const g_x0 = data.output(a.x0_per_b ? nullptr : a.g_x0), *const g_noise = data.output(a.g_noise);
-    for_each_piece(a, tile, data.input(dots ? a.noise : nullptr), false,
-                   [&](const Piece<T>& p) __attribute__((always_inline)) {
-                     if (a.t.values) {
-                       c = sample_coefficients_of(a, p.b, p.k);
-                     }
-                     const V c0 = V{} + (T)c.c0, c1 = V{} + (T)c.c1;
-                     const Elements<T> x0 = dots ? x0_rows.of(p) : Elements<T>{};
-                     V by_x0{}, by_noise{};
-                     for_each_vector_rolled<T>(p.n, [&](int64_t i, int lanes) __attribute__((always_inline)) {
-                       const V g = g_x_t.at(p.at + i, lanes);
-                       if (g_x0) {
-                         store(g_x0 + p.at + i, c0 * g, lanes, stream);
-                       }
-                       if (g_noise) {
-                         store(g_noise + p.at + i, c1 * g, lanes, stream);
-                       }
-                       if (dots) {
-                         by_x0 += g * x0.at(i, lanes), by_noise += g * p.noise.at(i, lanes);
-                       }
-                     });
-                     if (dots) {
-                       T* const to = dots + (p.b * a.K + p.k) * 2;
-                       to[0] += sum(by_x0), to[1] += sum(by_noise);
-                     }
-                   });
+    const Elements<T> noise = data.input(dots ? a.noise : nullptr);
+    for_each_piece(a, tile, noise, false, [&](const Piece<T>& p) __attribute__((always_inline)) {
+      if (a.t.values) {
+        c = sample_coefficients_of(a, p.b, p.k);
+      }
+      const V c0 = V{} + (T)c.c0, c1 = V{} + (T)c.c1;
+      const Elements<T> x0 = dots ? x0_rows.of(p) : Elements<T>{};
+      V by_x0{}, by_noise{};
+      for_each_vector_rolled<T>(p.n, [&](int64_t i, int lanes) __attribute__((always_inline)) {
+        const V g = g_x_t.at(p.at + i, lanes);
+        if (g_x0) {
+          store(g_x0 + p.at + i, c0 * g, lanes, stream);
+        }
+        if (g_noise) {
+          store(g_noise + p.at + i, c1 * g, lanes, stream);
+        }
+        if (dots) {
+          by_x0 += g * x0.at(i, lanes), by_noise += g * p.noise.at(i, lanes);
+        }
+      });
+      if (dots) {
+        T* const to = dots + (p.b * a.K + p.k) * 2;
+        to[0] += sum(by_x0), to[1] += sum(by_noise);
+      }
+    });
     data.write_back();
   });
   if (stream) {

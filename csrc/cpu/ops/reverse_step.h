@@ -1,6 +1,6 @@
 // reverse_step: one denoising step and the estimate of x0 that it goes through. Included once per instruction set.
 //
-// Every kind of prediction and process is one form with six coefficients per row, made in fp64:
+// Every kind of prediction and process is one form with six coefficients per row, computed in fp64:
 //   x0 = clip(c0 x_t + c1 output),  x_s = d0 x0 + d1 x_t + d2 output + sigma noise.
 #pragma once
 #include "cpu/ops/x0_estimate.h"
@@ -37,7 +37,7 @@ ORD_INLINE StepCoefficients step_coefficients_of(const StepArgs& a, int64_t b, i
   return step_coefficients(a, level_of(a.t, b, k), level_of(a.s, b, k));
 }
 
-// What a piece of a row is made from and goes to.
+// The inputs and outputs of a tile.
 template <class T>
 struct StepTile {
   Elements<T> x_t, output;
@@ -116,7 +116,7 @@ __attribute__((noinline)) void reverse_step_rows_backward(const StepArgs& a, int
       V sums[6] = {};
       for_each_vector_rolled<T>(p.n, [&](int64_t i, int lanes) __attribute__((always_inline)) {
         const int64_t j = p.at + i;
-        const V g = g_x_s.p ? g_x_s.at(j, lanes) : V{};  // zeros behind the end, so the sums need no mask
+        const V g = g_x_s.p ? g_x_s.at(j, lanes) : V{};  // zeros past the end, so the sums need no mask
         V h = d0 * g;                                    // the gradient of the estimate
         if (g_x0.p) {
           h += g_x0.at(j, lanes);

@@ -115,7 +115,7 @@ static void flush(T* __restrict part, double* __restrict sums, int64_t n) {
   }
 }
 
-// A row of logits, and where the row of its gradient is made; buffers for half types.
+// A row of logits, through `buffer` if of a half type.
 template <class T>
 ORD_INLINE Elements<T> logits_of(const TokenArgs& a, int64_t r, T* buffer) {
   return read_elements<T>(a.type, a.logits, r * a.V, a.V, a.R * a.V, buffer);

@@ -11,7 +11,7 @@ enum { kPad, kSos, kEos, kFirstValue };
 struct ValueDecodeArgs {
   bool is_double, pre_norm, gelu, windowed, monotone, constrained;
   bool projects_memory;  // else the memory has the width of the embedding
-  bool tabulate_qkv;     // the first layer's q, k, v of every token are made once
+  bool tabulate_qkv;     // the first layer's q, k, v of every token are computed once
   int64_t B, d, M, heads, F, V, L, steps;
   int64_t half, mixup;  // tokens on each side of a window; kNoMixup, ...
   double eps, temperature, cap;

@@ -149,8 +149,8 @@ static void norm(int64_t n, int64_t d, T eps, const T* from, int64_t stride, con
 
 // ---- attention of one row
 
-// q [heads width], scaled; keys and values of n positions, rows `stride` apart; memory for padded(n) scores -> to [d],
-// memory for a vector more behind.
+// q [heads width], scaled; keys and values of n positions, rows `stride` apart; score: padded(n) elements;
+// to [d], padded by a vector.
 template <class T>
 struct Attention {
   int64_t n, heads, width, stride;
@@ -205,7 +205,7 @@ __attribute__((noinline)) static void attend(const Attention<T>& a) {
     }
     const V most = V{} + largest(top);
     const V share = V{} + (T)1 / sum(exponentials(score, n, most));
-    for (int64_t j = 0; j < width; j += W) {  // lanes behind the head are the next one's to write
+    for (int64_t j = 0; j < width; j += W) {  // the next head overwrites the lanes past this one's
       V o = {};
       for (int64_t t = 0; t < n; ++t) {
         o += score[t] * load(v + t * stride + j);

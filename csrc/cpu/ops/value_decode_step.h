@@ -130,7 +130,7 @@ struct DecoderStep : PackedDecoder<T> {
       __builtin_memcpy(k + row.at * cache_row + i * kTileWidth, q + d_tiles * stride, m * sizeof(T));
       __builtin_memcpy(v + row.at * cache_row + i * kTileWidth, q + 2 * d_tiles * stride, m * sizeof(T));
     }
-    // What is written behind it is the next row's, or of no use.
+    // What is written past it is overwritten by the next row, or never read.
     T* const to = d_tiles == 1 ? mixed + r * kTileWidth : joined;
     attention<T>({row.at + 1, a.heads, head_width, cache_row, query, k, v, score, to});
     for (int64_t i = 0; d_tiles > 1 && i < d_tiles; ++i) {

@@ -30,7 +30,7 @@ struct PackedDecoder {
   T* const head = layers + a.L * decode_layer_size(a);                                  // [v_tiles][d_tiles] tiles
   T* const embedding = head + kTileSize * d_tiles * v_tiles;                            // [d_tiles][v_tiles 64][64]
   T* const project = embedding + kTileSize * d_tiles * v_tiles;                         // [d_tiles][m_tiles] tiles
-  T* const head_b = project + (a.projects_memory ? kTileSize * d_tiles * m_tiles : 0);  // -inf behind V
+  T* const head_b = project + (a.projects_memory ? kTileSize * d_tiles * m_tiles : 0);  // padded by -inf
   T* const values = head_b + v_tiles * kTileWidth;
   T* const project_b = values + v_tiles * kTileWidth;
   T* const last_norm = project_b + d_tiles * kTileWidth;           // weight, bias
@@ -76,7 +76,7 @@ struct PackedDecoder {
     }
   };
 
-  // Once per call: everything in tiles, zeros behind.
+  // Once per call: everything in tiles, zero-padded.
   void pack_weights() const {
     Reader from{a.weights};
     pack_tokens(from);

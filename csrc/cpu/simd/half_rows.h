@@ -33,7 +33,7 @@ ORD_INLINE Elements<T> read_elements(DType type, const void* tensor, int64_t at,
   return {(const T*)tensor + at, (const T*)tensor + size};
 }
 
-// Where elements from `at` on are made: in place, or in `buffer` if of a half type; then write_elements takes them on.
+// Where to compute elements from `at` on: in place, or in `buffer` if of a half type; write_elements then stores them.
 template <class T>
 ORD_INLINE T* place_for(DType type, void* tensor, int64_t at, T* buffer) {
   return !tensor ? nullptr : is_half(type) ? buffer : (T*)tensor + at;
