@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import lcc
+from .lcc import lcc
 
 __all__ = ["srcc"]
 

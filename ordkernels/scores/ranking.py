@@ -1,59 +1,8 @@
 """Scores of the order of rows: XAUC, AUC and RelaImpr, Spearman's correlation."""
 
-from typing import Any
-
-from .._backend import compiled_host, register_host
-from .._validation.numbers import number
-from ._inputs import columns
+from .auc import auc
+from .relaimpr import relaimpr
 from .srcc import srcc
 from .xauc import XAUCResult, xauc
 
 __all__ = ["XAUCResult", "auc", "relaimpr", "srcc", "xauc"]
-
-register_host("auc")
-
-
-def auc(y: Any, prediction: Any, *, weight: Any = None, num_threads: int | None = None) -> float:
-    """Area under the ROC curve: of the pairs of a positive and a negative, the share where the positive scores higher (ties: half).
-
-    Args:
-        y: labels ``[N]``, 0 or 1, both present.
-        prediction: ``[N]``, compared as they are.
-        weight: ``[N]``, at least 0.
-        num_threads: as for `xauc`.
-
-    Raises:
-        TypeError, ValueError: as `xauc`; labels that are not 0 and 1.
-
-    Example:
-        >>> auc([0, 1, 1], [0.2, 0.1, 0.9])
-        0.5
-    """
-    compiled_host("auc")
-    a, b = columns(y, prediction)
-    other = (a != 0) & (a != 1)
-    if other.any():
-        raise ValueError(f"y: expected labels 0 and 1, got {float(a[other][0])} at index {int(other.argmax())}")
-    if a.min() == a.max():
-        raise ValueError(f"y: expected both labels 0 and 1, got only {a[0]:g}")
-    return xauc(a, b, weight=weight, num_threads=num_threads).value
-
-
-def relaimpr(measured: float, base: float) -> float:
-    """RelaImpr: ``(measured - 0.5) / (base - 0.5) - 1`` of two AUCs, as a fraction (0.02 is 2 %).
-
-    Args:
-        measured: AUC of the model.
-        base: AUC of the model to compare with.
-
-    Raises:
-        TypeError, ValueError: not numbers; a base of 0.5, whose improvement has no scale.
-
-    Example:
-        >>> round(relaimpr(0.72, 0.70), 6)
-        0.1
-    """
-    m, b = number("measured", measured), number("base", base)  # an undefined AUC, NaN, has an undefined improvement
-    if b == 0.5:
-        raise ValueError("base: expected an AUC other than 0.5, got 0.5")
-    return (m - 0.5) / (b - 0.5) - 1

@@ -18,8 +18,8 @@ from .._validation.numbers import num_threads as _threads
 from .._validation.numbers import real
 from ..reference.histogram_jsd import divergences
 from ._inputs import finite_chunk, float64, intervals
-from .errors import correlation
 from .histogram_jsd import check_base
+from .lcc import correlation
 
 __all__ = ["Accumulator", "BinnedXAUC", "BinnedXAUCResult", "Coverage", "Errors", "GroupedJSD", "SampleScores", "State", "require_rows"]
 

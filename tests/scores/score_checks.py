@@ -4,6 +4,8 @@ import numpy as np
 
 import ordkernels
 
+SIZES = (1, 7, 8, 9, 1023, 1025, 70_000)  # below, at and above a block of the compiled sums
+
 
 def check_compiled(score, *args, **options):
     """A score's compiled kernel gives its reference's result, whatever the number of threads."""

@@ -1,0 +1,12 @@
+"""The definition of the cumulative score, in plain NumPy. Arguments are already checked."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["cumulative_score"]
+
+Floats = NDArray[np.float64]
+
+
+def cumulative_score(y: Floats, prediction: Floats, theta: float) -> float:
+    return float((np.abs(y - prediction) <= theta).mean())

@@ -1,0 +1,31 @@
+"""Mean absolute error."""
+
+from typing import Any
+
+from .._backend import compiled_host, register_host
+from .._validation.numbers import num_threads as _threads
+from ..reference import mae as reference
+from ._inputs import finite_columns, float64
+
+__all__ = ["mae"]
+
+register_host("mae")
+
+
+def mae(y: Any, prediction: Any, *, num_threads: int | None = None) -> float:
+    """Mean absolute error ``mean |y - prediction|``, in the unit of y.
+
+    Args:
+        y: labels ``[N]``.
+        prediction: ``[N]``, in the unit of y.
+        num_threads: by default ``ORDKERNELS_NUM_THREADS``, or every core. It changes no result.
+
+    Raises:
+        TypeError, ValueError: no rows, shapes that differ, NaN or infinities (how many, and the first).
+
+    Example:
+        >>> mae([1.0, 4.0], [2.0, 1.0])
+        2.0
+    """
+    c, (a, b) = compiled_host("mae"), finite_columns(y, prediction)
+    return c.errors(a, b, 0.0, _threads(num_threads))[0] / len(a) if c else reference.mae(*float64(a, b))
