@@ -47,6 +47,10 @@ SCHEMAS: dict[str, tuple[str, str | None]] = {
         "(Tensor q, Tensor y, Tensor levels) -> Tensor",
         "(Tensor q, Tensor y, Tensor levels, Tensor? g, int grad_mask) -> (Tensor, Tensor)",
     ),
+    "interval_score": (
+        "(Tensor lower, Tensor upper, Tensor y, float level) -> Tensor",
+        "(Tensor lower, Tensor upper, Tensor y, Tensor g, float level, int grad_mask) -> (Tensor, Tensor, Tensor)",
+    ),
     # capacity: [B], or the number `cap`, infinite for none
     "nested_min": (
         "(Tensor increments, Tensor widths, Tensor? capacity, float cap) -> (Tensor value, Tensor clipped)",

@@ -11,6 +11,7 @@ from .flow_sample import flow_sample
 from .flow_step import flow_step
 from .fusion_chain import fusion_chain
 from .guided_posterior_step import guided_posterior_step
+from .interval_score import interval_score
 from .nested_min import nested_min
 from .pinball import pinball
 from .planar_flow import planar_flow
@@ -25,7 +26,7 @@ from .windowed_value import windowed_value
 __all__ = [
     "DecodeResult", "DecoderWeights", "MLPWeights", "SessionWeights", "XAUCResult", "auc", "conditional_planar_flow", "coverage", "crps",
     "cumulative_score", "denoise_chain", "embedding_mixup", "encode_increments", "flow_sample", "flow_step", "fusion_chain",
-    "guided_posterior_step", "histogram_jsd", "lcc", "mae", "mae_by_interval", "nested_min", "pinball", "planar_flow",
-    "planar_flow_inverse", "predict_x0", "q_sample", "relaimpr", "reverse_step", "rmse", "srcc", "value_decode",
+    "guided_posterior_step", "histogram_jsd", "interval_score", "lcc", "mae", "mae_by_interval", "nested_min", "pinball",
+    "planar_flow", "planar_flow_inverse", "predict_x0", "q_sample", "relaimpr", "reverse_step", "rmse", "srcc", "value_decode",
     "wasserstein_quantile_loss", "windowed_value", "xauc",
 ]  # fmt: skip
