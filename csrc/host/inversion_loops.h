@@ -1,6 +1,14 @@
 // Inversions of few keys, and across digits: the loops of inversions.cpp for one instruction set (see per_isa.h).
+// Products are rounded before they are added, so that the sums are the same on every instruction set.
 
 namespace ordkernels::host::ORD_ISA {
+
+typedef double Double16 __attribute__((vector_size(128), may_alias));
+typedef int64_t Int64x16 __attribute__((vector_size(128), may_alias));
+
+ORD_TARGET inline Double16 masked(const Double16& v, const int64_t* mask) {
+  return reinterpret_cast<Double16>(reinterpret_cast<Int64x16>(v) & *reinterpret_cast<const Int64x16*>(mask));
+}
 
 template <class K>
 ORD_TARGET void key_range(const K* __restrict a, int64_t n, K* low, K* high) {
@@ -88,23 +96,52 @@ ORD_TARGET void count_small(const K* a, int64_t n, int64_t* above, int64_t* equa
   }
 }
 
-// The sums of w_i w_j over the same pairs as in count_small.
+// The sums of w_i w_j over the pairs i < j of few rows with a[i] > a[j], and over those with a[i] < a[j].
 template <class K>
 ORD_TARGET void weigh_small(const K* __restrict a, const double* __restrict w, int64_t n, double* above,
-                            double* equal) {
-  double more = 0, same = 0;
+                            double* below) {
+  double more = 0, less = 0;
   for (int64_t i = 1; i < n; ++i) {
     const K k = a[i];
-    double m = 0, s = 0;
+    double m = 0, l = 0;
     for (int64_t j = 0; j < i; ++j) {
       m += a[j] > k ? w[j] : 0;
-      s += a[j] == k ? w[j] : 0;
+      l += a[j] < k ? w[j] : 0;
     }
     more += m * w[i];
-    same += s * w[i];
+    less += l * w[i];
   }
   *above = more;
-  *equal = same;
+  *below = less;
+}
+
+// The same sums over the pairs of a[0, n) whose digits differ, and each digit's count and weight: as count_digits, with
+// sums of weights in the lanes.
+template <class K>
+ORD_TARGET void weigh_digits(const K* __restrict a, const double* __restrict w, int64_t n, K least, int shift,
+                             uint32_t* __restrict count, double* __restrict weight, double* above, double* below) {
+  using U = std::make_unsigned_t<K>;
+  alignas(128) double high_above[16] = {}, high_below[16] = {}, low_above[16][16] = {}, low_below[16][16] = {};
+  double more = 0, less = 0;
+  for (int d = 0; d < 256; ++d) {
+    count[d] = 0;
+    weight[d] = 0;
+  }
+  for (int64_t i = 0; i < n; ++i) {
+    const unsigned d = static_cast<unsigned>((static_cast<U>(a[i]) - static_cast<U>(least)) >> shift);
+    const unsigned h = d >> 4, l = d & 15;
+    more += w[i] * (high_above[h] + low_above[h][l]);
+    less += w[i] * (high_below[h] + low_below[h][l]);
+    const Double16 v = w[i] - Double16{};
+    *reinterpret_cast<Double16*>(high_above) += masked(v, kDigitLanes.below[h]);
+    *reinterpret_cast<Double16*>(high_below) += masked(v, kDigitLanes.above[h]);
+    *reinterpret_cast<Double16*>(low_above[h]) += masked(v, kDigitLanes.below[l]);
+    *reinterpret_cast<Double16*>(low_below[h]) += masked(v, kDigitLanes.above[l]);
+    ++count[d];
+    weight[d] += w[i];
+  }
+  *above = more;
+  *below = less;
 }
 
 }  // namespace ordkernels::host::ORD_ISA

@@ -30,6 +30,21 @@ constexpr LanesBelow kLanesBelow = [] {  // lane l of row d: l < d
   return t;
 }();
 
+// Lane j of below[d] is all ones where j < d, of above[d] where j > d.
+struct DigitLanes {
+  alignas(128) int64_t below[16][16], above[16][16];
+};
+constexpr DigitLanes kDigitLanes = [] {
+  DigitLanes t{};
+  for (int d = 0; d < 16; ++d) {
+    for (int j = 0; j < 16; ++j) {
+      t.below[d][j] = j < d ? -1 : 0;
+      t.above[d][j] = j > d ? -1 : 0;
+    }
+  }
+  return t;
+}();
+
 }  // namespace
 
 }  // namespace ordkernels::host
@@ -46,7 +61,6 @@ class InversionCounter {
  public:
   using Keys = WeightedKeys<K, Weighted>;
   using Count = Inversions<Weighted>;
-  using Sum = PairSum<Weighted>;
 
   // The inversions of a [n]; what it counts it also sorts, from a to b and back, until few keys are left.
   static Count count(Keys a, Keys b, int64_t n, int threads) {
@@ -62,7 +76,7 @@ class InversionCounter {
     K least, greatest;
     ORD_DISPATCH(key_range(a.key, n, &least, &greatest));
     if (least == greatest) {
-      return count_equal(a, n);
+      return count_equal(n);
     }
     const bool by_nibble = !Weighted && n <= kMediumSize;
     const int shift = digit_shift(least, greatest, by_nibble ? 4 : 8);
@@ -70,10 +84,11 @@ class InversionCounter {
     uint32_t next[kDigits];
     double weight[Weighted ? kDigits : 1];
     Count total;
-    if (by_nibble) {
-      total.above = static_cast<Sum>(ORD_DISPATCH(count_nibbles(a.key, n, least, shift, next)));
+    if constexpr (Weighted) {
+      total = weigh_digits(a, n, least, shift, next, weight);
     } else {
-      total.above = count_digits(a, n, least, shift, next, weight);
+      total.above = static_cast<int64_t>(by_nibble ? ORD_DISPATCH(count_nibbles(a.key, n, least, shift, next))
+                                                   : ORD_DISPATCH(count_digits(a.key, n, least, shift, next)));
     }
     for (uint32_t d = 0, sum = 0; d < digits; ++d) {
       sum += std::exchange(next[d], sum);
@@ -93,7 +108,7 @@ class InversionCounter {
   static Count count_small(Keys a, int64_t n) {
     Count total;
     if constexpr (Weighted) {
-      ORD_DISPATCH(weigh_small(a.key, a.w, n, &total.above, &total.equal));
+      ORD_DISPATCH(weigh_small(a.key, a.w, n, &total.above, &total.below));
     } else {
       alignas(32) K keys[kSmallSize<K>];
       for (int64_t i = 0; i < n; ++i) {
@@ -105,37 +120,21 @@ class InversionCounter {
     return total;
   }
 
-  static Count count_equal(Keys a, int64_t n) {
-    double sum = 0, squares = 0;
+  static Count count_equal(int64_t n) {
     if constexpr (Weighted) {
-      for (int64_t i = 0; i < n; ++i) {
-        sum += a.w[i];
-        squares += a.w[i] * a.w[i];
-      }
+      return {};
+    } else {
+      return {0, all_pairs(n)};
     }
-    return {0, all_pairs<Weighted>(n, sum, squares)};
   }
 
-  // One block: the pairs that differ in the digit, and the count and, weighted, the weight of each digit.
-  static Sum count_digits(Keys a, int64_t n, K least, int shift, uint32_t* count, double* weight) {
-    if constexpr (!Weighted) {
-      return static_cast<int64_t>(ORD_DISPATCH(count_digits(a.key, n, least, shift, count)));
-    } else {
-      double high[16] = {}, low[16][16] = {}, total = 0;  // as in the unweighted count_digits
-      std::fill_n(count, kDigits, 0);
-      std::fill_n(weight, kDigits, 0.0);
-      for (int64_t i = 0; i < n; ++i) {
-        const unsigned d = digit(a.key[i], least, shift), h = d >> 4, l = d & 15;
-        total += a.w[i] * (high[h] + low[h][l]);
-        for (unsigned j = 0; j < 16; ++j) {
-          high[j] += j < h ? a.w[i] : 0;
-          low[h][j] += j < l ? a.w[i] : 0;
-        }
-        ++count[d];
-        weight[d] += a.w[i];
-      }
-      return total;
-    }
+  // One block: the pairs that differ in the digit, and the count and the weight of each digit.
+  static Count weigh_digits(Keys a, int64_t n, K least, int shift, uint32_t* count, double* weight)
+    requires Weighted
+  {
+    Count c;
+    ORD_DISPATCH(weigh_digits(a.key, a.w, n, least, shift, count, weight, &c.above, &c.below));
+    return c;
   }
 
   static void move_to_digits(Keys a, Keys b, int64_t n, K least, int shift, auto* next) {
@@ -167,18 +166,30 @@ class InversionCounter {
       greatest = std::max(greatest, high);
     }
     if (least == greatest) {
-      return count_equal(a, n);
+      return count_equal(n);
     }
     const int shift = digit_shift(least, greatest);
     std::vector<uint32_t> counts(blocks * kDigits);
     std::vector<double> weights(Weighted ? blocks * kDigits : 1);
-    std::vector<Sum> within(blocks);
+    std::vector<Count> within(blocks);
     parallel_for(blocks, threads, [&](int64_t c) {
-      within[c] = count_digits(a.at(c * kBlock), size(c), least, shift, counts.data() + c * kDigits,
-                               weights.data() + (Weighted ? c * kDigits : 0));
+      const Keys block = a.at(c * kBlock);
+      uint32_t* count = counts.data() + c * kDigits;
+      if constexpr (Weighted) {
+        within[c] = weigh_digits(block, size(c), least, shift, count, weights.data() + c * kDigits);
+      } else {
+        within[c].above = static_cast<int64_t>(ORD_DISPATCH(count_digits(block.key, size(c), least, shift, count)));
+      }
     });
     Count total;
-    total.above = count_across(counts, weights, within);
+    if constexpr (Weighted) {
+      total = weigh_across(weights);
+    } else {
+      total.above = count_across(counts);
+    }
+    for (const auto& count_of_block : within) {
+      total += count_of_block;
+    }
     std::vector<int64_t> next(blocks * kDigits), start(kDigits + 1);
     int64_t sum = 0;
     for (int d = 0; d < kDigits; ++d) {
@@ -195,25 +206,38 @@ class InversionCounter {
     return count_each_digit(b, a, start, total, threads);
   }
 
-  // Pairs within blocks, and across them: those with an earlier block whose digit is above.
-  // counts, weights [blocks, kDigits], within [blocks].
-  static Sum count_across(const std::vector<uint32_t>& counts, const std::vector<double>& weights,
-                          const std::vector<Sum>& within) {
-    Sum total = 0;
-    std::vector<Sum> seen(kDigits, 0);
-    for (size_t c = 0; c < within.size(); ++c) {
-      Sum above = 0, across = 0;
+  // Pairs of rows of different blocks, the earlier of which has the greater digit. counts [blocks, kDigits].
+  static int64_t count_across(const std::vector<uint32_t>& counts) {
+    int64_t total = 0;
+    std::vector<int64_t> seen(kDigits, 0);
+    for (size_t c = 0; c < counts.size(); c += kDigits) {
+      int64_t above = 0;
       for (int d = kDigits - 1; d >= 0; --d) {
-        Sum here;
-        if constexpr (Weighted) {
-          here = weights[c * kDigits + d];
-        } else {
-          here = counts[c * kDigits + d];
-        }
-        across += here * above;
+        const int64_t here = counts[c + d];
+        total += here * above;
         above += std::exchange(seen[d], seen[d] + here);
       }
-      total += across + within[c];
+    }
+    return total;
+  }
+
+  // The same of weights [blocks, kDigits], both ways.
+  static Count weigh_across(const std::vector<double>& weights)
+    requires Weighted
+  {
+    Count total;
+    std::vector<double> seen(kDigits, 0);
+    for (size_t c = 0; c < weights.size(); c += kDigits) {
+      const double* here = weights.data() + c;
+      double above = 0, below = 0;
+      for (int d = kDigits - 1; d >= 0; --d) {
+        total.above += here[d] * above;
+        above += seen[d];
+      }
+      for (int d = 0; d < kDigits; ++d) {
+        total.below += here[d] * below;
+        below += std::exchange(seen[d], seen[d] + here[d]);
+      }
     }
     return total;
   }

@@ -1,7 +1,9 @@
 // Inversions of a sequence of keys: pairs i < j with key_i > key_j, exactly, in O(n log n).
+//
+// With weights a pair counts w_i w_j. Nothing is ever subtracted: each sum of products is as accurate as its terms, and
+// 0 where there is no pair.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 #include <type_traits>
 
@@ -10,24 +12,27 @@ namespace ordkernels::host {
 template <bool Weighted>
 using PairSum = std::conditional_t<Weighted, double, int64_t>;
 
-// Pairs i < j with key_i > key_j, and those with equal keys; weighted: the sums of their w_i w_j.
+// Pairs i < j with key_i > key_j, and those with equal keys.
 template <bool Weighted>
 struct Inversions {
-  PairSum<Weighted> above = 0, equal = 0;
+  int64_t above = 0, equal = 0;
   void operator+=(const Inversions& o) {
     above += o.above;
     equal += o.equal;
   }
 };
 
-// The pairs among n rows; weighted: the sum of w_i w_j, from the sums of w and w^2.
-template <bool Weighted>
-PairSum<Weighted> all_pairs(int64_t n, double sum, double squares) {
-  if constexpr (Weighted) {
-    return std::max(sum * sum - squares, 0.0) / 2;
+// The sums of w_i w_j over the pairs with key_i > key_j, and over those with key_i < key_j.
+template <>
+struct Inversions<true> {
+  double above = 0, below = 0;
+  void operator+=(const Inversions& o) {
+    above += o.above;
+    below += o.below;
   }
-  return n % 2 ? n * ((n - 1) / 2) : n / 2 * (n - 1);
-}
+};
+
+constexpr int64_t all_pairs(int64_t n) { return n % 2 ? n * ((n - 1) / 2) : n / 2 * (n - 1); }
 
 // Keys [n] and weights [n], null unless weighted.
 template <class K, bool Weighted>

@@ -149,7 +149,7 @@ const double* weights(const Weights& w, int64_t n) {
   return w->data();
 }
 
-// (discordant, tied in the prediction, pairs of different y); reference: (concordant, tied, pairs).
+// (concordant, tied in the prediction, pairs of different y); reference: (concordant, tied, all pairs).
 py::tuple xauc_counts(const py::array& y_, const py::array& p_, const Weights& w_, bool reference, int threads) {
   const int64_t n = y_.size();
   const host::Column y = column("y", y_, n), p = column("prediction", p_, n);
@@ -163,10 +163,10 @@ py::tuple xauc_counts(const py::array& y_, const py::array& p_, const Weights& w
     }
     return host::xauc_counts(y, p, w, n, threads);
   });
-  return std::visit([](const auto& c) -> py::tuple { return py::make_tuple(c.discordant, c.tied, c.pairs); }, count);
+  return std::visit([](const auto& c) -> py::tuple { return py::make_tuple(c.concordant, c.tied, c.pairs); }, count);
 }
 
-// (discordant, tied, pairs) over all groups; then of the groups with a pair: how many, the sums of concordant / pairs
+// (concordant, tied, pairs) over all groups; then of the groups with a pair: how many, the sums of concordant / pairs
 // and tied / pairs.
 py::tuple xauc_groups(const py::array& y_, const py::array& p_, const Weights& w_, const Array<int64_t>& group,
                       int threads) {
@@ -177,7 +177,7 @@ py::tuple xauc_groups(const py::array& y_, const py::array& p_, const Weights& w
   const auto count = unlocked([&] { return host::xauc_groups(y, p, w, group.data(), n, threads); });
   return std::visit(
       [](const auto& c) -> py::tuple {
-        return py::make_tuple(c.pairs.discordant, c.pairs.tied, c.pairs.pairs, c.groups, c.concordant, c.tied);
+        return py::make_tuple(c.pairs.concordant, c.pairs.tied, c.pairs.pairs, c.groups, c.concordant, c.tied);
       },
       count);
 }

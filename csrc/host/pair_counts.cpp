@@ -21,29 +21,14 @@ WeightedKeys<K, Weighted> keys_in(Row<K, Weighted>* rows, int64_t n) {
   }
 }
 
-// What a chunk's runs of equal predictions come to.
-template <bool Weighted>
-struct Ties {
-  PairSum<Weighted> pairs = 0;  // of different y
-  double sum = 0, squares = 0;  // of all weights
-};
-
-// A run of rows [n] of equal predictions: its y and weights go to `to`.
-template <class K, bool Weighted>
-void add_run(const Row<K, Weighted>* rows, int64_t n, bool y_sorted, WeightedKeys<K, Weighted> to,
-             Ties<Weighted>& ties) {
-  if (!Weighted && n == 1) {
-    to.key[0] = rows[0].y;
-    return;
-  }
-  double sum = 0, squares = 0;
+// A run of rows [n] of equal predictions: its y and weights go to `to`. Returns its pairs of different y.
+template <class K>
+int64_t tied_pairs(const Row<K, false>* rows, int64_t n, bool y_sorted, WeightedKeys<K, false> to) {
   for (int64_t r = 0; r < n; ++r) {
     to.key[r] = rows[r].y;
-    if constexpr (Weighted) {
-      to.w[r] = rows[r].w;
-      sum += to.w[r];
-      squares += to.w[r] * to.w[r];
-    }
+  }
+  if (n == 1) {
+    return 0;
   }
   const K* y = to.key;
   std::vector<K> sorted;
@@ -52,20 +37,30 @@ void add_run(const Row<K, Weighted>* rows, int64_t n, bool y_sorted, WeightedKey
     std::sort(sorted.begin(), sorted.end());
     y = sorted.data();
   }
-  PairSum<Weighted> equal = 0;
+  int64_t equal = 0;
   for (int64_t r = 0, end; r < n; r = end) {
-    double part = 0, part_squares = 0;
     for (end = r; end < n && y[end] == y[r]; ++end) {
-      if constexpr (Weighted) {
-        part += to.w[end];
-        part_squares += to.w[end] * to.w[end];
-      }
     }
-    equal += all_pairs<Weighted>(end - r, part, part_squares);
+    equal += all_pairs(end - r);
   }
-  ties.pairs += all_pairs<Weighted>(n, sum, squares) - equal;
-  ties.sum += sum;
-  ties.squares += squares;
+  return all_pairs(n) - equal;
+}
+
+// The same, weighted: each y's weight times that of all lower ones.
+template <class K>
+double tied_pairs(const Row<K, true>* rows, int64_t n, bool /*y_sorted*/, WeightedKeys<K, true> to) {
+  double total = 0, lower = 0;
+  for (int64_t r = 0, end; r < n; r = end) {
+    double here = 0;
+    for (end = r; end < n && rows[end].y == rows[r].y; ++end) {
+      to.key[end] = rows[end].y;
+      to.w[end] = rows[end].w;
+      here += rows[end].w;
+    }
+    total += here * lower;
+    lower += here;
+  }
+  return total;
 }
 
 }  // namespace
@@ -78,20 +73,23 @@ PairCount<Weighted> count_pairs(Row<K, Weighted>* rows, Row<K, Weighted>* spare,
   }
   sort_rows(rows, spare, n, !tied_as_given, threads);
   const auto keys = keys_in(spare, n);
-  Ties<Weighted> total;  // of the first chunk, the only one of a small group
-  std::vector<Ties<Weighted>> later(run_chunks(n) - 1);
+  PairSum<Weighted> tied = 0;  // in the first chunk, the only one of a small group
+  std::vector<PairSum<Weighted>> later(run_chunks(n) - 1);
   for_each_run(
       n, threads, [&](int64_t i, int64_t j) { return rows[i].p == rows[j].p; },
       [&](int64_t i, int64_t j, int64_t c) {
-        add_run(rows + i, j - i, !tied_as_given, keys.at(i), c ? later[c - 1] : total);
+        (c ? later[c - 1] : tied) += tied_pairs(rows + i, j - i, !tied_as_given, keys.at(i));
       });
-  for (const auto& ties : later) {
-    total.pairs += ties.pairs;
-    total.sum += ties.sum;
-    total.squares += ties.squares;
+  for (const auto& pairs : later) {
+    tied += pairs;
   }
   const auto inversions = count_inversions(keys, keys_in(rows, n), n, threads);
-  return {inversions.above, total.pairs, all_pairs<Weighted>(n, total.sum, total.squares) - inversions.equal};
+  if constexpr (Weighted) {  // rows of equal predictions lie in rising order of y: they are among the pairs below
+    return {inversions.above, tied, std::max(inversions.below - tied, 0.0), inversions.above + inversions.below};
+  } else {
+    const int64_t pairs = all_pairs(n) - inversions.equal;
+    return {inversions.above, tied, pairs - tied - inversions.above, pairs};
+  }
 }
 
 template PairCount<false> count_pairs(Row<int32_t, false>*, Row<int32_t, false>*, int64_t, bool, int);

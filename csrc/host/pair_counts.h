@@ -8,15 +8,18 @@
 
 namespace ordkernels::host {
 
-// Weighted: the sums of w_i w_j over the pairs.
+// Weighted: the sums of w_i w_j over the pairs, each to the accuracy of its terms, but for `concordant` where nearly
+// all pairs are tied.
 template <bool Weighted>
 struct PairCount {
   PairSum<Weighted> discordant = 0;
-  PairSum<Weighted> tied = 0;   // in the prediction, of different y
+  PairSum<Weighted> tied = 0;  // in the prediction, of different y
+  PairSum<Weighted> concordant = 0;
   PairSum<Weighted> pairs = 0;  // all of different y
   void operator+=(const PairCount& o) {
     discordant += o.discordant;
     tied += o.tied;
+    concordant += o.concordant;
     pairs += o.pairs;
   }
 };

@@ -13,12 +13,37 @@ namespace {
 
 constexpr int64_t kChunkRows = 64 * 1024;  // per unit of work where groups are short
 
+// load(rows, reversed) loads n rows, with the order of the predictions reversed or not.
+//
+// Weighted concordant pairs are what tied ones leave of a sum. Where that is little, the rounding of the sum could
+// count as pairs: they are counted on their own, as the discordant pairs of the reversed predictions.
+template <class K, bool Weighted, class Load>
+PairCount<Weighted> count_loaded(Row<K, Weighted>* rows, Row<K, Weighted>* spare, int64_t n, int threads,
+                                 const Load& load) {
+  load(rows, false);
+  PairCount<Weighted> count = count_pairs(rows, spare, n, false, threads);
+  if constexpr (Weighted) {
+    if (count.tied > 0 && count.concordant < count.tied / 16) {
+      load(rows, true);
+      count.concordant = count_pairs(rows, spare, n, false, threads).discordant;
+    }
+  }
+  return count;
+}
+
 template <class K, bool Weighted>
 PairCount<Weighted> count_all(const Column& y, const Column& p, const double* w, int64_t n, bool reference,
                               int threads) {
   Buffer<Row<K, Weighted>> rows(n), spare(n);
-  load_all_rows(y, p, w, n, reference, threads, rows.data());
-  return count_pairs(rows.data(), spare.data(), n, reference, threads);
+  const auto load = [&](auto* to, bool reversed) { load_all_rows(y, p, w, n, reversed, threads, to); };
+  if (reference) {
+    load(rows.data(), true);
+    PairCount<Weighted> count = count_pairs(rows.data(), spare.data(), n, true, threads);
+    count.concordant = count.discordant;
+    count.pairs = static_cast<PairSum<Weighted>>(all_pairs(n));
+    return count;
+  }
+  return count_loaded<K, Weighted>(rows.data(), spare.data(), n, threads, load);
 }
 
 template <class K, bool Weighted>
@@ -39,15 +64,17 @@ GroupedPairCount<Weighted> count_groups(const Column& y, const Column& p, const 
     Buffer<Row<K, Weighted>> rows(longest), spare(longest);
     GroupedPairCount<Weighted>& sum = each[c];
     for (int64_t g = begin; g < end; ++g) {
-      load_rows(y, p, w, grouped.order.data() + grouped.starts[g], grouped.size(g), false, rows.data());
-      const auto found = count_pairs(rows.data(), spare.data(), grouped.size(g), false, 1);
+      const auto load = [&](auto* to, bool reversed) {
+        load_rows(y, p, w, grouped.order.data() + grouped.starts[g], grouped.size(g), reversed, to);
+      };
+      const auto found = count_loaded<K, Weighted>(rows.data(), spare.data(), grouped.size(g), 1, load);
       sum.pairs += found;
       if (!(found.pairs > 0)) {
         continue;
       }
       const auto pairs = static_cast<double>(found.pairs);
       ++sum.groups;
-      sum.concordant += static_cast<double>(found.pairs - found.tied - found.discordant) / pairs;
+      sum.concordant += static_cast<double>(found.concordant) / pairs;
       sum.tied += static_cast<double>(found.tied) / pairs;
     }
   });

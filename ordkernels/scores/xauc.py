@@ -1,7 +1,11 @@
 """XAUC: the share of pairs that a prediction orders as the labels do."""
 
 import math
+from fractions import Fraction
 from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from .._backend import compiled_host, forced_backend, register_host
 from .._validation import arrays
@@ -14,8 +18,10 @@ __all__ = ["XAUCResult", "xauc"]
 
 register_host("xauc", on_device="torch's own sorts")
 
-Counts = tuple[float, float, float]
-GroupSums = tuple[int, float, float]
+Counts = tuple[Any, Any, Any]  # concordant, tied, pairs: ints or floats
+GroupSums = tuple[int, float, float]  # groups with a pair, the sums of their concordant and tied shares of pairs
+
+_LARGEST = 480  # exponents of 2 within which neither a sum of products of two weights overflows nor a product underflows
 
 
 class XAUCResult(NamedTuple):
@@ -46,7 +52,7 @@ def xauc(
     Args:
         y, prediction: ``[N]``, compared as they are: no dtype is rounded. Infinities are values like any other. Tensors on one
             CUDA device are counted there, by torch's sorts.
-        weight: ``[N]``, at least 0: a pair counts ``w_i w_j``.
+        weight: ``[N]``, at least 0: a pair counts ``w_i w_j``, to rounding whatever the weights; pairs of weight 0 are none.
         group: ``[N]`` integers, any ids in any order (users): only pairs within a group count, and the counts are over all groups.
         average: with groups, the value is the mean over ``"group"`` of each group's own share, over those with at least one pair;
             or the share of all their pairs together (``"pair"``).
@@ -54,7 +60,8 @@ def xauc(
 
     Returns:
         ``XAUCResult(value, concordant, tied_prediction, pairs)``; the value is NaN if no pair counts. Workspace: 16 bytes a row,
-        32 where y or the prediction has 64 bits, 48 with weights, and 16 more with groups.
+        32 where y or the prediction has 64 bits, 48 with weights, and 16 more with groups. Positive weights that differ by a factor
+        above 1e288 take Python's integers, and much longer.
 
     Raises:
         TypeError, ValueError: no rows, shapes that differ, NaN; weights that are negative or infinite; weight or group with
@@ -71,7 +78,8 @@ def xauc(
     check_options(ties, average)
     if ties == "reference" and (weight is not None or group is not None):
         raise ValueError(f"{'group' if weight is None else 'weight'}: expected None with ties='reference', got an array")
-    if forced_backend() is None and _on_device(y, prediction, weight, group):
+    exponent = 0
+    if forced_backend() is None and _on_device(y, prediction, weight, group) and (weight is None or _is_ordinary(weight)):
         from .xauc_device import count
 
         counts, sums = count(y, prediction, weight, group, ties == "reference")
@@ -79,8 +87,11 @@ def xauc(
         a, b = columns(y, prediction)
         w = None if weight is None else arrays.weights("weight", weight, length=len(a))
         g = None if group is None else arrays.integers("group", group, length=len(a))
-        counts, sums = _compiled_counts(c, a, b, w, g, ties, _threads(num_threads)) if c else _reference_counts(a, b, w, g, ties)
-    return result(counts, sums if average == "group" else None, ties)
+        if w is not None and not _is_ordinary(w):
+            w, exponent = _scaled(w)
+        on_reference = c is None or (w is not None and w.dtype == object)
+        counts, sums = _reference_counts(a, b, w, g, ties) if on_reference else _compiled_counts(c, a, b, w, g, ties, _threads(num_threads))
+    return result(counts, sums if average == "group" else None, ties, exponent)
 
 
 def check_options(ties: Any, average: Any) -> None:
@@ -88,13 +99,29 @@ def check_options(ties: Any, average: Any) -> None:
     one_of("average", average, ("group", "pair"))
 
 
+def _is_ordinary(w: Any) -> bool:
+    """Whether all positive weights, of an array or a tensor, are within 2^480 either way."""
+    positive = w[w > 0]
+    return not len(positive) or (float(positive.min()) >= 2.0**-_LARGEST and float(positive.max()) < 2.0**_LARGEST)
+
+
+def _scaled(w: NDArray[np.float64]) -> tuple[NDArray[Any], int]:
+    """Weights times a power of 2, and its exponent: ordinary, or else as integers."""
+    mantissa, exponents = np.frexp(w)
+    most, least = int(exponents[w > 0].max()), int(exponents[w > 0].min())
+    if most - least < 2 * _LARGEST:
+        return np.ldexp(w, _LARGEST - most), _LARGEST - most
+    whole = np.ldexp(mantissa, 53).astype(np.int64).tolist()
+    shifts = np.maximum(exponents - least, 0).tolist()
+    return np.array([m << s for m, s in zip(whole, shifts, strict=True)], object), 53 - least
+
+
 def _compiled_counts(c: Any, y: Any, p: Any, w: Any, g: Any, ties: str, threads: int) -> tuple[Counts, GroupSums | None]:
-    n, a, b = len(y), arrays.same_order(y), arrays.same_order(p)
+    a, b = arrays.same_order(y), arrays.same_order(p)
     if g is not None:
         found = c.xauc_groups(a, b, w, g, threads)
         return found[:3], found[3:]
-    found = c.xauc_counts(a, b, w, ties == "reference", threads)
-    return ((*found[:2], n * (n - 1) // 2) if ties == "reference" else found), None
+    return c.xauc_counts(a, b, w, ties == "reference", threads), None
 
 
 def _reference_counts(y: Any, p: Any, w: Any, g: Any, ties: str) -> tuple[Counts, GroupSums | None]:
@@ -104,21 +131,25 @@ def _reference_counts(y: Any, p: Any, w: Any, g: Any, ties: str) -> tuple[Counts
     return found, None if g is None else reference.group_means(y, p, w, g)
 
 
-def result(counts: Counts, sums: GroupSums | None, ties: str) -> XAUCResult:
-    """From (discordant, tied, pairs), or (concordant, tied, pairs) for ``ties="reference"``.
-
-    `sums`: of the groups with a pair, how many, and the sums of their concordant and tied shares of pairs.
-    """
-    discordant, tied, pairs = counts
-    if ties == "reference":
-        return XAUCResult(discordant / pairs if pairs else math.nan, discordant, tied, pairs)
-    concordant, half = max(pairs - tied - discordant, 0), ties == "half"
+def result(counts: Counts, sums: GroupSums | None, ties: str, exponent: int = 0) -> XAUCResult:
+    """`exponent`: of the power of 2 that the weights were multiplied by."""
+    concordant, tied, pairs = counts
+    half = ties == "half"
     if sums is not None:
         groups, sum_concordant, sum_tied = sums
         value = (sum_concordant + half * sum_tied / 2) / groups if groups else math.nan
     else:
-        value = (concordant + half * tied / 2) / pairs if pairs > 0 else math.nan
+        value = (2 * concordant + half * tied) / (2 * pairs) if pairs else math.nan
+    if exponent:
+        concordant, tied, pairs = (_times_power_of_2(x, -2 * exponent) for x in counts)
     return XAUCResult(value, concordant, tied, pairs)
+
+
+def _times_power_of_2(x: float, exponent: int) -> float:
+    try:
+        return math.ldexp(x, exponent) if isinstance(x, float) else float(Fraction(x) * Fraction(2) ** exponent)
+    except OverflowError:
+        return math.inf
 
 
 def _on_device(*columns: Any) -> bool:

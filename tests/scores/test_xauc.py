@@ -131,7 +131,7 @@ def test_torch_path_counts_the_same(n, rng):
         y = orders[rng.integers(len(orders))]
         a, b = torch.tensor(np.array(y)), torch.tensor(np.array(p))
         concordant, tied, pairs = brute_xauc(y, p)
-        assert count(a, b, None, None, False)[0] == (pairs - tied - concordant, tied, pairs)
+        assert count(a, b, None, None, False)[0] == (concordant, tied, pairs)
     for _ in range(5):
         m = 30 * n
         y, p, g = torch.randint(0, 9, (m,)), torch.rand(m).mul(20).floor(), torch.randint(-3, 3, (m,)) * 10**15
