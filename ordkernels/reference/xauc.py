@@ -66,9 +66,9 @@ def inversions(code: Ints, weight: Array | None = None) -> Any:
     """
     n = len(code)
     bits = max(n - 1, 0).bit_length()
-    rank = np.arange(1 << bits)
+    rank: Ints = np.arange(1 << bits)
     rank[np.argsort(code, kind="stable")] = np.arange(n)  # a permutation; ties keep their order, so none is an inversion
-    w = np.zeros(1 << bits, np.int64 if weight is None else weight.dtype)
+    w: Array = np.zeros(1 << bits, np.int64 if weight is None else weight.dtype)
     w[:n] = 1 if weight is None else weight
     total: Any = 0
     for bit in range(bits - 1, -1, -1):
