@@ -9,6 +9,7 @@ import triton.language as tl
 UNCONSTRAINED = tl.constexpr(0)
 SMOOTH = tl.constexpr(2)  # 1, constrained, is what remains
 SMOOTH_SHIFT = tl.constexpr(0.5413248546129181)  # ln(e - 1)
+INVERSE_E = tl.constexpr(0.36787944117144233)
 
 
 @triton.jit
@@ -62,6 +63,13 @@ def softplus(x):
 
 
 @triton.jit
+def _expm1_negative(x):
+    """expm1(-x) = -2 t / (1 + t) with t = tanh(x / 2), for 0 <= x < 1."""
+    t, _h = tanh_sech2(0.5 * x)
+    return -2.0 * t / (1.0 + t)
+
+
+@triton.jit
 def layer_terms(wu, ww, MODE: tl.constexpr):
     """From w.u and w.w: (c, s, x, sp, n2, slope).
 
@@ -77,17 +85,23 @@ def layer_terms(wu, ww, MODE: tl.constexpr):
     e = tl.exp(-tl.abs(x))
     soft = log1p(e)
     sp = tl.where(x > 0, x, 0.0) + soft
-    # m(w.u) - w.u = softplus(-x) + shift - 1, which does not cancel
-    c = tl.where(has_w, (tl.where(x < 0, -x, 0.0) + soft + (shift - 1.0)) / n2, 0.0)
+    m, rest = sp - 1.0, tl.where(x < 0, -x, 0.0) + soft + (shift - 1.0)  # m(w.u) - w.u = softplus(-x) + shift - 1
+    if MODE == SMOOTH:  # near 0 both cancel: m(x) = log1p((1 - 1/e) expm1(x)), m(x) - x = log1p(expm1(-x) / e)
+        near = tl.abs(wu) < 1.0
+        y = log1p(tl.where(wu < 0, 1.0 - INVERSE_E, INVERSE_E) * _expm1_negative(tl.where(near, tl.abs(wu), 0.0)))
+        m = tl.where(near, tl.where(wu < 0, y, wu + y), m)
+        rest = tl.where(near, tl.where(wu < 0, y - wu, y), rest)
+    c = tl.where(has_w, rest / n2, 0.0)
     slope = tl.where(has_w, tl.where(x < 0, e, 1.0) / (1.0 + e), 1.0)
-    return c, tl.where(has_w, sp - 1.0, wu), x, sp, n2, slope
+    s = tl.where(c == c, tl.where(has_w, m, wu), c)  # w.uhat is NaN where uhat is
+    return c, s, x, sp, n2, slope
 
 
 @triton.jit
 def log_abs_det(t, h, s, x, sp, MODE: tl.constexpr):
     """log |1 + h s|, t = tanh a, h = sech^2 a. Constrained: log(t^2 + h sp) > -inf, as logaddexp(2 log |t|, x) where that underflows."""
     v = h * s
-    near = v > -0.5
+    near = (v > -0.5) | (v != v)
     if MODE == UNCONSTRAINED:
         det = tl.abs(1.0 + v)
         return _log(tl.where(near, v, -1.0), det)
@@ -107,7 +121,7 @@ def log_det_slopes(t, h, s, x, sp, slope, MODE: tl.constexpr):
     if MODE == UNCONSTRAINED:
         inv = 1.0 / (1.0 + v)
         return -2.0 * t * v * inv, h * inv, tl.abs(inv)
-    det = tl.where(v > -0.5, 1.0 + v, t * t + h * sp)
+    det = tl.where((v > -0.5) | (v != v), 1.0 + v, t * t + h * sp)
     tiny = det < (1e-290 if t.dtype == tl.float64 else 1e-30)
     inv = 1.0 / tl.where(tiny, 1.0, det)
     lt = 2.0 * tl.log(tl.where(tiny, tl.abs(t), 1.0))
@@ -142,6 +156,8 @@ def solve_layer(r, s):
     Four steps at a time, at most 28, then two more.
     """
     eps = 1e-15 if r.dtype == tl.float64 else 3e-7
+    infinite, given = (tl.abs(r) == float("inf")) & (tl.abs(s) < float("inf")), r  # then a is r
+    r = tl.where(infinite, 0.0, r)
     p = tl.abs(r)
     s = s + tl.zeros_like(p)
     up = tl.where(s > 0, s, 0.0)
@@ -166,4 +182,4 @@ def solve_layer(r, s):
         )  # NaN compares false: its row does not keep the others iterating
         rounds += 1
     a = tl.where(r < 0, -a, a)
-    return _newton(_newton(a, r, s), r, s)
+    return tl.where(infinite, given, _newton(_newton(a, r, s), r, s))

@@ -16,6 +16,7 @@ from ._common import compute_dtype
 
 UNCONSTRAINED, CONSTRAINED, SMOOTH = 0, 1, 2
 SMOOTH_SHIFT = math.log(math.e - 1)  # softplus of it is 1: m(0) = 0
+LARGE = 64.0  # from there on softplus(x) is x to the last bit, in fp64 too
 
 
 def to_groups(z: Tensor, *params: Tensor) -> tuple[Tensor, ...]:
@@ -33,14 +34,31 @@ def layer_terms(u: Tensor, w: Tensor, mode: int) -> tuple[Tensor, ...]:
     x = (w * u).sum(-1, keepdim=True)
     if mode == UNCONSTRAINED:
         one = torch.ones_like(x)
-        return u, torch.zeros_like(x), x, x, one, one
+        return u + 0 * w, torch.zeros_like(x), x, x, one, one  # NaN for an infinite w, as in the other modes
     n2 = (w * w).sum(-1, keepdim=True)
     live = n2 > 0  # w = 0: no correction and no gradient of it, uhat = u
     n2 = torch.where(live, n2, 1.0)
     shifted = x + SMOOTH_SHIFT if mode == SMOOTH else x
     m = F.softplus(shifted, threshold=50.0) - 1
-    c = torch.where(live, (m - x) / n2, 0.0)
-    return u + c * w, c, torch.where(live, m, x), shifted, n2, torch.where(live, torch.sigmoid(shifted), 1.0)
+    # Of large x it is softplus(-shifted) + shift - 1, with a softplus of 0: neither cancellation nor inf - inf.
+    rest = torch.where(x > LARGE, (SMOOTH_SHIFT if mode == SMOOTH else 0.0) - 1, m - torch.where(x > LARGE, 0.0, x))
+    if mode == SMOOTH:
+        m, rest = _smooth_near_zero(x, m, rest)
+    c = torch.where(live, rest / n2, 0.0)
+    s = torch.where(c.isnan(), c, torch.where(live, m, x))  # w.uhat is NaN where uhat is
+    return u + c * w, c, s, shifted, n2, torch.where(live, torch.sigmoid(shifted), 1.0)
+
+
+def _smooth_near_zero(x: Tensor, m: Tensor, rest: Tensor) -> tuple[Tensor, Tensor]:
+    """The smooth m(x) and m(x) - x where |x| < 1, without the cancellation of softplus(x + ln(e - 1)) - 1.
+
+    ``m(x) = log1p((1 - 1/e) expm1(x))``, ``m(x) - x = log1p(expm1(-x) / e)``.
+    """
+    near, negative = x.abs() < 1, x < 0
+    safe = torch.where(near, x, 0.0)
+    grown = torch.expm1(torch.where(negative, safe, -safe))
+    y = torch.log1p(torch.where(negative, (1 - 1 / math.e) * grown, grown / math.e))
+    return torch.where(near, torch.where(negative, y, x + y), m), torch.where(near, torch.where(negative, y - x, y), rest)
 
 
 def sech2(a: Tensor) -> Tensor:
@@ -53,7 +71,7 @@ def log_abs_det(a: Tensor, s: Tensor, x: Tensor, mode: int) -> Tensor:
     """log |1 + sech^2(a) s|; for a constrained layer as log(tanh^2 a + sech^2(a) softplus(x)), in logs where that underflows."""
     h = sech2(a)
     v = h * s
-    near = v > -0.5
+    near = ~(v <= -0.5)  # also where v is NaN
     mild = torch.log1p(torch.where(near, v, 0.0))
     if mode == UNCONSTRAINED:
         return torch.where(near, mild, torch.log((1 + torch.where(near, 1.0, v)).abs()))
@@ -73,7 +91,7 @@ def log_det_slopes(a: Tensor, s: Tensor, x: Tensor, slope: Tensor, mode: int) ->
         det = 1 + h * s
         return -2 * t * h * s / det, h / det
     log_det = log_abs_det(a, s, x, mode)
-    det = torch.where(h * s > -0.5, 1 + h * s, t * t + h * F.softplus(x, threshold=50.0))
+    det = torch.where(~(h * s <= -0.5), 1 + h * s, t * t + h * F.softplus(x, threshold=50.0))
     tiny = det < _tiny(a)
     safe = torch.where(tiny, 1.0, det)
     by_a = torch.where(tiny, 2 * torch.sign(t) * torch.exp(torch.log(t.abs()) - log_det), -2 * t * h * s / safe)

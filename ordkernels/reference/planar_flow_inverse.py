@@ -53,6 +53,8 @@ def solve_layer(r: Tensor, s: Tensor, steps: int = 28) -> Tensor:
     For s > 0 the left side is concave and ``max(r / (1 + s), r - s)`` lies left of the root; for s < 0 it is convex, and
     ``a - tanh a >= a^3 / 5`` up to 1 bounds the root from the right. The last two steps carry first and second derivatives.
     """
+    infinite = r.isinf() & s.isfinite()  # then a is r
+    given, r = r, torch.where(infinite, 0.0, r)
     with torch.no_grad():
         p, q = r.abs(), s.clamp(max=0).abs()
         below = torch.maximum(p / (1 + s.clamp(min=0)), p - s)
@@ -62,7 +64,7 @@ def solve_layer(r: Tensor, s: Tensor, steps: int = 28) -> Tensor:
         for _ in range(steps):
             a = _newton(a, p, s).clamp(min=0)
         a = torch.copysign(a, r)
-    return _newton(_newton(a, r, s), r, s)
+    return torch.where(infinite, given, _newton(_newton(a, r, s), r, s))
 
 
 def _newton(a: Tensor, r: Tensor, s: Tensor) -> Tensor:

@@ -17,6 +17,30 @@ constexpr float kShift = 0.541324855f;  // ln(e - 1)
 template <>
 constexpr double kShift<vd> = 0.5413248546129181;
 
+constexpr float kLarge = 64;  // from there on softplus(x) is x to the last bit, in fp64 too
+
+template <class V>
+constexpr float kRise = 0.632120559f;  // m'(0) = 1 - 1 / e of the smooth m
+template <>
+constexpr double kRise<vd> = 0.6321205588285577;
+
+// The smooth m(x) and m(x) - x where |x| < 1, without the cancellation of softplus(x + ln(e - 1)) - 1:
+// m(x) = log1p((1 - 1/e) expm1(x)), m(x) - x = log1p(expm1(-x) / e).
+template <class V>
+ORD_INLINE void smooth_near_zero(V x, V& m, V& rest) {
+  const auto near = absolute(x) < 1.0f;
+  if (!any(near)) {
+    return;
+  }
+  V e, em1;
+  exp_neg(x, e, em1);
+  const auto negative = x < 0.0f;
+  const V weight = negative ? (V){} + kRise<V> : (V){} + (1 - kRise<V>);
+  const V y = log1p_v(weight * em1);
+  m = near ? (negative ? y : x + y) : m;
+  rest = near ? (negative ? y - x : y) : rest;
+}
+
 template <class V>
 ORD_INLINE LayerTerms<V> layer_terms(V wu, V ww, int mode) {
   LayerTerms<V> l;
@@ -27,10 +51,16 @@ ORD_INLINE LayerTerms<V> layer_terms(V wu, V ww, int mode) {
   const auto live = ww > 0.0f;  // w = 0: no correction and no gradient of it
   l.x = mode == 2 ? wu + kShift<V> : wu;
   softplus_sigmoid(l.x, l.sp, l.slope);
-  const V m = l.sp - 1.0f;
+  V m = l.sp - 1.0f;
+  // Of large w.u it is softplus(-x) + shift - 1, with a softplus of 0: neither cancellation nor inf - inf.
+  V rest = wu > kLarge ? (V){} + ((mode == 2 ? kShift<V> : 0) - 1) : m - wu;
+  if (mode == 2) {
+    smooth_near_zero(wu, m, rest);
+  }
   l.n2 = live ? ww : one;
-  l.c = live ? (m - wu) / l.n2 : (V){};
+  l.c = live ? rest / l.n2 : (V){};
   l.s = live ? m : wu;
+  l.s = l.c == l.c ? l.s : l.c;  // w.uhat is NaN where uhat is
   l.slope = live ? l.slope : one;
   return l;
 }
@@ -127,7 +157,8 @@ ORD_INLINE void solve_layers(T* r, const T* s, const T* sp, int n) {
     const V room = 1.0f - q > 1e-30f ? 1.0f - q : zero + 1e-30f;
     V right = p + q < p / room ? p + q : p / room;
     right = cubic <= 1.0f && cubic < right ? cubic : right;
-    store(root + i, concave ? left : right);
+    right = concave ? left : right;
+    store(root + i, sv < __builtin_inff() ? right : zero + __builtin_nanf(""));  // no root where s is infinite or NaN
     running[i / W] = p == p;
   }
   for (int step = 0; step < 40; ++step) {
