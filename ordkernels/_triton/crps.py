@@ -29,7 +29,10 @@ def crps_kernel(
     sign = (d > 0).to(tl.float32) - (d < 0).to(tl.float32)
     sign = tl.where(d != d, d, sign)
     slope = sign * per_row - (2 * l - (L - 1)).to(tl.float32)[None, :] * per_pair
-    tl.store(value + r, tl.sum(tl.where(mask, d * slope, 0.0), 1), mask=r < B)
+    total = tl.sum(tl.where(mask, d * slope, 0.0), 1)
+    has_nan = tl.max((mask & (d != d)).to(tl.int32), 1) > 0
+    infinite = (tl.abs(label) == float("inf")) & (~has_nan)  # though a factor may be 0
+    tl.store(value + r, tl.where(infinite, float("inf"), total), mask=r < B)
     if SLOPES:
         tl.store(slopes + r[:, None] * L + column, slope, mask=mask)
 

@@ -28,6 +28,12 @@ def _sign(code):
 
 
 @triton.jit
+def _mean(x, L):
+    total = tl.sum(x, 1)
+    return tl.where(total == float("inf"), tl.sum(x / L, 1), total / L)  # the sum may overflow where the mean does not
+
+
+@triton.jit
 def wasserstein_kernel(
     samples, q_user, q_item, lam, loss, signs, slope, B, L, SIGNS: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_L: tl.constexpr
 ):
@@ -38,7 +44,7 @@ def wasserstein_kernel(
     s, column = sort_rows(tl.load(samples + offsets, mask=mask, other=0.0).to(tl.float32), l, L)  # [BLOCK_B, BLOCK_L]
     a = tl.where(mask, s - tl.load(q_user + offsets, mask=mask, other=0.0).to(tl.float32), 0.0)
     b = tl.where(mask, s - tl.load(q_item + offsets, mask=mask, other=0.0).to(tl.float32), 0.0)
-    to_user, to_item = tl.sum(tl.abs(a), 1) / L, tl.sum(tl.abs(b), 1) / L
+    to_user, to_item = _mean(tl.abs(a), L), _mean(tl.abs(b), L)
     w = tl.load(lam + r, mask=r < B, other=0.0)
     tl.store(loss + r, (w * to_user + (1 - w) * to_item).to(loss.dtype.element_ty), mask=r < B)
     tl.store(slope + r, to_user - to_item, mask=r < B)

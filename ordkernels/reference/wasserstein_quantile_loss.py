@@ -27,8 +27,8 @@ def wasserstein_quantile_loss(
     code_a, code_b = _code(a), _code(b)
     # Not a.abs(): torch gives it the gradient 0 at NaN, which would hide the NaN from an optimiser.
     to_user, to_item = a * _sign(code_a, a), b * _sign(code_b, b)
-    loss = (lam * to_user + (1 - lam) * to_item).mean(-1)
-    slope = (to_user - to_item).mean(-1).detach()
+    loss = _mean(lam * to_user + (1 - lam) * to_item)
+    slope = _mean(to_user - to_item).detach()
     if not grad_mask:
         return loss.to(samples.dtype), order.new_empty((0, 2, s.shape[-1]), dtype=torch.uint8), slope
     by_rank = code_a + 4 * code_b
@@ -48,6 +48,12 @@ def wasserstein_quantile_loss_backward(signs: Tensor, slope: Tensor, lam: Tensor
         empty_unless(grad_mask & Q_ITEM, (-item * _sign(by_rank // 4, slope)).to(dtype)),
         empty_unless(grad_mask & LAM, g * slope),
     )
+
+
+def _mean(x: Tensor) -> Tensor:
+    """[B,L] -> [B]: also where the sum overflows and the mean does not."""
+    mean = x.mean(-1)
+    return torch.where(mean.isfinite(), mean, (x / x.shape[-1]).sum(-1))
 
 
 def _code(x: Tensor) -> Tensor:

@@ -171,7 +171,9 @@ static void forward(const CrpsArgs& a, void* scratch, int64_t begin, int64_t end
     double sums[kRows];
     sum_columns(tile, lift, per_row, L, sums);
     for (int64_t r = 0; r < n; ++r) {
-      value[r0 + r] = has_nan[r] ? (F)__builtin_nan("") : (F)sums[r];
+      const F infinity = (F)__builtin_inf();
+      const bool infinite_y = y[r0 + r] == infinity || y[r0 + r] == -infinity;  // one of its factors may be 0
+      value[r0 + r] = has_nan[r] ? (F)__builtin_nan("") : infinite_y ? infinity : (F)sums[r];
       if constexpr (sizeof(Key) > sizeof(F)) {  // keys with places
         const int64_t at = (r0 + r) * L;
         write_slopes(tile + r, lift, per_row, samples + at, y[r0 + r], has_nan[r], L, slopes + at);

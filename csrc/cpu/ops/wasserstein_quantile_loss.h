@@ -43,7 +43,7 @@ RS_INLINE void load_tile(const T* __restrict samples, int64_t n, int64_t L, Key*
   }
 }
 
-// Sums of the sorted samples' distances to each vector.
+// The sorted samples' mean distances to each vector, or their sums.
 template <class F>
 struct Distances {
   F user, item;
@@ -59,6 +59,19 @@ __attribute__((noinline)) static Distances<F> distances(const Key* __restrict ke
     const F s = number(keys[l]), from_u = s - load(u[l]), from_v = s - load(v[l]);
     user += from_u < 0 ? -from_u : from_u;
     item += from_v < 0 ? -from_v : from_v;
+  }
+  return {user, item};
+}
+
+// Of a row whose sums overflow: each distance divided by L before it is added.
+template <class T, class F, class Key>
+__attribute__((noinline)) static Distances<F> large_distances(const Key* __restrict keys, const T* __restrict u,
+                                                              const T* __restrict v, int64_t L) {
+  F user = 0, item = 0;
+  for (int64_t l = 0; l < L; ++l) {
+    const F s = number(keys[l]), from_u = s - load(u[l]), from_v = s - load(v[l]);
+    user += (from_u < 0 ? -from_u : from_u) / (F)L;
+    item += (from_v < 0 ? -from_v : from_v) / (F)L;
   }
   return {user, item};
 }
@@ -101,9 +114,14 @@ static void forward(const WassersteinArgs& a, void* scratch, int64_t begin, int6
         keys[l] = tile[l * kRows + r];
       }
       const Distances<F> to = distances<T, F>(keys, u, v, L);
-      const F w = lam[r0 + r];
-      store(loss + r0 + r, (w * to.user + (1 - w) * to.item) / (F)L);
-      slope[r0 + r] = (to.user - to.item) / (F)L;
+      const F w = lam[r0 + r], total = w * to.user + (1 - w) * to.item, inf = (F)__builtin_inf();
+      F mean = total / (F)L, by_lam = (to.user - to.item) / (F)L;
+      if (!(to.user < inf && to.item < inf && total < inf && -total < inf)) {
+        const Distances<F> part = large_distances<T, F>(keys, u, v, L);
+        mean = w * part.user + (1 - w) * part.item, by_lam = part.user - part.item;
+      }
+      store(loss + r0 + r, mean);
+      slope[r0 + r] = by_lam;
       if (a.signs) {
         write_signs<T, F>(keys, u, v, L, a.signs + (r0 + r) * 2 * L);
       }
