@@ -28,7 +28,8 @@ def _posterior(
         d0, d1 = tl.sqrt(to) * (ratio / (1.0 - at)), tl.sqrt(at / to) * rest
         if BETA:
             rest = rest * 0.0 + 1.0
-        sigma = tl.where(to == 1.0, 0.0, tl.sqrt(ratio * rest))
+        done = to == 1.0  # x_s is the estimate of x0, also where t = 1
+        d0, d1, sigma = tl.where(done, 1.0, d0), tl.where(done, 0.0, d1), tl.where(done, 0.0, tl.sqrt(ratio * rest))
         d0, d1, sigma = d0[:, None].to(ACC), d1[:, None].to(ACC), sigma[:, None].to(ACC)
     else:  # and one return for both: all of a function's returns must have one type
         zero = (b[:, None] * 0).to(ACC)
@@ -112,10 +113,12 @@ def guided_backward_kernel(
 
 def _host_coefficients(t: float, s: float, beta: bool) -> tuple[float, float, float]:
     """`_posterior` for one level."""
+    if s == 1:
+        return 1.0, 0.0, 0.0
     if t == 1:
         return math.nan, math.nan, math.nan
     ratio, rest = (s - t) / s, (1 - s) / (1 - t)
-    variance = 0.0 if s == 1 else ratio if beta else ratio * rest
+    variance = ratio if beta else ratio * rest
     sigma = math.nan if variance < 0 else math.sqrt(variance)
     return math.sqrt(s) * (ratio / (1 - t)), math.sqrt(t / s) * rest, sigma
 

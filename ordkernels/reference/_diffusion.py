@@ -54,10 +54,13 @@ def step_coefficients(kind: int, t: Tensor, s: Tensor, eta: float, reclip: bool)
     if kind == FLOW:
         zero = torch.zeros_like(s - t)
         return zero, zero + 1, s - t, zero
+    done = (t == 1) & (s == 1)  # no noise to tell epsilon by, nor to go on with: x_s is the estimate of x0
+    t = torch.where(done, 0.5, t)
     e0, e1, e2 = eps_coefficients(kind, t, reclip)
     var = variance(t, s, eta)
     q = torch.sqrt((1 - s - var).clamp(min=0))
-    return torch.sqrt(s) + q * e2, q * e0, q * e1, torch.sqrt(var) if eta else var
+    sigma = torch.sqrt(var) if eta else var
+    return torch.sqrt(s) + q * e2, q * e0, q * e1, sigma
 
 
 def to_rows(coefficients: Coefficients, like: Tensor) -> Coefficients:

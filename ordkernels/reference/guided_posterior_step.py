@@ -13,6 +13,7 @@ from ._diffusion import Coefficients, per_row, step_noise, to_rows
 
 def posterior_coefficients(t: Tensor, s: Tensor, beta: bool) -> Coefficients:
     """d0, d1, sigma."""
+    t = torch.where((t == 1) & (s == 1), 0.5, t)  # x_s is the combined estimate, as from any other t to s = 1
     share, left = (s - t) / s, (1 - s) / (1 - t)  # share: 1 - t / s, the beta of a step from s to t
     d0, d1 = torch.sqrt(s) * (share / (1 - t)), torch.sqrt(t / s) * left
     variance = torch.where(s == 1, 1.0, share if beta else share * left)

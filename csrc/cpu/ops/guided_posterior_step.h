@@ -16,10 +16,13 @@ struct PosteriorCoefficients {
 };
 
 static PosteriorCoefficients posterior_coefficients(double t, double s, bool beta_variance) {
+  if (s == 1) {  // x_s is the estimate of x0, also where t = 1
+    return {1, 0, 0};
+  }
   const double beta = (s - t) / s;  // 1 - t / s, of a step from s to t
   const double left = (1 - s) / (1 - t);
   return {__builtin_sqrt(s) * (beta / (1 - t)), __builtin_sqrt(t / s) * left,
-          s == 1 ? 0 : __builtin_sqrt(beta_variance ? beta : beta * left)};
+          __builtin_sqrt(beta_variance ? beta : beta * left)};
 }
 ORD_INLINE PosteriorCoefficients posterior_coefficients_of(const GuidedArgs& a, int64_t b, int64_t k) {
   return posterior_coefficients(level_of(a.t, b, k), level_of(a.s, b, k), a.beta_variance);
