@@ -15,7 +15,8 @@ def _linear(x, w, b, at, d_mask, d: tl.constexpr):
 def layer_norm(x, w, at, d_mask, d: tl.constexpr, eps):
     """Weight, then bias, at w; padded columns are 0 and stay so."""
     c = tl.where(d_mask[None, :], x - (tl.sum(x, 1) / d)[:, None], 0.0)
-    scale = 1.0 / tl.sqrt(tl.sum(c * c, 1) / d + eps)
+    variance = tl.sum(c * c, 1) / d
+    scale = tl.where(variance == float("inf"), float("nan"), 1.0 / tl.sqrt(variance + eps))  # an overflow tells no scale
     return c * scale[:, None] * tl.load(w + at, mask=d_mask, other=0.0)[None, :] + tl.load(w + d + at, mask=d_mask, other=0.0)[None, :]
 
 

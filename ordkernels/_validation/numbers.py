@@ -5,7 +5,7 @@ import operator
 import os
 from typing import Any
 
-__all__ = ["integer", "num_threads", "number", "one_of", "positive_sizes", "real", "seed", "stream_step"]
+__all__ = ["boolean", "integer", "num_threads", "number", "one_of", "positive_sizes", "real", "seed", "stream_step"]
 
 
 def integer(name: str, x: Any, *, least: int | None = None, most: int | None = None) -> int:
@@ -43,7 +43,16 @@ def number(name: str, x: Any, form: str = "a number") -> float:
         return x
     if isinstance(x, bool | str | bytes) or not hasattr(x, "__float__") or getattr(x, "ndim", None):
         raise TypeError(f"{name}: expected {form}, got {type(x).__name__}")
+    if isinstance(x, int) and not -(2**63) <= x < 2**64:  # torch takes no larger ones as numbers
+        raise ValueError(f"{name}: expected a number of at most 64 bits, got {x.bit_length()}")
     return float(x)
+
+
+def boolean(name: str, x: Any) -> bool:
+    """``x``, True or False."""
+    if isinstance(x, bool) or type(x).__name__ in ("bool_", "bool"):  # of NumPy too
+        return bool(x)
+    raise TypeError(f"{name}: expected a bool, got {type(x).__name__}")
 
 
 def real(name: str, x: Any, *, least: float = -math.inf, most: float = math.inf, finite: bool = True) -> float:

@@ -36,7 +36,10 @@ def window_width(window: Any) -> int:
     """-1 for None, the whole vocabulary."""
     if window is None:
         return -1
-    return min(integer("window", window, least=0), 2**31 - 1)
+    width = integer("window", window, least=0)
+    if width >= 2**63:
+        raise ValueError(f"window: expected a number of at most 64 bits, got {width}")
+    return min(width, 2**31 - 1)
 
 
 def fold_logits(kernel: OpOverload) -> VmapRule:

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from .._validation import tensors as checks
-from .._validation.numbers import integer, one_of, real
+from .._validation.numbers import boolean, integer, one_of, real
 from .._validation.numbers import seed as signed_seed
 from ..reference import value_decode as reference
 from ._register import Op
+from ._tokens import window_width
 from ._weights import DecoderWeights, weights_of
 
 __all__ = ["DecodeResult", "value_decode"]
@@ -82,18 +83,23 @@ def value_decode(
     weights = weights_of(decoder, DecoderWeights, "decoder", "a ValueDecoder")
     steps = _check_inputs(memory, weights, max_tokens)
     mode = MIXUP[one_of("mixup", mixup, (None, "window", "full"))], one_of("readout", readout, ("tokens", "windowed")) == "windowed"
-    window, temperature = min(integer("window", window, least=0), 2**31 - 1), real("temperature", temperature, least=0)
-    if not isinstance(monotone, (bool, np.bool_)):
-        raise TypeError(f"monotone: expected a bool, got {type(monotone).__name__}")
+    window, temperature = window_width(integer("window", window)), _temperature(temperature, memory)
     row_ids, draw_ids = checks.row_ids("row_ids", row_ids, memory), checks.row_ids("draw_ids", draw_ids, memory)
     if temperature == 0:
         row_ids = draw_ids = None
     elif row_ids is None:
         row_ids = torch.arange(memory.shape[0], device=memory.device)
-    constants = steps, window, *mode, temperature, bool(monotone)
+    constants = steps, window, *mode, temperature, boolean("monotone", monotone)
     seed = signed_seed(seed)
     with torch.no_grad():
         return _run(memory, weights, values, capacity, row_ids, draw_ids, constants, seed)
+
+
+def _temperature(temperature: Any, memory: Tensor) -> float:
+    """Where logits divided by it would be infinite, or masked ones not, the limit: 0, which is greedy, and almost uniform noise."""
+    t = real("temperature", temperature, least=0)
+    least: float = torch.finfo(torch.float64 if memory.dtype == torch.float64 else torch.float32).tiny * 2.0**26
+    return 0.0 if t < least else min(t, 1 / least)
 
 
 def _check_inputs(memory: Tensor, weights: DecoderWeights, max_tokens: Any) -> int:

@@ -35,7 +35,7 @@ def next_logits(x: Tensor, memory: Tensor, weights: Sequence[Tensor], heads: int
         w = weights[3 + i * size : 3 + (i + 1) * size]
 
         def norm(x: Tensor, at: int, w: Sequence[Tensor] = w) -> Tensor:
-            return F.layer_norm(x, (d,), w[at], w[at + 1], eps)
+            return layer_norm(x, w[at], w[at + 1], eps)
 
         q, k, v = F.linear(norm(x, 12) if pre else x, w[0], w[1]).view(B, T, 3, heads, d // heads).permute(2, 0, 3, 1, 4)
         scores = q @ k.transpose(-1, -2) * (d // heads) ** -0.5  # [B, heads, T, T]
@@ -48,7 +48,13 @@ def next_logits(x: Tensor, memory: Tensor, weights: Sequence[Tensor], heads: int
         x = x + F.linear(F.gelu(h) if gelu else F.relu(h), w[10], w[11])
         x = x if pre else norm(x, 14)
     x = x[:, -1]
-    return F.linear(F.layer_norm(x, (d,), rest[-2], rest[-1], eps) if pre else x, weights[1], weights[2])
+    return F.linear(layer_norm(x, rest[-2], rest[-1], eps) if pre else x, weights[1], weights[2])
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """NaN where the variance overflows: torch gives NaN or 0, as its loops happen to be vectorised."""
+    y = F.layer_norm(x, x.shape[-1:], weight, bias, eps)
+    return torch.where((x - x.mean(-1, keepdim=True)).square().mean(-1, keepdim=True).isinf(), torch.nan, y)
 
 
 def gumbel(u: Tensor) -> Tensor:

@@ -26,11 +26,11 @@ ORD_INLINE auto largest(V v) {
 }
 
 template <class V>
-ORD_INLINE V inverse_root(V v) {
+ORD_INLINE V inverse_root(V v) {  // NaN for infinity: a variance that overflows tells no scale
   for (int i = 0; i < kSize<V>; ++i) {
     v[i] = __builtin_sqrt(v[i]);
   }
-  return 1.0f / v;
+  return v < __builtin_inff() ? 1.0f / v : (V){} + __builtin_nanf("");
 }
 
 // x Phi(x), absolute error below 2e-7 max(1, |x|): erf by Cephes' polynomials, in x^2 below 1 and in 1 / x^2 above.
