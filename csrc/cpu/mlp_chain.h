@@ -59,7 +59,7 @@ inline void check(const char* x_name, Tensors& t, int64_t coefficients, int64_t 
 using Source = PackedWeightsCache::Source;
 
 // The weights that every chain packs.
-inline std::vector<Source> packed_sources(const MlpArgs& a) {
+inline std::vector<Source> packed_sources(MlpArgs& a) {
   const int64_t size = a.is_double ? 8 : 4;
   return {{a.embedding, a.S * a.E * size},    {a.b_in, a.H * size},        {a.b_out, a.D * size},
           {a.w_in, a.H * (a.D + a.E) * size}, {a.w_out, a.D * a.H * size}, {a.w_cond, a.H * a.C * size}};

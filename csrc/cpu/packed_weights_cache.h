@@ -7,11 +7,12 @@
 #include <vector>
 
 // What the calling thread packed last, with a copy of its sources: for one row, packing takes as long as half of a
-// chain, and comparing a tenth of that. Compared bit for bit, so a weight changed in any way counts at once.
+// chain, and comparing a tenth of that. Compared bit for bit, so a weight changed in any way counts at once. Packed from
+// the copy: another thread may be changing the sources, and what is packed has to be what is compared.
 class PackedWeightsCache {
  public:
   struct Source {
-    const void* data;
+    const void*& data;  // the caller's pointer: to its tensor, and after `lookup` to the copy
     int64_t bytes;
   };
 
@@ -48,6 +49,7 @@ class PackedWeightsCache {
       if (!cache.ready) {
         std::memcpy(copy, s.data, s.bytes);
       }
+      s.data = copy;
       copy += s.bytes;
     }
     return &cache;

@@ -37,15 +37,20 @@ class ChainPlan:
 
     def embedding(self, frequencies: Tensor, dtype: torch.dtype) -> Tensor:
         """e(t) of the timesteps, [S, E]; cached while the frequencies are this very tensor, unchanged."""
+        if frequencies.is_inference():  # whose changes are not counted
+            return self._embed(frequencies, dtype)
         embedding: Tensor | None
         made_of, version, embedding = self.embeddings.get(dtype, (None, 0, None))
-        now = 0 if frequencies.is_inference() else frequencies._version
+        now = frequencies._version
         if embedding is None or made_of() is not frequencies or version != now:
-            with torch.inference_mode(False):
-                angle = self.times.to(frequencies.dtype)[:, None] * frequencies
-                embedding = torch.cat((angle.sin(), angle.cos()), dim=-1).to(dtype)
+            embedding = self._embed(frequencies, dtype)
             self.embeddings[dtype] = (weakref.ref(frequencies), now, embedding)
         return embedding
+
+    def _embed(self, frequencies: Tensor, dtype: torch.dtype) -> Tensor:
+        with torch.inference_mode(False):
+            angle = self.times.to(frequencies.dtype)[:, None] * frequencies
+            return torch.cat((angle.sin(), angle.cos()), dim=-1).to(dtype)
 
     def noise_arguments(
         self, noise: Tensor | None, row_ids: Any, draw_ids: Any, rows: Tensor, rows_name: str
