@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import os
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +18,16 @@ from typing import Any
 __all__ = ["available_backends", "use_backend"]
 
 BACKENDS = ("reference", "cpu", "triton", "cuda")
+ISAS = ("base", "avx2", "avx512")  # of the compiled parts, csrc/common/isa.h
+
+
+def _warn_of_unknown_isa() -> None:
+    isa = os.environ.get("ORDKERNELS_ISA", "")
+    if isa and isa.lower() not in ISAS:
+        warnings.warn(f"ORDKERNELS_ISA: expected {', '.join(ISAS[:-1])} or {ISAS[-1]}, got {isa!r}: ignored", stacklevel=2)
+
+
+_warn_of_unknown_isa()
 
 
 @dataclass
@@ -258,6 +269,7 @@ def host_module() -> ModuleType | None:
     try:
         return importlib.import_module("ordkernels._host")
     except ImportError:
+        warnings.warn(f"ordkernels' data side runs on its NumPy reference, without the compiled _host: {host_reason()}", stacklevel=3)
         return None
 
 

@@ -1,7 +1,8 @@
-// Run-time choice between the three instruction sets. ORDKERNELS_ISA=base|avx2|avx512 can lower it, never raise it.
+// Run-time choice between the three instruction sets. ORDKERNELS_ISA=base|avx2|avx512 in any case of its letters can lower it,
+// never raise it; ordkernels/_backend.py warns of other values.
 #pragma once
 #include <cstdlib>
-#include <cstring>
+#include <strings.h>
 
 #include "common/declare_kernel.h"
 
@@ -17,9 +18,9 @@ inline Isa isa() {
                                                                                                             : Isa::base;
     const char* s = std::getenv("ORDKERNELS_ISA");
     const Isa wish = !s                          ? best
-                     : !std::strcmp(s, "avx512") ? Isa::avx512
-                     : !std::strcmp(s, "avx2")   ? Isa::avx2
-                     : !std::strcmp(s, "base")   ? Isa::base
+                     : !strcasecmp(s, "avx512") ? Isa::avx512
+                     : !strcasecmp(s, "avx2")   ? Isa::avx2
+                     : !strcasecmp(s, "base")   ? Isa::base
                                                  : best;
     return wish < best ? wish : best;
   }();
