@@ -31,7 +31,7 @@ def encode_kernel(y, w, out, B, K, SHARED: tl.constexpr, BLOCK_B: tl.constexpr, 
     edge, width = _edges(w, r, k, B, K, SHARED, ACC)
     d = tl.load(y + r, mask=r < B, other=0.0).to(ACC)[:, None] - edge
     mask = (r < B)[:, None] & (k < K)[None, :]
-    tl.store(out + r[:, None] * K + k[None, :], clip(d, width + d * 0).to(out.dtype.element_ty), mask=mask)
+    tl.store(out + r[:, None] * K + k[None, :], clip(d, width + tl.zeros_like(d)).to(out.dtype.element_ty), mask=mask)
 
 
 @triton.jit

@@ -39,7 +39,7 @@ def _tile(v, w, r, k, B, K, SHARED: tl.constexpr, ACC: tl.constexpr):
     mask = (r < B)[:, None] & (k < K)[None, :]
     x = tl.load(v + r[:, None] * K + k[None, :], mask=mask, other=0.0).to(ACC)
     if SHARED:
-        y = tl.load(w + k, mask=k < K, other=0.0).to(ACC)[None, :] + x * 0
+        y = tl.load(w + k, mask=k < K, other=0.0).to(ACC)[None, :] + tl.zeros_like(x)
     else:
         y = tl.load(w + r[:, None] * K + k[None, :], mask=mask, other=0.0).to(ACC)
     return x, y, mask
@@ -136,8 +136,7 @@ def nested_backward_kernel(
     for k0 in range(0, K, CHUNK):
         x, y, mask = _tile(v, w, r, k0 + k, B, K, SHARED, ACC)
         offsets = r[:, None] * K + (k0 + k)[None, :]
-        g = base[:, None] + x * 0
-        g = tl.where(x == x, g, base[:, None])
+        g = base[:, None] + tl.zeros_like(x)
         if HAS_GO:
             g += tl.load(g_out + offsets, mask=mask, other=0.0).to(ACC)
         if CAPPED:

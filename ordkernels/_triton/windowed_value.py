@@ -21,8 +21,9 @@ def _expected(x, values, rows, row_mask, V, lo, hi, best, norm, BLOCK_R: tl.cons
     total = tl.zeros([BLOCK_R], tl.float32)
     for v0 in range(0, V, BLOCK_V):
         j = v0 + tl.arange(0, BLOCK_V)
-        v = tl.load(values + j, mask=j < V, other=0.0).to(tl.float32)
-        total += tl.sum(window_exps(x, rows, row_mask, j, V, lo, hi, best) * v[None, :], 1)
+        v = tl.load(values + j, mask=j < V, other=0.0).to(tl.float32)[None, :]
+        v = tl.where((j[None, :] >= lo[:, None]) & (j[None, :] < hi[:, None]), v, 0.0)  # a NaN outside is not read
+        total += tl.sum(window_exps(x, rows, row_mask, j, V, lo, hi, best) * v, 1)
     return total * norm
 
 

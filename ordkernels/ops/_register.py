@@ -145,13 +145,18 @@ class Op(Generic[R]):
             return self.op(*args)
         if reasons := self._launch_reasons(args):
             raise _backend.backend_error(self.info, forced, reasons)
-        return self.triton_kernel()(*args)
+        return self.forced_triton_kernel()(*args)
 
     def triton_kernel(self, suffix: str = "") -> Kernel:
         """The launcher of the op, or with the suffix "_backward" of its backward op; imported at the first call."""
         module = importlib.import_module(f"ordkernels._triton.{self.info.triton}")
         kernel: Kernel = getattr(module, self.kernel_name + suffix)
         return kernel
+
+    def forced_triton_kernel(self, suffix: str = "") -> Kernel:
+        """The launcher without the dispatcher, which would resolve lazy views: a kernel reads the memory of a tensor."""
+        kernel = self.triton_kernel(suffix)
+        return lambda *args: kernel(*map(_resolve_lazy_views, args))
 
     def _launch_reasons(self, args: tuple[Any, ...]) -> list[str]:
         module = importlib.import_module(f"ordkernels._triton.{self.info.triton}")
@@ -266,7 +271,7 @@ class DifferentiableOp(Op[R]):
             return self.functional.apply(*args)  # forward mode raises here; the op alone would drop the tangent silently
         if is_compiling() or has_torch_function(args[: self.tensors]):
             return self.op(*args)
-        kernels = (self.triton_kernel(), self.triton_kernel("_backward")) if forced == "triton" else self.kernels
+        kernels = (self.forced_triton_kernel(), self.forced_triton_kernel("_backward")) if forced == "triton" else self.kernels
         if torch.is_grad_enabled() and _any_requires_grad(args[: self.tensors]):
             return self.eager.apply(kernels, *args)
         return kernels[0](*args)
@@ -314,6 +319,12 @@ class DifferentiableOp(Op[R]):
         torch.library.register_autograd(f"{NAMESPACE}::{self.name}", backward, setup_context=self.save, lib=LIB)
         # Without this one, second derivatives would be wrong after no more than a warning.
         torch.library.register_autograd(f"{NAMESPACE}::{self.name}_backward", self.raise_double, lib=LIB)
+
+
+def _resolve_lazy_views(argument: Any) -> Any:
+    if isinstance(argument, Tensor):
+        return argument.resolve_conj().resolve_neg()
+    return [t.resolve_conj().resolve_neg() for t in argument] if isinstance(argument, list | tuple) else argument
 
 
 def _any_requires_grad(tensors: tuple[Any, ...]) -> bool:
