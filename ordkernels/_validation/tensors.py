@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch._C import _are_functorch_transforms_active as functorch_is_active
 
+from .arrays import as_numpy
 from .numbers import number
 
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -19,6 +20,8 @@ def floating(name: str, t: Any) -> None:
         raise TypeError(f"{name}: expected a torch.Tensor, got {type(t).__name__}")
     if t.dtype not in FLOATS:
         raise TypeError(f"{name}: expected float32, float64, bfloat16 or float16, got {t.dtype}")
+    if t.layout is not torch.strided:
+        raise TypeError(f"{name}: expected a dense tensor, got {t.layout}")
 
 
 def same(name: str, t: Any, other_name: str, other: Tensor) -> None:
@@ -63,9 +66,21 @@ def at_least_zero(name: str, t: Tensor) -> None:
     n = t.numel()
     if not n or not can_read_values(t):
         return
-    least = min(t.tolist()) if n <= 16 else (t.detach() if t.requires_grad else t).min().item()  # a few are fastest as a list
+    few = n <= 16 and t.dim() == 1  # fastest as a list
+    least = min([x for x in t.tolist() if x == x], default=0.0) if few else extremes(t)[0]
     if least < 0:
         raise ValueError(f"{name}: expected 0 or more, got {least}")
+
+
+def extremes(t: Tensor) -> tuple[float, float]:
+    """The least and the largest number of a tensor that is not empty; a NaN hides no other number. NaN twice where all are."""
+    t = t.detach() if t.requires_grad else t
+    low, high = torch.aminmax(t)
+    if low != low:  # of anything with a NaN
+        numbers = t[t == t]
+        if numbers.numel():
+            low, high = torch.aminmax(numbers)
+    return low.item(), high.item()
 
 
 def integers(name: str, x: Any, device: Any = None) -> Tensor:
@@ -75,7 +90,7 @@ def integers(name: str, x: Any, device: Any = None) -> Tensor:
     if isinstance(x, int | float | str | bytes | np.generic) or x is None:
         raise TypeError(f"{name}: expected a tensor, array or sequence of integers, got {type(x).__name__}")
     t = x if isinstance(x, Tensor) else _as_tensor(name, x)
-    if t.numel() == 0 and not isinstance(x, Tensor | np.ndarray):
+    if t.numel() == 0 and not isinstance(x, Tensor) and not hasattr(x, "__array__"):
         t = t.to(torch.int64)  # an empty list is a float tensor
     if t.dtype == torch.bool or t.dtype.is_floating_point or t.dtype.is_complex:
         raise TypeError(f"{name}: expected integers, got {t.dtype}")
@@ -83,8 +98,10 @@ def integers(name: str, x: Any, device: Any = None) -> Tensor:
 
 
 def _as_tensor(name: str, x: Any) -> Tensor:
-    if isinstance(x, np.ndarray) and not (x.dtype.isnative and all(stride >= 0 for stride in x.strides)):
-        x = x.astype(x.dtype.newbyteorder("="))  # the byte order and strides that torch takes
+    if hasattr(x, "__array__"):  # NumPy, pandas, polars, pyarrow: in the byte order and strides that torch takes
+        x = as_numpy(name, x)
+        if not x.flags.writeable or any(stride < 0 for stride in x.strides):
+            x = x.copy()
     try:
         return torch.as_tensor(x)
     except (OverflowError, RuntimeError, TypeError, ValueError) as error:

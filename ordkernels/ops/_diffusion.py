@@ -57,8 +57,7 @@ def level_per_row(name: str, level: Any, rows: Tensor, time: bool = False) -> tu
         _check_range(name, value, value, time)
         return None, value
     if level.numel() and checks.can_read_values(level):
-        low, high = torch.aminmax(level.detach() if level.requires_grad else level)
-        _check_range(name, low.item(), high.item(), time)
+        _check_range(name, *checks.extremes(level), time)
     if level.dtype not in (torch.float32, torch.float64):
         level = level.float()
     if level.device != rows.device:

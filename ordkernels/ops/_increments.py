@@ -22,6 +22,7 @@ def check_widths(widths: Any, name: str, rows: Tensor, K: int | None) -> None:
         checks.shape("widths", widths, (rows.shape[0], K), "[B, K]")
     if K == 0:
         raise ValueError(f"widths: expected at least one, got shape {list(widths.shape)}")
+    checks.at_least_zero("widths", widths)
 
 
 def fold_widths(kernel: OpOverload) -> VmapRule:

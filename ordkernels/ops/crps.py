@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
+from .._validation.numbers import boolean
 from ..reference import crps as reference
 from ._register import DifferentiableOp, empty_if
 from ._scores import reject_nan, score_tensors
@@ -42,7 +43,7 @@ def crps(samples: Any, y: Any, *, fair: bool = False) -> Any:
         raise ValueError(f"samples: expected [B, L] with L at least {least}, got {list(s.shape)}")
     if t.shape != s.shape[:1]:
         raise ValueError(f"y: expected [B] = [{s.shape[0]}], got {list(t.shape)}")
-    out = _OP(s, t, bool(fair))
+    out = _OP(s, t, boolean("fair", fair))
     reject_nan(out, samples=s, y=t)
     return out if isinstance(samples, Tensor) else out.numpy()
 

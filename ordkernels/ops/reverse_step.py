@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .._validation.numbers import real
+from .._validation.numbers import boolean, real
 from ..reference import reverse_step as reference
 from ..reference._diffusion import per_row, step_slopes, x0_slopes
 from ._diffusion import (
@@ -75,10 +75,11 @@ def reverse_step(
     t, a_t = level_per_row("alpha_bar_t", alpha_bar_t, x_t)
     s, a_s = level_per_row("alpha_bar_s", alpha_bar_s, x_t)
     eta, kind, limit = real("eta", eta, least=0), prediction_kind(prediction), clip_limit(clip)
+    reclip = boolean("use_clipped_model_output", use_clipped_model_output)
     if eta == 0 or (s is None and a_s == 1):
-        return _OP(x_t, output, t, s, None, None, a_t, a_s, 0.0, kind, limit, use_clipped_model_output, False, 0, 0)
+        return _OP(x_t, output, t, s, None, None, a_t, a_s, 0.0, kind, limit, reclip, False, 0, 0)
     noise, ids, seed, step = step_noise(x_t, noise, seed, row_ids, step)
-    return _OP(x_t, output, t, s, noise, ids, a_t, a_s, eta, kind, limit, use_clipped_model_output, noise is None, seed, step)
+    return _OP(x_t, output, t, s, noise, ids, a_t, a_s, eta, kind, limit, reclip, noise is None, seed, step)
 
 
 def _fake_backward(x_t: Tensor, grad_mask: int) -> tuple[Tensor, ...]:
