@@ -1,8 +1,9 @@
-// Run-time choice between the three instruction sets. ORDKERNELS_ISA=base|avx2|avx512 in any case of its letters can lower it,
-// never raise it; ordkernels/_backend.py warns of other values.
+// Run-time choice between the three instruction sets. ORDKERNELS_ISA=base|avx2|avx512 in any case of its letters can
+// lower it, never raise it; ordkernels/_backend.py warns of other values.
 #pragma once
-#include <cstdlib>
 #include <strings.h>
+
+#include <cstdlib>
 
 #include "common/declare_kernel.h"
 
@@ -17,11 +18,11 @@ inline Isa isa() {
         : __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2") ? Isa::avx2
                                                                                                             : Isa::base;
     const char* s = std::getenv("ORDKERNELS_ISA");
-    const Isa wish = !s                          ? best
+    const Isa wish = !s                         ? best
                      : !strcasecmp(s, "avx512") ? Isa::avx512
                      : !strcasecmp(s, "avx2")   ? Isa::avx2
                      : !strcasecmp(s, "base")   ? Isa::base
-                                                 : best;
+                                                : best;
     return wish < best ? wish : best;
   }();
   return chosen;

@@ -7,8 +7,8 @@
 #include <vector>
 
 // What the calling thread packed last, with a copy of its sources: for one row, packing takes as long as half of a
-// chain, and comparing a tenth of that. Compared bit for bit, so a weight changed in any way counts at once. Packed from
-// the copy: another thread may be changing the sources, and what is packed has to be what is compared.
+// chain, and comparing a tenth of that. Compared bit for bit, so a weight changed in any way counts at once. Packed
+// from the copy: another thread may be changing the sources, and what is packed has to be what is compared.
 class PackedWeightsCache {
  public:
   struct Source {

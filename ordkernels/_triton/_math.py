@@ -93,7 +93,7 @@ def layer_terms(wu, ww, MODE: tl.constexpr):
         rest = tl.where(near, tl.where(wu < 0, y - wu, y), rest)
     c = tl.where(has_w, rest / n2, 0.0)
     slope = tl.where(has_w, tl.where(x < 0, e, 1.0) / (1.0 + e), 1.0)
-    s = tl.where(c == c, tl.where(has_w, m, wu), c)  # w.uhat is NaN where uhat is
+    s = tl.where((c == c) & (wu > -float("inf")), tl.where(has_w, m, wu), float("nan"))  # w.uhat is NaN where uhat is
     return c, s, x, sp, n2, slope
 
 

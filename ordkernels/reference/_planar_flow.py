@@ -45,7 +45,7 @@ def layer_terms(u: Tensor, w: Tensor, mode: int) -> tuple[Tensor, ...]:
     if mode == SMOOTH:
         m, rest = _smooth_near_zero(x, m, rest)
     c = torch.where(live, rest / n2, 0.0)
-    s = torch.where(c.isnan(), c, torch.where(live, m, x))  # w.uhat is NaN where uhat is
+    s = torch.where(c.isnan() | (x == -math.inf), torch.nan, torch.where(live, m, x))  # w.uhat is NaN where uhat is
     return u + c * w, c, s, shifted, n2, torch.where(live, torch.sigmoid(shifted), 1.0)
 
 
