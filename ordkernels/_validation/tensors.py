@@ -63,24 +63,28 @@ def can_read_values(t: Tensor) -> bool:
 
 
 def at_least_zero(name: str, t: Tensor) -> None:
-    n = t.numel()
-    if not n or not can_read_values(t):
+    if not can_read_values(t):
         return
-    few = n <= 16 and t.dim() == 1  # fastest as a list
-    least = min([x for x in t.tolist() if x == x], default=0.0) if few else extremes(t)[0]
-    if least < 0:
-        raise ValueError(f"{name}: expected 0 or more, got {least}")
+    if t.dim() == 1 and t.shape[0] <= 16:  # a few are fastest as a list
+        for x in t.tolist():
+            if x < 0:
+                raise ValueError(f"{name}: expected 0 or more, got {x}")
+    elif t.numel():
+        least = (t.detach() if t.requires_grad else t).amin().item()  # the fastest reduction
+        least = least if least == least else extremes(t)[0]
+        if least < 0:
+            raise ValueError(f"{name}: expected 0 or more, got {least}")
 
 
 def extremes(t: Tensor) -> tuple[float, float]:
     """The least and the largest number of a tensor that is not empty; a NaN hides no other number. NaN twice where all are."""
     t = t.detach() if t.requires_grad else t
     low, high = torch.aminmax(t)
-    if low != low:  # of anything with a NaN
-        numbers = t[t == t]
-        if numbers.numel():
-            low, high = torch.aminmax(numbers)
-    return low.item(), high.item()
+    least = low.item()
+    if least == least:
+        return least, high.item()
+    numbers = t[t == t]
+    return extremes(numbers) if numbers.numel() else (least, least)
 
 
 def integers(name: str, x: Any, device: Any = None) -> Tensor:

@@ -59,8 +59,7 @@ ORD_INLINE LayerTerms<V> layer_terms(V wu, V ww, int mode) {
   }
   l.n2 = live ? ww : one;
   l.c = live ? rest / l.n2 : (V){};
-  l.s = live ? m : wu;
-  l.s = (wu > -__builtin_inff()) & (l.c == l.c) ? l.s : (V){} + __builtin_nanf("");  // w.uhat is NaN where uhat is
+  l.s = (live ? m : wu) + 0.0f * rest;  // w.uhat is NaN where uhat is
   l.slope = live ? l.slope : one;
   return l;
 }
