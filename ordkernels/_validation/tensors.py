@@ -20,6 +20,10 @@ def floating(name: str, t: Any) -> None:
         raise TypeError(f"{name}: expected a torch.Tensor, got {type(t).__name__}")
     if t.dtype not in FLOATS:
         raise TypeError(f"{name}: expected float32, float64, bfloat16 or float16, got {t.dtype}")
+    dense(name, t)
+
+
+def dense(name: str, t: Tensor) -> None:
     if t.layout is not torch.strided:
         raise TypeError(f"{name}: expected a dense tensor, got {t.layout}")
 
@@ -40,6 +44,7 @@ def same_device(name: str, t: Tensor, other_name: str, other: Tensor) -> None:
 def boolean(name: str, t: Any) -> None:
     if not isinstance(t, Tensor) or t.dtype != torch.bool:
         raise TypeError(f"{name}: expected a bool tensor, got {getattr(t, 'dtype', type(t).__name__)}")
+    dense(name, t)
 
 
 def dims(name: str, t: Tensor, allowed: Sequence[int], form: str) -> None:
@@ -89,6 +94,8 @@ def extremes(t: Tensor) -> tuple[float, float]:
 
 def integers(name: str, x: Any, device: Any = None) -> Tensor:
     """A tensor, array or sequence of integers of any type as an int64 tensor, on the device if one is given."""
+    if isinstance(x, Tensor):
+        dense(name, x)
     if type(x) is Tensor and x.dtype == torch.int64 and device is None:
         return x
     if isinstance(x, int | float | str | bytes | np.generic) or x is None:
@@ -117,7 +124,7 @@ def row_ids(name: str, ids: Any, rows: Tensor) -> Tensor | None:
     """``[B]`` integers, any kind that `integers` takes, for rows ``[B, ...]`` -> int64 on their device; None stays."""
     if ids is None:
         return None
-    t = ids if type(ids) is Tensor and ids.dtype is torch.int64 else integers(name, ids, None if isinstance(ids, Tensor) else rows.device)
+    t = integers(name, ids, None if isinstance(ids, Tensor) else rows.device)
     if t.shape != rows.shape[:1] or t.device != rows.device:
         raise ValueError(f"{name}: expected [B] = [{rows.shape[0]}] on {rows.device}, got {list(t.shape)} on {t.device}")
     return t

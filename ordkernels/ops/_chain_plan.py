@@ -92,7 +92,7 @@ def chain_plan(
 def timesteps(name: str, t: Any) -> tuple[int, ...]:
     """A sequence or tensor of integers [K]."""
     if isinstance(t, Tensor):
-        if t.is_floating_point() or t.dim() != 1:
+        if t.is_floating_point() or t.is_complex() or t.dim() != 1:
             raise TypeError(f"{name}: expected integers [K], got {t.dtype} {list(t.shape)}")
         return tuple(t.tolist())
     if type(t) is not list and (isinstance(t, str) or not (isinstance(t, Sequence) or hasattr(t, "__array__"))):

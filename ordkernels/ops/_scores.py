@@ -14,6 +14,7 @@ def score_tensors(**named: Any) -> list[Tensor]:
     tensors = []
     for name, x in named.items():
         t = arrays.as_tensor(name, x)
+        checks.dense(name, t)
         if t.is_complex():
             raise TypeError(f"{name}: expected numbers, got {t.dtype}")
         tensors.append(t if t.is_floating_point() else t.double())

@@ -38,12 +38,13 @@ def crps(samples: Any, y: Any, *, fair: bool = False) -> Any:
         array([0.5])
     """
     s, t = score_tensors(samples=samples, y=y)
+    fair = boolean("fair", fair)
     least = 2 if fair else 1
     if s.dim() != 2 or s.shape[1] < least:
         raise ValueError(f"samples: expected [B, L] with L at least {least}, got {list(s.shape)}")
     if t.shape != s.shape[:1]:
         raise ValueError(f"y: expected [B] = [{s.shape[0]}], got {list(t.shape)}")
-    out = _OP(s, t, boolean("fair", fair))
+    out = _OP(s, t, fair)
     reject_nan(out, samples=s, y=t)
     return out if isinstance(samples, Tensor) else out.numpy()
 

@@ -77,7 +77,7 @@ def denoise_chain(
     """
     weights = weights_of(denoiser, MLPWeights, "denoiser", "an MLPDenoiser (any other runs in samplers.DiffoRSampler)")
     _check_inputs(x_T, cond, weights)
-    kind = prediction_kind(prediction or weights.prediction or "v")
+    kind = prediction_kind(weights.prediction or "v" if prediction is None else prediction)
     aligned = timesteps("aligned", aligned)
     plan = chain_plan(schedule, x_T.device, _plan, visited(steps), aligned, kind, real("eta", eta, least=0))
     noise, row_ids, draw_ids = plan.noise_arguments(noise, row_ids, draw_ids, x_T, "x_T")

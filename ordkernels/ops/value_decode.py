@@ -140,6 +140,7 @@ def _values(values: Any, V: int, memory: Tensor) -> Tensor:
         raise TypeError(f"values: expected a tensor or an array, got {type(values).__name__}")
     if values.is_complex() or values.dtype == torch.bool:
         raise TypeError(f"values: expected numbers, got {values.dtype}")
+    checks.dense("values", values)
     checks.shape("values", values, (V,), "[V]")
     checks.same_device("values", values, "memory", memory)
     return values.detach()

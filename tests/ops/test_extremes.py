@@ -246,6 +246,12 @@ NAMED: dict[str, Callable[[], Any]] = {
     "widths beside a NaN": lambda: ops.nested_min(X, torch.tensor([NAN, 1.0, -1.0, 1.0])),
     "widths of each row": lambda: ops.nested_min(X, torch.tensor([[1.0, 1, 1, 1], [1, 1, NAN, -1]])),
     "z": lambda: ops.planar_flow(X.to_sparse(), X, X, torch.ones(2)),
+    "y of crps": lambda: ops.crps(X, torch.ones(2).to_sparse()),
+    "q of pinball": lambda: ops.pinball(X.to_sparse(), torch.ones(2), [0.1, 0.2, 0.3, 0.4]),
+    "x_t": lambda: ops.reverse_step(X.to_sparse(), X.to_sparse(), 0.3, 0.6),
+    "row_ids of a step": lambda: ops.reverse_step(X, X, 0.3, 0.6, eta=1.0, seed=0, row_ids=torch.arange(2).to_sparse()),
+    "values": lambda: ops.value_decode(torch.ones(1, 8), decoder(), DECODER_VALUES.to_sparse()),
+    "fair of a tensor": lambda: ops.crps(X, torch.ones(2), fair=torch.ones(2)),  # type: ignore[arg-type]
     "use_clipped_model_output": lambda: ops.reverse_step(X, X, 0.3, 0.6, use_clipped_model_output="yes"),  # type: ignore[arg-type]
     "fair": lambda: ops.crps(X, torch.ones(2), fair="yes"),  # type: ignore[arg-type]
     "window": lambda: ops.windowed_value(X, torch.ones(4), window=2**63),
