@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from . import rng
-from ._validation.numbers import integer
+from ._validation.numbers import integer, real
 
 __all__ = ["NoiseSchedule", "aligned_timesteps", "check_aligned", "mixture_timesteps", "noise_schedule"]
 
@@ -26,7 +26,7 @@ class NoiseSchedule:
     r"""The levels :math:`\bar\alpha_t = \prod_{s \le t} (1 - \beta_s)` of a diffusion process of T steps.
 
     Attributes:
-        alpha_bar: ``[T + 1]`` fp32, ``alpha_bar[0] = 1``, in (0, 1], not rising.
+        alpha_bar: ``[T + 1]`` fp32, ``alpha_bar[0] = 1``, in (0, 1], not rising; a copy.
         exact: the same as a tuple of Python floats, unrounded: `1 - alpha_bar` is exact near 1.
 
     Raises:
@@ -62,14 +62,16 @@ class NoiseSchedule:
 
     @property
     def alpha_bar(self) -> Tensor:
-        return self.on("cpu")
+        with torch.inference_mode(False):  # else a tensor that training cannot use
+            return self.on("cpu").clone()
 
     def on(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> Tensor:
-        """alpha_bar on a device, copied there once: ``[T + 1]``."""
+        """alpha_bar on a device, copied there once: ``[T + 1]``, not to be written."""
         tables: dict[Any, Tensor] = self._tables  # type: ignore[attr-defined]
         key = (str(device), dtype)
         if key not in tables:
-            tables[key] = torch.tensor(self.exact, dtype=dtype, device=device)
+            with torch.inference_mode(False):
+                tables[key] = torch.tensor(self.exact, dtype=dtype, device=device)
         return tables[key]
 
     @property
@@ -102,6 +104,9 @@ class NoiseSchedule:
         Source: Ho, Jain, Abbeel, Denoising Diffusion Probabilistic Models, section 4.
         """
         T = integer("T", T, least=1)
+        for name, beta in (("beta_start", beta_start), ("beta_end", beta_end)):
+            if not 0 <= real(name, beta) < 1:
+                raise ValueError(f"{name}: expected a number in [0, 1), got {beta}")
         if not rescale:
             return cls.from_betas(np.linspace(beta_start, beta_end, T))
         base = cls.from_betas(np.linspace(beta_start, beta_end, BASE_STEPS)).exact
@@ -277,8 +282,7 @@ def mixture_timesteps(
     """
     T = integer("T", T, least=1)
     taus = check_aligned(aligned, T)
-    if not 0 <= rho <= 1:
-        raise ValueError(f"rho: expected a number in [0, 1], got {rho}")
+    rho = real("rho", rho, least=0, most=1)
     u = rng.uniform(seed, row_ids, step, 2, **({"rows": B, "device": device} if row_ids is None else {}))
     if u.shape[0] != B:
         raise ValueError(f"row_ids: expected [B] = [{B}], got [{u.shape[0]}]")
@@ -290,7 +294,10 @@ def mixture_timesteps(
 
 
 def _strictly_decreasing(name: str, steps: Any, T: int) -> list[int]:
-    taus = [integer(name, t) for t in (steps.tolist() if hasattr(steps, "tolist") else steps)]
+    steps = steps.tolist() if hasattr(steps, "tolist") else steps
+    if isinstance(steps, str) or not isinstance(steps, Sequence):
+        raise TypeError(f"{name}: expected a sequence of ints, got {type(steps).__name__}")
+    taus = [integer(name, t) for t in steps]
     if not taus:
         raise ValueError(f"{name}: expected at least one step, got none")
     for t in taus:

@@ -163,3 +163,28 @@ def test_mixture_survives_the_largest_uniform(monkeypatch):
 
 def test_empty_batch():
     assert mixture_timesteps(0, 9, [9, 4], 0.5, 0).shape == (0,)
+
+
+def test_alpha_bar_is_a_copy_that_training_can_use():
+    schedule = NoiseSchedule.cosine(7)
+    with torch.inference_mode():
+        made_inside = schedule.alpha_bar
+    assert not made_inside.is_inference()
+    assert not schedule.on("cpu").is_inference()
+    schedule.alpha_bar[3] = 7.0
+    assert schedule.alpha_bar[3].item() == pytest.approx(schedule.exact[3])
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "text"),
+    [
+        (lambda: NoiseSchedule.linear(10, beta_start=float("nan")), ValueError, "beta_start: expected"),
+        (lambda: NoiseSchedule.linear(10, beta_end=1.0), ValueError, r"beta_end: expected a number in \[0, 1\), got 1.0"),
+        (lambda: check_aligned(3, 10), TypeError, "aligned: expected a sequence of ints, got int"),
+        (lambda: check_aligned("53", 10), TypeError, "aligned: expected a sequence of ints, got str"),
+        (lambda: mixture_timesteps(2, 10, [5], None, 0), TypeError, "rho: expected a number, got NoneType"),
+    ],
+)
+def test_wrong_arguments_are_named(call, error, text):
+    with pytest.raises(error, match=text):
+        call()

@@ -62,11 +62,9 @@ def make(entry: Entry, task: Task, folder: Path, run_settings: dict[str, Any], f
     """
     file = file_of(folder, run_settings)
     base: Result = {"name": entry.name, "settings": run_settings}
-    if not fresh:
-        try:
-            return {**json.loads(file.read_text()), "reused": True}
-        except (OSError, ValueError):  # none, or truncated
-            pass
+    saved = None if fresh else _saved(file)
+    if saved is not None:
+        return {**saved, "reused": True}
     if entry.needs and importlib.util.find_spec(entry.needs) is None:
         package = _PIP.get(entry.needs, entry.needs)
         return {**base, "status": "skipped", "reason": f"{package} is not installed (pip install {package})"}
@@ -83,6 +81,16 @@ def make(entry: Entry, task: Task, folder: Path, run_settings: dict[str, Any], f
     _save(file, result)
     log.unlink(missing_ok=True)
     return result
+
+
+def _saved(file: Path) -> Result | None:
+    """A result that an earlier run saved; None: there is none, or the file holds something else."""
+    try:
+        found = json.loads(file.read_text())
+    except (OSError, ValueError, RecursionError):  # none, truncated, nested without end
+        return None
+    complete = isinstance(found, dict) and found.get("status") == "done" and isinstance(found.get("scores"), dict)
+    return found if complete else None
 
 
 def _train_and_score(entry: Entry, task: Task) -> Result:

@@ -7,7 +7,9 @@ from torch import Tensor
 
 from .._validation.tensors import can_read_values
 
-__all__ = ["INPUT_KEYS", "check_batch", "check_capacity", "check_nonnegative", "check_target", "check_weights", "require_keys"]
+__all__ = [
+    "INPUT_KEYS", "check_batch", "check_capacity", "check_ids", "check_nonnegative", "check_target", "check_weights", "require_keys",
+]  # fmt: skip
 
 INPUT_KEYS = ("user", "item", "dense", "q_user", "q_item", "has_user", "has_item")
 
@@ -30,6 +32,17 @@ def require_keys(batch: dict[str, Tensor], names: tuple[str, ...]) -> None:
     for name in names:
         if name not in batch:
             raise ValueError(f"batch: expected the key {name!r}, got {', '.join(sorted(batch)) or 'no keys'}")
+
+
+def check_ids(name: str, ids: Tensor, count: int) -> None:
+    """``TypeError`` for ids that are not integers, ``ValueError`` for one outside [0, count), where reading them is free."""
+    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+        raise TypeError(f"{name}: expected integers, got {ids.dtype}")
+    if len(ids) and can_read_values(ids):
+        low, high = (int(v) for v in torch.aminmax(ids))
+        if low < 0 or high >= count:
+            row = int(torch.nonzero((ids < 0) | (ids >= count))[0, 0])
+            raise ValueError(f"{name}: expected ids in [0, {count - 1}], got {int(ids[row])} at row {row}")
 
 
 def check_target(y: Tensor, B: int, name: str = "y") -> None:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from .._validation.flags import with_flags
 from .._validation.numbers import positive_sizes
 from ..nn import QuantileEncoder
-from ._checks import INPUT_KEYS, check_batch, check_target, require_keys
+from ._checks import INPUT_KEYS, check_batch, check_ids, check_target, require_keys
 
 __all__ = ["ContextEncoder", "EncoderConfig", "FeatureEncoder", "check_probability"]
 
@@ -110,11 +110,13 @@ class FeatureEncoder(nn.Module):
         q_user, has_user = self._history(batch["q_user"], batch["has_user"], self.config.user_history)
         q_item, has_item = self._history(batch["q_item"], batch["has_item"], self.config.item_history)
         h = torch.cat((self.user_pattern(q_user, has_user), self.item_pattern(q_item, has_item)), dim=1)
-        ids = (self._ids(self.user_embedding, batch["user"]), self._ids(self.item_embedding, batch["item"]))
+        ids = (self._ids("user", self.user_embedding, batch), self._ids("item", self.item_embedding, batch))
         inputs = (batch["dense"].to(h.dtype), *ids, *((h,) if self.patterns_in_context else ()))
         return self.trunk(torch.cat(inputs, dim=1)), h, has_user, has_item
 
-    def _ids(self, table: nn.Embedding, ids: Tensor) -> Tensor:
+    def _ids(self, name: str, table: nn.Embedding, batch: dict[str, Tensor]) -> Tensor:
+        ids = batch[name]
+        check_ids(name, ids, table.num_embeddings)
         e: Tensor = table(ids)
         if not self.training or not self.config.id_dropout:
             return e

@@ -13,6 +13,7 @@ from .. import rng
 from .._validation.flags import reject_unknown
 from .._validation.numbers import integer
 from .._validation.tensors import integers
+from ..nn._eval_mode import eval_mode
 from ..ops._chain_plan import visited
 
 __all__ = ["Batch", "SampledModel", "Sampler", "Steps", "mirrored_noise", "requested_steps", "row_count"]
@@ -103,16 +104,12 @@ class Sampler(Generic[Model]):
         """``make(rows, ids) -> [b, *shape]``, by default ``[b, n]``, one micro-batch after the other: ``[B, *shape]``."""
         B, device = row_count(x)
         ids = _row_ids(row_ids, B, device)
-        step, training, parts = self._rows_at_once(n), self.model.training, []
-        self.model.train(False)
-        try:
-            with torch.inference_mode():
-                for i in range(0, B, step):
-                    rows = slice(i, i + step)
-                    parts.append(make({name: v[rows] for name, v in x.items()}, ids[rows]))
-                return torch.cat(parts) if parts else torch.empty(0, *([n] if shape is None else shape), device=device)
-        finally:
-            self.model.train(training)
+        step, parts = self._rows_at_once(n), []
+        with eval_mode(self.model), torch.inference_mode():
+            for i in range(0, B, step):
+                rows = slice(i, i + step)
+                parts.append(make({name: v[rows] for name, v in x.items()}, ids[rows]))
+            return torch.cat(parts) if parts else torch.empty(0, *([n] if shape is None else shape), device=device)
 
     def _rows_at_once(self, n: int) -> int:
         return max(1, self.max_rows // n)

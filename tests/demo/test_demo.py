@@ -280,3 +280,14 @@ def test_a_point_has_no_interval_and_a_table_no_groups():
 def test_point_models_have_no_speed():
     assert results._speed(models.Entry("x", "x", Calls()), task(), ValueRegression(12, 9, 6)) == []
     assert report.speed_table([{"name": "x", "speed": []}]).strip() == "none of these models draws"
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "3", "{}", '{"status": "done"}', '{"status": "failed"}', "[" * 100_000])
+def test_a_saved_file_that_is_no_result_is_computed_again(tmp_path, monkeypatch, text):
+    run_settings = {"model": "fake"}
+    results.file_of(tmp_path, run_settings).write_text(text)
+    monkeypatch.setattr(results, "_train_and_score", lambda entry, task: {"status": "done", "scores": {"mae": 1.0}, "model": None})
+    monkeypatch.setattr(results, "_speed", lambda entry, task, model: [])
+    entry = type("Entry", (), {"key": "fake", "name": "fake", "needs": None})()
+    assert results.make(entry, None, tmp_path, run_settings, False)["scores"] == {"mae": 1.0}
+    assert results.make(entry, None, tmp_path, run_settings, False)["reused"]

@@ -300,3 +300,16 @@ def test_malformed_batches_are_named(changes, message) -> None:
 def test_bad_arguments_are_named(call, message) -> None:
     with pytest.raises(ValueError, match=message):
         call(small(), without_y(data(4)))
+
+
+@pytest.mark.parametrize(("name", "id_", "error", "text"), [
+    ("user", 10**6, ValueError, r"user: expected ids in \[0, \d+\], got 1000000 at row 3"),
+    ("item", -1, ValueError, r"item: expected ids in \[0, \d+\], got -1 at row 3"),
+])  # fmt: skip
+def test_ids_out_of_range_are_named(name, id_, error, text):
+    model, batch = small(), data()
+    model.prepare(batch)
+    x = {key: v[:5].clone() for key, v in batch.items() if key != "y"}
+    x[name][3] = id_
+    with pytest.raises(error, match=text):
+        model.sample(x, 2)

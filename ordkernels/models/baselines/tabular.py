@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..._validation.numbers import one_of
+from ...nn._eval_mode import eval_mode
 from .._encoders import ContextEncoder
 
 __all__ = ["TableClassifier", "TableRegression"]
@@ -31,12 +32,8 @@ class _TableModel(nn.Module):
     @torch.inference_mode()
     def _predicted(self, x: dict[str, Tensor]) -> Tensor:
         self.encoder.check(x, target=False)
-        training = self.training
-        self.eval()
-        try:
+        with eval_mode(self):
             return self._out(x)
-        finally:
-            self.train(training)
 
 
 class TableRegression(_TableModel):

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from ..._validation.flags import with_flags
 from ..._validation.numbers import one_of
+from ...nn._eval_mode import eval_mode
 from .._base import TargetModel
 from .._checks import check_batch
 from .._encoders import EncoderConfig, FeatureEncoder
@@ -81,14 +82,10 @@ class ValueRegression(TargetModel):
     def predict(self, x: dict[str, Tensor], *, batch_size: int = 8192) -> Tensor:
         """Predictions ``[B]``, non-negative, in the target's unit."""
         check_batch(x, self.dense_width, self.quantiles, target=False)
-        training = self.training
-        self.eval()
-        try:
-            B = len(x["user"])
+        B = len(x["user"])
+        with eval_mode(self):
             parts = [self._value(self._out({k: v[i : i + batch_size] for k, v in x.items()})) for i in range(0, B, batch_size)]
             return torch.cat(parts) if parts else x["dense"].new_empty(0)
-        finally:
-            self.train(training)
 
     def _out(self, batch: dict[str, Tensor]) -> Tensor:
         context = self.encoder(batch)[0]

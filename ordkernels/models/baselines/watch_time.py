@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..._validation.numbers import integer, one_of
+from ...nn._eval_mode import eval_mode
 from .._base import TargetModel
 from .._checks import check_target, require_keys
 from .._encoders import ContextEncoder
@@ -53,13 +54,9 @@ class _WatchTimeModel(TargetModel):
     def predict(self, x: dict[str, Tensor], *, batch_size: int = 8192) -> Tensor:
         """Predictions ``[B]``, non-negative, in the target's unit."""
         self._check(x, target=False)
-        training = self.training
-        self.eval()
-        try:
+        with eval_mode(self):
             parts = [{k: v[i : i + batch_size] for k, v in x.items()} for i in range(0, len(x["dense"]), batch_size)]
             return torch.cat([self._read(self._out(part), part) for part in parts]) if parts else x["dense"].new_empty(0)
-        finally:
-            self.train(training)
 
     def _out(self, batch: dict[str, Tensor]) -> Tensor:
         out: Tensor = self.head(self.encoder(batch))
