@@ -4,6 +4,8 @@
 //
 // The matrix products are our own (gemm/gemm.h). Torch's ran at 100 of the 256 GFLOP/s of the processor this was
 // measured on, and each call of one costs microseconds, which made blocks large.
+#include <array>
+
 #include "cpu/gemm/gemm_args.h"
 #include "cpu/planar_flow_calls.h"
 
@@ -32,9 +34,15 @@ void multiply(const GemmArgs& g) {
   STD_TORCH_CHECK(ok, "conditional_planar_flow: out of memory");
 }
 
+// A matrix in the compute type, by its strides in elements.
+struct MatrixView {
+  const void* p;
+  int64_t row, column;
+};
+
 struct Conditional {
   FlowArgs a{};
-  bool wide;  // parameters in a wider type than z
+  bool half;  // z is of a half type, parameters are computed in fp32
   ScalarType storage, compute;
   int64_t B, N, H, C, rows, size;  // C = K (2D + 1); rows per block; bytes of a storage element
   Tensor z, h, weight, bias;       // weight and bias in the compute type
@@ -59,11 +67,11 @@ struct Conditional {
     check_dtype("h", h_, storage);
     check_dtype("weight", weight_, storage);
     check_dtype("bias", bias_, storage);
-    wide = storage != compute;
+    half = storage != compute;
     size = (int64_t)z.element_size();
     h = as_contiguous(h_);
-    weight = as_contiguous(wide ? torch::stable::to(weight_, compute) : weight_);
-    bias = as_contiguous(wide ? torch::stable::to(bias_, compute) : bias_);
+    weight = as_contiguous(half ? torch::stable::to(weight_, compute) : weight_);
+    bias = as_contiguous(half ? torch::stable::to(bias_, compute) : bias_);
     const int64_t fit = kBlockBytes / (C * compute_size(a.row_type)) / kFlowRows * kFlowRows;
     rows = fit < kFlowRows ? kFlowRows : fit;
     rows = rows < B ? rows : B;
@@ -76,10 +84,12 @@ struct Conditional {
     a.z_row = D;
   }
 
-  GemmArgs product(int64_t M, int64_t N, int64_t K, const void* x, int64_t x_row, int64_t x_column, const void* y,
-                   int64_t y_row, int64_t y_column, GemmStart start, void* to, int64_t to_row,
-                   const void* row = nullptr) const {
-    return {compute == ScalarType::Double, M, N, K, x, y, row, x_row, x_column, y_row, y_column, start, to, to_row};
+  // to [M, N] = start + x [M, K] y [K, N]
+  GemmArgs product(std::array<int64_t, 3> MNK, MatrixView x, MatrixView y, GemmStart start, void* to,
+                   const void* bias = nullptr) const {
+    const auto [M, N, K] = MNK;
+    const bool is_double = compute == ScalarType::Double;
+    return {is_double, M, N, K, x.p, y.p, bias, x.row, x.column, y.row, y.column, start, to, N};
   }
   // Row r of a tensor [B, N, width] in the storage type, or of bytes `e` an element.
   static char* at(const void* p, int64_t element, int64_t e) { return (char*)p + element * e; }
@@ -87,13 +97,13 @@ struct Conditional {
   // Rows [r, r + n) of h in the compute type.
   Tensor block_h(int64_t r, int64_t n) const {
     const Tensor part = matrix(at(h.const_data_ptr(), r * H, size), n, H, storage);
-    return wide ? torch::stable::to(part, compute) : part;
+    return half ? torch::stable::to(part, compute) : part;
   }
 
   // The block of rows [r, r + n): its parameters, and the arguments of the flow.
   FlowArgs start(int64_t r, int64_t n, const Tensor& h_block) {
-    multiply(product(n, C, H, h_block.const_data_ptr(), H, 1, weight.const_data_ptr(), 1, H, GemmStart::bias,
-                     params.mutable_data_ptr(), C, bias.const_data_ptr()));
+    multiply(product({n, C, H}, {h_block.const_data_ptr(), H, 1}, {weight.const_data_ptr(), 1, H}, GemmStart::bias,
+                     params.mutable_data_ptr(), bias.const_data_ptr()));
     FlowArgs b = a;
     b.G = n;
     b.z = at(z.const_data_ptr(), r * N * a.D, size);
@@ -141,7 +151,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& z, const Tenso
   auto dz = torch::stable::new_empty(c.z, shape_of(c.z)), dh = torch::stable::new_empty(c.z, {c.B, H});
   auto dweight = torch::stable::new_zeros(c.z, {C, H}, c.compute),
        dbias = torch::stable::new_zeros(c.z, {C}, c.compute);
-  auto dh_block = torch::stable::new_empty(c.z, {c.wide ? c.rows : 0, H}, c.compute);
+  auto dh_block = torch::stable::new_empty(c.z, {c.half ? c.rows : 0, H}, c.compute);
   if (c.B * c.N == 0) {
     dh = torch::stable::new_zeros(c.z, {c.B, H});
   }
@@ -160,15 +170,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& z, const Tenso
     const void *const g = c.params.const_data_ptr(), *const w = c.weight.const_data_ptr(),
                       *const hb = h_block.const_data_ptr();
     void* const to = c.at(dh.mutable_data_ptr(), r * H, c.size);
-    multiply(c.product(n, H, C, g, C, 1, w, H, 1, GemmStart::zero, c.wide ? dh_block.mutable_data_ptr() : to, H));
-    if (c.wide) {
+    multiply(c.product({n, H, C}, {g, C, 1}, {w, H, 1}, GemmStart::zero, c.half ? dh_block.mutable_data_ptr() : to));
+    if (c.half) {
       Tensor narrow = matrix(to, n, H, c.storage);
       torch::stable::copy_(narrow, matrix(dh_block.const_data_ptr(), n, H, c.compute));
     }
-    multiply(c.product(C, H, n, g, 1, C, hb, H, 1, GemmStart::c, dweight.mutable_data_ptr(), H));
+    multiply(c.product({C, H, n}, {g, 1, C}, {hb, H, 1}, GemmStart::c, dweight.mutable_data_ptr()));
     ORD_DISPATCH(add_columns)(e == 8, g, n, C, dbias.mutable_data_ptr());
   }
-  if (c.wide) {
+  if (c.half) {
     dweight = torch::stable::to(dweight, c.storage), dbias = torch::stable::to(dbias, c.storage);
   }
   return {dz, dh, dweight, dbias};

@@ -6,7 +6,7 @@ enum class GemmStart { bias, zero, c };  // what the products are added to: a ro
 
 // c [M, N] = start + a [M, K] b [K, N], all of one type; strides in elements, and of a and b one is 1.
 struct GemmArgs {
-  bool is_double;  // double
+  bool is_double;
   int64_t M, N, K;
   const void *a, *b, *bias;  // bias [N]
   int64_t a_row, a_column, b_row, b_column;

@@ -6,6 +6,19 @@
 #include "cpu/simd/vmath.h"
 
 namespace ORD_ISA {
+
+// c [rows, 64] = start (+ bias) + a [rows, k] tile [k, 64]; rows of a and c are 64 apart.
+template <class T>
+struct TileProduct {
+  const T *a, *tile;
+  int64_t k;
+  const T* start;
+  int64_t start_row;  // 64, or 0: the same row for all
+  const T* bias;      // [64] or null
+  T* c;
+  int64_t columns;  // only the first ones are needed
+};
+
 namespace {
 
 // c [M, NV vectors] = p (+ q) + a [M, k] b [k, NV vectors]; rows of a, c are 64 apart, rows of p are `p_row` apart.
@@ -62,41 +75,42 @@ constexpr int kPanel = ORD_BYTES == 64 ? (sizeof(T) == 4 ? 4
                        : M < 4         ? 4
                                        : 2;
 
-// `n` strips of M rows by one tile, columns [0, columns).
+// `n` strips of M rows by one tile.
 template <class T, int M>
-__attribute__((noinline)) static void strips(int64_t n, const T* a, const T* b, int64_t k, const T* p, int64_t p_row,
-                                             const T* q, T* c, int64_t columns) {
+__attribute__((noinline)) static void strips(int64_t n, const TileProduct<T>& p) {
   constexpr int NV = kPanel<T, M>, N = NV * kLanes<T>;
-  for (int64_t j = 0; j < columns; j += N) {
+  for (int64_t j = 0; j < p.columns; j += N) {
     for (int64_t s = 0; s < n; ++s) {
-      product<T, M, NV>(a + s * M * kTileWidth, b + j, k, p + s * M * p_row + j, p_row, q ? q + j : nullptr,
-                        c + s * M * kTileWidth + j);
+      product<T, M, NV>(p.a + s * M * kTileWidth, p.tile + j, p.k, p.start + s * M * p.start_row + j, p.start_row,
+                        p.bias ? p.bias + j : nullptr, p.c + s * M * kTileWidth + j);
     }
   }
 }
 
 template <class T>
-static void strips_of(int64_t m, int64_t n, const T* a, const T* b, int64_t k, const T* p, int64_t p_row, const T* q,
-                      T* c, int64_t columns) {
+static void strips_of(int64_t m, int64_t n, const TileProduct<T>& p) {
   switch (m) {
-    case 1: return strips<T, 1>(n, a, b, k, p, p_row, q, c, columns);
-    case 2: return strips<T, 2>(n, a, b, k, p, p_row, q, c, columns);
-    case 3: return strips<T, 3>(n, a, b, k, p, p_row, q, c, columns);
-    case 4: return strips<T, 4>(n, a, b, k, p, p_row, q, c, columns);
-    case 5: return strips<T, 5>(n, a, b, k, p, p_row, q, c, columns);
-    case 6: return strips<T, 6>(n, a, b, k, p, p_row, q, c, columns);
+    case 1: return strips<T, 1>(n, p);
+    case 2: return strips<T, 2>(n, p);
+    case 3: return strips<T, 3>(n, p);
+    case 4: return strips<T, 4>(n, p);
+    case 5: return strips<T, 5>(n, p);
+    case 6: return strips<T, 6>(n, p);
   }
 }
 
-// c [rows, 64] = p (+ q) + a [rows, k] tile [k, 64], in strips of up to six rows, as even as can be.
+// In strips of up to six rows, as even as can be.
 template <class T>
-static void multiply_tile(int64_t rows, const T* a, const T* tile, int64_t k, const T* p, int64_t p_row, const T* q,
-                          T* c, int64_t columns) {
+static void multiply_in_strips(int64_t rows, const TileProduct<T>& p) {
   const int64_t n = (rows + 5) / 6, low = rows / n, big = rows % n, r = big * (low + 1);
   if (big) {
-    strips_of<T>(low + 1, big, a, tile, k, p, p_row, q, c, columns);
+    strips_of<T>(low + 1, big, p);
   }
-  strips_of<T>(low, n - big, a + r * kTileWidth, tile, k, p + r * p_row, p_row, q, c + r * kTileWidth, columns);
+  TileProduct<T> rest = p;
+  rest.a += r * kTileWidth;
+  rest.start += r * p.start_row;
+  rest.c += r * kTileWidth;
+  strips_of<T>(low, n - big, rest);
 }
 
 // w [n, k], rows `stride` apart -> tiles [tiles of n][tiles of k][64 k][64 n]; columns past n are zero.

@@ -4,17 +4,6 @@
 
 namespace ORD_ISA {
 
-// c [rows, 64] = start (+ bias) + a [rows, k] tile [k, 64]; rows of a and c are 64 apart.
-template <class T>
-struct TileProduct {
-  const T *a, *tile;
-  int64_t k;
-  const T* start;
-  int64_t start_row;  // 64, or 0: the same row for all
-  const T* bias;      // [64] or null
-  T* c;
-  int64_t columns;  // the first ones alone are needed
-};
 void multiply_tile(int64_t rows, const TileProduct<float>& p);
 void multiply_tile(int64_t rows, const TileProduct<double>& p);
 

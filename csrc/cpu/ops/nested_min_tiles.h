@@ -119,6 +119,36 @@ static void nested_tiles(const Args& args, int64_t begin, int64_t end) {
 template <class S, bool CAPPED, bool SHARED>
 static void nested_rows_backward(const Args& args, int64_t begin, int64_t end, double* sums, double* scratch);
 
+// The gradients g of W capped rows from r on where they still are the parts': behind the cap 0. base: of the value, or,
+// where the cap holds, what its part at the cap takes from all before. w: the widths.
+template <class X, class S, int M>
+ORD_INLINE void gradients_before_cap(const Args& args, int64_t r, const typename X::V (&t)[M],
+                                     const typename X::V (&w)[M], typename X::V (&g)[M], typename X::V base) {
+  using V = typename X::V;
+  using I = typename X::I;
+  S* const gc = (S*)args.gc;
+  const V cap = X::capacity(args, r);
+  V sum{};
+  I live = ~I{}, at_cap{}, alive[M];
+#pragma GCC unroll 16
+  for (int k = 0; k < M; ++k) {
+    const V a = clip_width(t[k], w[k]);
+    const I below = (I)(a < cap - sum);
+    at_cap |= (I)g[k] & live & ~below;
+    live &= below;
+    alive[k] = live;
+    sum += a;
+  }
+  if (gc) {
+    store(gc + r, X::to_rows((V)((I)((V)at_cap + base) & ~live)));
+  }
+  base = live ? base : -(V)at_cap;
+#pragma GCC unroll 16
+  for (int k = 0; k < M; ++k) {
+    g[k] = (V)((I)(g[k] + base) & alive[k]);
+  }
+}
+
 template <class S, bool CAPPED, bool SHARED, int M>
 static void nested_tiles_backward(const Args& args, int64_t begin, int64_t end, double* sums, double* scratch) {
   using X = Tile<S, M>;
@@ -126,7 +156,7 @@ static void nested_tiles_backward(const Args& args, int64_t begin, int64_t end, 
   using I = typename X::I;
   constexpr int W = X::W;
   const S *v = (const S*)args.v, *w = (const S*)args.w, *gy = (const S*)args.g_value, *go = (const S*)args.g_out;
-  S *gv = (S*)args.gv, *gw = (S*)args.gw, *gc = (S*)args.gc;
+  S *gv = (S*)args.gv, *gw = (S*)args.gw;
   const bool stream = args.stream;
   V shared[M], acc[M] = {};
   if constexpr (SHARED) {
@@ -147,28 +177,9 @@ static void nested_tiles_backward(const Args& args, int64_t begin, int64_t end, 
       X::load_rows(w + r * M, u);
       X::turn(u);
     }
-    V base = gy ? X::to_lanes(load(gy + r)) : V{};
+    const V base = gy ? X::to_lanes(load(gy + r)) : V{};
     if constexpr (CAPPED) {
-      const V cap = X::capacity(args, r);
-      V sum{};
-      I live = ~I{}, at_cap{}, alive[M];
-#pragma GCC unroll 16
-      for (int k = 0; k < M; ++k) {
-        const V a = clip_width(t[k], SHARED ? shared[k] : u[k]);
-        const I below = (I)(a < cap - sum);
-        at_cap |= (I)g[k] & live & ~below;
-        live &= below;
-        alive[k] = live;
-        sum += a;
-      }
-      if (gc) {
-        store(gc + r, X::to_rows((V)((I)((V)at_cap + base) & ~live)));
-      }
-      base = live ? base : -(V)at_cap;
-#pragma GCC unroll 16
-      for (int k = 0; k < M; ++k) {
-        g[k] = (V)((I)(g[k] + base) & alive[k]);
-      }
+      gradients_before_cap<X, S, M>(args, r, t, SHARED ? shared : u, g, base);
     } else {
 #pragma GCC unroll 16
       for (int k = 0; k < M; ++k) {
