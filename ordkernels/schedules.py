@@ -282,7 +282,8 @@ def mixture_timesteps(
     """
     T = integer("T", T, least=1)
     taus = check_aligned(aligned, T)
-    rho = real("rho", rho, least=0, most=1)
+    if not 0 <= real("rho", rho) <= 1:
+        raise ValueError(f"rho: expected a number in [0, 1], got {rho}")
     u = rng.uniform(seed, row_ids, step, 2, **({"rows": B, "device": device} if row_ids is None else {}))
     if u.shape[0] != B:
         raise ValueError(f"row_ids: expected [B] = [{B}], got [{u.shape[0]}]")

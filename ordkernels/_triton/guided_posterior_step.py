@@ -24,12 +24,13 @@ def _posterior(
     """d0, d1, sigma as [BLOCK_R, 1]."""
     if PER_ROW:
         at, to = load_level(t, b, k, t_b, t_k, rm), load_level(s, b, k, s_b, s_k, rm)
+        done = to == 1.0  # x_s is the estimate of x0, whatever t is, also at t = 1
+        at = tl.where(done, 0.0, at)
         ratio, rest = (to - at) / to, (1.0 - to) / (1.0 - at)
         d0, d1 = tl.sqrt(to) * (ratio / (1.0 - at)), tl.sqrt(at / to) * rest
         if BETA:
             rest = rest * 0.0 + 1.0
-        done = to == 1.0  # x_s is the estimate of x0, also where t = 1
-        d0, d1, sigma = tl.where(done, 1.0, d0), tl.where(done, 0.0, d1), tl.where(done, 0.0, tl.sqrt(ratio * rest))
+        sigma = tl.where(done, 0.0, tl.sqrt(ratio * rest))
         d0, d1, sigma = d0[:, None].to(ACC), d1[:, None].to(ACC), sigma[:, None].to(ACC)
     else:  # and one return for both: all of a function's returns must have one type
         zero = (b[:, None] * 0).to(ACC)
