@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
-    "as_numpy", "as_tensor", "common_float", "dtype_name", "edges", "integers", "is_tensor", "levels", "like", "numbers", "reject_infinite",
-    "reject_nan", "same_order", "vector", "weights",
+    "as_numpy", "as_tensor", "binnable", "common_float", "dtype_name", "edges", "integers", "is_beyond_fp64", "is_tensor", "levels",
+    "like", "numbers", "reject_infinite", "reject_nan", "same_order", "vector", "weights",
 ]  # fmt: skip
 
 Array = NDArray[Any]
@@ -142,6 +142,21 @@ def dtype_name(x: Any, a: Array) -> str:
 
 
 # ---------------------------------------------------------------------------------- conversions for the kernels
+
+
+def is_beyond_fp64(a: Array) -> bool:
+    """Whether fp64 may round a whole number of `a`."""
+    return a.dtype in (np.int64, np.uint64) and a.size > 0 and bool(a.max() > 2**53 or a.min() < -(2**53))
+
+
+def binnable(*arrays: Array) -> list[Array]:
+    """As `common_float`, but what fp64 cannot hold is rounded down: it stays on its side of every edge."""
+    return common_float(*(_rounded_down(a) if is_beyond_fp64(a) else a for a in arrays))
+
+
+def _rounded_down(a: Array) -> Array:
+    x = a.astype(np.float64)
+    return np.where(x.astype(np.longdouble) > a.astype(np.longdouble), np.nextafter(x, -np.inf), x)
 
 
 def common_float(*arrays: Array) -> list[Array]:

@@ -76,7 +76,7 @@ class RowsMetric(ScoreMetric):
                 raise ValueError(f"{name}: expected shape [N]{'' if n is None else f' = [{n}], as prediction'}, got {list(t.shape)}")
             n = len(t)
             if t.dtype not in _ROW_DTYPES:
-                t = t.to(torch.float32 if t.is_floating_point() else torch.int64)
+                t = t.to(torch.float32) if t.is_floating_point() else _as_int64(name, t)
             checked[name] = t.to(self.device, copy=True)  # the caller may write into its own
         for name, t in checked.items():
             getattr(self, f"{name}_rows").append(t)
@@ -85,7 +85,7 @@ class RowsMetric(ScoreMetric):
         """All rows of a column; None if there are none."""
         rows = getattr(self, f"{name}_rows", [])
         if isinstance(rows, list):
-            rows = torch.cat(rows) if rows else None
+            rows = _joined(name, rows)
         return rows if rows is not None and len(rows) else None
 
     def _prediction_and_y(self) -> list[Tensor]:
@@ -95,10 +95,38 @@ class RowsMetric(ScoreMetric):
     def _sync_dist(self, dist_sync_fn: Callable[..., Any] = gather_all_tensors, process_group: Any | None = None) -> None:
         """Agree on dtypes first: a process without rows, or with rows of another dtype, would send what others misread."""
         parts = [getattr(self, f"{name}_rows") for name in self._columns]
-        joined = [torch.cat(rows) if rows else None for rows in parts]
+        joined = [_joined(name, rows) for name, rows in zip(self._columns, parts, strict=True)]
         codes = torch.tensor([0 if t is None else 1 + _ROW_DTYPES.index(t.dtype) for t in joined], device=self.device)
         codes_of_all = torch.stack(dist_sync_fn(codes, group=process_group or self.process_group))
         for name, t, found in zip(self._columns, joined, codes_of_all.T.tolist(), strict=True):
-            dtype = torch.int64 if set(found) <= {0, 3} else torch.float32 if set(found) <= {0, 1} else torch.float64
-            setattr(self, f"{name}_rows", [torch.empty(0, dtype=dtype, device=self.device) if t is None else t.to(dtype)])
+            dtype = _common_dtype({_ROW_DTYPES[code - 1] for code in found if code})
+            own = torch.empty(0, dtype=dtype, device=self.device) if t is None else _in_dtype(name, t, dtype)
+            setattr(self, f"{name}_rows", [own])
         super()._sync_dist(dist_sync_fn, process_group)
+
+
+def _common_dtype(dtypes: set[torch.dtype]) -> torch.dtype:
+    """One that no value of these is rounded to, if any: torch's own promotion takes whole numbers beside float32 for float32."""
+    if dtypes <= {torch.int64}:
+        return torch.int64
+    return torch.float32 if dtypes == {torch.float32} else torch.float64
+
+
+def _joined(name: str, rows: list[Tensor]) -> Tensor | None:
+    if not rows:
+        return None
+    dtype = _common_dtype({t.dtype for t in rows})
+    return torch.cat([_in_dtype(name, t, dtype) for t in rows])
+
+
+def _in_dtype(name: str, t: Tensor, dtype: torch.dtype) -> Tensor:
+    """t in a common dtype; whole numbers that it would round are refused."""
+    if t.dtype == torch.int64 and dtype == torch.float64 and len(t) and bool(((t > 2**53) | (t < -(2**53))).any()):
+        raise ValueError(f"{name}: expected whole numbers up to 2^53 beside floats of another update, got beyond")
+    return t.to(dtype)
+
+
+def _as_int64(name: str, t: Tensor) -> Tensor:
+    if t.dtype == torch.uint64 and bool((t.view(torch.int64) < 0).any()):
+        raise ValueError(f"{name}: expected whole numbers below 2^63, got {int(t.cpu().numpy().max())}")
+    return t.to(torch.int64)

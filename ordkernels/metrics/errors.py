@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..scores.streaming import Errors
+from .._validation.numbers import real
+from ..scores.streaming import Errors, theta_key
 from ._base import AccumulatorMetric, ScoreMetric
 
 __all__ = ["LCC", "MAE", "RMSE", "CumulativeScore"]
@@ -75,11 +76,11 @@ class CumulativeScore(_ErrorMetric):
     higher_is_better = True
 
     def __init__(self, theta: float, **kwargs: Any) -> None:
-        self._theta = float(theta)
+        self._theta = real("theta", theta, least=0, finite=False)
         super().__init__(partial(Errors, (self._theta,)), {"_n": "count", "_within": "within"}, theta, **kwargs)
 
     def compute(self) -> Tensor:
-        return self._scalar(self._accumulator().result()[f"cs@{self._theta:g}"])
+        return self._scalar(self._accumulator().result()[theta_key(self._theta)])
 
 
 class LCC(ScoreMetric):
@@ -103,8 +104,8 @@ class LCC(ScoreMetric):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        # means only merge together with counts: one state, n | 5 moments
-        self.add_state("moments", torch.zeros(6, dtype=torch.float64), dist_reduce_fx=_merge_moments)
+        # means only merge together with counts: one state, n | 7 moments
+        self.add_state("moments", torch.zeros(8, dtype=torch.float64), dist_reduce_fx=_merge_moments)
 
     def update(self, prediction: Any, y: Any) -> None:
         """Add rows: ``[N]`` each, finite; tensors, arrays or lists."""

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .. import scores
-from .._validation.numbers import one_of
+from .._validation.numbers import number, one_of
 from ..scores.grid import GridXAUC
 from ..scores.xauc import check_options
 from ._base import RowsMetric
@@ -184,7 +184,7 @@ class RelaImpr(AUC):
     def __init__(self, base: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         scores.relaimpr(base, base)  # raises for 0.5 here rather than after an epoch
-        self.base = float(base)
+        self.base = number("base", base)
 
     def compute(self) -> Tensor:
         return self._scalar(scores.relaimpr(float(super().compute()), self.base))

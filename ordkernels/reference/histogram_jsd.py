@@ -5,7 +5,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["divergences", "histogram_jsd"]
+__all__ = ["divergences", "histogram_jsd", "mean_divergence"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -19,7 +19,12 @@ def histogram_jsd(y: NDArray[np.generic], prediction: NDArray[np.generic], group
         np.bincount(g * M + np.searchsorted(edges[1:-1], x, side="right"), minlength=G * M).reshape(G, M).astype(np.float64)
         for x in (y, prediction)
     )  # [G, M] counts
-    return float(divergences(p, q).mean() / math.log(base))
+    return mean_divergence(float(divergences(p, q).sum()), G, base)
+
+
+def mean_divergence(total: float, groups: int, base: float) -> float:
+    """Of a sum over groups, in nats: within its bounds 0 and log 2, whatever the rounding."""
+    return min(max(total / groups, 0.0), math.log(2)) / math.log(base)
 
 
 def divergences(p: Floats, q: Floats) -> Floats:

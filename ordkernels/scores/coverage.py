@@ -1,5 +1,6 @@
 """Coverage of prediction intervals."""
 
+import math
 from typing import Any
 
 from .._backend import compiled_host, register_host
@@ -34,4 +35,4 @@ def coverage(lower: Any, upper: Any, y: Any, *, num_threads: int | None = None) 
     if c is None:
         return reference.coverage(*float64(a, b, t))
     inside, width, _ = c.coverage(a, b, t, _threads(num_threads))
-    return inside / len(a), width / len(a)
+    return (inside / len(a), width / len(a)) if width < math.inf else reference.coverage(*float64(a, b, t))

@@ -224,7 +224,7 @@ def main(args: argparse.Namespace) -> int:
         print(f"score-file: {error or type(error).__name__}", file=sys.stderr)
         return 2
     if args.json:
-        found["scores"] = {name: None if math.isnan(x) else x for name, x in found["scores"].items()}
+        found["scores"] = {name: x if math.isfinite(x) else None for name, x in found["scores"].items()}
         print(json.dumps(found, indent=2))
     else:
         print(text(found))

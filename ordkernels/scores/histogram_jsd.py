@@ -40,14 +40,15 @@ def histogram_jsd(y: Any, prediction: Any, group: Any, *, edges: Any, base: floa
     """
     c = compiled_host("histogram_jsd")
     a, b = columns(y, prediction, nan=c is not None)
-    log_base = math.log(check_base(base))
+    base = check_base(base)
     e, g = arrays.edges("edges", edges), arrays.integers("group", group, length=len(a))
+    u, v = arrays.binnable(a, b)
     if c is None:
-        return reference.histogram_jsd(a, b, g, e, base)
-    total, groups = c.histogram_jsd(*arrays.common_float(a, b), g, e, _threads(num_threads))
+        return reference.histogram_jsd(u, v, g, e, base)
+    total, groups = c.histogram_jsd(u, v, g, e, _threads(num_threads))
     if math.isnan(total):
         columns(a, b)  # raises: a NaN has no bin
-    return total / groups / log_base
+    return float(reference.mean_divergence(total, groups, base))
 
 
 def check_base(base: Any) -> float:

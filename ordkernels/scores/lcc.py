@@ -1,12 +1,12 @@
 """Pearson's linear correlation."""
 
-import math
 from typing import Any
 
 from .._backend import compiled_host, register_host
 from .._validation.numbers import num_threads as _threads
 from ..reference import lcc as reference
-from ._inputs import finite_columns, float64
+from ..reference.lcc import correlation
+from ._inputs import finite_columns, float64, is_ordinary
 
 __all__ = ["correlation", "lcc"]
 
@@ -26,11 +26,6 @@ def lcc(y: Any, prediction: Any, *, num_threads: int | None = None) -> float:
         >>> round(lcc([1, 2, 3], [2, 4, 6]), 12)
         1.0
     """
-    c, (a, b) = compiled_host("lcc"), finite_columns(y, prediction)
-    return correlation(*c.moments(a, b, _threads(num_threads))[3:]) if c else reference.lcc(*float64(a, b))
-
-
-def correlation(yy: float, pp: float, yp: float) -> float:
-    """From the sums of squares and products about the means; NaN where either column is constant."""
-    scale = math.sqrt(yy) * math.sqrt(pp)
-    return max(-1.0, min(1.0, yp / scale)) if scale > 0 else math.nan
+    c, threads, (a, b) = compiled_host("lcc"), _threads(num_threads), finite_columns(y, prediction, shifted=True)
+    yy, pp, yp = c.moments(a, b, threads)[3:] if c else (0.0, 0.0, 0.0)
+    return correlation(yy, pp, yp) if is_ordinary(yy) and is_ordinary(pp) else reference.lcc(*float64(a, b))

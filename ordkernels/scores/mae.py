@@ -1,5 +1,6 @@
 """Mean absolute error."""
 
+import math
 from typing import Any
 
 from .._backend import compiled_host, register_host
@@ -27,5 +28,6 @@ def mae(y: Any, prediction: Any, *, num_threads: int | None = None) -> float:
         >>> mae([1.0, 4.0], [2.0, 1.0])
         2.0
     """
-    c, (a, b) = compiled_host("mae"), finite_columns(y, prediction)
-    return c.errors(a, b, 0.0, _threads(num_threads))[0] / len(a) if c else reference.mae(*float64(a, b))
+    c, threads, (a, b) = compiled_host("mae"), _threads(num_threads), finite_columns(y, prediction, differences=True)
+    total = c.errors(a, b, 0.0, threads)[0] if c else math.inf
+    return total / len(a) if total < math.inf else reference.mae(*float64(a, b))

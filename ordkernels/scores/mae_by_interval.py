@@ -40,9 +40,9 @@ def mae_by_interval(y: Any, prediction: Any, edges: Any) -> IntervalErrors:
         >>> mae_by_interval([0.0, 1.0, 5.0], [1.0, 1.0, 2.0], edges=[0, 2, 4, 9])
         IntervalErrors(mae=array([0.5, nan, 3. ]), rows=array([2, 0, 1]))
     """
-    a, b = float64(*finite_columns(y, prediction))
-    e = arrays.edges("edges", edges)
-    interval = np.searchsorted(e[1:-1], a, side="right")
+    e, labels = arrays.edges("edges", edges), arrays.numbers("y", y)
+    a, b = float64(*finite_columns(labels, prediction, differences=True))
+    interval = np.searchsorted(e[1:-1], arrays.binnable(labels)[0], side="right")
     rows = np.bincount(interval, minlength=len(e) - 1)
     total = np.bincount(interval, weights=np.abs(a - b), minlength=len(e) - 1)
     return IntervalErrors(np.divide(total, rows, out=np.full(len(rows), np.nan), where=rows > 0), rows.astype(np.int64))

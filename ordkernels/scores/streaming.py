@@ -16,10 +16,11 @@ from .._backend import compiled_host
 from .._validation import arrays
 from .._validation.numbers import num_threads as _threads
 from .._validation.numbers import real
-from ..reference.histogram_jsd import divergences
+from ..reference._range import difference, exponent, times_power_of_2
+from ..reference.histogram_jsd import divergences, mean_divergence
+from ..reference.lcc import correlation
 from ._inputs import finite_chunk, float64, intervals
 from .histogram_jsd import check_base
-from .lcc import correlation
 
 __all__ = ["Accumulator", "BinnedXAUC", "BinnedXAUCResult", "Coverage", "Errors", "GroupedJSD", "SampleScores", "State", "require_rows"]
 
@@ -118,25 +119,28 @@ class Errors(Accumulator):
     def __init__(self, thetas: Sequence[float] = ()) -> None:
         self.thetas = tuple(real("thetas", t, least=0, finite=False) for t in thetas)
         self._n = np.zeros((), np.int64)
-        self._sums = np.zeros((2, 2))  # |y - p| and (y - p)^2
-        self._moments = np.zeros(5)  # means of y and p; sums of squares and products about them
+        self._sums = np.zeros((5, 2))  # see _sums_of
+        self._moments = np.zeros(7)  # see _moments_of
         self._within = np.zeros(len(self.thetas), np.int64)
 
     def update(self, y: Any, prediction: Any, *, num_threads: int | None = None) -> Self:
-        c, (a, b), threads = compiled_host("mae"), finite_chunk(y, prediction), _threads(num_threads)
-        if not len(a):
+        c, threads = compiled_host("mae"), _threads(num_threads)
+        y, prediction = arrays.numbers("y", y), arrays.as_numpy("prediction", prediction)
+        columns = finite_chunk(y, prediction)
+        if not len(y):
             return self
+        is_rounded = arrays.is_beyond_fp64(y) or arrays.is_beyond_fp64(prediction)
+        a, b = finite_chunk(y, prediction, differences=True) if is_rounded else columns
         if c is None:
             a, b = float64(a, b)
-            d = a - b
-            sums, within = (float(np.abs(d).sum()), float((d * d).sum())), [int((np.abs(d) <= t).sum()) for t in self.thetas]
-            moments = _moments(a, b)
+            with np.errstate(over="ignore"):
+                d = a - b
+                sums, within = (float(np.abs(d).sum()), float((d * d).sum())), [int((np.abs(d) <= t).sum()) for t in self.thetas]
         else:
             each = [c.errors(a, b, t, threads) for t in self.thetas or (0.0,)]
             sums, within = each[0][:2], [e[2] for e in each][: len(self.thetas)]
-            moments = c.moments(a, b, threads)[1:]
         self._add({
-            "_n": np.array(len(a)), "_sums": np.array([[s, 0.0] for s in sums]), "_moments": np.array(moments),
+            "_n": np.array(len(a)), "_sums": _sums_of(a, b, *sums), "_moments": _moments_of(c, *columns, threads=threads),
             "_within": np.array(within, np.int64),
         })  # fmt: skip
         return self
@@ -146,18 +150,97 @@ class Errors(Accumulator):
             _accumulate(self._sums, i, float(x), float(correction))
         self._within = self._within + state["_within"]
         n, m = int(self._n), int(state["_n"])
-        if m:  # Chan, Golub and LeVeque
-            a, b = self._moments, state["_moments"]
-            delta, share = b[:2] - a[:2], n * m / (n + m)
-            cross = np.array([delta[0] ** 2, delta[1] ** 2, delta[0] * delta[1]])
-            self._moments = np.concatenate((a[:2] + delta * (m / (n + m)), a[2:] + b[2:] + cross * share)) if n else b.copy()
+        if m:
+            self._moments = _merged_moments(self._moments, n, state["_moments"], m) if n else state["_moments"].copy()
         self._n = np.array(n + m, np.int64)
 
     def result(self) -> dict[str, float]:
         n = require_rows(self._n)
-        absolute, square = (float(s[0] + s[1]) for s in self._sums)
-        scores = {"mae": absolute / n, "rmse": math.sqrt(square / n), "lcc": correlation(*map(float, self._moments[2:]))}
-        return scores | {f"cs@{t:g}": int(w) / n for t, w in zip(self.thetas, self._within, strict=True)}
+        absolute, large, square, large_square, small_square = (float(x) / n for x in self._sums.sum(1))
+        if large:
+            absolute = times_power_of_2(large + math.ldexp(absolute, -_ABSOLUTE), _ABSOLUTE)
+        if large_square:
+            rmse = times_power_of_2(math.sqrt(large_square + math.ldexp(square, -2 * _SQUARE)), _SQUARE)
+        elif square:
+            rmse = math.sqrt(square + math.ldexp(small_square, -2 * _SQUARE))
+        else:
+            rmse = math.ldexp(math.sqrt(small_square), -_SQUARE)
+        scores = {"mae": absolute, "rmse": rmse, "lcc": correlation(*map(float, self._moments[2:5]))}
+        return scores | {theta_key(t): int(w) / n for t, w in zip(self.thetas, self._within, strict=True)}
+
+
+def theta_key(theta: float) -> str:
+    """The name of the cumulative score of that theta, of which two thetas never share one."""
+    return f"cs@{theta!r}".removesuffix(".0")
+
+
+_ABSOLUTE, _SQUARE = 200, 600  # exponents of the powers of 2 that errors are scaled by in sums of their own
+
+
+def _sums_of(a: NDArray[Any], b: NDArray[Any], absolute: float, square: float) -> NDArray[np.float64]:
+    """A chunk's sums [5, 2] of |y - p|, and of it over 2^200 where it is large; of (y - p)^2, over 2^1200 where it is large and times
+    2^1200 where it is small: no number is so large or small that a sum overflows or loses it."""
+    sums = np.zeros((5, 2))
+    is_large = not absolute < 2.0**900
+    is_square = 2.0**-900 < square < 2.0**900
+    if not is_large:
+        sums[0, 0] = absolute
+    if is_square:
+        sums[2, 0] = square
+    if is_large or (absolute > 0 and not is_square):
+        d, e = difference(*float64(a, b))
+        if is_large:
+            sums[1, 0] = math.ldexp(float(np.abs(d).sum()), e - _ABSOLUTE)
+        if not is_square:
+            i, sign = (4, 1) if square <= 2.0**-900 else (3, -1)
+            sums[i, 0] = math.ldexp(float((d * d).sum()), 2 * (e + sign * _SQUARE))
+    return sums
+
+
+def _moments_of(c: Any, a: NDArray[Any], b: NDArray[Any], *, threads: int) -> NDArray[np.float64]:
+    """A chunk's means of y and p, sums of squares and products about them (yy, pp, yp), and two exponents: y and p are scaled by
+    2^-exponent, which is 0 unless their squares could overflow or vanish."""
+    found = c.moments(a, b, threads)[1:] if c else _moments(*float64(a, b))
+    exponents = [
+        0 if abs(mean) < 2.0**400 and 2.0**-800 < square < 2.0**800 else _exponent_of(x)
+        for x, mean, square in ((a, found[0], found[2]), (b, found[1], found[3]))
+    ]
+    if any(exponents):
+        found = _moments(*(np.ldexp(x, -e) for x, e in zip(float64(a, b), exponents, strict=True)))
+    return np.array([*found, *exponents], np.float64)
+
+
+def _exponent_of(x: NDArray[Any]) -> int:
+    e = exponent(*float64(x))
+    return 0 if abs(e) < 390 else e
+
+
+def _moments(y: NDArray[np.float64], p: NDArray[np.float64]) -> list[float]:
+    """Means of y and p, and the sums of squares and products about them, as the compiled kernel gives them."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        a, b = y - y[0], p - p[0]  # a constant column is exactly 0
+        u, v = a - a.mean(), b - b.mean()
+        return [float(x) for x in (y[0] + a.mean(), p[0] + b.mean(), (u * u).sum(), (v * v).sum(), (u * v).sum())]
+
+
+def _merged_moments(a: NDArray[np.float64], n: int, b: NDArray[np.float64], m: int) -> NDArray[np.float64]:
+    """By the formula of Chan, Golub and LeVeque."""
+    if a[5:].any() or b[5:].any():
+        a, b = _of_common_exponents(a, b)
+    delta, share = b[:2] - a[:2], n * m / (n + m)
+    cross = np.array([delta[0] ** 2, delta[1] ** 2, delta[0] * delta[1]])
+    return np.concatenate((a[:2] + delta * (m / (n + m)), a[2:5] + b[2:5] + cross * share, a[5:]))
+
+
+def _of_common_exponents(a: NDArray[np.float64], b: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+    """Both scaled by the larger exponent of each column; a column of zeros has any."""
+    exponents = [[-math.inf if x[i] == x[2 + i] == 0 else x[5 + i] for i in (0, 1)] for x in (a, b)]
+    common = [max(e) if max(e) > -math.inf else 0.0 for e in zip(*exponents, strict=True)]
+    scaled = []
+    for x in (a, b):
+        y, p = (int(max(x[5 + i] - common[i], -2200)) if x[i] or x[2 + i] else 0 for i in (0, 1))
+        scaled.append(np.concatenate((np.ldexp(x[:5], [y, p, 2 * y, 2 * p, y + p]), common)))
+    return scaled
 
 
 class Coverage(Accumulator):
@@ -174,7 +257,8 @@ class Coverage(Accumulator):
     _fields = ("_n", "_inside", "_width")
 
     def __init__(self) -> None:
-        self._n, self._inside, self._width = np.zeros((), np.int64), np.zeros((), np.int64), np.zeros((1, 2))
+        self._n, self._inside = np.zeros((), np.int64), np.zeros((), np.int64)
+        self._width = np.zeros((2, 2))  # as the first two of _sums_of
 
     def update(self, lower: Any, upper: Any, y: Any, *, num_threads: int | None = None) -> Self:
         c, threads = compiled_host("coverage"), _threads(num_threads)
@@ -183,19 +267,23 @@ class Coverage(Accumulator):
             return self
         a, b, t = intervals(a, upper, y)
         if c is None:
-            inside, width = int(((a <= t) & (t <= b)).sum()), float(np.subtract(*float64(b, a)).sum())
+            with np.errstate(over="ignore"):
+                inside, width = int(((a <= t) & (t <= b)).sum()), float(np.subtract(*float64(b, a)).sum())
         else:
             inside, width, _ = c.coverage(a, b, t, threads)
-        self._add({"_n": np.int64(len(a)), "_inside": np.int64(inside), "_width": np.array([[width, 0.0]])})  # type: ignore[dict-item]
+        self._add({"_n": np.array(len(a)), "_inside": np.array(inside), "_width": _sums_of(b, a, width, 1.0)[:2]})
         return self
 
     def _add(self, state: State) -> None:
         self._n, self._inside = self._n + state["_n"], self._inside + state["_inside"]
-        _accumulate(self._width, 0, *map(float, state["_width"][0]))
+        for i in (0, 1):
+            _accumulate(self._width, i, *map(float, state["_width"][i]))
 
     def result(self) -> tuple[float, float]:
         n = require_rows(self._n)
-        return int(self._inside) / n, float(self._width[0].sum()) / n
+        width, large = (float(x) / n for x in self._width.sum(1))
+        mean = times_power_of_2(large + math.ldexp(width, -_ABSOLUTE), _ABSOLUTE) if large else width
+        return int(self._inside) / n, mean
 
 
 class SampleScores(Accumulator):
@@ -295,10 +383,10 @@ class GroupedJSD(Accumulator):
         if c is None:
             ids, code = np.unique(g, return_inverse=True)
             G, M = len(ids), len(self.edges) - 1
-            bins = (np.searchsorted(self.edges[1:-1], x, side="right") for x in (a, b))
+            bins = (np.searchsorted(self.edges[1:-1], x, side="right") for x in arrays.binnable(a, b))
             counts = np.stack([np.bincount(code * M + i, minlength=G * M).reshape(G, M) for i in bins], 1)
         else:
-            ids, counts = c.histogram_counts(*arrays.common_float(a, b), g, self.edges, threads)
+            ids, counts = c.histogram_counts(*arrays.binnable(a, b), g, self.edges, threads)
         self._add({"_ids": ids, "_counts": counts})
         return self
 
@@ -318,7 +406,7 @@ class GroupedJSD(Accumulator):
         for begin in range(0, len(self._ids), 4096):  # temporaries of a few MB
             part = self._counts[begin : begin + 4096].astype(np.float64)
             total += divergences(part[:, 0], part[:, 1]).sum()
-        return float(total / len(self._ids) / math.log(self.base))
+        return mean_divergence(float(total), len(self._ids), self.base)
 
 
 class BinnedXAUCResult(NamedTuple):
@@ -362,10 +450,11 @@ class BinnedXAUC(Accumulator):
         a = arrays.numbers("y", y)
         b = arrays.numbers("prediction", prediction, length=len(a))
         if c is None:
+            a, b = arrays.binnable(a, b)
             i, j = (np.searchsorted(e[1:-1], x, side="right") for e, x in ((self.y_edges, a), (self.prediction_edges, b)))
             np.add.at(self._joint, (i, j), 1)
         else:
-            c.joint_counts(*arrays.common_float(a, b), self.y_edges, self.prediction_edges, self._joint, threads)
+            c.joint_counts(*arrays.binnable(a, b), self.y_edges, self.prediction_edges, self._joint, threads)
         return self
 
     def _add(self, state: State) -> None:
@@ -391,10 +480,3 @@ class BinnedXAUC(Accumulator):
 def _pairs(counts: NDArray[np.int64]) -> int:
     """Pairs of rows in one bin."""
     return int((counts * (counts - 1) // 2).sum())
-
-
-def _moments(y: NDArray[np.float64], p: NDArray[np.float64]) -> list[float]:
-    """Means of y and p, and the sums of squares and products about them, as the compiled kernel gives them."""
-    a, b = y - y[0], p - p[0]  # a constant column is exactly 0
-    u, v = a - a.mean(), b - b.mean()
-    return [float(x) for x in (y[0] + a.mean(), p[0] + b.mean(), (u * u).sum(), (v * v).sum(), (u * v).sum())]

@@ -1,0 +1,40 @@
+"""Columns of any magnitude: scaled by powers of 2, which rounds nothing, so that squares neither overflow nor underflow."""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["centred", "difference", "exponent", "times_power_of_2"]
+
+Floats = NDArray[np.float64]
+
+
+def exponent(x: Floats) -> int:
+    """The e for which the largest magnitude is below 2^e, and at least half of that; 0 for zeros."""
+    return int(np.frexp(np.abs(x).max(initial=0.0))[1])
+
+
+def difference(a: Floats, b: Floats) -> tuple[Floats, int]:
+    """(d, e): a - b = d 2^e, d up to 1; also where a - b overflows."""
+    with np.errstate(over="ignore"):
+        d, halved = a - b, 0
+    if not np.isfinite(d).all():
+        d, halved = a / 2 - b / 2, 1
+    e = exponent(d)
+    return np.ldexp(d, -e), e + halved
+
+
+def centred(x: Floats) -> Floats:
+    """x without its mean, scaled to magnitudes up to 1; a constant column is exactly 0."""
+    x = np.ldexp(x, -exponent(x))
+    x = x - x[0]
+    return np.asarray(x - x.mean())
+
+
+def times_power_of_2(x: float, exponent: int) -> float:
+    """x 2^exponent, infinite where it overflows."""
+    try:
+        return math.ldexp(x, exponent)
+    except OverflowError:
+        return math.copysign(math.inf, x)
