@@ -8,7 +8,8 @@ from torch import Tensor
 from .._validation.tensors import can_read_values
 
 __all__ = [
-    "INPUT_KEYS", "check_batch", "check_capacity", "check_ids", "check_nonnegative", "check_target", "check_weights", "require_keys",
+    "INPUT_KEYS", "check_batch", "check_capacity", "check_dtype", "check_ids",
+    "check_nonnegative", "check_target", "check_weights", "require_keys",
 ]  # fmt: skip
 
 INPUT_KEYS = ("user", "item", "dense", "q_user", "q_item", "has_user", "has_item")
@@ -32,6 +33,12 @@ def require_keys(batch: dict[str, Tensor], names: tuple[str, ...]) -> None:
     for name in names:
         if name not in batch:
             raise ValueError(f"batch: expected the key {name!r}, got {', '.join(sorted(batch)) or 'no keys'}")
+
+
+def check_dtype(name: str, t: Tensor, dtype: torch.dtype) -> None:
+    """``TypeError`` for a floating tensor of another dtype than the model's, but under autocast."""
+    if t.dtype != dtype and not torch.is_autocast_enabled(t.device.type):
+        raise TypeError(f"{name}: expected the dtype of the model's parameters, {dtype}, got {t.dtype}; convert one or the other")
 
 
 def check_ids(name: str, ids: Tensor, count: int) -> None:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from .._validation.flags import with_flags
 from .._validation.numbers import positive_sizes
 from ..nn import QuantileEncoder
-from ._checks import INPUT_KEYS, check_batch, check_ids, check_target, require_keys
+from ._checks import INPUT_KEYS, check_batch, check_dtype, check_ids, check_target, require_keys
 
 __all__ = ["ContextEncoder", "EncoderConfig", "FeatureEncoder", "check_probability"]
 
@@ -107,8 +107,8 @@ class FeatureEncoder(nn.Module):
 
     def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """``(context [B, hidden], patterns h [B, 2 d], has_user [B], has_item [B])``, the flags after hiding histories."""
-        q_user, has_user = self._history(batch["q_user"], batch["has_user"], self.config.user_history)
-        q_item, has_item = self._history(batch["q_item"], batch["has_item"], self.config.item_history)
+        q_user, has_user = self._history("user", batch, self.config.user_history)
+        q_item, has_item = self._history("item", batch, self.config.item_history)
         h = torch.cat((self.user_pattern(q_user, has_user), self.item_pattern(q_item, has_item)), dim=1)
         ids = (self._ids("user", self.user_embedding, batch), self._ids("item", self.item_embedding, batch))
         inputs = (batch["dense"].to(h.dtype), *ids, *((h,) if self.patterns_in_context else ()))
@@ -122,8 +122,10 @@ class FeatureEncoder(nn.Module):
             return e
         return e * (torch.rand(len(ids), 1, device=e.device) >= self.config.id_dropout)
 
-    def _history(self, q: Tensor, has: Tensor, used: bool) -> tuple[Tensor, Tensor]:
-        flag, p = has.to(q.dtype), self.config.history_dropout
+    def _history(self, side: str, batch: dict[str, Tensor], used: bool) -> tuple[Tensor, Tensor]:
+        q, p = batch[f"q_{side}"], self.config.history_dropout
+        check_dtype(f"q_{side}", q, self.overall.dtype)
+        flag = batch[f"has_{side}"].to(q.dtype)
         if not used:
             flag = torch.zeros_like(flag)
         elif self.training and p:
@@ -185,6 +187,7 @@ class ContextEncoder(nn.Module):
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         if self.plain:
+            check_dtype("dense", batch["dense"], next(self.net.parameters()).dtype)
             return F.silu(self.net(batch["dense"]))
         return F.silu(self.net(batch)[0])
 

@@ -269,7 +269,8 @@ class DiffoR(GenerativeModel):
             self.v_mean.copy_(v.mean(dim=0))
             self.v_spread.copy_(torch.maximum(v.std(dim=0, correction=0), _LEAST_DEVIATION * self.heads.widths))
             s = (v - self.v_mean) / self.v_spread
-            self.v_moment.copy_(s.T @ s / len(s))
+            moment = s.T @ s / len(s)
+            self.v_moment.copy_(moment if float(moment.trace()) > 0 else torch.eye(len(moment)))  # of equal targets nothing can be told
 
     def loss(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The training loss on one batch, and its parts: ``loss`` (the total), ``noise``, ``increment``, ``crps``."""

@@ -340,3 +340,11 @@ def test_sampler_and_batch_errors():
         m.loss({"dense": x["dense"], "y": torch.tensor([0.0, 1.0, -1.0, 2.0])})
     with pytest.raises(ValueError, match="batch: expected the key 'y', got dense"):
         m.loss({"dense": x["dense"]})
+
+
+@pytest.mark.parametrize("rows", ["one row", "all zero", "one class"])
+def test_a_first_batch_of_equal_targets_gives_a_finite_loss(rows):
+    batch = {name: v[:1] for name, v in table().items()} if rows == "one row" else table()
+    if rows != "one row":
+        batch["y"] = torch.full_like(batch["y"], 0.0 if rows == "all zero" else 3.0)
+    assert all(torch.isfinite(part) for part in model().loss(batch).values())

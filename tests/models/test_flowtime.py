@@ -313,3 +313,10 @@ def test_ids_out_of_range_are_named(name, id_, error, text):
     x[name][3] = id_
     with pytest.raises(error, match=text):
         model.sample(x, 2)
+
+
+def test_inputs_of_another_dtype_are_named():
+    model, batch = small(), data()
+    model.prepare(batch)
+    with pytest.raises(TypeError, match=r"q_user: expected the dtype of the model's parameters, torch.float32, got torch.float64"):
+        model.loss({**batch, "q_user": batch["q_user"].double()})
