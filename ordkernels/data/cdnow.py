@@ -35,7 +35,8 @@ def cdnow(
         path: a folder with ``CDNOW_master.txt[.gz]``; None looks for ``bench/data/cdnow_ltv`` in the checkout that holds this
             package, then below the current directory.
         target: ``"first_year"``: spending in the 365 days after the day of the first purchase, from what was bought on that day.
-            ``"holdout"``: spending from day 273 on (1 October 1997), from everything before.
+            ``"holdout"``: spending from day 273 on (1 October 1997), from everything before; customers who bought nothing
+            before are left out.
         split: seed of the random split, which never changes.
         test_share: of the customers.
 
@@ -68,7 +69,8 @@ def cdnow(
         columns += _history(customer, day, dollars, first_day)
     y = np.bincount(customer[in_target], dollars[in_target], n)
     dense = np.stack([np.asarray(c, dtype=np.float64) for c in columns], axis=1)
-    rows = split_by_hash(n, test_share, split)
+    known = np.ones(n, dtype=bool) if target == "first_year" else first_day < _CALIBRATION_DAYS
+    rows = [r[known[r]] for r in split_by_hash(n, test_share, split)]
     return table_split([dense[r] for r in rows], [y[r] for r in rows], rows)
 
 
@@ -103,7 +105,7 @@ def _history(customer: np.ndarray, day: np.ndarray, dollars: np.ndarray, first_d
     np.maximum.at(last_day, customer[before], day[before])
     return [
         np.log1p(spent), np.log1p(days_bought), _CALIBRATION_DAYS - last_day, _CALIBRATION_DAYS - first_day,
-        np.log1p(spent / days_bought), last_day > first_day,
+        np.log1p(spent / np.maximum(days_bought, 1)), last_day > first_day,
     ]  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from .sessions import user_log
 
 __all__ = ["movielens"]
 
+_RATINGS = ("user_id", "item_id", "rating", "timestamp")
 _GENRES = 19  # the columns of u.item
 _FILES = (("ml-100k.inter", "ml-100k.user", "ml-100k.item"), ("u.data", "u.user", "u.item"))
 
@@ -40,10 +41,10 @@ def movielens(
         test_share: the last ratings in time that make the test split; those of one second stay together.
 
     Returns:
-        ``(train, test)``, two dicts of tensors with the keys of ``kuairand_sessions``: ``y`` is the rating (1 to 5), ``click`` is 1
-        where it is at least 4, and ``feedback`` of an earlier rating is whether it was at least 4, log1p of the rating, log1p of the
-        hours since. ``user_id``, ``item_id`` and ``time_ms`` are the source's. ``dense``: age, gender and occupation of the user,
-        year and genres of the film, standardised on the training rows.
+        ``(train, test)``, two dicts of tensors with the keys of ``kuairand_sessions``: ``y`` is the rating (1 to 5, half
+        stars too), ``click`` is 1 where it is at least 4, and ``feedback`` of an earlier rating is whether it was at least 4,
+        log1p of the rating, log1p of the hours since. ``user_id``, ``item_id`` and ``time_ms`` are the source's. ``dense``:
+        age, gender and occupation of the user, year and genres of the film, standardised on the training rows.
 
     Raises:
         FileNotFoundError: a file is missing; the message says what to do.
@@ -55,10 +56,12 @@ def movielens(
     positive_sizes(sessions=sessions, items=items, long=long, quantiles=quantiles)
     check_share(test_share)
     rating_file, user_file, film_file = _find_files(Path(path))
-    log = np.array(_read(rating_file, 4), dtype=np.float64).astype(np.int64).reshape(-1, 4)
+    log = np.array(_read(rating_file, 4, _RATINGS), dtype=np.float64).reshape(-1, 4)
     if not len(log):
         raise ValueError(f"{rating_file}: expected ratings, got none")
-    user_id, item_id, y, seconds = log[np.argsort(log[:, 3], kind="stable")].T
+    user_id, item_id, seconds = log[:, [0, 1, 3]].astype(np.int64).T
+    order = np.argsort(seconds, kind="stable")
+    user_id, item_id, seconds, y = user_id[order], item_id[order], seconds[order], log[order, 2]
     in_train = seconds < seconds[min(int(len(log) * (1 - test_share)), len(log) - 1)]
     if not in_train.any():
         raise ValueError(f"test_share: expected training rows to be left, got {test_share} of {len(log)} ratings")
@@ -97,16 +100,24 @@ def _find_files(folder: Path) -> tuple[Path, Path, Path]:
     )
 
 
-def _read(file: Path, columns: int) -> list[list[str]]:
-    """The rows of either layout: RecBole's begins with a header, u.user and u.item are separated by bars."""
+def _read(file: Path, columns: int, names: tuple[str, ...] = ()) -> list[list[str]]:
+    """The rows of either layout: RecBole's begins with a header ``name:type``, u.user and u.item are separated by bars.
+
+    names: of the columns, which a header may have in another order.
+    """
     lines = file.read_text(encoding="latin-1" if file.name == "u.item" else "utf-8").splitlines()
     rows = [line.split("|" if "|" in line else "\t") for line in lines if line]
+    header: list[str] = []
     if rows and ":" in rows[0][0]:
-        rows = rows[1:]
+        header, rows = [cell.partition(":")[0] for cell in rows[0]], rows[1:]
+        for name in names:
+            if name not in header:
+                raise ValueError(f"{file}: expected the column {name}, got {', '.join(header)}")
     for i, row in enumerate(rows):
         if len(row) < columns:
             raise ValueError(f"{file}: expected {columns} columns, got {len(row)} in row {i}")
-    return [row[:columns] for row in rows]
+    at = [header.index(name) for name in names] if header and names else range(columns)
+    return [[row[i] for i in at] for row in rows]
 
 
 def _user_features(file: Path, ids: np.ndarray) -> np.ndarray:

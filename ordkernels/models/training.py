@@ -104,6 +104,9 @@ def fit(
 
 def _prepared(model: Any, train: dict[str, Tensor]) -> dict[str, Tensor]:
     """What the model reads of the rows, which it has seen, and whose labels are finite: losses do not read those on a GPU."""
+    for name, v in train.items():
+        if not isinstance(v, Tensor):
+            raise TypeError(f"train[{name!r}]: expected a tensor, got {type(v).__name__}")
     y = train["y"]
     if not len(y):
         raise ValueError("y: expected at least one training row, got none")

@@ -58,3 +58,11 @@ def test_cdnow_errors(tmp_path):
     (tmp_path / "CDNOW_master.txt").write_text("a b\n1 2\n")
     with pytest.raises(ValueError, match="expected the columns customer_id date number_of_cds dollar_value, got a b"):
         cdnow(tmp_path)
+
+
+def test_cdnow_customers_who_come_in_the_holdout_are_left_out(tmp_path):
+    rows = [row for i in range(1, 21) for row in ((i, 19970101, 1, 10.0 + i), (i, 19980101, 1, 5.0))]
+    expected = cdnow(write(tmp_path, rows), target="holdout")
+    splits = cdnow(write(tmp_path, [*rows, (21, 19980301, 2, 20.0)]), target="holdout")
+    assert sum(len(split["y"]) for split in splits) == sum(len(split["y"]) for split in expected) == 20
+    assert all(bool(split["dense"].isfinite().all()) for split in splits)

@@ -59,3 +59,21 @@ def test_movielens_errors(tmp_path):
     (tmp_path / "ml-100k.user").write_text("user_id:token\tage:token\n1\t2\n")
     with pytest.raises(ValueError, match="expected 4 columns, got 2 in row 0"):
         movielens(tmp_path)
+
+
+def test_half_stars_are_kept(tmp_path):
+    grouplens(tmp_path, [[1 + i % 2, 7 + i % 2, 0.5 + i / 2, 100 + i] for i in range(10)])
+    train, test = movielens(tmp_path, sessions=2, items=2, long=3)
+    assert torch.cat((train["y"], test["y"])).tolist() == [0.5 + i / 2 for i in range(10)]
+
+
+def test_recbole_columns_are_read_by_name(tmp_path):
+    recbole(tmp_path, RATINGS)
+    rows = "".join(f"{y}\t{film}\t{time}\t{user}\n" for user, film, y, time in RATINGS)
+    expected = movielens(tmp_path, sessions=2, items=2, long=3)
+    (tmp_path / "ml-100k.inter").write_text("rating:float\titem_id:token\ttimestamp:float\tuser_id:token\n" + rows)
+    for got, right in zip(movielens(tmp_path, sessions=2, items=2, long=3), expected, strict=True):
+        assert all(torch.equal(got[name], right[name]) for name in right)
+    (tmp_path / "ml-100k.inter").write_text("rating:float\titem_id:token\twhen:float\tuser_id:token\n" + rows)
+    with pytest.raises(ValueError, match="expected the column timestamp, got rating, item_id, when, user_id"):
+        movielens(tmp_path)
