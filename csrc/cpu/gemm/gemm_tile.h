@@ -103,9 +103,10 @@ static void strips_of(int64_t m, int64_t n, const TileProduct<T>& p) {
 template <class T>
 static void multiply_in_strips(int64_t rows, const TileProduct<T>& p) {
   const int64_t n = (rows + 5) / 6, low = rows / n, big = rows % n, r = big * (low + 1);
-  if (big) {
-    strips_of<T>(low + 1, big, p);
+  if (!big) {
+    return strips_of<T>(low, n, p);
   }
+  strips_of<T>(low + 1, big, p);
   TileProduct<T> rest = p;
   rest.a += r * kTileWidth;
   rest.start += r * p.start_row;
