@@ -55,9 +55,11 @@ struct Conditional {
     z = as_contiguous(z_);
     set_rows(a, z, false);
     a.param_type = a.row_type == DType::f64 ? DType::f64 : DType::f32;
-    B = a.G, N = a.N;
+    B = a.G;
+    N = a.N;
     STD_TORCH_CHECK(h_.dim() == 2, "h: expected [B, H], got ", shape_text(h_));
-    H = h_.size(1), C = weight_.dim() == 2 ? weight_.size(0) : 0;
+    H = h_.size(1);
+    C = weight_.dim() == 2 ? weight_.size(0) : 0;
     STD_TORCH_CHECK(C > 0 && C % (2 * a.D + 1) == 0 && a.D > 0,
                     "weight: expected [K (2D + 1), H] with 2D + 1 = ", 2 * a.D + 1, ", got ", shape_text(weight_));
     a.K = C / (2 * a.D + 1);
@@ -78,7 +80,9 @@ struct Conditional {
     params = torch::stable::new_empty(z, {rows, C}, compute);
     const auto* const p = (const char*)params.const_data_ptr();
     const int64_t D = a.D, e = compute_size(a.row_type);
-    a.u = p, a.w = p + D * e, a.b = p + 2 * D * e;
+    a.u = p;
+    a.w = p + D * e;
+    a.b = p + 2 * D * e;
     a.u_group = a.w_group = a.b_group = C;
     a.u_layer = a.w_layer = a.b_layer = 2 * D + 1;
     a.z_row = D;
@@ -160,11 +164,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& z, const Tenso
     const Tensor h_block = c.block_h(r, n);
     FlowArgs a = c.start(r, n, h_block);
     a.act_in = c.at(act.const_data_ptr(), r * c.N * K, e);
-    a.gz = c.at(gz.const_data_ptr(), r * c.N * D, c.size), a.gz_row = D;
+    a.gz = c.at(gz.const_data_ptr(), r * c.N * D, c.size);
+    a.gz_row = D;
     a.gl = c.at(gl.const_data_ptr(), r * c.N, e);
     a.z_out = c.at(dz.mutable_data_ptr(), r * c.N * D, c.size);
-    a.gu = const_cast<void*>(a.u), a.gw = const_cast<void*>(a.w), a.gb = const_cast<void*>(a.b);
-    a.gu_group = a.gw_group = a.gb_group = C, a.gu_layer = a.gw_layer = a.gb_layer = 2 * D + 1;
+    a.gu = const_cast<void*>(a.u);
+    a.gw = const_cast<void*>(a.w);
+    a.gb = const_cast<void*>(a.b);
+    a.gu_group = a.gw_group = a.gb_group = C;
+    a.gu_layer = a.gw_layer = a.gb_layer = 2 * D + 1;
     run_backward(a, ORD_DISPATCH(planar_flow_backward), c.z);
 
     const void *const g = c.params.const_data_ptr(), *const w = c.weight.const_data_ptr(),
@@ -179,7 +187,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& z, const Tenso
     ORD_DISPATCH(add_columns)(e == 8, g, n, C, dbias.mutable_data_ptr());
   }
   if (c.half) {
-    dweight = torch::stable::to(dweight, c.storage), dbias = torch::stable::to(dbias, c.storage);
+    dweight = torch::stable::to(dweight, c.storage);
+    dbias = torch::stable::to(dbias, c.storage);
   }
   return {dz, dh, dweight, dbias};
 }

@@ -27,7 +27,9 @@ std::tuple<Tensor, Tensor> denoise_chain(const Tensor& x, const Tensor& cond_, c
   STD_TORCH_CHECK(cond_.dim() == 2, "cond: expected [B, C], got ", shape_text(cond_));
   STD_TORCH_CHECK(K > 0, "K: expected at least 1, got ", K);
   DenoiseChainArgs a{};
-  a.C = cond_.size(1), a.K = K, a.clip = clip;
+  a.C = cond_.size(1);
+  a.K = K;
+  a.clip = clip;
   mlp_chain::Tensors t{x, w_in, b_in, w_cond, w_out, b_out, embedding, step_coefficients, noise, row_ids, draw_ids};
   mlp_chain::check("x", t, 8, 5, seed, a);
   for (int64_t s = 0; s < a.S; ++s) {
@@ -38,7 +40,9 @@ std::tuple<Tensor, Tensor> denoise_chain(const Tensor& x, const Tensor& cond_, c
   a.pairs = bf16 && !a.is_double && pairs_are_faster();
   Tensor x_0 = empty_contiguous(t.x, {a.B, a.D}), states = empty_contiguous(t.x, {a.B, K, a.D});
   if (a.B > 0) {
-    a.cond = cond.const_data_ptr(), a.x_0 = x_0.mutable_data_ptr(), a.states = states.mutable_data_ptr();
+    a.cond = cond.const_data_ptr();
+    a.x_0 = x_0.mutable_data_ptr();
+    a.states = states.mutable_data_ptr();
     mlp_chain::run<DenoiseChainArgs>(a,
                                      {ORD_DISPATCH(denoise_chain_pack), ORD_DISPATCH(denoise_chain),
                                       denoise_chain_packed(a), denoise_chain_scratch(a), a.pairs, 12},

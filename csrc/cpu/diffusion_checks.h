@@ -35,7 +35,9 @@ Args args_of(const char* name, const Tensor& rows) {
   STD_TORCH_CHECK(rows.dim() == 2 || rows.dim() == 3, name, ": expected [B, D] or [B, K, D], got ", shape_text(rows));
   Args a{};
   a.type = dtype_of(name, rows);
-  a.B = rows.size(0), a.K = rows.dim() == 3 ? rows.size(1) : 1, a.D = rows.size(-1);
+  a.B = rows.size(0);
+  a.K = rows.dim() == 3 ? rows.size(1) : 1;
+  a.D = rows.size(-1);
   return a;
 }
 
@@ -44,8 +46,11 @@ inline StepArgs step_args(const Tensor& x_t, const Tensor& output, const Levels&
   STD_TORCH_CHECK(prediction >= kEps && prediction <= kFlow, "kind: expected 0 to 3, got ", prediction);
   StepArgs a = args_of<StepArgs>("x_t", x_t);
   check_like("output", output, x_t);
-  a.x_t = x_t.const_data_ptr(), a.output = output.const_data_ptr();
-  a.t = t, a.prediction = static_cast<int>(prediction), a.clip = clip;
+  a.x_t = x_t.const_data_ptr();
+  a.output = output.const_data_ptr();
+  a.t = t;
+  a.prediction = static_cast<int>(prediction);
+  a.clip = clip;
   return a;
 }
 
@@ -65,7 +70,8 @@ inline void set_noise(Rows& a, const Noise& noise) {
     check_shape("row_ids", *noise.row_ids, {a.B});
     a.row_ids = in<int64_t>(*noise.row_ids);
   }
-  a.seed = static_cast<uint64_t>(noise.seed), a.step = static_cast<uint64_t>(noise.step);
+  a.seed = static_cast<uint64_t>(noise.seed);
+  a.step = static_cast<uint64_t>(noise.step);
 }
 
 // A gradient like `t`, and its pointer for the kernel; empty and null where it is not wanted.

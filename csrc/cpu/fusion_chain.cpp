@@ -14,7 +14,8 @@ Tensor fusion_chain(const Tensor& h_long, const Tensor& g_cp_, const Tensor& g_t
                     double gamma_cp, double gamma_tf, int64_t seed) {
   STD_TORCH_CHECK(g_cp_.dim() == 3, "g_cp: expected [B, K, C], got ", shape_text(g_cp_));
   FusionChainArgs a{};
-  a.K = g_cp_.size(1), a.C = g_cp_.size(2);
+  a.K = g_cp_.size(1);
+  a.C = g_cp_.size(2);
   mlp_chain::Tensors t{h_long, w_in,    b_in,    w_cond, w_out, b_out, embedding, step_coefficients,
                        noise,  row_ids, draw_ids};
   mlp_chain::check("h_long", t, 4, 2, seed, a);
@@ -27,13 +28,18 @@ Tensor fusion_chain(const Tensor& h_long, const Tensor& g_cp_, const Tensor& g_t
   if (a.B == 0) {
     return x_0;
   }
-  a.mask = in<uint8_t>(mask), a.empty = empty.const_data_ptr(), a.x_0 = x_0.mutable_data_ptr();
+  a.mask = in<uint8_t>(mask);
+  a.empty = empty.const_data_ptr();
+  a.x_0 = x_0.mutable_data_ptr();
   const auto guide = [&](const Tensor& g, double gamma) {
     if (gamma != 0) {
-      a.g[a.guided] = g.const_data_ptr(), a.gamma[a.guided] = gamma, ++a.guided;
+      a.g[a.guided] = g.const_data_ptr();
+      a.gamma[a.guided] = gamma;
+      ++a.guided;
     }
   };
-  guide(g_cp, gamma_cp), guide(g_tf, gamma_tf);
+  guide(g_cp, gamma_cp);
+  guide(g_tf, gamma_tf);
   auto sources = mlp_chain::packed_sources(a);
   sources.push_back({a.empty, a.C * (a.is_double ? 8 : 4)});
   mlp_chain::run<FusionChainArgs>(a,

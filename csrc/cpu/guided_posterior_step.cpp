@@ -30,13 +30,18 @@ struct GuidedCall {
     noise.tensor = checked_like("noise", noise.tensor, x);
     noise.row_ids = as_contiguous(noise.row_ids);
     set_noise(a, noise);
-    a.x_t = x_t.const_data_ptr(), a.f_un = f_un.const_data_ptr();
-    a.f_cp = f_cp.const_data_ptr(), a.f_tf = f_tf.const_data_ptr();
-    a.gamma_cp = guidance.gamma_cp, a.gamma_tf = guidance.gamma_tf, a.beta_variance = guidance.beta_variance;
+    a.x_t = x_t.const_data_ptr();
+    a.f_un = f_un.const_data_ptr();
+    a.f_cp = f_cp.const_data_ptr();
+    a.f_tf = f_tf.const_data_ptr();
+    a.gamma_cp = guidance.gamma_cp;
+    a.gamma_tf = guidance.gamma_tf;
+    a.beta_variance = guidance.beta_variance;
   }
 
   void set_levels(const OptionalTensor& t, const OptionalTensor& s, double t_constant, double s_constant) {
-    a.t = checked_levels("alpha_bar_t", t, t_constant, x_t), a.s = checked_levels("alpha_bar_s", s, s_constant, x_t);
+    a.t = checked_levels("alpha_bar_t", t, t_constant, x_t);
+    a.s = checked_levels("alpha_bar_s", s, s_constant, x_t);
   }
 };
 
@@ -48,7 +53,8 @@ std::tuple<Tensor, Tensor> guided_posterior_step(const Tensor& x, const Tensor& 
   GuidedCall call(x, un, cp, tf, {gamma_cp, gamma_tf, beta}, {noise, row_ids, random, seed, step});
   call.set_levels(t, s, t_constant, s_constant);
   Tensor x_s = empty_contiguous_like(call.x_t), f = empty_contiguous_like(call.x_t);
-  call.a.x_s = x_s.mutable_data_ptr(), call.a.f = f.mutable_data_ptr();
+  call.a.x_s = x_s.mutable_data_ptr();
+  call.a.f = f.mutable_data_ptr();
   run(call.a, {call.a.x_s, call.a.f}, ORD_DISPATCH(guided_posterior_step));
   return {x_s, f};
 }
@@ -65,7 +71,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> guided_posterior_step
   GuidedArgs& a = call.a;
   const Tensor& like = call.x_t;
   const OptionalTensor g_x_s = checked_like("g_xs", g_x_s_, like), g_f = checked_like("g_f", g_f_, like);
-  a.g_x_s = data_or_null(g_x_s), a.g_f = data_or_null(g_f);
+  a.g_x_s = data_or_null(g_x_s);
+  a.g_f = data_or_null(g_f);
   Tensor g_x = gradient_like(like, grad_mask & 1, a.g_x_t), g_un = gradient_like(like, grad_mask & 2, a.g_un);
   Tensor g_cp = gradient_like(like, grad_mask & 4, a.g_cp), g_tf = gradient_like(like, grad_mask & 8, a.g_tf);
   Tensor g_noise = gradient_like(like, grad_mask & 64, a.g_noise);

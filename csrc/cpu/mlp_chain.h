@@ -24,7 +24,11 @@ inline void check(const char* x_name, Tensors& t, int64_t coefficients, int64_t 
   a.is_double = check_float_or_double(x_name, t.x);
   STD_TORCH_CHECK(t.x.dim() == 2 && t.w_in.dim() == 2 && t.embedding.dim() == 2, x_name,
                   ", w_in, embedding: expected matrices");
-  a.B = t.x.size(0), a.D = t.x.size(1), a.H = t.w_in.size(0), a.S = t.embedding.size(0), a.E = t.embedding.size(1);
+  a.B = t.x.size(0);
+  a.D = t.x.size(1);
+  a.H = t.w_in.size(0);
+  a.S = t.embedding.size(0);
+  a.E = t.embedding.size(1);
   STD_TORCH_CHECK(a.D > 0 && a.C > 0 && a.H > 0 && a.E > 0 && a.S > 0, "widths, steps: expected at least 1");
   const ScalarType type = t.x.scalar_type();
   t.x = checked_contiguous(x_name, t.x, type, {a.B, a.D});
@@ -46,9 +50,13 @@ inline void check(const char* x_name, Tensors& t, int64_t coefficients, int64_t 
     STD_TORCH_CHECK(timestep >= 0 && timestep < 4294967296.0, "step_coefficients: expected a timestep, got ", timestep);
     STD_TORCH_CHECK(sigma == 0 || t.noise || t.row_ids, "noise: expected noise or row_ids, as a step has noise");
   }
-  a.x = t.x.const_data_ptr(), a.embedding = t.embedding.const_data_ptr();
-  a.w_in = t.w_in.const_data_ptr(), a.b_in = t.b_in.const_data_ptr(), a.w_cond = t.w_cond.const_data_ptr();
-  a.w_out = t.w_out.const_data_ptr(), a.b_out = t.b_out.const_data_ptr();
+  a.x = t.x.const_data_ptr();
+  a.embedding = t.embedding.const_data_ptr();
+  a.w_in = t.w_in.const_data_ptr();
+  a.b_in = t.b_in.const_data_ptr();
+  a.w_cond = t.w_cond.const_data_ptr();
+  a.w_out = t.w_out.const_data_ptr();
+  a.b_out = t.b_out.const_data_ptr();
   a.noise = data_or_null(t.noise);
   a.generate_noise = !t.noise && t.row_ids;
   a.row_ids = a.generate_noise ? in<int64_t>(*t.row_ids) : nullptr;

@@ -20,7 +20,8 @@ SampleArgs sample_args(const Tensor& x0, const Tensor& noise, const OptionalTens
   } else {
     check_shape("x0", x0, noise.sizes());
   }
-  a.x0 = x0.const_data_ptr(), a.noise = noise.const_data_ptr();
+  a.x0 = x0.const_data_ptr();
+  a.noise = noise.const_data_ptr();
   a.t = checked_levels("alpha_bar", t, constant, noise);
   return a;
 }

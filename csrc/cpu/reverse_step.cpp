@@ -19,7 +19,8 @@ StepArgs reverse_args(const Tensor& x_t, const Tensor& output, const StepLevels&
   StepArgs a =
       step_args(x_t, output, checked_levels("alpha_bar_t", levels.t, levels.t_constant, x_t), prediction, clip);
   a.s = checked_levels("alpha_bar_s", levels.s, levels.s_constant, x_t);
-  a.eta = eta, a.use_clipped_output = use_clipped_output;
+  a.eta = eta;
+  a.use_clipped_output = use_clipped_output;
   return a;
 }
 
@@ -33,7 +34,8 @@ std::tuple<Tensor, Tensor> reverse_step(const Tensor& x_, const Tensor& output_,
   StepArgs a = reverse_args(x_t, output, {t, s, t_constant, s_constant}, eta, prediction, clip, use_clipped_output);
   set_noise(a, from);
   Tensor x_s = empty_contiguous_like(x_t), x0 = empty_contiguous_like(x_t);
-  a.x_s = x_s.mutable_data_ptr(), a.x0 = x0.mutable_data_ptr();
+  a.x_s = x_s.mutable_data_ptr();
+  a.x0 = x0.mutable_data_ptr();
   run(a, {a.x_s, a.x0}, ORD_DISPATCH(reverse_step));
   return {x_s, x0};
 }
@@ -50,7 +52,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> reverse_step_backward(
   const Noise from{checked_like("noise", noise, x_t), as_contiguous(row_ids), random && want_dots, seed, step};
   StepArgs a = reverse_args(x_t, output, {t, s, t_constant, s_constant}, eta, prediction, clip, use_clipped_output);
   set_noise(a, from);
-  a.g_x_s = data_or_null(g_x_s), a.g_x0 = data_or_null(g_x0);
+  a.g_x_s = data_or_null(g_x_s);
+  a.g_x0 = data_or_null(g_x0);
   Tensor g_x = gradient_like(x_t, grad_mask & 1, a.g_x_t), g_output = gradient_like(x_t, grad_mask & 2, a.g_output);
   Tensor g_noise = gradient_like(x_t, grad_mask & 16, a.g_noise);
   Tensor dots = coefficient_gradients(x_t, 6, want_dots, a.dots);

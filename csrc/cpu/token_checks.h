@@ -30,7 +30,8 @@ struct Call {
     a.type = dtype_of("logits", logits);
     STD_TORCH_CHECK(logits.dim() == 2 && logits.size(1) > 0, "logits: expected [R, V] with V at least 1, got ",
                     shape_text(logits));
-    a.R = logits.size(0), a.V = logits.size(1);
+    a.R = logits.size(0);
+    a.V = logits.size(1);
     STD_TORCH_CHECK(a.V < (INT64_C(1) << 30), "logits: expected V below 2^30, got ", a.V);
     STD_TORCH_CHECK(table_.dim() == table_dims && table_.size(0) == a.V && table_.size(-1) > 0, table_name,
                     table_dims == 2 ? ": expected [V, E]" : ": expected [V]", " with V = ", a.V, ", got ",
@@ -48,7 +49,8 @@ struct Call {
     torch::stable::fill_(table, 0);
     Tensor inner = without_padding(table, table_);
     torch::stable::copy_(inner, table_);
-    a.logits = logits.const_data_ptr(), a.table = table.const_data_ptr();
+    a.logits = logits.const_data_ptr();
+    a.table = table.const_data_ptr();
   }
 
   int64_t scratch_bytes() const { return scratch_size(a) * compute_size(a.type); }

@@ -13,7 +13,7 @@ template <class T>
 struct Gemm {
   using V = typename Traits<T>::V;
   static constexpr int W = kLanes<T>, kStrip = 6;
-  static constexpr int kWide = kPanel<T, kStrip>;  // vectors of a panel
+  static constexpr int kPanelVectors = kPanel<T, kStrip>;
 
   const GemmArgs& g;
   const T *a = (const T*)g.a, *b = (const T*)g.b;
@@ -63,8 +63,8 @@ struct Gemm {
     const T* const x = a + r * g.a_row + first * g.a_column;
     T* const p = c + r * g.c_row + j;
     int64_t at = 0;
-    for (; at + kWide * W <= n; at += kWide * W) {
-      product<M, kWide, kAcross>(x, packed + at, k, bias ? bias + j + at : nullptr, add, p + at, W);
+    for (; at + kPanelVectors * W <= n; at += kPanelVectors * W) {
+      product<M, kPanelVectors, kAcross>(x, packed + at, k, bias ? bias + j + at : nullptr, add, p + at, W);
     }
     for (; at < n; at += W) {
       product<M, 1, kAcross>(x, packed + at, k, bias ? bias + j + at : nullptr, add, p + at,

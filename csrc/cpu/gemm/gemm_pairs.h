@@ -93,7 +93,8 @@ ORD_PAIRS __attribute__((noinline)) static void strips_of_pairs(int64_t n, Pairs
         if constexpr (kSilu) {
           store_pairs((uint32_t*)c + at / 2, silu_about(acc[m][v]), silu_about(acc[m][v + 1]));
         } else {
-          _mm512_storeu_ps((float*)c + at, acc[m][v]), _mm512_storeu_ps((float*)c + at + 16, acc[m][v + 1]);
+          _mm512_storeu_ps((float*)c + at, acc[m][v]);
+          _mm512_storeu_ps((float*)c + at + 16, acc[m][v + 1]);
         }
       }
   }
@@ -111,7 +112,9 @@ static void multiply_pairs(int64_t rows, Pairs x, const float* p, int64_t p_row,
       case 5: strips_of_pairs<5, kSilu>(n, x, p, p_row, q, c); break;
       case 6: strips_of_pairs<6, kSilu>(n, x, p, p_row, q, c); break;
     }
-    x.a += m * n * kTileWidth / 2, p += m * n * p_row, c = (char*)c + m * n * kTileWidth * (kSilu ? 2 : 4);
+    x.a += m * n * kTileWidth / 2;
+    p += m * n * p_row;
+    c = (char*)c + m * n * kTileWidth * (kSilu ? 2 : 4);
   };
   const int64_t n = (rows + 5) / 6, low = rows / n, big = rows % n;
   if (big) {

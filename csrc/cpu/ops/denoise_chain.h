@@ -137,7 +137,8 @@ struct DenoiseChain : Mlp<T, DenoiseChainArgs> {
 
   Block bind_scratch(int64_t first, int64_t n, T* scratch) const {
     Block k;
-    k.first = first, k.n = n;
+    k.first = first;
+    k.n = n;
     k.x = scratch;
     k.out = k.x + R * d_tiles * kTileWidth;
     k.cond = k.out + R * d_tiles * kTileWidth;

@@ -4,7 +4,7 @@
 #pragma once
 #include "common/philox.h"
 #include "cpu/diffusion_args.h"
-#include "cpu/simd/half_rows.h"
+#include "cpu/simd/convert.h"
 
 namespace ORD_ISA {
 namespace {
@@ -55,7 +55,8 @@ struct NoiseTile {
           block[j * blocks + i] = first + i;
         }
       }
-      last_block = first, last_rows = rows;
+      last_block = first;
+      last_rows = rows;
     }
     stride = 4 * blocks;
     normals(row, block, a.step, a.seed, (int)(rows * blocks), floats);
@@ -94,7 +95,8 @@ ORD_INLINE void for_each_tile(const Rows& a, int64_t begin, int64_t end, F f) {
       const int64_t width = row_width - first < columns ? row_width - first : columns;
       Tile<T> tile{b, rows, first, width, nullptr, 0};
       if (a.generate_noise) {
-        tile.noise = noise.generate(a, b, rows, first / 4, (width + 3) / 4), tile.noise_stride = noise.stride;
+        tile.noise = noise.generate(a, b, rows, first / 4, (width + 3) / 4);
+        tile.noise_stride = noise.stride;
       }
       f(tile);
     }
@@ -161,7 +163,8 @@ ORD_INLINE void for_each_piece(const Rows& a, const Tile<T>& tile, Elements<T> n
       const int64_t n = D - d < width - done ? D - d : width - done;
       const T* const e = generated + j * stride + done;
       f(Piece<T>{tile.b + j, k, d, at, n, generated ? Elements<T>{e, e + n + kSlack} : noise.from(at)});
-      done += n, at += n;
+      done += n;
+      at += n;
     }
   }
 }

@@ -26,10 +26,12 @@ ORD_INLINE void for_each_run(int64_t E, const F& f) {
     f.template operator()<8>(e);
   }
   if (left & 4) {
-    f.template operator()<4>(e), e += 4 * W;
+    f.template operator()<4>(e);
+    e += 4 * W;
   }
   if (left & 2) {
-    f.template operator()<2>(e), e += 2 * W;
+    f.template operator()<2>(e);
+    e += 2 * W;
   }
   if (left & 1) {
     f.template operator()<1>(e);
@@ -172,7 +174,8 @@ static void mixup_rows_backward(const TokenArgs& a, int64_t begin, int64_t end, 
     write_elements(a.type, g_logits_buffer, a.g_logits, r * a.V, a.V);
     if (sums && high > low && (r + 1 == end || (r - begin) % kFlushRows == kFlushRows - 1)) {
       flush(part + low * a.P, sums + low * a.P, (high - low) * a.P);
-      low = a.V, high = 0;
+      low = a.V;
+      high = 0;
     }
   }
 }

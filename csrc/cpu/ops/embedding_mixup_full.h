@@ -165,7 +165,8 @@ static void full_rows_backward(const TokenArgs& a, int64_t begin, int64_t end, T
       product<T>(a.V, a.P, {p, 1, Q}, n, g, a.P, part, true);
       unflushed += n;
       if (unflushed >= kFlushRows) {
-        flush(part, sums, a.V * a.P), unflushed = 0;
+        flush(part, sums, a.V * a.P);
+        unflushed = 0;
       }
     }
   }

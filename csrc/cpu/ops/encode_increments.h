@@ -11,7 +11,7 @@ ORD_INLINE void lower_edges(const S* w, int64_t K, T* c) {
   T sum = 0;
   for (int64_t k = 0; k < K; ++k) {
     c[k] = sum;
-    sum += number(w[k]);
+    sum += scalar(w[k]);
   }
 }
 
@@ -27,7 +27,8 @@ ORD_INLINE int64_t encode_tiles(const Args& args, int64_t begin, int64_t end, co
   const bool stream = args.stream;
   V low, width;
   for (int l = 0; l < W; ++l) {
-    low[l] = c[l % M], width[l] = number(w[l % M]);
+    low[l] = c[l % M];
+    width[l] = scalar(w[l % M]);
   }
   int64_t r = begin;
   for (; r + W <= end; r += W) {
@@ -68,7 +69,7 @@ ORD_INLINE void encode_rows(const Args& args, int64_t begin, int64_t end, double
     if (!args.shared) {
       lower_edges(wr, K, c);
     }
-    const V yr = splat(number(y[r]));
+    const V yr = splat(scalar(y[r]));
     for_each_vector<T>(K, [&](int64_t k, int m) __attribute__((always_inline)) {
       store(out + r * K + k, clip_width(yr - load(c + k), load(wr + k, m, w_end)), m, args.stream);
     });
@@ -99,7 +100,7 @@ ORD_INLINE void encode_rows_backward(const Args& args, int64_t begin, int64_t en
     if (!args.shared) {
       lower_edges(wr, K, c);
     }
-    const V yr = splat(number(y[r]));
+    const V yr = splat(scalar(y[r]));
     V total{};
     for_each_vector<T>(K, [&](int64_t k, int m) __attribute__((always_inline)) {
       const V d = yr - load(c + k), wk = load(wr + k, m, w_end),

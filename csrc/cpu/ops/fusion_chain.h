@@ -59,7 +59,10 @@ struct FusionChain : Mlp<T, FusionChainArgs> {
 
   void bind_scratch(Block& k, T* scratch) const {
     const int64_t state = R * d_tiles * kTileWidth;
-    k.x = scratch, k.from = k.x + state, k.to = k.from + state, k.f = k.to + state;
+    k.x = scratch;
+    k.from = k.x + state;
+    k.to = k.from + state;
+    k.f = k.to + state;
     k.h = k.f + state;
     k.combined = k.h + R * kTileWidth;
     k.shared = k.combined + R * kTileWidth;
@@ -83,9 +86,11 @@ struct FusionChain : Mlp<T, FusionChainArgs> {
       }
       int64_t i = k.n++;
       for (; i > 0 && k.count[i - 1] < c; --i) {
-        k.row[i] = k.row[i - 1], k.count[i] = k.count[i - 1];
+        k.row[i] = k.row[i - 1];
+        k.count[i] = k.count[i - 1];
       }
-      k.row[i] = r, k.count[i] = c;
+      k.row[i] = r;
+      k.count[i] = c;
     }
     for (int64_t i = 0; i < k.n; ++i) {
       for (int64_t s = 0, c = 0; s < a.K; ++s) {
@@ -195,7 +200,8 @@ struct FusionChain : Mlp<T, FusionChainArgs> {
         add_output(ending, k.combined, t, tt == 0, k.f + going_on * kTileWidth, k.n * kTileWidth);
       }
       T* const to = k.from;
-      k.from = k.to, k.to = to;
+      k.from = k.to;
+      k.to = to;
     }
   }
 
@@ -212,7 +218,8 @@ struct FusionChain : Mlp<T, FusionChainArgs> {
     }
     int64_t ids[R], draws[R];
     for (int64_t i = 0; i < k.n; ++i) {
-      ids[i] = a.row_ids[k.row[i]], draws[i] = a.draw_ids ? a.draw_ids[k.row[i]] : 0;
+      ids[i] = a.row_ids[k.row[i]];
+      draws[i] = a.draw_ids ? a.draw_ids[k.row[i]] : 0;
     }
     generate_noise(ids, a.draw_ids ? draws : nullptr, a.seed, a.step_coefficients[kCoefficients * s + 3], a.D, k.n,
                    k.noise);

@@ -125,7 +125,8 @@ __attribute__((noinline)) void guided_rows_backward(const GuidedArgs& a, int64_t
           h += g_f.at(j, lanes);
         }
         if (dots) {
-          by_f += g * branches.at(j, lanes), by_x += g * x_t.at(j, lanes);
+          by_f += g * branches.at(j, lanes);
+          by_x += g * x_t.at(j, lanes);
           if (noisy && p.noise.p) {
             by_noise += g * p.noise.at(i, lanes);
           }
@@ -148,7 +149,9 @@ __attribute__((noinline)) void guided_rows_backward(const GuidedArgs& a, int64_t
       });
       if (dots) {
         T* const to = dots + (p.b * a.K + p.k) * 3;
-        to[0] += sum(by_f), to[1] += sum(by_x), to[2] += sum(by_noise);
+        to[0] += sum(by_f);
+        to[1] += sum(by_x);
+        to[2] += sum(by_noise);
       }
     });
     data.write_back();

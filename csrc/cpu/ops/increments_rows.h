@@ -128,11 +128,11 @@ struct Rows {
       if (m == W) {
 #pragma GCC unroll 16
         for (int k = 0; k < W; ++k) {
-          step(t[k], SHARED ? splat(number(w[k0 + k])) : u[k]);
+          step(t[k], SHARED ? splat(scalar(w[k0 + k])) : u[k]);
         }
       } else {
         for (int k = 0; k < m; ++k) {
-          step(t[k], SHARED ? splat(number(w[k0 + k])) : u[k]);
+          step(t[k], SHARED ? splat(scalar(w[k0 + k])) : u[k]);
         }
       }
       if (CAPPED && !any(live)) {

@@ -77,7 +77,7 @@ static void nested_rows_backward(const Args& args, int64_t begin, int64_t end, d
       if (go) {
         for (int i = 0; i < n; ++i) {
           if (inside[i]) {
-            at_cap[i] = number(go[(r0 + i) * K + first[i]]);
+            at_cap[i] = scalar(go[(r0 + i) * K + first[i]]);
           }
         }
       }

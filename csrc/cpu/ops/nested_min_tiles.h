@@ -67,7 +67,7 @@ static void nested_tiles(const Args& args, int64_t begin, int64_t end) {
   V shared[M];
   if constexpr (SHARED) {
     for (int k = 0; k < M; ++k) {
-      shared[k] = splat(number(w[k]));
+      shared[k] = splat(scalar(w[k]));
     }
   }
   int64_t r = begin;
@@ -161,7 +161,7 @@ static void nested_tiles_backward(const Args& args, int64_t begin, int64_t end, 
   V shared[M], acc[M] = {};
   if constexpr (SHARED) {
     for (int k = 0; k < M; ++k) {
-      shared[k] = splat(number(w[k]));
+      shared[k] = splat(scalar(w[k]));
     }
   }
   int64_t r = begin;

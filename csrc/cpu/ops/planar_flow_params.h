@@ -136,7 +136,7 @@ struct Flow : Width<kD> {
     if (!half_params) {
       return ((const T*)a.b)[i];
     }
-    return a.param_type == DType::bf16 ? number(((const bf16*)a.b)[i]) : number(((const f16*)a.b)[i]);
+    return a.param_type == DType::bf16 ? scalar(((const bf16*)a.b)[i]) : scalar(((const f16*)a.b)[i]);
   }
 
   // The parameters of rows [r0, r0 + n), n <= R, where they are; or, of a half type, in `scratch`.

@@ -62,7 +62,8 @@ __attribute__((noinline)) void predict_x0_rows_backward(const StepArgs& a, int64
         if (needs_estimate) {
           const V x = x_t.at(j, lanes), o = output.at(j, lanes), raw = estimate(x, o);
           h = (I)(raw >= -limit) & (I)(raw <= limit) ? h : V{};
-          by_x += h * x, by_output += h * o;
+          by_x += h * x;
+          by_output += h * o;
         }
         if (g_x_t) {
           store(g_x_t + j, estimate.c0 * h, lanes, stream);
@@ -73,7 +74,8 @@ __attribute__((noinline)) void predict_x0_rows_backward(const StepArgs& a, int64
       });
       if (dots) {
         T* const to = dots + (p.b * a.K + p.k) * 2;
-        to[0] += sum(by_x), to[1] += sum(by_output);
+        to[0] += sum(by_x);
+        to[1] += sum(by_output);
       }
     });
     data.write_back();

@@ -100,12 +100,14 @@ __attribute__((noinline)) void q_sample_rows_backward(const SampleArgs& a, int64
           store(g_noise + p.at + i, c1 * g, lanes, stream);
         }
         if (dots) {
-          by_x0 += g * x0.at(i, lanes), by_noise += g * p.noise.at(i, lanes);
+          by_x0 += g * x0.at(i, lanes);
+          by_noise += g * p.noise.at(i, lanes);
         }
       });
       if (dots) {
         T* const to = dots + (p.b * a.K + p.k) * 2;
-        to[0] += sum(by_x0), to[1] += sum(by_noise);
+        to[0] += sum(by_x0);
+        to[1] += sum(by_noise);
       }
     });
     data.write_back();

@@ -23,13 +23,18 @@ static StepCoefficients step_coefficients(const StepArgs& a, double t, double s)
   const double root = __builtin_sqrt(t), n = __builtin_sqrt(1 - t);
   double e0, e1, e2 = 0;  // eps = e0 x_t + e1 output + e2 x0
   if (a.use_clipped_output) {
-    e0 = 1 / n, e1 = 0, e2 = -root / n;
+    e0 = 1 / n;
+    e1 = 0;
+    e2 = -root / n;
   } else if (a.prediction == diffusion::kEps) {
-    e0 = 0, e1 = 1;
+    e0 = 0;
+    e1 = 1;
   } else if (a.prediction == diffusion::kX0) {
-    e0 = 1 / n, e1 = -root / n;
+    e0 = 1 / n;
+    e1 = -root / n;
   } else {
-    e0 = n, e1 = root;
+    e0 = n;
+    e1 = root;
   }
   const double variance = a.eta == 0 ? 0 : a.eta * a.eta * ((1 - s) / (1 - t)) * (1 - t / s);
   const double rest = 1 - s - variance, q = __builtin_sqrt(rest < 0 ? 0 : rest);
@@ -128,8 +133,11 @@ __attribute__((noinline)) void reverse_step_rows_backward(const StepArgs& a, int
           const V x = x_t.at(j, lanes), o = output.at(j, lanes), raw = estimate(x, o);
           h = (I)(raw >= -limit) & (I)(raw <= limit) ? h : V{};
           if (dots) {
-            sums[0] += h * x, sums[1] += h * o;
-            sums[2] += g * clip_both(raw, limit), sums[3] += g * x, sums[4] += g * o;
+            sums[0] += h * x;
+            sums[1] += h * o;
+            sums[2] += g * clip_both(raw, limit);
+            sums[3] += g * x;
+            sums[4] += g * o;
             if (p.noise.p) {
               sums[5] += g * p.noise.at(i, lanes);
             }

@@ -1,7 +1,7 @@
 // A row of logits over value tokens: its largest, the exponentials in a window around that, gradients summed in two
 // stages. Shared by embedding_mixup and windowed_value.
 #pragma once
-#include "cpu/simd/half_rows.h"
+#include "cpu/simd/convert.h"
 #include "cpu/token_args.h"
 
 namespace ORD_ISA {

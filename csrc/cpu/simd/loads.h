@@ -145,10 +145,11 @@ ORD_INLINE void store(S* p, typename Traits<S>::V v, int n, bool streaming) {
   store(p, v, n);
 }
 
-ORD_INLINE float number(float x) { return x; }
-ORD_INLINE double number(double x) { return x; }
-ORD_INLINE float number(bf16 h) { return __builtin_bit_cast(float, (uint32_t)h.x << 16); }
-ORD_INLINE float number(f16 h) {
+// One element in the type that it is computed in.
+ORD_INLINE float scalar(float x) { return x; }
+ORD_INLINE double scalar(double x) { return x; }
+ORD_INLINE float scalar(bf16 h) { return __builtin_bit_cast(float, (uint32_t)h.x << 16); }
+ORD_INLINE float scalar(f16 h) {
   const float magnitude = __builtin_bit_cast(float, (uint32_t)(h.x & 0x7FFF) << 13) * 0x1p112f;
   const uint32_t special = (h.x & 0x7C00) == 0x7C00 ? 0x7F800000 : 0;
   return __builtin_bit_cast(float, __builtin_bit_cast(uint32_t, magnitude) | special | (uint32_t)(h.x & 0x8000) << 16);
@@ -160,7 +161,10 @@ ORD_INLINE void for_each_vector(int64_t D, F f) {
   constexpr int W = kLanes<T>;
   int64_t d = 0;
   for (; d + 4 * W <= D; d += 4 * W) {
-    f(d, W), f(d + W, W), f(d + 2 * W, W), f(d + 3 * W, W);
+    f(d, W);
+    f(d + W, W);
+    f(d + 2 * W, W);
+    f(d + 3 * W, W);
   }
   for (; d + W <= D; d += W) {
     f(d, W);
@@ -177,10 +181,12 @@ ORD_INLINE void for_each_vector_x2(int64_t D, F f) {
   constexpr int W = kLanes<T>;
   int64_t d = 0;
   for (; d + 2 * W <= D; d += 2 * W) {
-    f(d, W, 0), f(d + W, W, 1);
+    f(d, W, 0);
+    f(d + W, W, 1);
   }
   if (d + W <= D) {
-    f(d, W, 0), d += W;
+    f(d, W, 0);
+    d += W;
   }
   if (d < D) {
     f(d, (int)(D - d), 1);
