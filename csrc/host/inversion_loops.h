@@ -118,8 +118,8 @@ ORD_TARGET void weigh_small(const K* __restrict a, const double* __restrict w, i
 // The same sums over the pairs of a[0, n) whose digits differ, and each digit's count and weight: as count_digits, with
 // sums of weights in the lanes.
 template <class K>
-ORD_TARGET void weigh_digits(const K* __restrict a, const double* __restrict w, int64_t n, K least, int shift,
-                             uint32_t* __restrict count, double* __restrict weight, double* above, double* below) {
+ORD_TARGET Inversions<true> weigh_digits(const K* __restrict a, const double* __restrict w, int64_t n, K least,
+                                         int shift, uint32_t* __restrict count, double* __restrict weight) {
   using U = std::make_unsigned_t<K>;
   alignas(128) double high_above[16] = {}, high_below[16] = {}, low_above[16][16] = {}, low_below[16][16] = {};
   double more = 0, less = 0;
@@ -140,8 +140,7 @@ ORD_TARGET void weigh_digits(const K* __restrict a, const double* __restrict w, 
     ++count[d];
     weight[d] += w[i];
   }
-  *above = more;
-  *below = less;
+  return {more, less};
 }
 
 }  // namespace ordkernels::host::ORD_ISA

@@ -132,9 +132,7 @@ class InversionCounter {
   static Count weigh_digits(Keys a, int64_t n, K least, int shift, uint32_t* count, double* weight)
     requires Weighted
   {
-    Count c;
-    ORD_DISPATCH(weigh_digits(a.key, a.w, n, least, shift, count, weight, &c.above, &c.below));
-    return c;
+    return ORD_DISPATCH(weigh_digits(a.key, a.w, n, least, shift, count, weight));
   }
 
   static void move_to_digits(Keys a, Keys b, int64_t n, K least, int shift, auto* next) {

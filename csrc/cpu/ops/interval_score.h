@@ -2,6 +2,8 @@
 #pragma once
 #include <cstdint>
 
+#include "cpu/ops/interval_score_args.h"
+
 namespace ORD_ISA {
 namespace interval {
 
@@ -18,19 +20,22 @@ static inline F penalty(F d, F rate) {
 }
 
 template <class F>
-static void forward(const F* __restrict lower, const F* __restrict upper, const F* __restrict y, F* __restrict out,
-                    F rate, int64_t begin, int64_t end) {
+static void forward(const IntervalScoreArgs& a, int64_t begin, int64_t end) {
+  const F* __restrict lower = (const F*)a.lower, * __restrict upper = (const F*)a.upper, * __restrict y = (const F*)a.y;
+  F* __restrict out = (F*)a.out;
+  const F rate = (F)a.rate;
 #pragma omp simd
   for (int64_t r = begin; r < end; ++r) {
     out[r] = upper[r] - lower[r] + penalty(lower[r] - y[r], rate) + penalty(y[r] - upper[r], rate);
   }
 }
 
-// g_lower, g_upper, g_y: null where that gradient is not asked for.
 template <class F>
-static void backward(const F* __restrict lower, const F* __restrict upper, const F* __restrict y, const F* __restrict g,
-                     F* __restrict g_lower, F* __restrict g_upper, F* __restrict g_y, F rate, int64_t begin,
-                     int64_t end) {
+static void backward(const IntervalScoreArgs& a, int64_t begin, int64_t end) {
+  const F* __restrict lower = (const F*)a.lower, * __restrict upper = (const F*)a.upper, * __restrict y = (const F*)a.y;
+  const F* __restrict g = (const F*)a.g;
+  F* __restrict g_lower = (F*)a.g_lower, * __restrict g_upper = (F*)a.g_upper, * __restrict g_y = (F*)a.g_y;
+  const F rate = (F)a.rate;
 #pragma omp simd
   for (int64_t r = begin; r < end; ++r) {
     const F below = slope(lower[r] - y[r], rate), above = slope(y[r] - upper[r], rate);
@@ -48,26 +53,12 @@ static void backward(const F* __restrict lower, const F* __restrict upper, const
 
 }  // namespace interval
 
-void interval_score_forward(bool is_double, const void* lower, const void* upper, const void* y, void* out,
-                            double level, int64_t begin, int64_t end) {
-  const double rate = 2 / (1 - level);
-  if (is_double) {
-    interval::forward((const double*)lower, (const double*)upper, (const double*)y, (double*)out, rate, begin, end);
-  } else {
-    interval::forward((const float*)lower, (const float*)upper, (const float*)y, (float*)out, (float)rate, begin, end);
-  }
+void interval_score_forward(const IntervalScoreArgs& a, int64_t begin, int64_t end) {
+  a.is_double ? interval::forward<double>(a, begin, end) : interval::forward<float>(a, begin, end);
 }
 
-void interval_score_backward(bool is_double, const void* lower, const void* upper, const void* y, const void* g,
-                             void* g_lower, void* g_upper, void* g_y, double level, int64_t begin, int64_t end) {
-  const double rate = 2 / (1 - level);
-  if (is_double) {
-    interval::backward((const double*)lower, (const double*)upper, (const double*)y, (const double*)g, (double*)g_lower,
-                       (double*)g_upper, (double*)g_y, rate, begin, end);
-  } else {
-    interval::backward((const float*)lower, (const float*)upper, (const float*)y, (const float*)g, (float*)g_lower,
-                       (float*)g_upper, (float*)g_y, (float)rate, begin, end);
-  }
+void interval_score_backward(const IntervalScoreArgs& a, int64_t begin, int64_t end) {
+  a.is_double ? interval::backward<double>(a, begin, end) : interval::backward<float>(a, begin, end);
 }
 
 }  // namespace ORD_ISA
