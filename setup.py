@@ -69,7 +69,7 @@ def kernel_sources() -> list[str]:
 
 
 def kernel_flags(source: str) -> list[str] | None:
-    """The flags of a source made for one instruction set; None: it is another."""
+    """The flags of a source for one instruction set; None for the files that check, allocate and call kernels."""
     kernel, _, isa = Path(source).stem.rpartition("_")
     if isa not in ISA:
         return None
@@ -169,9 +169,11 @@ class Build(build_ext):
             elif ext.name == "ordkernels._C":
                 torch = [*GLUE, "-DPy_LIMITED_API=0x030B0000", f"-DTORCH_TARGET_VERSION={TARGET}", "-isystem", str(INCLUDE), python]
                 checks = ninja.precompile("cpu/checks.h", torch)  # torch's headers, read once
-                objects = [ninja.compile(s, "cpu", flags) for s in ext.sources if (flags := kernel_flags(s))]
-                glue = [s for s in ext.sources if not kernel_flags(s)]
-                objects += [ninja.compile(s, "cpu", [*torch, "-include", str(checks)], f"{checks}.gch") for s in glue]
+                glue = [*torch, "-include", str(checks)]
+                objects = []
+                for source in ext.sources:
+                    flags = kernel_flags(source)
+                    objects.append(ninja.compile(source, "cpu", flags) if flags else ninja.compile(source, "cpu", glue, f"{checks}.gch"))
                 libraries[ext.name] = OBJECTS / "_C.so"
                 ninja.link(libraries[ext.name], objects, [f"-L{self.stubs}", "-Wl,--no-as-needed", "-ltorch_cpu"])
             else:

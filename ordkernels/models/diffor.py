@@ -14,6 +14,7 @@ from .. import ops
 from .._validation.flags import with_flags
 from .._validation.numbers import one_of, positive_sizes
 from ..nn import IncrementHeads, MLPDenoiser, TransformerDenoiser
+from ..nn._eval_mode import eval_mode
 from ..samplers import DiffoRSampler
 from ..schedules import NoiseSchedule, aligned_timesteps, mixture_timesteps, noise_schedule
 from ._base import GenerativeModel
@@ -248,7 +249,7 @@ class DiffoR(GenerativeModel):
         self.aligned: list[int] = aligned_timesteps(heads, T, reading.spacing).tolist() if reading.aligned else [1]
         default = self.aligned if reading.aligned else min(T, 10)
         self.steps: int | Sequence[int] = default if config.steps is None else config.steps
-        self.register_buffer("alpha_bar", self.schedule.alpha_bar.clone(), persistent=False)
+        self.register_buffer("alpha_bar", self.schedule.alpha_bar, persistent=False)
         self.register_buffer("taus", torch.tensor(self.aligned), persistent=False)
 
     @staticmethod
@@ -329,10 +330,8 @@ class DiffoR(GenerativeModel):
         keyed: dict[str, Any] = {}
         if self.eta:  # the steps' own noise, another each time
             keyed = {"seed": int(torch.randint(2**31, ())), "row_ids": torch.arange(len(y), device=y.device)}
-        training = self.denoiser.training
-        self.denoiser.eval()
-        states = DiffoRSampler(self).sample_stepwise(noise, context, **keyed).flatten(0, 1)
-        self.denoiser.train(training)
+        with eval_mode(self.denoiser):
+            states = DiffoRSampler(self).sample_stepwise(noise, context, **keyed).flatten(0, 1)
         cap = (self.target(batch["capacity"]) * H).repeat_interleave(m) if self.capacity else None
         u = ops.nested_min(self._increments(states), self.heads.widths, cap)[0].view(-1, m) / H
         mapped, linear = self.loss_config.crps_space != "linear", self.loss_config.crps_space != "mapped"

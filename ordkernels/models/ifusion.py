@@ -14,6 +14,7 @@ from .. import ops
 from .._validation.flags import with_flags
 from .._validation.numbers import one_of, positive_sizes
 from ..nn import MLPDenoiser, SessionDenoiser, SessionFilters
+from ..nn._eval_mode import eval_mode
 from ..samplers import FusionSampler
 from ..schedules import NoiseSchedule, noise_schedule
 from ._checks import check_weights
@@ -217,7 +218,7 @@ class IFusion(InterestModel):
         self.drop_cp, self.drop_tf = chain.drop_cp, chain.drop_tf
         self.schedule = noise_schedule(chain.schedule, chain.T)
         self.steps = chain.steps
-        self.register_buffer("alpha_bar", self.schedule.alpha_bar.clone(), persistent=False)
+        self.register_buffer("alpha_bar", self.schedule.alpha_bar, persistent=False)
         self.filters = SessionFilters(latent)
         self.denoiser = SessionDenoiser(latent, hidden=chain.denoiser_hidden, dropout=dropout, parallel=chain.parallel)
         if chain.denoiser_hidden >= 2 * latent:
@@ -333,12 +334,9 @@ class IFusion(InterestModel):
 
     def _chain(self, h: Tensor, g_cp: Tensor, g_tf: Tensor, mask: Tensor) -> Tensor:
         """What inference makes of the row, with its gradient."""
-        training = self.denoiser.training
-        self.denoiser.eval()  # dropout would be noise that inference does not have
         ids = torch.arange(len(h), device=h.device)
-        fused = FusionSampler(self).sample_stepwise(h, g_cp, g_tf, mask, seed=int(torch.randint(2**31, ())), row_ids=ids)
-        self.denoiser.train(training)
-        return fused
+        with eval_mode(self.denoiser):  # dropout would be noise that inference does not have
+            return FusionSampler(self).sample_stepwise(h, g_cp, g_tf, mask, seed=int(torch.randint(2**31, ())), row_ids=ids)
 
     def condition(self, x: dict[str, Tensor]) -> Guidance:
         """The row's interests and guidance, for the sampler."""

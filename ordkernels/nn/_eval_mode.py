@@ -18,7 +18,7 @@ _USERS: weakref.WeakKeyDictionary[Any, list[Any]] = weakref.WeakKeyDictionary() 
 def eval_mode(model: Any) -> Iterator[None]:
     """Eval mode inside. Of several threads, or nested calls, the first switches to it and the last restores the mode before."""
     with _LOCK:
-        state = _USERS.setdefault(model, [0, model.training])
+        state = _USERS.setdefault(model, [0, False])
         if not state[0]:
             state[1] = model.training
         state[0] += 1
