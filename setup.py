@@ -8,7 +8,9 @@ wheels share the objects. `python setup.py -q build_ext` shows the lines that pi
 """
 
 import importlib.util
+import json
 import os
+import runpy
 import shlex
 import shutil
 import site
@@ -34,6 +36,7 @@ ISA: dict[str, list[str]] = {  # instruction set -> flags of its files alone
 O2 = ("gemm", "nested_min", "planar_flow", "planar_flow_backward", "planar_flow_inverse", "planar_flow_inverse_backward")
 ARCHS = ("80", "90", "100")
 OBJECTS = Path("build/obj")
+GENERATED = Path("build/generated")
 
 
 def torch_include() -> str | None:
@@ -47,25 +50,34 @@ def torch_include() -> str | None:
     return None
 
 
+def write_if_changed(path: Path, text: str) -> None:
+    """Else ninja would compile what reads it again."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists() or path.read_text() != text:
+        path.write_text(text)
+
+
 def kernel_sources() -> list[str]:
     """A source file per kernel header and instruction set, build/isa/<header>_<isa>.cpp: small files, so a change costs seconds.
 
     A header that another one includes is a part of that one, and gets none of its own.
     """
     headers = {str(path.relative_to("csrc")): path.read_text() for path in sorted(Path("csrc/cpu").glob("*/*.h"))}
-    folder = Path("build/isa")
-    folder.mkdir(parents=True, exist_ok=True)
     sources = []
     for name in headers:
         if any(f'"{name}"' in text for text in headers.values()):
             continue
         for isa in ISA:
-            path = folder / f"{Path(name).stem}_{isa}.cpp"
-            text = f'#define ORD_ISA {isa}\n#include "{name}"\n'
-            if not path.exists() or path.read_text() != text:
-                path.write_text(text)
+            path = Path("build/isa", f"{Path(name).stem}_{isa}.cpp")
+            write_if_changed(path, f'#define ORD_ISA {isa}\n#include "{name}"\n')
             sources.append(str(path))
     return sources
+
+
+def generate_schemas() -> None:
+    """The schemas of `ordkernels/_schemas.py` as C++ string literals, build/generated/schemas.inc."""
+    definitions = runpy.run_path("ordkernels/_schemas.py")["definitions"]()
+    write_if_changed(GENERATED / "schemas.inc", "".join(f"{json.dumps(schema)},\n" for schema in definitions))
 
 
 def kernel_flags(source: str) -> list[str] | None:
@@ -104,10 +116,7 @@ class Ninja:
     def precompile(self, header: str, flags: list[str]) -> Path:
         """A header that includes `header`, with its precompiled form beside it: for `-include`."""
         out = OBJECTS / "precompiled" / Path(header).name
-        out.parent.mkdir(parents=True, exist_ok=True)
-        text = f'#include "{header}"\n'
-        if not out.exists() or out.read_text() != text:
-            out.write_text(text)
+        write_if_changed(out, f'#include "{header}"\n')
         flags = [*flags, "-x", "c++-header"]
         self.rules.append(f"build {out}.gch: compile {out}\n  flags = {shlex.join(flags)}\n  name = {header}")
         return out
@@ -159,7 +168,8 @@ class Build(build_ext):
     def build_cpp(self):
         """`_C` and `_host`, in one run of ninja."""
         libraries: dict[str, Path] = {}
-        ninja = Ninja([*self.compiler.compiler_so_cxx, *CXX, "-Icsrc"], self.compiler.linker_so_cxx)
+        generate_schemas()
+        ninja = Ninja([*self.compiler.compiler_so_cxx, *CXX, "-Icsrc", f"-I{GENERATED}"], self.compiler.linker_so_cxx)
         python = f"-I{sysconfig.get_path('include')}"
         for ext in self.extensions:
             if ext.name == "ordkernels._C" and INCLUDE is None:

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "CONTRIBUTING.md").read_text()
 FILES = dict(re.findall(r"^\*\*`([^`]+)`\*\*[^\n]*\n\n```\w+\n(.*?)^```", PAGE, re.S | re.M))
-LIBRARY, EXPORTS = "ordkernels/_library.py", "ordkernels/ops/__init__.py"
+LIBRARY, EXPORTS = "ordkernels/_schemas.py", "ordkernels/ops/__init__.py"
 CREATED = [name for name in FILES if name not in (LIBRARY, EXPORTS)]
 
 

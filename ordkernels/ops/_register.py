@@ -1,6 +1,6 @@
 """Registration of an op with the torch dispatcher: its definition, Triton launchers, fake kernels, vmap rules and gradients.
 
-`Op` is an op without gradients, `DifferentiableOp` one with first derivatives. What an op accepts is in its schema (`_library.py`):
+`Op` is an op without gradients, `DifferentiableOp` one with first derivatives. What an op accepts is in its schema (`_schemas.py`):
 
 - an argument ``grad_mask``, always the last one: bit i is set where the gradient of tensor argument i is asked for. A forward op that
   has it may save less; a backward op returns an empty tensor, or anything, for the other gradients;

@@ -1,0 +1,120 @@
+"""Every schema of the torch ops, in one place. No imports: setup.py reads this file to compile the schemas into `_C`.
+
+For each op there is a backward op, and of both a version `_op` without an autograd rule: the same kernel, called by the
+autograd Functions and by inference (a Python rule from `register_autograd` costs 5 us even where no gradient is asked for).
+
+grad_mask: bit i is set where the gradient of tensor argument i is asked for; optional gradients: None where none came.
+"""
+
+# op -> (forward, backward or None)
+SCHEMAS: dict[str, tuple[str, str | None]] = {
+    "planar_flow": (
+        "(Tensor z, Tensor u, Tensor w, Tensor b, int mode) -> (Tensor z_out, Tensor log_det, Tensor act)",
+        "(Tensor z, Tensor act, Tensor u, Tensor w, Tensor gz, Tensor gl, int mode) -> (Tensor, Tensor, Tensor, Tensor)",
+    ),
+    "planar_flow_inverse": (
+        "(Tensor z_out, Tensor u, Tensor w, Tensor b, int mode) -> (Tensor z_in, Tensor log_det, Tensor act)",
+        "(Tensor z_in, Tensor act, Tensor u, Tensor w, Tensor gz, Tensor gl, int mode) -> (Tensor, Tensor, Tensor, Tensor)",
+    ),
+    "conditional_planar_flow": (
+        "(Tensor z, Tensor h, Tensor weight, Tensor bias, int mode) -> (Tensor z_out, Tensor log_det, Tensor act)",
+        "(Tensor z, Tensor act, Tensor h, Tensor weight, Tensor bias, Tensor gz, Tensor gl, int mode) -> (Tensor, Tensor, Tensor, Tensor)",
+    ),
+    "wasserstein_quantile_loss": (
+        "(Tensor samples, Tensor q_user, Tensor q_item, Tensor lam, int grad_mask) -> (Tensor loss, Tensor signs, Tensor slope)",
+        "(Tensor signs, Tensor slope, Tensor lam, Tensor g, int grad_mask) -> (Tensor, Tensor, Tensor, Tensor)",
+    ),
+    "encode_increments": (
+        "(Tensor y, Tensor widths) -> Tensor",
+        "(Tensor y, Tensor widths, Tensor? g, int grad_mask) -> (Tensor, Tensor)",
+    ),
+    "crps": (
+        "(Tensor samples, Tensor y, bool fair, int grad_mask) -> (Tensor value, Tensor slopes)",
+        "(Tensor slopes, Tensor g, bool fair, int grad_mask) -> (Tensor, Tensor)",
+    ),
+    # levels: [B, L], all rows one where their stride is 0
+    "pinball": (
+        "(Tensor q, Tensor y, Tensor levels) -> Tensor",
+        "(Tensor q, Tensor y, Tensor levels, Tensor? g, int grad_mask) -> (Tensor, Tensor)",
+    ),
+    "interval_score": (
+        "(Tensor lower, Tensor upper, Tensor y, float level) -> Tensor",
+        "(Tensor lower, Tensor upper, Tensor y, Tensor g, float level, int grad_mask) -> (Tensor, Tensor, Tensor)",
+    ),
+    # capacity: [B], or the number `cap`, infinite for none
+    "nested_min": (
+        "(Tensor increments, Tensor widths, Tensor? capacity, float cap) -> (Tensor value, Tensor clipped)",
+        "(Tensor increments, Tensor widths, Tensor? capacity, Tensor? g_value, Tensor? g_clipped, float cap, int grad_mask)"
+        " -> (Tensor, Tensor, Tensor)",
+    ),
+    # alpha bars: one per row, [B] or [B, K] with any strides, or the numbers a_t, a_s; in flow matching the times
+    "q_sample": (
+        "(Tensor x0, Tensor noise, Tensor? alpha_bar, float a, int kind) -> Tensor",
+        "(Tensor x0, Tensor noise, Tensor? alpha_bar, Tensor? g, float a, int kind, int grad_mask) -> (Tensor, Tensor, Tensor)",
+    ),
+    "predict_x0": (
+        "(Tensor x_t, Tensor output, Tensor? alpha_bar, float a, int kind, float clip) -> Tensor",
+        "(Tensor x_t, Tensor output, Tensor? alpha_bar, Tensor? g, float a, int kind, float clip, int grad_mask)"
+        " -> (Tensor, Tensor, Tensor)",
+    ),
+    "reverse_step": (
+        "(Tensor x_t, Tensor output, Tensor? alpha_bar_t, Tensor? alpha_bar_s, Tensor? noise, Tensor? row_ids, float a_t, float a_s,"
+        " float eta, int kind, float clip, bool reclip, bool random, int seed, int step) -> (Tensor x_s, Tensor x0)",
+        "(Tensor x_t, Tensor output, Tensor? alpha_bar_t, Tensor? alpha_bar_s, Tensor? noise, Tensor? row_ids, Tensor? g_xs, Tensor? g_x0,"
+        " float a_t, float a_s, float eta, int kind, float clip, bool reclip, bool random, int seed, int step, int grad_mask)"
+        " -> (Tensor, Tensor, Tensor, Tensor)",
+    ),
+    "guided_posterior_step": (
+        "(Tensor x_t, Tensor f_un, Tensor f_cp, Tensor f_tf, Tensor? alpha_bar_t, Tensor? alpha_bar_s, Tensor? noise, Tensor? row_ids,"
+        " float a_t, float a_s, float gamma_cp, float gamma_tf, bool beta, bool random, int seed, int step) -> (Tensor x_s, Tensor f_hat)",
+        "(Tensor x_t, Tensor f_un, Tensor f_cp, Tensor f_tf, Tensor? alpha_bar_t, Tensor? alpha_bar_s, Tensor? noise, Tensor? row_ids,"
+        " Tensor? g_xs, Tensor? g_f, float a_t, float a_s, float gamma_cp, float gamma_tf, bool beta, bool random, int seed, int step,"
+        " int grad_mask) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    ),
+    # step_coefficients [S, 4] in fp64: d0, d1, sigma, timestep
+    "fusion_chain": (
+        "(Tensor h_long, Tensor g_cp, Tensor g_tf, Tensor mask, Tensor w_in, Tensor b_in, Tensor w_cond, Tensor w_out, Tensor b_out,"
+        " Tensor empty, Tensor embedding, Tensor step_coefficients, Tensor? noise, Tensor? row_ids, Tensor? draw_ids,"
+        " float gamma_cp, float gamma_tf, int seed) -> Tensor",
+        None,
+    ),
+    # step_coefficients [S, 8] in fp64: c0, c1, d0, d1, d2, sigma, timestep, place among the K aligned ones or -1;
+    # bf16: the weights are bf16 numbers, and what enters a product may be rounded to that
+    "denoise_chain": (
+        "(Tensor x, Tensor cond, Tensor w_in, Tensor b_in, Tensor w_cond, Tensor w_out, Tensor b_out, Tensor embedding,"
+        " Tensor step_coefficients, Tensor? noise, Tensor? row_ids, Tensor? draw_ids, int K, float clip, int seed, bool bf16)"
+        " -> (Tensor x_0, Tensor states)",
+        None,
+    ),
+    # window: -1 for the whole vocabulary
+    "embedding_mixup": (
+        "(Tensor logits, Tensor embedding, int window, int first) -> Tensor",
+        "(Tensor logits, Tensor embedding, Tensor? g, int window, int first, int grad_mask) -> (Tensor, Tensor)",
+    ),
+    "windowed_value": (
+        "(Tensor logits, Tensor values, int window) -> Tensor",
+        "(Tensor logits, Tensor values, Tensor? g, int window, int grad_mask) -> (Tensor, Tensor)",
+    ),
+    # weights: as reference/value_decode.py lists them; capacity: [B], or the number `cap`, infinite for none
+    "value_decode": (
+        "(Tensor memory, Tensor values, Tensor[] weights, Tensor? position, Tensor? capacity, Tensor? row_ids, Tensor? draw_ids, int heads,"
+        " bool pre, bool gelu, float eps, int steps, int window, int mixup, bool windowed, float temperature, bool monotone, float cap,"
+        " int seed) -> (Tensor value, Tensor tokens, Tensor lengths)",
+        None,
+    ),
+    "philox": ("(Tensor counter, Tensor key) -> Tensor", None),
+    "random_normal": ("(Tensor row_ids, Tensor? draw_ids, int draw, int seed, int step, int width) -> Tensor", None),
+    "random_uniform": ("(Tensor row_ids, Tensor? draw_ids, int draw, int seed, int step, int width) -> Tensor", None),
+    "isa": ("() -> str", None),
+    "_vmath": ("(Tensor x, int which) -> Tensor", None),  # for tests: the native kernels' own exp, tanh, ...
+}
+
+
+def definitions() -> list[str]:
+    """All schemas with their names, as the dispatcher takes them."""
+    found = []
+    for name, (forward, backward) in SCHEMAS.items():
+        found.append(name + forward)
+        if backward is not None:
+            found += [f"_{name}{forward}", f"{name}_backward{backward}", f"_{name}_backward{backward}"]
+    return found
