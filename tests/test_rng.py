@@ -221,12 +221,12 @@ def test_philox_takes_any_integers() -> None:
         (lambda: rng.normal(0.5, [1], 0, 4), TypeError, "seed: expected an int, got float"),
         (lambda: rng.normal(0, None, 0, 4), ValueError, r"row_ids: expected \[B\] ids .*, got None"),
         (lambda: rng.normal(0, 7, 0, 4), TypeError, "row_ids: expected a tensor, array or sequence of integers, got int"),
-        (lambda: rng.normal(0, [0.5], 0, 4), TypeError, "row_ids: expected integers, got torch.float32"),
+        (lambda: rng.normal(0, [0.5], 0, 4), TypeError, "row_ids: expected integers, got torch.float64"),
         (lambda: rng.normal(0, [[1]], 0, 4), ValueError, r"row_ids: expected \[B\], got shape \[1, 1\]"),
         (lambda: rng.normal(0, [1], 0, 4, rows=2), ValueError, "rows: expected the length of row_ids, 1, got 2"),
         (lambda: rng.philox([[0] * 3], [[0] * 2]), ValueError, r"counter: expected \[N, 4\], got \[1, 3\]"),
         (lambda: rng.philox([[0] * 4], [[0] * 2] * 2), ValueError, "key: expected .* N of counter, 1, got"),
-        (lambda: rng.philox([[0.0] * 4], [[0] * 2]), TypeError, "counter: expected integers, got torch.float32"),
+        (lambda: rng.philox([[0.0] * 4], [[0] * 2]), TypeError, "counter: expected integers, got torch.float64"),
     ],
 )
 def test_errors(call, error, text) -> None:

@@ -1,7 +1,8 @@
 """Checks of array arguments of the data side, and their conversion to what its kernels take. No torch at import.
 
 Lists, NumPy arrays of any strides and byte order, columns of pandas, polars and pyarrow, and dense torch tensors on any device (their
-values are copied to the CPU) are all taken; the result is a NumPy array in this machine's byte order.
+values are copied to the CPU) are all taken; the result is a NumPy array in this machine's byte order. A missing value (masked, null,
+NA, None) is refused as a NaN is.
 """
 
 import sys
@@ -16,7 +17,7 @@ __all__ = [
 ]  # fmt: skip
 
 Array = NDArray[Any]
-_FLOATS = (np.float16, np.float32, np.float64)
+_FLOATS = (np.float16, np.float32, np.float64, np.longdouble)
 
 
 def is_tensor(x: Any) -> bool:
@@ -25,28 +26,78 @@ def is_tensor(x: Any) -> bool:
 
 
 def as_numpy(name: str, x: Any, form: str = "[N]") -> Array:
-    """An array of any shape and dtype; `form` is the shape that messages ask for."""
+    """An array of any shape and dtype, without missing values; `form` is the shape that messages ask for."""
     if is_tensor(x):
         return _from_tensor(name, x)
+    _reject_missing(name, _missing(x))
     try:
         a = np.asarray(x)
-    except ValueError as error:  # ragged lists
-        raise ValueError(f"{name}: expected shape {form}, got {type(x).__name__} ({error})") from None
+    except (RuntimeError, TypeError, ValueError) as error:  # ragged lists; lists of tensors with gradients
+        kind = ValueError if isinstance(error, ValueError) else TypeError
+        raise kind(f"{name}: expected shape {form}, got {type(x).__name__} ({error})") from None
+    if a.dtype == object:
+        a = _from_objects(name, x, a)
+    elif a.dtype == np.float64 and not hasattr(x, "dtype"):
+        _reject_rounded(name, x, a)
     return a if a.dtype.isnative else a.astype(a.dtype.newbyteorder("="))
 
 
 def _from_tensor(name: str, t: Any) -> Array:
     torch = sys.modules["torch"]
-    if t.layout != torch.strided:
-        raise TypeError(f"{name}: expected a dense tensor, got {t.layout}")
+    if t.layout != torch.strided or t.is_nested:
+        raise TypeError(f"{name}: expected a dense tensor, got {'a nested one' if t.is_nested else t.layout}")
     if t.device.type == "meta":
         raise TypeError(f"{name}: expected a tensor with values, got a tensor on meta")
     t = t.detach().cpu().resolve_conj().resolve_neg()
     try:
-        a: NDArray[Any] = (t.float() if t.dtype == torch.bfloat16 else t).numpy()  # NumPy has no bfloat16
-    except TypeError:
+        is_unknown = t.is_floating_point() and t.dtype not in (torch.float16, torch.float32, torch.float64)
+        a: NDArray[Any] = (t.float() if is_unknown else t).numpy()  # NumPy has no bfloat16, and no floats of 8 bits
+    except (RuntimeError, TypeError):
         raise TypeError(f"{name}: expected integers or floats of 16 to 64 bits, got {t.dtype}") from None
     return a
+
+
+def _missing(x: Any) -> Any:
+    """Where values are missing that a conversion to an array fills, as an array of bools; None where none can be."""
+    if isinstance(x, np.ma.MaskedArray):
+        return np.ma.getmaskarray(x)
+    if hasattr(x, "null_count") and hasattr(x, "is_null"):  # pyarrow, polars
+        return x.is_null()
+    if hasattr(x, "isna") and not isinstance(getattr(x, "dtype", None), np.dtype):  # pandas: nullable, categorical, of Arrow; a frame
+        return x.isna()
+    return None
+
+
+def _reject_missing(name: str, missing: Any) -> None:
+    bad = np.asarray(missing if missing is not None else False, bool)
+    if bad.any():
+        raise ValueError(f"{name}: expected no NaN, got {bad.sum()} of {bad.size} missing, the first at index {bad.argmax()}")
+
+
+def _from_objects(name: str, x: Any, a: Array) -> Array:
+    """Python's and NumPy's numbers in the dtype that a list of them has; arrays of other objects as they are."""
+    if a.ndim == 0 and not hasattr(x, "dtype"):
+        raise TypeError(f"{name}: expected an array or a sequence of numbers, got {type(x).__name__}")
+    _reject_missing(name, [v is None or type(v).__name__ == "NAType" for v in a.flat])
+    values = a.tolist()
+    if not all(isinstance(v, (int, float, np.number, np.bool_)) for v in a.flat):
+        return a
+    for v in a.flat:
+        if isinstance(v, int) and not -(2**63) <= v < 2**64:
+            raise ValueError(f"{name}: expected numbers of at most 64 bits, got {v}")
+    converted = np.asarray(values)
+    if converted.dtype == np.float64:
+        _reject_rounded(name, values, converted)
+    return converted
+
+
+def _reject_rounded(name: str, x: Any, a: Array) -> None:
+    """Beside floats, whole numbers of a list become floats: ValueError for those that are rounded."""
+    if not (a.size and (np.abs(a) >= 2.0**53).any()):
+        return
+    for i, (v, rounded) in enumerate(zip(np.array(x, object).flat, a.flat, strict=True)):
+        if isinstance(v, (int, np.integer)) and int(v) != rounded:
+            raise ValueError(f"{name}: expected whole numbers that a float64 holds beside floats, got {v} at index {i}")
 
 
 def as_tensor(name: str, x: Any) -> Any:
@@ -54,7 +105,7 @@ def as_tensor(name: str, x: Any) -> Any:
     if is_tensor(x):
         return x
     a = as_numpy(name, x, "[...]")
-    if not a.flags.writeable or any(stride < 0 for stride in a.strides):
+    if not a.flags.writeable or any(stride < 0 or stride % a.itemsize for stride in a.strides):
         a = a.copy()
     try:
         return sys.modules["torch"].from_numpy(a)
@@ -75,13 +126,23 @@ def vector(name: str, x: Any, *, letter: str = "N", length: int | None = None, o
 def numbers(
     name: str, x: Any, *, letter: str = "N", length: int | None = None, other: str = "y", nan: bool = False, boolean: bool = True
 ) -> Array:
-    """A vector of integers, floats of 16 to 64 bits, or booleans, without NaN unless `nan`."""
+    """A vector of integers, floats, or booleans, without NaN unless `nan`. A long double only where float64 would round it."""
     a = vector(name, x, letter=letter, length=length, other=other)
     if not (a.dtype.kind in ("iub" if boolean else "iu") or a.dtype in _FLOATS):
         raise TypeError(f"{name}: expected integers or floats of 16 to 64 bits, got {dtype_name(x, a)}")
     if not nan:
         reject_nan(name, a)
-    return a
+    return _narrowed(name, a) if a.dtype == np.longdouble else a
+
+
+def _narrowed(name: str, a: Array) -> Array:
+    with np.errstate(over="ignore"):
+        narrow = a.astype(np.float64)
+    overflown = np.isfinite(a) & ~np.isfinite(narrow)
+    if overflown.any():
+        i = int(overflown.argmax())
+        raise ValueError(f"{name}: expected numbers in the range of float64, got {a[i]} at index {i}")
+    return narrow if ((narrow == a) | np.isnan(a)).all() else a
 
 
 def integers(name: str, x: Any, *, letter: str = "N", length: int | None = None, other: str = "y") -> NDArray[np.int64]:
@@ -103,7 +164,11 @@ def weights(name: str, x: Any, *, length: int, other: str = "y") -> NDArray[np.f
 
 def edges(name: str, x: Any) -> NDArray[np.float64]:
     """A contiguous vector of at least 2 strictly ascending numbers."""
-    e = np.ascontiguousarray(numbers(name, x, letter="M+1"), np.float64)
+    a = numbers(name, x, letter="M+1")
+    e = np.ascontiguousarray(a, np.float64)
+    if is_beyond_fp64(a):
+        i = int((e.astype(np.longdouble) != a).argmax())
+        raise ValueError(f"{name}: expected numbers that a float64 holds, got {a[i]} at index {i}")
     if len(e) < 2:
         raise ValueError(f"{name}: expected at least 2, got {len(e)}")
     down = ~(e[1:] > e[:-1])
@@ -137,16 +202,22 @@ def reject_infinite(name: str, a: Array) -> None:
 
 
 def dtype_name(x: Any, a: Array) -> str:
-    """The dtype as the caller knows it: of `x` if it has one (torch.bfloat16), else of the array made of it."""
-    return str(x.dtype) if hasattr(x, "dtype") else str(a.dtype)
+    """The dtype as the caller knows it: of `x` if it has one (torch.bfloat16), else of the array made of it; and what objects are."""
+    name = str(x.dtype) if hasattr(x, "dtype") else str(a.dtype)
+    strange = [v for v in a.flat if not isinstance(v, int | float)] if name == "object" else []
+    return f"object ({type(strange[0]).__name__})" if strange else name
 
 
 # ---------------------------------------------------------------------------------- conversions for the kernels
 
 
 def is_beyond_fp64(a: Array) -> bool:
-    """Whether fp64 may round a whole number of `a`."""
-    return a.dtype in (np.int64, np.uint64) and a.size > 0 and bool(a.max() > 2**53 or a.min() < -(2**53))
+    """Whether fp64 rounds a number of `a`."""
+    if a.dtype == np.longdouble:
+        return bool((a.astype(np.float64) != a).any())
+    if not (a.dtype in (np.int64, np.uint64) and a.size and (a.max() > 2**53 or a.min() < -(2**53))):
+        return False
+    return bool((a.astype(np.float64).astype(np.longdouble) != a).any())
 
 
 def binnable(*arrays: Array) -> list[Array]:
@@ -167,6 +238,8 @@ def common_float(*arrays: Array) -> list[Array]:
 
 def same_order(a: Array) -> Array:
     """Contiguous int32, int64, float32 or float64 values that compare as those of `a` do."""
+    if a.dtype == np.longdouble:
+        return np.unique(a, return_inverse=True)[1].astype(np.int64)
     if a.dtype == np.uint64:
         return np.ascontiguousarray(a ^ np.uint64(1 << 63)).view(np.int64)
     for dtype in (np.int32, np.int64) if a.dtype.kind in "biu" else (np.float32,):

@@ -1,25 +1,27 @@
-"""Checks of numbers: integers, sizes, seeds, reals. NumPy scalars count as numbers, bools do not."""
+"""Checks of numbers: integers, sizes, seeds, reals. NumPy's scalars, and arrays and tensors of no dimension, count as what they
+hold; bools are no numbers, and neither is a missing value (masked, null, NA)."""
 
 import math
 import operator
 import os
+import sys
 from typing import Any
+
+import numpy as np
 
 __all__ = ["boolean", "integer", "num_threads", "number", "one_of", "positive_sizes", "real", "seed", "stream_step"]
 
 
+_PLAIN = {bool, float, int, str}
+_NO_NUMBERS = (bool, complex, str, bytes, np.timedelta64)
+
+
 def integer(name: str, x: Any, *, least: int | None = None, most: int | None = None) -> int:
     """``x`` as an int in ``[least, most]``."""
-    if isinstance(x, bool):
-        raise TypeError(f"{name}: expected an int, got bool")
-    n: int
-    if isinstance(x, int) or type(x).__name__ == "SymInt":  # the size of a traced tensor stays symbolic
-        n = x
-    else:
-        try:
-            n = operator.index(x)
-        except TypeError:
-            raise TypeError(f"{name}: expected an int, got {type(x).__name__}") from None
+    n: int | None
+    n = x if type(x) is int or type(x).__name__ == "SymInt" else _index(_held(x))  # the size of a traced tensor stays symbolic
+    if n is None:
+        raise TypeError(f"{name}: expected an int, got {_kind(x)}")
     if (least is not None and n < least) or (most is not None and n > most):
         raise ValueError(f"{name}: expected {_range(least, most)}, got {n}")
     return n
@@ -27,32 +29,65 @@ def integer(name: str, x: Any, *, least: int | None = None, most: int | None = N
 
 def positive_sizes(**sizes: Any) -> None:
     """Whole numbers of at least 1."""
-    for name, size in sizes.items():
-        if not isinstance(size, int):
-            try:
-                size = operator.index(size)
-            except TypeError:
-                size = 0
+    for name, x in sizes.items():
+        try:
+            size = x if type(x) is int else integer(name, x)
+        except TypeError:
+            size = 0
         if size < 1:
-            raise ValueError(f"{name}: expected a whole number of at least 1, got {sizes[name]!r}")
+            raise ValueError(f"{name}: expected a whole number of at least 1, got {x!r}")
 
 
 def number(name: str, x: Any, form: str = "a number") -> float:
     """``x`` as any float, NaN included."""
     if type(x) is float:
         return x
-    if isinstance(x, bool | str | bytes) or not hasattr(x, "__float__") or getattr(x, "ndim", None):
-        raise TypeError(f"{name}: expected {form}, got {type(x).__name__}")
-    if isinstance(x, int) and not -(2**63) <= x < 2**64:  # torch takes no larger ones as numbers
-        raise ValueError(f"{name}: expected a number of at most 64 bits, got {x.bit_length()}")
-    return float(x)
+    value = _held(x)
+    if isinstance(value, _NO_NUMBERS) or not hasattr(value, "__float__") or getattr(value, "ndim", None):
+        raise TypeError(f"{name}: expected {form}, got {_kind(x)}")
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:  # torch takes no larger ones as numbers
+        raise ValueError(f"{name}: expected a number of at most 64 bits, got {value.bit_length()}")
+    try:
+        return float(value)
+    except (OverflowError, RuntimeError, TypeError, ValueError) as error:  # a fraction of large integers; complex and meta tensors
+        kind = ValueError if isinstance(error, OverflowError) else TypeError
+        raise kind(f"{name}: expected {form}, got {_kind(x)} ({error})") from None
 
 
 def boolean(name: str, x: Any) -> bool:
     """``x``, True or False."""
-    if isinstance(x, bool) or type(x).__name__ in ("bool_", "bool"):  # of NumPy too
-        return bool(x)
-    raise TypeError(f"{name}: expected a bool, got {type(x).__name__}")
+    value = x if x is True or x is False else _held(x)
+    if isinstance(value, bool):
+        return value
+    raise TypeError(f"{name}: expected a bool, got {_kind(x)}")
+
+
+def _held(x: Any) -> Any:
+    """Python's number or text of a scalar of NumPy, Arrow or an array without dimensions; None for a masked one; else `x` itself."""
+    if type(x) in _PLAIN:
+        return x
+    is_array = isinstance(x, np.ndarray)
+    if is_array and np.ma.is_masked(x):
+        return None
+    if isinstance(x, np.generic) or (is_array and not x.ndim):
+        value = x.item()
+        return x if isinstance(value, np.generic) or x.dtype.kind in "mM" else value  # a long double stays one
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(x, torch.Tensor):
+        return x if x.dim() or x.is_complex() or x.is_meta else x.item()
+    return x.as_py() if hasattr(x, "as_py") else x  # of Arrow
+
+
+def _index(x: Any) -> int | None:
+    """A whole number as an int; None for anything else."""
+    try:
+        return None if isinstance(x, bool) else operator.index(x)
+    except (RuntimeError, TypeError):
+        return None
+
+
+def _kind(x: Any) -> str:
+    return "a missing value" if x is not None and _held(x) is None else type(x).__name__
 
 
 def real(name: str, x: Any, *, least: float = -math.inf, most: float = math.inf, finite: bool = True) -> float:
@@ -66,11 +101,16 @@ def real(name: str, x: Any, *, least: float = -math.inf, most: float = math.inf,
 
 
 def one_of(name: str, x: Any, allowed: tuple[Any, ...]) -> Any:
-    """``x`` if it is one of ``allowed``."""
-    if x not in allowed:
-        *first, last = map(repr, allowed)
-        raise ValueError(f"{name}: expected {', '.join(first)}{' or ' * bool(first)}{last}, got {x!r}")
-    return x
+    """The one of ``allowed`` that ``x`` equals."""
+    for choice in allowed:
+        if x is choice:
+            return choice
+    value = _held(x)
+    for choice in allowed:
+        if choice is not None and isinstance(value, type(choice)) and value == choice:
+            return choice
+    *first, last = map(repr, allowed)
+    raise ValueError(f"{name}: expected {', '.join(first)}{' or ' * bool(first)}{last}, got {x!r}")
 
 
 def seed(x: Any, name: str = "seed") -> int:

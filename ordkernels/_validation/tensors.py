@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch._C import _are_functorch_transforms_active as functorch_is_active
 
-from .arrays import as_numpy
+from .arrays import as_tensor
 from .numbers import number
 
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -100,24 +100,12 @@ def integers(name: str, x: Any, device: Any = None) -> Tensor:
         return x
     if isinstance(x, int | float | str | bytes | np.generic) or x is None:
         raise TypeError(f"{name}: expected a tensor, array or sequence of integers, got {type(x).__name__}")
-    t = x if isinstance(x, Tensor) else _as_tensor(name, x)
+    t: Tensor = as_tensor(name, x)
     if t.numel() == 0 and not isinstance(x, Tensor) and not hasattr(x, "__array__"):
         t = t.to(torch.int64)  # an empty list is a float tensor
     if t.dtype == torch.bool or t.dtype.is_floating_point or t.dtype.is_complex:
         raise TypeError(f"{name}: expected integers, got {t.dtype}")
     return t.to(device=device, dtype=torch.int64)
-
-
-def _as_tensor(name: str, x: Any) -> Tensor:
-    if hasattr(x, "__array__"):  # NumPy, pandas, polars, pyarrow: in the byte order and strides that torch takes
-        x = as_numpy(name, x)
-        if not x.flags.writeable or any(stride < 0 for stride in x.strides):
-            x = x.copy()
-    try:
-        return torch.as_tensor(x)
-    except (OverflowError, RuntimeError, TypeError, ValueError) as error:
-        kind = ValueError if isinstance(error, OverflowError | ValueError) else TypeError
-        raise kind(f"{name}: expected integers of 64 bits, got {type(x).__name__} ({error})") from None
 
 
 def row_ids(name: str, ids: Any, rows: Tensor) -> Tensor | None:

@@ -14,7 +14,7 @@ _FLOAT16 = (np.dtype("<f2"), np.dtype(">f2"))
 def as_values(values: Any) -> NDArray[Any]:
     """Values [N] as float32 or float64."""
     a = arrays.numbers("values", values, boolean=False)
-    return np.ascontiguousarray(a, np.float64 if a.dtype.kind in "iu" else np.float32 if a.dtype == np.float16 else a.dtype)
+    return np.ascontiguousarray(a, np.float32 if a.dtype in (np.float16, np.float32) else np.float64)
 
 
 def restore(values: Any, out: NDArray[Any]) -> Any:
@@ -42,14 +42,20 @@ def as_offsets(offsets: Any, n: int) -> NDArray[np.int64]:
 
 def as_times(time: Any, n: int) -> NDArray[Any]:
     """Times as int64 or float64 of the same order."""
-    a = arrays.vector("time", time, length=n, other="values")
+    a = arrays.vector("time", _in_utc(time), length=n, other="values")
     if a.dtype.kind in "mM":
         missing = np.isnat(a)
         if missing.any():
             raise ValueError(f"time: expected no NaT, got {missing.sum()} of {a.size}, the first at index {missing.argmax()}")
         return np.ascontiguousarray(a).view(np.int64)
-    if not (a.dtype.kind in "iu" or a.dtype in (np.float16, np.float32, np.float64)):
+    if a.dtype.kind not in "iuf":
         raise TypeError(f"time: expected integers, floats or datetime64, got {arrays.dtype_name(time, a)}")
     arrays.reject_nan("time", a)
     ordered = arrays.same_order(a)
     return ordered.astype(np.int64 if ordered.dtype.kind == "i" else np.float64, copy=False)
+
+
+def _in_utc(time: Any) -> Any:
+    """A column of pandas with a time zone without it; its values as an array would be objects."""
+    has_zone = getattr(getattr(time, "dtype", None), "tz", None) is not None
+    return np.asarray(time, f"datetime64[{time.dtype.unit}]") if has_zone else time
