@@ -149,12 +149,13 @@ const double* weights(const Weights& w, int64_t n) {
   return w->data();
 }
 
-// (concordant, tied in the prediction, pairs of different y); reference: (concordant, tied, all pairs).
+// (concordant, tied in the prediction, pairs of different y, pairs tied in both); reference: concordant by its rule for
+// ties.
 py::tuple xauc_counts(const py::array& y_, const py::array& p_, const Weights& w_, bool reference, int threads) {
   const int64_t n = y_.size();
   const host::Column y = column("y", y_, n), p = column("prediction", p_, n);
   if (w_ && reference) {
-    fail("weight", "None with ties='reference'", "an array");
+    fail("weight", "None with the reference's rule for ties", "an array");
   }
   const double* w = weights(w_, n);
   const host::AnyPairCount count = unlocked([&]() -> host::AnyPairCount {
@@ -163,11 +164,12 @@ py::tuple xauc_counts(const py::array& y_, const py::array& p_, const Weights& w
     }
     return host::xauc_counts(y, p, w, n, threads);
   });
-  return std::visit([](const auto& c) -> py::tuple { return py::make_tuple(c.concordant, c.tied, c.pairs); }, count);
+  return std::visit(
+      [](const auto& c) -> py::tuple { return py::make_tuple(c.concordant, c.tied, c.pairs, c.tied_both); }, count);
 }
 
-// (concordant, tied, pairs) over all groups; then of the groups with a pair: how many, the sums of concordant / pairs
-// and tied / pairs.
+// (concordant, tied, pairs, tied in both) over all groups; then of the groups with a pair: how many, the sums of
+// concordant / pairs and tied / pairs.
 py::tuple xauc_groups(const py::array& y_, const py::array& p_, const Weights& w_, const Array<int64_t>& group,
                       int threads) {
   const int64_t n = y_.size();
@@ -177,7 +179,8 @@ py::tuple xauc_groups(const py::array& y_, const py::array& p_, const Weights& w
   const auto count = unlocked([&] { return host::xauc_groups(y, p, w, group.data(), n, threads); });
   return std::visit(
       [](const auto& c) -> py::tuple {
-        return py::make_tuple(c.pairs.concordant, c.pairs.tied, c.pairs.pairs, c.groups, c.concordant, c.tied);
+        return py::make_tuple(c.pairs.concordant, c.pairs.tied, c.pairs.pairs, c.pairs.tied_both, c.groups,
+                              c.concordant, c.tied);
       },
       count);
 }

@@ -21,14 +21,24 @@ WeightedKeys<K, Weighted> keys_in(Row<K, Weighted>* rows, int64_t n) {
   }
 }
 
-// A run of rows [n] of equal predictions: its y and weights go to `to`. Returns its pairs of different y.
+// Pairs of equal predictions: of different y, and of equal ones.
+template <bool Weighted>
+struct TiedPairs {
+  PairSum<Weighted> different = 0, equal = 0;
+  void operator+=(const TiedPairs& o) {
+    different += o.different;
+    equal += o.equal;
+  }
+};
+
+// A run of rows [n] of equal predictions: its y and weights go to `to`.
 template <class K>
-int64_t tied_pairs(const Row<K, false>* rows, int64_t n, bool y_sorted, WeightedKeys<K, false> to) {
+TiedPairs<false> tied_pairs(const Row<K, false>* rows, int64_t n, bool y_sorted, WeightedKeys<K, false> to) {
   for (int64_t r = 0; r < n; ++r) {
     to.key[r] = rows[r].y;
   }
   if (n == 1) {
-    return 0;
+    return {};
   }
   const K* y = to.key;
   std::vector<K> sorted;
@@ -43,21 +53,23 @@ int64_t tied_pairs(const Row<K, false>* rows, int64_t n, bool y_sorted, Weighted
     }
     equal += all_pairs(end - r);
   }
-  return all_pairs(n) - equal;
+  return {all_pairs(n) - equal, equal};
 }
 
-// The same, weighted: each y's weight times that of all lower ones.
+// The same, weighted: each y's weight times that of all lower ones, each row's times that of those before it.
 template <class K>
-double tied_pairs(const Row<K, true>* rows, int64_t n, bool /*y_sorted*/, WeightedKeys<K, true> to) {
-  double total = 0, lower = 0;
+TiedPairs<true> tied_pairs(const Row<K, true>* rows, int64_t n, bool /*y_sorted*/, WeightedKeys<K, true> to) {
+  TiedPairs<true> total;
+  double lower = 0;
   for (int64_t r = 0, end; r < n; r = end) {
     double here = 0;
     for (end = r; end < n && rows[end].y == rows[r].y; ++end) {
       to.key[end] = rows[end].y;
       to.w[end] = rows[end].w;
+      total.equal += here * rows[end].w;
       here += rows[end].w;
     }
-    total += here * lower;
+    total.different += here * lower;
     lower += here;
   }
   return total;
@@ -73,8 +85,8 @@ PairCount<Weighted> count_pairs(Row<K, Weighted>* rows, Row<K, Weighted>* spare,
   }
   sort_rows(rows, spare, n, !tied_as_given, threads);
   const auto keys = keys_in(spare, n);
-  PairSum<Weighted> tied = 0;  // in the first chunk, the only one of a small group
-  std::vector<PairSum<Weighted>> later(run_chunks(n) - 1);
+  TiedPairs<Weighted> tied;  // in the first chunk, the only one of a small group
+  std::vector<TiedPairs<Weighted>> later(run_chunks(n) - 1);
   for_each_run(
       n, threads, [&](int64_t i, int64_t j) { return rows[i].p == rows[j].p; },
       [&](int64_t i, int64_t j, int64_t c) {
@@ -85,10 +97,11 @@ PairCount<Weighted> count_pairs(Row<K, Weighted>* rows, Row<K, Weighted>* spare,
   }
   const auto inversions = count_inversions(keys, keys_in(rows, n), n, threads);
   if constexpr (Weighted) {  // rows of equal predictions lie in rising order of y: they are among the pairs below
-    return {inversions.above, tied, std::max(inversions.below - tied, 0.0), inversions.above + inversions.below};
+    return {inversions.above, tied.different, tied.equal, std::max(inversions.below - tied.different, 0.0),
+            inversions.above + inversions.below};
   } else {
     const int64_t pairs = all_pairs(n) - inversions.equal;
-    return {inversions.above, tied, pairs - tied - inversions.above, pairs};
+    return {inversions.above, tied.different, tied.equal, pairs - tied.different - inversions.above, pairs};
   }
 }
 

@@ -14,11 +14,13 @@ template <bool Weighted>
 struct PairCount {
   PairSum<Weighted> discordant = 0;
   PairSum<Weighted> tied = 0;  // in the prediction, of different y
+  PairSum<Weighted> tied_both = 0;
   PairSum<Weighted> concordant = 0;
   PairSum<Weighted> pairs = 0;  // all of different y
   void operator+=(const PairCount& o) {
     discordant += o.discordant;
     tied += o.tied;
+    tied_both += o.tied_both;
     concordant += o.concordant;
     pairs += o.pairs;
   }

@@ -40,7 +40,6 @@ PairCount<Weighted> count_all(const Column& y, const Column& p, const double* w,
     load(rows.data(), true);
     PairCount<Weighted> count = count_pairs(rows.data(), spare.data(), n, true, threads);
     count.concordant = count.discordant;
-    count.pairs = static_cast<PairSum<Weighted>>(all_pairs(n));
     return count;
   }
   return count_loaded<K, Weighted>(rows.data(), spare.data(), n, threads, load);

@@ -14,7 +14,7 @@ using AnyPairCount = std::variant<PairCount<false>, PairCount<true>>;
 AnyPairCount xauc_counts(const Column& y, const Column& p, const double* w, int64_t n, int threads);
 
 // The same by the reference's rule for ties: y against predictions in falling order, of which rows of equal predictions
-// keep their order. The result's `concordant` are the pairs whose earlier y is greater, its `pairs` all pairs.
+// keep their order. The result's `concordant` are the pairs whose earlier y is greater.
 PairCount<false> xauc_reference_counts(const Column& y, const Column& p, int64_t n, int threads);
 
 // The pairs within all groups; over the groups that have a pair, how many they are and the sums of their shares.

@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import scores
 from .._validation.numbers import number, one_of
 from ..scores.grid import GridXAUC
-from ..scores.xauc import check_options
+from ..scores.xauc import Ties, check_options
 from ._base import RowsMetric
 
 __all__ = ["AUC", "SRCC", "XAUC", "BoundedXAUC", "RelaImpr"]
@@ -33,8 +33,8 @@ class XAUC(RowsMetric):
         mode: ``"exact"`` keeps the rows (and gathers them: 8 to 16 bytes a row, and the workspace of `ordkernels.scores.xauc`);
             ``"binned"`` a joint histogram that merges by addition, `ordkernels.scores.grid.GridXAUC`: value and guaranteed bound
             do not depend on batches or processes.
-        ties, average: as `ordkernels.scores.xauc`, exact only. ``ties="reference"`` depends on the order of rows, and so of
-            processes.
+        ties, average: as `ordkernels.scores.xauc`, exact only. ``ties="reference"`` and ``"cwm"`` depend on the order of rows, and
+            so of processes.
         bins: of each side of the histogram, ``8 bins^2`` bytes.
 
     Raises:
@@ -60,7 +60,7 @@ class XAUC(RowsMetric):
         self,
         mode: Literal["exact", "binned"] = "exact",
         *,
-        ties: Literal["half", "strict", "reference"] = "half",
+        ties: Ties = "half",
         average: Literal["group", "pair"] = "group",
         bins: int = 4096,
         **kwargs: Any,
@@ -70,7 +70,7 @@ class XAUC(RowsMetric):
         if mode == "binned" and ties != "half":
             raise ValueError(f"ties: expected 'half' with mode='binned', got {ties!r}")
         self.mode, self.bins = mode, bins
-        self.ties: Literal["half", "strict", "reference"] = ties
+        self.ties: Ties = ties
         self.average: Literal["group", "pair"] = average
         if mode == "binned":
             self._columns = ()

@@ -1,6 +1,22 @@
 """The ops: thin checked functions over the torch dispatcher's `ordkernels::` kernels; scores on NumPy arrays and tensors."""
 
-from ..scores import XAUCResult, auc, coverage, cumulative_score, histogram_jsd, lcc, mae, mae_by_interval, relaimpr, rmse, srcc, xauc
+from ..scores import (
+    XAUCResult,
+    auc,
+    coverage,
+    cumulative_score,
+    decile_table,
+    histogram_jsd,
+    kendall_tau,
+    lcc,
+    mae,
+    mae_by_interval,
+    normalized_gini,
+    relaimpr,
+    rmse,
+    srcc,
+    xauc,
+)  # fmt: skip
 from ._weights import DecoderWeights, MLPWeights, SessionWeights
 from .conditional_planar_flow import conditional_planar_flow
 from .crps import crps
@@ -25,8 +41,8 @@ from .windowed_value import windowed_value
 
 __all__ = [
     "DecodeResult", "DecoderWeights", "MLPWeights", "SessionWeights", "XAUCResult", "auc", "conditional_planar_flow", "coverage", "crps",
-    "cumulative_score", "denoise_chain", "embedding_mixup", "encode_increments", "flow_sample", "flow_step", "fusion_chain",
-    "guided_posterior_step", "histogram_jsd", "interval_score", "lcc", "mae", "mae_by_interval", "nested_min", "pinball",
-    "planar_flow", "planar_flow_inverse", "predict_x0", "q_sample", "relaimpr", "reverse_step", "rmse", "srcc", "value_decode",
-    "wasserstein_quantile_loss", "windowed_value", "xauc",
+    "cumulative_score", "decile_table", "denoise_chain", "embedding_mixup", "encode_increments", "flow_sample", "flow_step", "fusion_chain",
+    "guided_posterior_step", "histogram_jsd", "interval_score", "kendall_tau", "lcc", "mae", "mae_by_interval", "nested_min",
+    "normalized_gini", "pinball", "planar_flow", "planar_flow_inverse", "predict_x0", "q_sample", "relaimpr", "reverse_step", "rmse",
+    "srcc", "value_decode", "wasserstein_quantile_loss", "windowed_value", "xauc",
 ]  # fmt: skip

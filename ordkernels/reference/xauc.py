@@ -15,8 +15,9 @@ Array = NDArray[Any]
 Ints = NDArray[np.int64]
 
 
-def xauc_counts(y: Array, prediction: Array, weight: Array | None, group: Ints | None) -> tuple[Any, Any, Any]:
-    """(concordant, tied in the prediction, all) pairs with different y, in one group; a pair counts w_i w_j. Knight's method.
+def xauc_counts(y: Array, prediction: Array, weight: Array | None, group: Ints | None) -> tuple[Any, Any, Any, Any]:
+    """(concordant, tied in the prediction, all) pairs with different y, in one group, and pairs tied in both; a pair counts w_i w_j.
+    Knight's method.
 
     Sorted by (prediction, y), the discordant pairs are the inversions of y; with the predictions reversed, the concordant ones. The
     tied pairs are the inversions among rows of one prediction whose y fall.
@@ -30,7 +31,9 @@ def xauc_counts(y: Array, prediction: Array, weight: Array | None, group: Ints |
         return inversions(code[order], w[order])
 
     discordant, concordant, tied = count(a, b, a), count(a, g, -b, a), count(_codes(b, a), b, -a)
-    return concordant, tied, concordant + discordant + tied
+    rows, both = np.arange(len(y)), _codes(b, a)
+    tied_both = count(_codes(both, -rows), both, rows)
+    return concordant, tied, concordant + discordant + tied, tied_both
 
 
 def group_means(y: Array, prediction: Array, weight: Array | None, group: Ints) -> tuple[int, float, float]:
@@ -38,7 +41,7 @@ def group_means(y: Array, prediction: Array, weight: Array | None, group: Ints) 
     count, concordant, tied = 0, 0.0, 0.0
     order = np.argsort(group, kind="stable")
     for rows in np.split(order, np.flatnonzero(np.diff(group[order])) + 1):
-        c, t, n = xauc_counts(y[rows], prediction[rows], None if weight is None else weight[rows], None)
+        c, t, n, _ = xauc_counts(y[rows], prediction[rows], None if weight is None else weight[rows], None)
         if n > 0:
             count, concordant, tied = count + 1, concordant + c / n, tied + t / n
     return count, concordant, tied

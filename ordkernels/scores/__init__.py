@@ -8,10 +8,10 @@ tree of blocks, and counts in integers: no result depends on the number of threa
 """
 
 from .distributions import coverage, histogram_jsd
-from .errors import IntervalErrors, cumulative_score, lcc, mae, mae_by_interval, rmse
-from .ranking import XAUCResult, auc, relaimpr, srcc, xauc
+from .errors import DecileTable, IntervalErrors, cumulative_score, decile_table, lcc, mae, mae_by_interval, rmse
+from .ranking import XAUCResult, auc, kendall_tau, normalized_gini, relaimpr, srcc, xauc
 
 __all__ = [
-    "IntervalErrors", "XAUCResult", "auc", "coverage", "cumulative_score", "histogram_jsd", "lcc", "mae", "mae_by_interval", "relaimpr",
-    "rmse", "srcc", "xauc",
+    "DecileTable", "IntervalErrors", "XAUCResult", "auc", "coverage", "cumulative_score", "decile_table", "histogram_jsd", "kendall_tau",
+    "lcc", "mae", "mae_by_interval", "normalized_gini", "relaimpr", "rmse", "srcc", "xauc",
 ]  # fmt: skip

@@ -2,7 +2,7 @@
 
 import math
 from fractions import Fraction
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,8 @@ __all__ = ["XAUCResult", "xauc"]
 
 register_host("xauc", on_device="torch's own sorts")
 
-Counts = tuple[Any, Any, Any]  # concordant, tied, pairs: ints or floats
+Ties = Literal["half", "strict", "reference", "cwm", "torchrec"]
+Counts = tuple[Any, Any, Any, Any]  # concordant, tied in the prediction, pairs of different y, tied in both: ints or floats
 GroupSums = tuple[int, float, float]  # groups with a pair, the sums of their concordant and tied shares of pairs
 
 _LARGEST = 480  # exponents of 2 within which neither a sum of products of two weights overflows nor a product underflows
@@ -37,7 +38,7 @@ def xauc(
     y: Any,
     prediction: Any,
     *,
-    ties: Literal["half", "strict", "reference"] = "half",
+    ties: Ties = "half",
     weight: Any = None,
     group: Any = None,
     average: Literal["group", "pair"] = "group",
@@ -45,9 +46,14 @@ def xauc(
 ) -> XAUCResult:
     """The share of pairs that the prediction orders as y does, exactly, in O(n log n).
 
-    Pairs with ``y_i == y_j`` do not count; a pair with equal predictions counts ``"half"``, or 0 (``"strict"``).
-    ``ties="reference"``: stable sort by prediction, descending; the pairs whose earlier label is strictly greater, over all
-    ``n (n - 1) / 2``. Its value depends on the order of rows with equal predictions.
+    Pairs with ``y_i == y_j`` do not count; a pair with equal predictions counts ``"half"``, or 0 (``"strict"``). Other programs count
+    otherwise, over all ``n (n - 1) / 2`` pairs:
+
+    - ``"reference"``: stable sort by prediction, descending; the pairs whose earlier label is greater. Its value depends on the order of
+      rows with equal predictions.
+    - ``"cwm"``: the same, of the pairs whose earlier label is at least as great; 1 where there is no pair.
+    - ``"torchrec"``: pairs in the same order, and those tied in both; 0 where there is no pair. TorchRec counts within each batch: give
+      the batch as ``group``, with ``average="pair"``.
 
     Args:
         y, prediction: ``[N]``, compared as they are: no dtype is rounded. Infinities are values like any other. Tensors on one
@@ -59,16 +65,18 @@ def xauc(
         num_threads: by default ``ORDKERNELS_NUM_THREADS``, or every core. It changes no result.
 
     Returns:
-        ``XAUCResult(value, concordant, tied_prediction, pairs)``; the value is NaN if no pair counts. Workspace: 16 bytes a row,
+        ``XAUCResult(value, concordant, tied_prediction, pairs)``, for ``"torchrec"`` with the pairs tied in both in place of those
+        tied in the prediction; the value is NaN if no pair counts. Workspace: 16 bytes a row,
         32 where y or the prediction has 64 bits, 48 with weights, and 16 more with groups. Positive weights that differ by a factor
         above 1e288 take Python's integers, and much longer.
 
     Raises:
         TypeError, ValueError: no rows, shapes that differ, NaN; weights that are negative or infinite; weight or group with
-            ``ties="reference"``.
+            ``ties="reference"`` or ``"cwm"``; groups averaged with ``ties="torchrec"``.
 
     Source: FlowTime (arXiv:2606.01352), section 5.1, for ``"strict"``; the evaluation script of "Generative Regression Based Watch
-    Time Prediction" for ``"reference"``; Knight, JASA 61 (1966), for the method.
+    Time Prediction" for ``"reference"``; the evaluation script of "Counteracting Duration Bias in Video Recommendation via
+    Counterfactual Watch Time" for ``"cwm"``; ``torchrec.metrics.xauc`` for ``"torchrec"``; Knight, JASA 61 (1966), for the method.
 
     Example:
         >>> xauc([1.0, 2.0, 3.0], [0.1, 0.3, 0.3])
@@ -76,27 +84,47 @@ def xauc(
     """
     c = compiled_host("xauc")
     check_options(ties, average)
-    if ties == "reference" and (weight is not None or group is not None):
-        raise ValueError(f"{'group' if weight is None else 'weight'}: expected None with ties='reference', got an array")
-    exponent = 0
-    if forced_backend() is None and _on_device(y, prediction, weight, group) and (weight is None or _is_ordinary(weight)):
-        from .xauc_device import count
-
-        counts, sums = count(y, prediction, weight, group, ties == "reference")
-    else:
-        a, b = columns(y, prediction)
-        w = None if weight is None else arrays.weights("weight", weight, length=len(a))
-        g = None if group is None else arrays.integers("group", group, length=len(a))
-        if w is not None and not _is_ordinary(w):
-            w, exponent = _scaled(w)
-        on_reference = c is None or (w is not None and w.dtype == object)
-        counts, sums = _reference_counts(a, b, w, g, ties) if on_reference else _compiled_counts(c, a, b, w, g, ties, _threads(num_threads))
-    return result(counts, sums if average == "group" else None, ties, exponent)
+    in_row_order = ties in ("reference", "cwm")
+    if in_row_order and (weight is not None or group is not None):
+        raise ValueError(f"{'group' if weight is None else 'weight'}: expected None with ties={ties!r}, got an array")
+    if ties == "torchrec" and group is not None and average != "pair":
+        raise ValueError(f"average: expected 'pair' with ties='torchrec' and groups, got {average!r}")
+    found = _count(c, y, prediction, weight, group, ties, num_threads)
+    return result(found.counts, found.sums if average == "group" else None, ties, found.exponent, found.everything)
 
 
 def check_options(ties: Any, average: Any) -> None:
-    one_of("ties", ties, ("half", "strict", "reference"))
+    one_of("ties", ties, get_args(Ties))
     one_of("average", average, ("group", "pair"))
+
+
+class _Found(NamedTuple):
+    counts: Counts
+    sums: GroupSums | None
+    exponent: int  # of the power of 2 that the weights were multiplied by
+    everything: Any  # all pairs, where `ties` asks for them
+
+
+def _count(c: Any, y: Any, prediction: Any, weight: Any, group: Any, ties: str, num_threads: int | None) -> _Found:
+    in_row_order, of_all = ties in ("reference", "cwm"), ties not in ("half", "strict")
+    if forced_backend() is None and _on_device(y, prediction, weight, group) and (weight is None or _is_ordinary(weight)):
+        from .xauc_device import count
+
+        w, g = (None if weight is None else weight.double(), group)
+        counts, sums = count(y, prediction, w, g, in_row_order)
+        w, g = (None if x is None or not of_all else x.cpu().numpy() for x in (w, g))
+        return _Found(counts, sums, 0, all_pairs(len(y), w, g) if of_all else 0)
+    a, b = columns(y, prediction)
+    w = None if weight is None else arrays.weights("weight", weight, length=len(a))
+    g = None if group is None else arrays.integers("group", group, length=len(a))
+    exponent = 0
+    if w is not None and not _is_ordinary(w):
+        w, exponent = _scaled(w)
+    if c is None or (w is not None and w.dtype == object):
+        counts, sums = _reference_counts(a, b, w, g, in_row_order)
+    else:
+        counts, sums = _compiled_counts(c, a, b, w, g, in_row_order, _threads(num_threads))
+    return _Found(counts, sums, exponent, all_pairs(len(a), w, g) if of_all else 0)
 
 
 def _is_ordinary(w: Any) -> bool:
@@ -116,32 +144,51 @@ def _scaled(w: NDArray[np.float64]) -> tuple[NDArray[Any], int]:
     return np.array([m << s for m, s in zip(whole, shifts, strict=True)], object), 53 - least
 
 
-def _compiled_counts(c: Any, y: Any, p: Any, w: Any, g: Any, ties: str, threads: int) -> tuple[Counts, GroupSums | None]:
+def _compiled_counts(c: Any, y: Any, p: Any, w: Any, g: Any, in_row_order: bool, threads: int) -> tuple[Counts, GroupSums | None]:
     a, b = arrays.same_order(y), arrays.same_order(p)
     if g is not None:
         found = c.xauc_groups(a, b, w, g, threads)
-        return found[:3], found[3:]
-    return c.xauc_counts(a, b, w, ties == "reference", threads), None
+        return found[:4], found[4:]
+    return c.xauc_counts(a, b, w, in_row_order, threads), None
 
 
-def _reference_counts(y: Any, p: Any, w: Any, g: Any, ties: str) -> tuple[Counts, GroupSums | None]:
-    n, found = len(y), reference.xauc_counts(y, p, w, g)
-    if ties == "reference":
-        found = (reference.reference_pairs(y, p), found[1], n * (n - 1) // 2)
+def _reference_counts(y: Any, p: Any, w: Any, g: Any, in_row_order: bool) -> tuple[Counts, GroupSums | None]:
+    found = reference.xauc_counts(y, p, w, g)
+    if in_row_order:
+        found = (reference.reference_pairs(y, p), *found[1:])
     return found, None if g is None else reference.group_means(y, p, w, g)
 
 
-def result(counts: Counts, sums: GroupSums | None, ties: str, exponent: int = 0) -> XAUCResult:
-    """`exponent`: of the power of 2 that the weights were multiplied by."""
-    concordant, tied, pairs = counts
-    half = ties == "half"
+def all_pairs(rows: int, weight: NDArray[Any] | None, group: NDArray[Any] | None) -> Any:
+    """The pairs of rows within a group, of any y, or the sum of their w_i w_j, of which nothing is subtracted."""
+    if weight is None:
+        sizes = [rows] if group is None else np.unique(group, return_counts=True)[1].tolist()
+        return sum(n * (n - 1) // 2 for n in sizes)
+    if group is None:
+        products = weight[1:] * np.cumsum(weight)[:-1]
+        return sum(products) if products.dtype == object else float(products.sum())
+    order = np.argsort(group, kind="stable")
+    groups = np.split(weight[order], np.flatnonzero(np.diff(group[order])) + 1)
+    return sum(all_pairs(len(w), w, None) for w in groups)
+
+
+def result(counts: Counts, sums: GroupSums | None, ties: str, exponent: int = 0, everything: Any = 0) -> XAUCResult:
+    """`everything`: all pairs, of any y, which "reference", "cwm" and "torchrec" count."""
+    concordant, tied, pairs, tied_both = counts
+    if ties == "cwm":
+        concordant = concordant + everything - pairs
+    elif ties == "torchrec":
+        tied = tied_both
+    if ties not in ("half", "strict"):
+        pairs = everything
+    credit = {"half": 1, "torchrec": 2}.get(ties, 0)  # of a tied pair, in halves
     if sums is not None:
         groups, sum_concordant, sum_tied = sums
-        value = (sum_concordant + half * sum_tied / 2) / groups if groups else math.nan
+        value = (sum_concordant + credit * sum_tied / 2) / groups if groups else math.nan
     else:
-        value = (2 * concordant + half * tied) / (2 * pairs) if pairs else math.nan
+        value = (2 * concordant + credit * tied) / (2 * pairs) if pairs else {"cwm": 1.0, "torchrec": 0.0}.get(ties, math.nan)
     if exponent:
-        concordant, tied, pairs = (_times_power_of_2(x, -2 * exponent) for x in counts)
+        concordant, tied, pairs = (_times_power_of_2(x, -2 * exponent) for x in (concordant, tied, pairs))
     return XAUCResult(value, concordant, tied, pairs)
 
 

@@ -5,18 +5,17 @@ from torch import Tensor
 
 __all__ = ["count"]
 
-Counts = tuple[float, float, float]
+Counts = tuple[float, float, float, float]
 
 
 def count(
     y: Tensor, prediction: Tensor, weight: Tensor | None, group: Tensor | None, reference: bool
 ) -> tuple[Counts, tuple[int, float, float] | None]:
-    """[N] each -> (concordant, tied in the prediction, pairs of different y), for `reference` of all pairs; and, with groups: how many
-    have a pair, the sums of concordant / pairs and tied / pairs."""
+    """[N] each -> (concordant, for `reference` by its rule for ties, tied in the prediction, pairs of different y, tied in both); and,
+    with groups: how many have a pair, the sums of concordant / pairs and tied / pairs."""
     _check(y, prediction, weight, group)
-    n = len(y)
     w = torch.ones_like(y, dtype=torch.int64) if weight is None else weight.double()
-    g = torch.zeros(n, dtype=torch.int64, device=y.device) if group is None else _dense_ranks(group)
+    g = torch.zeros(len(y), dtype=torch.int64, device=y.device) if group is None else _dense_ranks(group)
     G = int(g.max()) + 1
     a, b = _dense_ranks(y, g), _dense_ranks(prediction, g)
 
@@ -25,17 +24,16 @@ def count(
         return _inversions(code[order], w[order], g[order], G)
 
     discordant, tied = pairs_of(a, b, a), pairs_of(_dense_ranks(a, b), b, -a)
-    if reference:  # one group
-        order = torch.argsort(-b, stable=True)
-        concordant = int(_inversions(a[order], w, g, 1)[0])
-        return (concordant, tied.sum().item(), n * (n - 1) // 2), None
-    concordant_of_groups = pairs_of(a, g, -b, a)
-    pairs = concordant_of_groups + tied + discordant
-    total: Counts = (concordant_of_groups.sum().item(), tied.sum().item(), pairs.sum().item())
+    concordant = pairs_of(a, g, -b, a)
+    pairs = concordant + tied + discordant
+    rows, both = torch.arange(len(y), device=y.device), _dense_ranks(a, b)
+    tied_both = pairs_of(_dense_ranks(-rows, both), both, rows)
+    found = _inversions(a[torch.argsort(-b, stable=True)], w, g, G) if reference else concordant
+    total: Counts = (found.sum().item(), tied.sum().item(), pairs.sum().item(), tied_both.sum().item())
     if group is None:
         return total, None
     has_pair = pairs > 0
-    c, t, m = (x[has_pair].double() for x in (concordant_of_groups, tied, pairs))
+    c, t, m = (x[has_pair].double() for x in (concordant, tied, pairs))
     return total, (int(has_pair.sum()), float((c / m).sum()), float((t / m).sum()))
 
 

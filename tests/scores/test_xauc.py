@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -131,17 +132,22 @@ def test_torch_path_counts_the_same(n, rng):
         y = orders[rng.integers(len(orders))]
         a, b = torch.tensor(np.array(y)), torch.tensor(np.array(p))
         concordant, tied, pairs = brute_xauc(y, p)
-        assert count(a, b, None, None, False)[0] == (concordant, tied, pairs)
+        both = sum(p[i] == p[j] and y[i] == y[j] for i, j in itertools.combinations(range(len(y)), 2))
+        assert count(a, b, None, None, False)[0] == (concordant, tied, pairs, both)
     for _ in range(5):
         m = 30 * n
         y, p, g = torch.randint(0, 9, (m,)), torch.rand(m).mul(20).floor(), torch.randint(-3, 3, (m,)) * 10**15
         w = torch.rand(m, dtype=torch.float64)
-        from ordkernels.scores.xauc import result
+        from ordkernels.scores.xauc import all_pairs, result
 
         forms = (("half", None, None), ("reference", None, None), ("strict", None, g), ("half", w, g), ("half", w, None))
-        for ties, weight, group in forms:
-            got = result(*count(y, p, weight, group, ties == "reference"), ties)
-            want = ops.xauc(y, p, ties=ties, weight=weight, group=group)
+        of_all = (("cwm", None, None), ("torchrec", None, None), ("torchrec", w, None), ("torchrec", None, g), ("torchrec", w, g))
+        for ties, weight, group in forms + of_all:
+            counts, sums = count(y, p, weight, group, ties in ("reference", "cwm"))
+            everything = all_pairs(m, *(None if x is None else x.numpy() for x in (weight, group)))
+            pairwise = ties == "torchrec"
+            got = result(counts, None if pairwise else sums, ties, everything=everything)
+            want = ops.xauc(y, p, ties=ties, weight=weight, group=group, average="pair" if pairwise else "group")
             assert all(isinstance(x, type(v)) for x, v in zip(got, want, strict=True))
             np.testing.assert_allclose(got, want, rtol=1e-12)
 
@@ -155,6 +161,55 @@ def test_reference_ties_follow_the_script(rng):
         got = ops.xauc(y, p, ties="reference")
         assert (got.concordant, got.pairs) == (expected, n * (n - 1) // 2)
         assert got.value == expected / got.pairs
+
+
+def nearest(x):
+    try:
+        return float(x)
+    except OverflowError:
+        return math.inf
+
+
+def torchrec_counts(y, p, weight):
+    """TorchRec's sums for one batch: of the pairs in the same order or tied in both, and of all pairs; looking at every pair."""
+    found = everything = Fraction(0)
+    for i, j in itertools.combinations(range(len(y)), 2):
+        w = Fraction(float(weight[i])) * Fraction(float(weight[j]))
+        everything += w
+        found += w * (np.sign(y[i] - y[j]) == np.sign(p[i] - p[j]))
+    return found, everything
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_torchrec_ties_within_batches(backend, rng):
+    with ordkernels.use_backend(backend):
+        for trial in range(30):
+            n = int(rng.integers(1, 40))
+            y, p = rng.integers(0, 6, n), rng.integers(0, 5, n) / 4
+            w, batch = rng.random(n) * (rng.random(n) > 0.2) * 10.0 ** rng.integers(-160, 160, n), rng.integers(0, 3, n)
+            for weight in (np.ones(n), w, np.full(n, 1e-200)):
+                each = [torchrec_counts(y[batch == b], p[batch == b], weight[batch == b]) for b in np.unique(batch)]
+                want = [torchrec_counts(y, p, weight), tuple(map(sum, zip(*each, strict=True)))]
+                got = [ops.xauc(y, p, weight=weight, ties="torchrec", group=g, average="pair") for g in (None, batch)]
+                for (found, everything), result in zip(want, got, strict=True):
+                    assert result.value == pytest.approx(float(found / everything) if everything else 0.0, rel=1e-12), trial
+                    assert result.pairs == pytest.approx(nearest(everything), rel=1e-12)
+            unweighted = ops.xauc(y, p, ties="torchrec")
+            both = sum(y[i] == y[j] and p[i] == p[j] for i, j in itertools.combinations(range(n), 2))
+            assert unweighted[1:] == (brute_xauc(y, p)[0], both, n * (n - 1) // 2)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_cwm_ties_follow_the_script(backend, rng):
+    with ordkernels.use_backend(backend):
+        assert ops.xauc([3.0], [1.0], ties="cwm").value == 1
+        for n in (2, 3, 30):
+            y, p = rng.integers(0, 5, n).astype(float), rng.integers(0, 4, n).astype(float)
+            labels = [y[i] for i in sorted(range(n), key=lambda i: -p[i])]  # Python's sort is stable
+            expected = sum(labels[i] >= labels[j] for i, j in itertools.combinations(range(n), 2))
+            got = ops.xauc(y, p, ties="cwm")
+            assert (got.concordant, got.pairs) == (expected, n * (n - 1) // 2)
+            assert got.value == expected / got.pairs
 
 
 @pytest.mark.parametrize("n", [127, 128, 129, 1000, 20_000])
@@ -180,10 +235,12 @@ def test_counts_are_exact_beyond_32_bits():
 @pytest.mark.parametrize(
     ("call", "error", "text"),
     [
-        (lambda: ops.xauc([1, 2], [1, 2], ties="both"), ValueError, "ties: expected 'half', 'strict' or 'reference', got 'both'"),
+        (lambda: ops.xauc([1, 2], [1, 2], ties="both"), ValueError, "ties: expected 'half', .* or 'torchrec', got 'both'"),
         (lambda: ops.xauc([1, 2], [1, 2], weight=[1, -2]), ValueError, "weight: expected numbers of at least 0, got -2.0 at index 1"),
         (lambda: ops.xauc([1, 2], [1, 2], group=[0.5, 1]), TypeError, "group: expected integers, got float64"),
         (lambda: ops.xauc([1, 2], [1, 2], group=[0, 1], ties="reference"), ValueError, "group: expected None with ties='reference'"),
+        (lambda: ops.xauc([1, 2], [1, 2], weight=[0, 1], ties="cwm"), ValueError, "weight: expected None with ties='cwm'"),
+        (lambda: ops.xauc([1, 2], [1, 2], group=[0, 1], ties="torchrec"), ValueError, "average: expected 'pair' with ties='torchrec'"),
         (lambda: ops.xauc([1, 2], [1, 2], weight=[1, float("inf")]), ValueError, "weight: expected finite numbers, got inf at index 1"),
         (lambda: ops.xauc([1, 2], [1, 2], average="user"), ValueError, "average: expected 'group' or 'pair', got 'user'"),
     ],

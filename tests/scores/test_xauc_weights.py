@@ -114,7 +114,7 @@ def test_longer_columns_are_those_of_whole_numbers(ties, n, rng):
         y = np.floor(y * 2)
     whole, exponent = _scaled(np.r_[w, 1e-299, 1e299])  # far apart: as integers
     assert whole.dtype == object
-    c, t, m = exact_counts(y, p, whole[:n], None)
+    c, t, m, _ = exact_counts(y, p, whole[:n], None)
     for rule in ("half", "strict"):
         got = ops.xauc(y, p, weight=w, ties=rule)
         assert got == ops.xauc(y, p, weight=w, ties=rule, num_threads=2)
