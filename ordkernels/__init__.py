@@ -5,6 +5,7 @@
 - `nn`, `schedules`, `samplers`: building blocks; `models`: FlowTime, DiffoR, GR, iFusion and baselines, `models.fit`
 - `metrics`: torchmetrics classes of all scores; `diagnostics`: the theory behind DiffoR and GR as measurements
 - `data`: loaders of public data sets
+- `swap_in`, `swap_out`: layers, schedulers and functions of other packages, replaced in place; `swap`: rules for more of them
 
 Kernels compute in fp32 (fp64 stays fp64) and round once. NaN stays in its own row. The same seed and row id give the same draw on every
 backend, in any batch. Errors name the argument, what was expected and what came. Submodules load on first use.
@@ -31,22 +32,26 @@ if TYPE_CHECKING:
         scores_grid,
         scores_stream,
         scoring_file,
+        swap,
         testing,
         vocabulary,
     )
+    from .swap import swap_in, swap_out  # noqa: F401
 
 __version__ = "0.1.0"
 __all__ = [
     "__version__", "available_backends", "data", "diagnostics", "models", "nn", "ops", "quantiles", "rng", "samplers",
-    "schedules", "scores", "scores_grid", "scores_stream", "scoring_file", "testing", "use_backend", "vocabulary",
+    "schedules", "scores", "scores_grid", "scores_stream", "scoring_file", "swap", "testing", "use_backend", "vocabulary",
 ]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
+    if name in ("swap_in", "swap_out"):
+        return getattr(importlib.import_module(f"{__name__}.swap"), name)
     if name in __all__ or name == "metrics":  # needs an optional extra, so `import *` leaves it out
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, "metrics"])
+    return sorted([*__all__, "metrics", "swap_in", "swap_out"])

@@ -9,7 +9,7 @@ import pytest
 
 import ordkernels
 
-MODULES = ["ops", "rng", "quantiles", "scores", "vocabulary", "schedules", "nn", "samplers", "models", "diagnostics", "data"]
+MODULES = ["ops", "rng", "quantiles", "scores", "vocabulary", "schedules", "nn", "samplers", "models", "diagnostics", "data", "swap"]
 
 
 def public():

@@ -1,0 +1,219 @@
+"""Running the original beside a replacement, on copies: outputs and gradients, each judged against fp64 of the original."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ._compare import Verdict, compare, leaves
+from ._rules import Fallback, FunctionRule, Rule
+
+__all__ = ["can_verify", "verify_function", "verify_method"]
+
+Convert = Callable[[Tensor], Tensor]
+
+
+_WIDE_ULPS = 2e4  # of fp64: far below a rounding of fp32, far above what a longer sum adds
+
+
+class _FallbackError(Exception):
+    pass
+
+
+@dataclass
+class _Run:
+    outputs: list[Any]
+    gradients: list[Any]
+
+
+def can_verify(obj: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Real numbers everywhere: no fake, meta, wrapped or traced tensors."""
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return False
+    found: list[Tensor] = [*_tensors_of(obj)]
+    _map_tensors((args, kwargs), lambda t: found.append(t) or t)  # type: ignore[func-returns-value]
+    return all(type(t) in (Tensor, nn.Parameter) and t.device.type != "meta" for t in found) and not _has_proxies(args, kwargs)
+
+
+def verify_method(
+    obj: Any, rule: Rule, name: str, original: type, swap: Callable[[Any], None], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Verdict, Verdict] | str:
+    """Verdicts on outputs and gradients of one call, or why there are none. Neither the object nor any random state is touched.
+
+    Args:
+        obj: the swapped object.
+        rule: its rule.
+        name: of the method.
+        original: its class without the swap.
+        swap: makes a copy of the original class one of ours, uncounted.
+        args: of the call.
+        kwargs: of the call.
+    """
+
+    def run(convert: Convert, ours: bool = False) -> _Run:
+        with _same_random_state(), torch.inference_mode(False), torch.enable_grad():
+            clone, parameters = _copy(obj, rule, original, convert)
+            if ours:
+                swap(clone)
+            inputs: list[Tensor] = []
+            given, named = _map_tensors((args, kwargs), lambda t: _input(t, convert, inputs))
+            method = rule.methods[name] if ours else getattr(original, name)
+            result = method(clone, *given, **named)
+            if isinstance(result, Fallback):
+                raise _FallbackError(result.reason)
+            outputs = leaves(rule.outputs(clone, result))
+            return _Run(outputs, _gradients(outputs, [*parameters, *inputs], convert))
+
+    failed: Exception | None = None
+    try:
+        ours = run(_same, ours=True)
+        ours_wide = run(_double, ours=True) if rule.kinks else ours
+    except _FallbackError:
+        return ""  # the original serves this call
+    except Exception as e:
+        failed = e
+    try:
+        theirs = run(_same)
+    except (NotImplementedError, KeyError) as e:
+        return f"{name}: nothing to compare with, the original raises {type(e).__name__}"
+    if failed is not None:
+        return Verdict(failures=[f"{type(failed).__name__}: {failed}, where the original works"]), Verdict()
+    truth, nearby = run(_double), run(_nearby(_coarsest_eps(obj, args, kwargs)))
+    outputs = compare("output", ours.outputs, theirs.outputs, truth.outputs, nearby.outputs)
+    if rule.kinks:
+        return outputs, compare("gradient", ours_wide.gradients, truth.gradients, truth.gradients, ulps=_WIDE_ULPS)
+    return outputs, compare("gradient", ours.gradients, theirs.gradients, truth.gradients, nearby.gradients)
+
+
+def verify_function(
+    rule: FunctionRule, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
+) -> Verdict:
+    """The verdict on the result of one call of a function."""
+    theirs = leaves(original(*args, **kwargs))
+    wide_args, wide_kwargs = _map_tensors((args, kwargs), _double, arrays=True)
+    truth = leaves(original(*wide_args, **wide_kwargs))
+    return compare("result", leaves(result), theirs, truth, ulps=rule.ulps, tolerance=rule.tolerance)
+
+
+def _same(t: Tensor) -> Tensor:
+    return t.detach().clone()
+
+
+def _double(t: Tensor) -> Tensor:
+    return t.detach().to(torch.float64, copy=True) if t.is_floating_point() else t.detach().clone()
+
+
+def _nearby(eps: float) -> Convert:
+    """In fp64, off by a relative rounding of eps."""
+    generator = torch.Generator().manual_seed(0)
+
+    def convert(t: Tensor) -> Tensor:
+        if not t.is_floating_point():
+            return t.detach().clone()
+        step = torch.randint(0, 2, t.shape, generator=generator).mul_(2).sub_(1).to(t.device)
+        return t.detach().double() * (1 + eps / 2 * step)
+
+    return convert
+
+
+def _coarsest_eps(obj: Any, args: Any, kwargs: Any) -> float:
+    """Of the coarsest dtype in the call: one rounding of it is in the inputs already."""
+    dtypes = {t.dtype for t in _tensors_of(obj) if t.is_floating_point()}
+    _map_tensors((args, kwargs), lambda t: dtypes.add(t.dtype) or t)  # type: ignore[func-returns-value]
+    return max((torch.finfo(d).eps for d in dtypes if d.is_floating_point), default=0.0)
+
+
+def _input(t: Tensor, convert: Convert, inputs: list[Tensor]) -> Tensor:
+    t = convert(t)
+    if t.is_floating_point():
+        inputs.append(t.requires_grad_())
+    return t
+
+
+def _gradients(outputs: list[Tensor], inputs: list[Tensor], convert: Convert) -> list[Any]:
+    """Of a fixed random weighting of all outputs."""
+    generator = torch.Generator().manual_seed(1)
+    pairs = []
+    for out in outputs:
+        weight = torch.randn(out.shape, generator=generator, dtype=torch.float64)
+        if out.requires_grad and out.is_floating_point():
+            pairs.append((out, convert(weight.bfloat16().to(out)).to(out)))  # bf16: the same weights in every dtype
+    if not pairs or not inputs:
+        return []
+    return list(torch.autograd.grad([out for out, _ in pairs], inputs, [w for _, w in pairs], allow_unused=True))
+
+
+def _copy(obj: Any, rule: Rule, original: Any, convert: Convert) -> tuple[Any, list[Tensor]]:
+    """A copy of the original class without hooks, and its parameters."""
+    if rule.copy is not None:
+        found: list[Tensor] = []
+        return rule.copy(obj, lambda t: _input(t, convert, found)), found
+    memo: dict[int, Any] = {}
+    parameters = []
+    for t in _tensors_of(obj):
+        if id(t) in memo:
+            continue
+        new = convert(t)
+        if isinstance(t, nn.Parameter):
+            new = nn.Parameter(new, requires_grad=new.is_floating_point())
+            if new.requires_grad:
+                parameters.append(new)
+        memo[id(t)] = new
+    for module in obj.modules() if isinstance(obj, nn.Module) else ():
+        memo.update(
+            {id(hooks): type(hooks)() for name, hooks in vars(module).items() if name.endswith("_hooks") and isinstance(hooks, dict)}
+        )
+    clone = original.__new__(original)
+    memo[id(obj)] = clone
+    clone.__dict__.update(copy.deepcopy({k: v for k, v in vars(obj).items() if k != "_swap_record"}, memo))
+    return clone, list(parameters)
+
+
+def _tensors_of(obj: Any) -> Iterator[Tensor]:
+    for owner in obj.modules() if isinstance(obj, nn.Module) else [obj]:
+        state = getattr(owner, "__dict__", {})
+        for values in (state, state.get("_parameters") or {}, state.get("_buffers") or {}):
+            for value in values.values():
+                yield from (t for t in (value if isinstance(value, (list, tuple)) else (value,)) if isinstance(t, Tensor))
+
+
+def _map_tensors(tree: Any, f: Convert, arrays: bool = False, memo: dict[int, Any] | None = None) -> Any:
+    """The tree with f of each tensor (and array), one result for a tensor that occurs twice; generators in a copy."""
+    memo = {} if memo is None else memo
+    if isinstance(tree, Tensor):
+        if id(tree) not in memo:
+            memo[id(tree)] = f(tree)
+        return memo[id(tree)]
+    if arrays and isinstance(tree, np.ndarray):
+        return tree.astype(np.float64) if tree.dtype.kind == "f" else tree.copy()
+    if isinstance(tree, torch.Generator):
+        return tree.clone_state()
+    if isinstance(tree, dict):
+        return {key: _map_tensors(value, f, arrays, memo) for key, value in tree.items()}
+    if type(tree) in (list, tuple):
+        return type(tree)(_map_tensors(value, f, arrays, memo) for value in tree)
+    return tree
+
+
+def _has_proxies(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    return any(isinstance(a, torch.fx.Proxy) for a in (*args, *kwargs.values()))
+
+
+@contextmanager
+def _same_random_state() -> Iterator[None]:
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002, the user's own state
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() and torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=devices):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)  # noqa: NPY002
