@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from .._library import SCHEMAS
+from .._backend import OPS, load_all
 
 __all__ = ["FUNCTIONS", "RULES", "Fallback", "FunctionRule", "Rule", "disabled_ops", "function", "makes_swapped", "match", "rule"]
 
@@ -203,7 +203,9 @@ def match(obj: Any) -> tuple[Rule, type] | None:
 def disabled_ops() -> set[str]:
     """The ops that ORDKERNELS_DISABLE names."""
     names = {name.strip() for name in os.environ.get("ORDKERNELS_DISABLE", "").split(",")} - {""}
-    known = set(SCHEMAS) | {r.op for r in RULES} | {r.op for r in FUNCTIONS}
+    if names:
+        load_all()
+    known = set(OPS) | {r.op for r in RULES} | {r.op for r in FUNCTIONS}
     if names - known:
         raise ValueError(
             f"ORDKERNELS_DISABLE: expected names of ops, got {', '.join(sorted(names - known))}; known: {', '.join(sorted(known))}"
