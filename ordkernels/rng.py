@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.fx
 from torch import Tensor
 
 from ._validation import tensors as checks
@@ -187,3 +188,6 @@ _UNIFORM: Op[Tensor] = Op(
     "uniform", serves="random_uniform", reference=reference.random_uniform, fake=_fake_rows, vmap=fold_rows, triton="rng"
 )
 _PHILOX: Op[Tensor] = Op("philox", reference=reference.philox, fake=_fake_words, vmap=fold_rows, triton="rng")
+
+for _name in __all__:  # a call with a proxy is one node of `torch.fx.symbolic_trace`'s graph
+    torch.fx.wrap(_name)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from torch._C import _are_functorch_transforms_active as functorch_is_active
 from .arrays import as_tensor
 from .numbers import number
 
+autocast_is_active = torch._C._is_any_autocast_enabled
+dispatch_modes = torch._C._len_torch_dispatch_stack  # how many are active
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
@@ -36,6 +39,24 @@ def same(name: str, t: Any, other_name: str, other: Tensor) -> None:
     same_device(name, t, other_name, other)
 
 
+def promoted(*tensors: Any) -> list[Any]:
+    """Tensors of several floating dtypes as torch's own ops take them under autocast: all in the widest. Anything else stays.
+
+    Called where `autocast_is_active`, before the checks."""
+    dtypes = {t.dtype for t in tensors if isinstance(t, Tensor) and t.dtype in FLOATS and torch.is_autocast_enabled(t.device.type)}
+    if len(dtypes) < 2:
+        return list(tensors)
+    widest = reduce(torch.promote_types, dtypes)
+    return [t.to(widest) if isinstance(t, Tensor) and t.dtype in FLOATS else t for t in tensors]
+
+
+def cast_like(weight: Tensor, *tensors: Any) -> list[Any]:
+    """Under autocast, floating tensors in the dtype of a network's weight, as its layers would cast them. Anything else stays."""
+    if not torch.is_autocast_enabled(weight.device.type):
+        return list(tensors)
+    return [t.to(weight.dtype) if isinstance(t, Tensor) and t.dtype in FLOATS else t for t in tensors]
+
+
 def same_device(name: str, t: Tensor, other_name: str, other: Tensor) -> None:
     if t.device != other.device:
         raise ValueError(f"{name}: expected the device of {other_name}, {other.device}, got {t.device}")
@@ -58,12 +79,13 @@ def shape(name: str, t: Tensor, expected: Sequence[int], form: str) -> None:
 
 
 def can_read_values(t: Tensor) -> bool:
-    """On a CPU in eager mode. Elsewhere reading would wait for the device or break the graph."""
+    """On a CPU in eager mode. Elsewhere reading would wait for the device, break the graph, or be traced into it."""
     return (
         t.device.type == "cpu"
         and type(t) in (Tensor, torch.nn.Parameter)
         and not torch.compiler.is_compiling()
         and not functorch_is_active()
+        and not dispatch_modes()
     )
 
 

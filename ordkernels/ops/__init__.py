@@ -1,5 +1,7 @@
 """The ops: thin checked functions over the torch dispatcher's `ordkernels::` kernels; scores on NumPy arrays and tensors."""
 
+import torch.fx
+
 from ..scores import (
     XAUCResult,
     auc,
@@ -46,3 +48,11 @@ __all__ = [
     "normalized_gini", "pinball", "planar_flow", "planar_flow_inverse", "predict_x0", "q_sample", "relaimpr", "reverse_step", "rmse",
     "srcc", "value_decode", "wasserstein_quantile_loss", "windowed_value", "xauc",
 ]  # fmt: skip
+
+# A call of `ops.<name>` with a proxy is one node of `torch.fx.symbolic_trace`'s graph: a proxy is no tensor to check.
+for _name in (
+    "conditional_planar_flow", "crps", "denoise_chain", "embedding_mixup", "encode_increments", "flow_sample", "flow_step", "fusion_chain",
+    "guided_posterior_step", "interval_score", "nested_min", "pinball", "planar_flow", "planar_flow_inverse", "predict_x0", "q_sample",
+    "reverse_step", "value_decode", "wasserstein_quantile_loss", "windowed_value",
+):  # fmt: skip
+    torch.fx.wrap(_name)

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from .._validation import tensors as checks
 from .._validation.numbers import integer
@@ -37,7 +38,7 @@ class ChainPlan:
 
     def embedding(self, frequencies: Tensor, dtype: torch.dtype) -> Tensor:
         """e(t) of the timesteps, [S, E]; cached while the frequencies are this very tensor, unchanged."""
-        if frequencies.is_inference():  # whose changes are not counted
+        if is_compiling() or frequencies.is_inference():  # whose changes are not counted
             return self._embed(frequencies, dtype)
         embedding: Tensor | None
         made_of, version, embedding = self.embeddings.get(dtype, (None, 0, None))
@@ -72,9 +73,11 @@ _PLANS: weakref.WeakKeyDictionary[Any, dict[Hashable, ChainPlan]] = weakref.Weak
 def chain_plan(
     schedule: Schedule, device: torch.device, build: Callable[..., tuple[list[int], Tensor, bool]], *arguments: Hashable
 ) -> ChainPlan:
-    """The plan of ``build(schedule, *arguments)``, cached: a schedule never changes."""
+    """The plan of ``build(schedule, *arguments)``, cached: a schedule never changes. One that is traced is not kept."""
     if not hasattr(schedule, "exact"):
         raise TypeError(f"schedule: expected a NoiseSchedule, got {type(schedule).__name__}")
+    if is_compiling() or checks.dispatch_modes():
+        return ChainPlan(*build(schedule, *arguments), device)
     plans = _PLANS.get(schedule)
     if plans is None:
         plans = _PLANS[schedule] = {}

@@ -41,6 +41,8 @@ def conditional_planar_flow(
         (torch.Size([8, 5, 16]), torch.Size([8, 5]))
     """
     mode = constraint_mode(constrained)
+    if checks.autocast_is_active():
+        z, h, weight, bias = checks.promoted(z, h, weight, bias)
     checks.floating("z", z)
     checks.dims("z", z, (2, 3), "[B, D] or [B, N, D]")
     for name, t in (("h", h), ("weight", weight), ("bias", bias)):

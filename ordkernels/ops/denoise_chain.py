@@ -10,6 +10,7 @@ from .._validation import tensors as checks
 from .._validation.numbers import real
 from .._validation.numbers import seed as signed_seed
 from ..reference import denoise_chain as reference
+from ..reference._diffusion import any_noise
 from ._chain_plan import ChainPlan, Schedule, chain_plan, timesteps, visited
 from ._diffusion import clip_limit, prediction_kind
 from ._register import Op
@@ -76,6 +77,8 @@ def denoise_chain(
         (torch.Size([5, 64]), torch.Size([5, 8, 64]))
     """
     weights = weights_of(denoiser, MLPWeights, "denoiser", "an MLPDenoiser (any other runs in samplers.DiffoRSampler)")
+    if checks.autocast_is_active():
+        x_T, cond, noise = checks.cast_like(weights.w_in, x_T, cond, noise)
     _check_inputs(x_T, cond, weights)
     kind = prediction_kind(weights.prediction or "v" if prediction is None else prediction)
     aligned = timesteps("aligned", aligned)
@@ -100,7 +103,7 @@ def _check_inputs(x_T: Tensor, cond: Tensor, weights: MLPWeights) -> None:
 def _plan(schedule: Schedule, steps: Any, aligned: Any, kind: int, eta: float) -> tuple[list[int], Tensor, bool]:
     times = reference.chain_steps(steps, aligned, schedule.T)
     coefficients = reference.chain_coefficients(schedule.exact, times, aligned, kind, eta)
-    return times, coefficients, bool((coefficients[:, 5] != 0).any())
+    return times, coefficients, eta > 0 and any_noise(schedule.exact, times)
 
 
 def _run(

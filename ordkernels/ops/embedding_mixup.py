@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from .._validation import tensors as checks
 from .._validation.numbers import integer
 from ..reference import embedding_mixup as reference
 from ._register import DifferentiableOp, empty_if
@@ -42,6 +43,8 @@ def embedding_mixup(logits: Tensor, embedding: Tensor, *, window: int | None, fi
         >>> embedding_mixup(logits, torch.arange(12.0).view(6, 2), window=2)
         tensor([[7., 8.]])
     """
+    if checks.autocast_is_active():
+        logits, embedding = checks.promoted(logits, embedding)
     flat = flat_logits(logits)
     check_table("embedding", embedding, logits, "[V, E]")
     if embedding.shape[1] == 0:

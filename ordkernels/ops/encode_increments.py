@@ -33,6 +33,8 @@ def encode_increments(y: Tensor, widths: Tensor) -> Tensor:
         >>> encode_increments(torch.tensor([2.5]), torch.tensor([1.0, 1.0, 1.0, 1.0]))
         tensor([[1.0000, 1.0000, 0.5000, 0.0000]])
     """
+    if checks.autocast_is_active():
+        y, widths = checks.promoted(y, widths)
     checks.floating("y", y)
     checks.dims("y", y, (1,), "[B]")
     check_widths(widths, "y", y, None)

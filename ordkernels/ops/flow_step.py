@@ -4,6 +4,7 @@ import math
 
 from torch import Tensor
 
+from .._validation import tensors as checks
 from ..reference._diffusion import FLOW
 from ._diffusion import check_like, level_per_row
 from ._register import register_alias
@@ -36,6 +37,8 @@ def flow_step(x_t: Tensor, velocity: Tensor, t: float | Tensor, s: float | Tenso
         >>> flow_step(torch.ones(1, 2), torch.ones(1, 2), 0.5, 0.25)
         (tensor([[0.7500, 0.7500]]), tensor([[0.5000, 0.5000]]))
     """
+    if checks.autocast_is_active():
+        x_t, velocity = checks.promoted(x_t, velocity)
     check_like("velocity", velocity, x_t)
     t_rows, t_number = level_per_row("t", t, x_t, time=True)
     s_rows, s_number = level_per_row("s", s, x_t, time=True)

@@ -10,7 +10,7 @@ from .._validation import tensors as checks
 from .._validation.numbers import real
 from .._validation.numbers import seed as signed_seed
 from ..reference import fusion_chain as reference
-from ..reference._diffusion import chain_steps
+from ..reference._diffusion import any_noise, chain_steps
 from ._chain_plan import ChainPlan, Schedule, chain_plan, visited
 from ._register import Op
 from ._weights import SessionWeights, weights_of
@@ -67,6 +67,8 @@ def fusion_chain(
         torch.Size([5, 64])
     """
     weights = weights_of(denoiser, SessionWeights, "denoiser", "a SessionDenoiser")
+    if checks.autocast_is_active():
+        h_long, g_cp, g_tf, noise = checks.cast_like(weights.network.w_in, h_long, g_cp, g_tf, noise)
     _check_inputs(h_long, g_cp, g_tf, mask, weights)
     gammas = real("gamma_cp", gamma_cp), real("gamma_tf", gamma_tf)
     plan = chain_plan(schedule, h_long.device, _plan, visited(steps))
@@ -96,7 +98,7 @@ def _check_inputs(h_long: Tensor, g_cp: Tensor, g_tf: Tensor, mask: Tensor, weig
 def _plan(schedule: Schedule, steps: Any) -> tuple[list[int], Tensor, bool]:
     times = chain_steps(steps, schedule.T)
     coefficients = reference.fusion_coefficients(schedule.exact, times)
-    return times, coefficients, bool((coefficients[:, 2] != 0).any())
+    return times, coefficients, any_noise(schedule.exact, times)
 
 
 def _run(

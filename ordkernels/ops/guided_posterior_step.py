@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from .._validation import tensors as checks
 from .._validation.numbers import one_of, real
 from ..reference import guided_posterior_step as reference
 from ..reference._diffusion import per_row
@@ -66,6 +67,8 @@ def guided_posterior_step(
         >>> x_s.shape, f_hat.shape
         (torch.Size([8, 64]), torch.Size([8, 64]))
     """
+    if checks.autocast_is_active():
+        x_t, f_un, f_cp, f_tf, noise = checks.promoted(x_t, f_un, f_cp, f_tf, noise)
     for name, f in (("f_un", f_un), ("f_cp", f_cp), ("f_tf", f_tf)):
         check_like(name, f, x_t)
     t, a_t = level_per_row("alpha_bar_t", alpha_bar_t, x_t)

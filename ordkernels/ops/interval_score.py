@@ -41,6 +41,8 @@ def interval_score(lower: Tensor, upper: Tensor, y: Tensor, level: float) -> Ten
         >>> interval_score(torch.tensor([1.0, 3.0]), torch.tensor([3.0, 5.0]), torch.tensor([2.0, 2.0]), 0.75)
         tensor([ 2., 10.])
     """
+    if checks.autocast_is_active():
+        lower, upper, y = checks.promoted(lower, upper, y)
     checks.floating("lower", lower)
     checks.dims("lower", lower, (1,), "[B]")
     for name, t in (("upper", upper), ("y", y)):

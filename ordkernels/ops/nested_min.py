@@ -39,6 +39,8 @@ def nested_min(increments: Tensor, widths: Tensor, capacity: float | Tensor | No
         >>> value, clipped
         (tensor([2.]), tensor([[1.0000, 0.5000, 0.5000]]))
     """
+    if checks.autocast_is_active():
+        increments, widths, capacity = checks.promoted(increments, widths, capacity)
     checks.floating("increments", increments)
     checks.dims("increments", increments, (2,), "[B, K]")
     check_widths(widths, "increments", increments, increments.shape[1])

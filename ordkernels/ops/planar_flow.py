@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from .._validation import tensors as checks
 from ..reference import planar_flow as reference
 from ._planar_flow import Constrained, check_flow, constraint_mode, fake_flow, fake_flow_backward, fold_groups
 from ._register import DifferentiableOp
@@ -41,6 +42,8 @@ def planar_flow(z: Tensor, u: Tensor, w: Tensor, b: Tensor, *, constrained: Cons
         (torch.Size([8, 64]), torch.Size([8]))
     """
     mode = constraint_mode(constrained)
+    if checks.autocast_is_active():
+        z, u, w, b = checks.promoted(z, u, w, b)
     check_flow("z", z, u, w, b)
     return _OP(z, u, w, b, mode)
 

@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from .._validation import tensors as checks
 from ..reference import planar_flow_inverse as reference
 from ..reference._planar_flow import UNCONSTRAINED
 from ._planar_flow import Constrained, check_flow, constraint_mode, fake_flow, fake_flow_backward, fold_groups
@@ -38,6 +39,8 @@ def planar_flow_inverse(z_out: Tensor, u: Tensor, w: Tensor, b: Tensor, *, const
     mode = constraint_mode(constrained)
     if mode == UNCONSTRAINED:
         raise ValueError("constrained: expected True or 'smooth' (an unconstrained layer need not have an inverse), got False")
+    if checks.autocast_is_active():
+        z_out, u, w, b = checks.promoted(z_out, u, w, b)
     check_flow("z_out", z_out, u, w, b)
     return _OP(z_out, u, w, b, mode)
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
+from .._validation import tensors as checks
 from ..reference import predict_x0 as reference
 from ..reference._diffusion import x0_slopes
 from ._diffusion import Prediction, check_like, clip_limit, grad_dots, level_per_row, prediction_kind, weighted_dots
@@ -43,6 +44,8 @@ def predict_x0(
         >>> predict_x0(torch.ones(1, 2), torch.zeros(1, 2), 0.25)
         tensor([[2., 2.]])
     """
+    if checks.autocast_is_active():
+        x_t, output = checks.promoted(x_t, output)
     check_like("output", output, x_t)
     t, number = level_per_row("alpha_bar", alpha_bar, x_t)
     return _OP(x_t, output, t, number, prediction_kind(prediction), clip_limit(clip))

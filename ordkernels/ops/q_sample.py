@@ -43,6 +43,8 @@ def q_sample(x0: Tensor, noise: Tensor, alpha_bar: float | Tensor) -> Tensor:
 
 def sample(x0: Tensor, noise: Tensor, level_name: str, level: Any, *, time: bool) -> Tensor:
     """`q_sample`, or `flow_sample` where the level is a time."""
+    if checks.autocast_is_active():
+        x0, noise = checks.promoted(x0, noise)
     checks.floating("x0", x0)
     checks.dims("x0", x0, (2, 3), "[B, D]")
     checks.same("noise", noise, "x0", x0)

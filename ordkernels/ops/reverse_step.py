@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
+from .._validation import tensors as checks
 from .._validation.numbers import boolean, real
 from ..reference import reverse_step as reference
 from ..reference._diffusion import per_row, step_slopes, x0_slopes
@@ -71,6 +72,8 @@ def reverse_step(
         >>> x_s.shape, x0.shape
         (torch.Size([8, 64]), torch.Size([8, 64]))
     """
+    if checks.autocast_is_active():
+        x_t, output, noise = checks.promoted(x_t, output, noise)
     check_like("output", output, x_t)
     t, a_t = level_per_row("alpha_bar_t", alpha_bar_t, x_t)
     s, a_s = level_per_row("alpha_bar_s", alpha_bar_s, x_t)

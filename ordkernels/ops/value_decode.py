@@ -81,6 +81,8 @@ def value_decode(
         (torch.Size([5, 19]), True)
     """
     weights = weights_of(decoder, DecoderWeights, "decoder", "a ValueDecoder")
+    if checks.autocast_is_active():
+        (memory,) = checks.cast_like(weights.tensors[0], memory)
     steps = _check_inputs(memory, weights, max_tokens)
     mode = MIXUP[one_of("mixup", mixup, (None, "window", "full"))], one_of("readout", readout, ("tokens", "windowed")) == "windowed"
     window, temperature = window_width(integer("window", window)), _temperature(temperature, memory)

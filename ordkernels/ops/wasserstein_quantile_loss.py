@@ -42,6 +42,8 @@ def wasserstein_quantile_loss(samples: Tensor, q_user: Tensor, q_item: Tensor, *
         >>> wasserstein_quantile_loss(torch.tensor([[3.0, 1.0]]), torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 3.0]]), lam=0.5)
         tensor([0.2500])
     """
+    if checks.autocast_is_active():
+        samples, q_user, q_item, lam = checks.promoted(samples, q_user, q_item, lam)
     checks.floating("samples", samples)
     checks.dims("samples", samples, (2,), "[B, L]")
     B, L = samples.shape

@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from .._validation import tensors as checks
 from ..reference import windowed_value as reference
 from ._register import DifferentiableOp, empty_if
 from ._tokens import check_table, flat_logits, fold_logits, window_width
@@ -39,6 +40,8 @@ def windowed_value(logits: Tensor, values: Tensor, *, window: int | None) -> Ten
         >>> windowed_value(torch.zeros(1, 4), torch.tensor([0.0, 1.0, 2.0, 4.0]), window=4)
         tensor([0.7500])
     """
+    if checks.autocast_is_active():
+        logits, values = checks.promoted(logits, values)
     flat = flat_logits(logits)
     check_table("values", values, logits, "[V]")
     out = _OP(flat, values, window_width(window))

@@ -154,6 +154,11 @@ def chain_steps(steps: int | Sequence[int], T: int, aligned: Sequence[int] = ())
     return list(steps)
 
 
+def any_noise(alpha_bar: Sequence[float], steps: Sequence[int]) -> bool:
+    """Does any step of the chain, from t to the next timestep or 0, have a variance? As far as numbers on the host can tell."""
+    return any(alpha_bar[t] < alpha_bar[s] < 1 for t, s in zip(steps, (*steps[1:], 0), strict=True))
+
+
 def check_descending(name: str, steps: Sequence[int], T: int) -> None:
     if not steps or not all(a > b for a, b in zip([T + 1, *steps], [*steps, 0], strict=True)):
         raise ValueError(f"{name}: expected strictly descending timesteps in [1, {T}], got {list(steps)}")
