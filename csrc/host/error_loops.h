@@ -39,11 +39,10 @@ ORD_TARGET void block_errors(const F* __restrict y, const F* __restrict p, int64
   *within = static_cast<int64_t>(count);
 }
 
-// Of n > 0 rows: their means, and sums of squares and products about them: mean y, mean p, yy, pp, yp. Differences from
-// the first row keep a constant column's sums at exactly 0.
+// Of n > 0 rows: the means of y - y0 and p - p0, and sums of squares and products about them: yy, pp, yp.
 template <class F>
-ORD_TARGET void block_moments(const F* __restrict y, const F* __restrict p, int64_t n, double* out) {
-  const double y0 = y[0], p0 = p[0];
+ORD_TARGET void block_moments(const F* __restrict y, const F* __restrict p, int64_t n, double y0, double p0,
+                              double* out) {
   double a[8] = {}, b[8] = {};
   int64_t i = 0;
   for (; i + 8 <= n; i += 8) {
@@ -74,8 +73,8 @@ ORD_TARGET void block_moments(const F* __restrict y, const F* __restrict p, int6
     pp[l] += v * v;
     yp[l] += u * v;
   }
-  out[0] = y0 + mean_y;
-  out[1] = p0 + mean_p;
+  out[0] = mean_y;
+  out[1] = mean_p;
   out[2] = sum_lanes(yy);
   out[3] = sum_lanes(pp);
   out[4] = sum_lanes(yp);

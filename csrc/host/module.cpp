@@ -92,25 +92,28 @@ Array<F> history_quantiles(const Array<F>& values, const Array<int64_t>& group,
 
 // ---- scores that are sums over rows
 
-// (sum |y - p|, sum (y - p)^2, rows with |y - p| <= theta)
+py::tuple as_tuple(const host::ScaledSum& sum) { return py::make_tuple(sum.value, sum.exponent); }
+
+// (sum |y - p|, sum (y - p)^2, rows with |y - p| <= theta), a sum as (value, exponent of 2)
 template <class F>
 py::tuple errors(const Array<F>& y, const Array<F>& p, double theta, int threads) {
   check_shape("y", y, y.size());
   check_shape("prediction", p, y.size());
   const auto e = unlocked([&] { return host::errors<F>(span(y), p.data(), theta, threads); });
-  return py::make_tuple(e.sums[0], e.sums[1], e.within);
+  return py::make_tuple(as_tuple(e.absolute), as_tuple(e.squared), e.within);
 }
 
-// (n, mean y, mean p, yy, pp, yp)
+// (means of y and p less their first rows, yy, pp, yp, exponents of 2 that y and p are divided by)
 template <class F>
 py::tuple moments(const Array<F>& y, const Array<F>& p, int threads) {
   check_shape("y", y, y.size());
   check_shape("prediction", p, y.size());
   const auto m = unlocked([&] { return host::moments<F>(span(y), p.data(), threads); });
-  return py::make_tuple(m.n, m.v[0], m.v[1], m.v[2], m.v[3], m.v[4]);
+  return py::make_tuple(m.v[0], m.v[1], m.v[2], m.v[3], m.v[4], m.exponents[0], m.exponents[1]);
 }
 
-// (rows with lower <= y <= upper, sum of upper - lower, the first row with lower > upper or -1)
+// (rows with lower <= y <= upper, sum of upper - lower as (value, exponent of 2), the first row with lower > upper or
+// -1)
 template <class F>
 py::tuple coverage(const Array<F>& lower, const Array<F>& upper, const Array<F>& y, int threads) {
   const int64_t n = lower.size();
@@ -118,7 +121,7 @@ py::tuple coverage(const Array<F>& lower, const Array<F>& upper, const Array<F>&
   check_shape("upper", upper, n);
   check_shape("y", y, n);
   const auto c = unlocked([&] { return host::coverage<F>(span(lower), upper.data(), y.data(), threads); });
-  return py::make_tuple(c.inside, c.width, c.crossed);
+  return py::make_tuple(c.inside, as_tuple(c.width), c.crossed);
 }
 
 // ---- scores of the order of rows

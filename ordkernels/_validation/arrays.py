@@ -32,13 +32,13 @@ def as_numpy(name: str, x: Any, form: str = "[N]") -> Array:
     _reject_missing(name, _missing(x))
     try:
         a = np.asarray(x)
-    except (RuntimeError, TypeError, ValueError) as error:  # ragged lists; lists of tensors with gradients
-        kind = ValueError if isinstance(error, ValueError) else TypeError
+    except (OverflowError, RuntimeError, TypeError, ValueError) as error:  # ragged lists; lists of tensors with gradients
+        kind = ValueError if isinstance(error, OverflowError | ValueError) else TypeError
         raise kind(f"{name}: expected shape {form}, got {type(x).__name__} ({error})") from None
     if a.dtype == object:
         a = _from_objects(name, x, a)
     elif a.dtype == np.float64 and not hasattr(x, "dtype"):
-        _reject_rounded(name, x, a)
+        a = _exact(name, x, a)
     return a if a.dtype.isnative else a.astype(a.dtype.newbyteorder("="))
 
 
@@ -86,18 +86,21 @@ def _from_objects(name: str, x: Any, a: Array) -> Array:
         if isinstance(v, int) and not -(2**63) <= v < 2**64:
             raise ValueError(f"{name}: expected numbers of at most 64 bits, got {v}")
     converted = np.asarray(values)
-    if converted.dtype == np.float64:
-        _reject_rounded(name, values, converted)
-    return converted
+    return _exact(name, values, converted) if converted.dtype == np.float64 else converted
 
 
-def _reject_rounded(name: str, x: Any, a: Array) -> None:
-    """Beside floats, whole numbers of a list become floats: ValueError for those that are rounded."""
+def _exact(name: str, x: Any, a: Array) -> Array:
+    """`a`, made of a list, whose whole numbers became floats where floats are beside them, or numbers on both sides of 2^63: ValueError
+    for those that are rounded."""
     if not (a.size and (np.abs(a) >= 2.0**53).any()):
-        return
-    for i, (v, rounded) in enumerate(zip(np.array(x, object).flat, a.flat, strict=True)):
-        if isinstance(v, (int, np.integer)) and int(v) != rounded:
-            raise ValueError(f"{name}: expected whole numbers that a float64 holds beside floats, got {v} at index {i}")
+        return a
+    values = np.array(x, object)
+    if all(isinstance(v, (int, np.integer)) and v >= 0 for v in values.flat):
+        return values.astype(np.uint64)
+    for i, (v, rounded) in enumerate(zip(values.flat, a.flat, strict=True)):
+        if isinstance(v, (int, np.integer)) and int(v) != int(rounded):
+            raise ValueError(f"{name}: expected whole numbers that a float64 holds beside others, got {v} at index {i}")
+    return a
 
 
 def as_tensor(name: str, x: Any) -> Any:
@@ -141,7 +144,7 @@ def _narrowed(name: str, a: Array) -> Array:
     overflown = np.isfinite(a) & ~np.isfinite(narrow)
     if overflown.any():
         i = int(overflown.argmax())
-        raise ValueError(f"{name}: expected numbers in the range of float64, got {a[i]} at index {i}")
+        raise ValueError(f"{name}: expected numbers in the range of float64, got {a[i]!s} at index {i}")
     return narrow if ((narrow == a) | np.isnan(a)).all() else a
 
 

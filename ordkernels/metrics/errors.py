@@ -104,8 +104,8 @@ class LCC(ScoreMetric):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        # means only merge together with counts: one state, n | 7 moments
-        self.add_state("moments", torch.zeros(8, dtype=torch.float64), dist_reduce_fx=_merge_moments)
+        # means only merge together with counts: one state, n | 9 moments
+        self.add_state("moments", torch.zeros(10, dtype=torch.float64), dist_reduce_fx=_merge_moments)
 
     def update(self, prediction: Any, y: Any) -> None:
         """Add rows: ``[N]`` each, finite; tensors, arrays or lists."""

@@ -5,7 +5,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["centred", "difference", "exponent", "times_power_of_2"]
+__all__ = ["centred", "difference", "error_sums", "exponent", "times_power_of_2"]
 
 Floats = NDArray[np.float64]
 
@@ -23,6 +23,12 @@ def difference(a: Floats, b: Floats) -> tuple[Floats, int]:
         d, halved = a / 2 - b / 2, 1
     e = exponent(d)
     return np.ldexp(d, -e), e + halved
+
+
+def error_sums(y: Floats, prediction: Floats) -> tuple[tuple[float, int], tuple[float, int]]:
+    """The sums of |y - prediction| and of its square, each as (value, exponent of 2)."""
+    d, e = difference(y, prediction)
+    return (float(np.abs(d).sum()), e), (float((d * d).sum()), 2 * e)
 
 
 def centred(x: Floats) -> Floats:

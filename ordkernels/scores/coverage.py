@@ -1,11 +1,11 @@
 """Coverage of prediction intervals."""
 
-import math
 from typing import Any
 
 from .._backend import compiled_host, register_host
 from .._validation.numbers import num_threads as _threads
 from ..reference import coverage as reference
+from ..reference._range import times_power_of_2
 from ._inputs import float64, intervals
 
 __all__ = ["coverage"]
@@ -34,5 +34,5 @@ def coverage(lower: Any, upper: Any, y: Any, *, num_threads: int | None = None) 
     c, (a, b, t) = compiled_host("coverage"), intervals(lower, upper, y)
     if c is None:
         return reference.coverage(*float64(a, b, t))
-    inside, width, _ = c.coverage(a, b, t, _threads(num_threads))
-    return (inside / len(a), width / len(a)) if width < math.inf else reference.coverage(*float64(a, b, t))
+    inside, (width, exponent), _ = c.coverage(a, b, t, _threads(num_threads))
+    return inside / len(a), times_power_of_2(width / len(a), exponent)

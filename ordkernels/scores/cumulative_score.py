@@ -28,7 +28,7 @@ def cumulative_score(y: Any, prediction: Any, theta: float, *, num_threads: int 
         0.6666666666666666
     """
     c, t = compiled_host("cumulative_score"), real("theta", theta, least=0, finite=False)
-    a, b = finite_columns(y, prediction, differences=True)
+    a, b = finite_columns(y, prediction, rounded="away from 0")
     if c is None:
         a, b = float64(a, b)
         return reference.cumulative_score(a, b, t)

@@ -6,7 +6,7 @@ from .._backend import compiled_host, register_host
 from .._validation.numbers import num_threads as _threads
 from ..reference import lcc as reference
 from ..reference.lcc import correlation
-from ._inputs import finite_columns, float64, is_ordinary
+from ._inputs import finite_columns, float64
 
 __all__ = ["correlation", "lcc"]
 
@@ -26,6 +26,5 @@ def lcc(y: Any, prediction: Any, *, num_threads: int | None = None) -> float:
         >>> round(lcc([1, 2, 3], [2, 4, 6]), 12)
         1.0
     """
-    c, threads, (a, b) = compiled_host("lcc"), _threads(num_threads), finite_columns(y, prediction, shifted=True)
-    yy, pp, yp = c.moments(a, b, threads)[3:] if c else (0.0, 0.0, 0.0)
-    return correlation(yy, pp, yp) if is_ordinary(yy) and is_ordinary(pp) else reference.lcc(*float64(a, b))
+    c, threads, (a, b) = compiled_host("lcc"), _threads(num_threads), finite_columns(y, prediction, rounded="shifted")
+    return correlation(*c.moments(a, b, threads)[2:5]) if c else reference.lcc(*float64(a, b))

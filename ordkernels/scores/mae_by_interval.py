@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._validation import arrays
+from ..reference._range import difference
 from ._inputs import finite_columns, float64
 
 __all__ = ["IntervalErrors", "mae_by_interval"]
@@ -41,8 +42,10 @@ def mae_by_interval(y: Any, prediction: Any, edges: Any) -> IntervalErrors:
         IntervalErrors(mae=array([0.5, nan, 3. ]), rows=array([2, 0, 1]))
     """
     e, labels = arrays.edges("edges", edges), arrays.numbers("y", y)
-    a, b = float64(*finite_columns(labels, prediction, differences=True))
+    d, exponent = difference(*float64(*finite_columns(labels, prediction, rounded="difference")))
     interval = np.searchsorted(e[1:-1], arrays.binnable(labels)[0], side="right")
     rows = np.bincount(interval, minlength=len(e) - 1)
-    total = np.bincount(interval, weights=np.abs(a - b), minlength=len(e) - 1)
-    return IntervalErrors(np.divide(total, rows, out=np.full(len(rows), np.nan), where=rows > 0), rows.astype(np.int64))
+    total = np.bincount(interval, weights=np.abs(d), minlength=len(e) - 1)
+    with np.errstate(over="ignore"):
+        mean = np.ldexp(np.divide(total, rows, out=np.full(len(rows), np.nan), where=rows > 0), exponent)
+    return IntervalErrors(mean, rows.astype(np.int64))

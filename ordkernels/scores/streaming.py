@@ -16,15 +16,17 @@ from .._backend import compiled_host
 from .._validation import arrays
 from .._validation.numbers import num_threads as _threads
 from .._validation.numbers import real
-from ..reference._range import difference, exponent, times_power_of_2
+from ..reference._range import difference, error_sums, times_power_of_2
 from ..reference.histogram_jsd import divergences, mean_divergence
 from ..reference.lcc import correlation
-from ._inputs import finite_chunk, float64, intervals
+from ._inputs import finite_columns, float64, intervals
+from ._moments import EMPTY, chunk_moments, merged_moments
 from .histogram_jsd import check_base
 
 __all__ = ["Accumulator", "BinnedXAUC", "BinnedXAUCResult", "Coverage", "Errors", "GroupedJSD", "SampleScores", "State", "require_rows"]
 
 State = dict[str, NDArray[Any]]
+Sum = tuple[float, int]  # value 2^exponent
 
 
 class Accumulator:
@@ -120,29 +122,28 @@ class Errors(Accumulator):
         self.thetas = tuple(real("thetas", t, least=0, finite=False) for t in thetas)
         self._n = np.zeros((), np.int64)
         self._sums = np.zeros((5, 2))  # see _sums_of
-        self._moments = np.zeros(7)  # see _moments_of
+        self._moments = EMPTY.copy()
         self._within = np.zeros(len(self.thetas), np.int64)
 
     def update(self, y: Any, prediction: Any, *, num_threads: int | None = None) -> Self:
         c, threads = compiled_host("mae"), _threads(num_threads)
-        y, prediction = arrays.numbers("y", y), arrays.as_numpy("prediction", prediction)
-        columns = finite_chunk(y, prediction)
+        y = arrays.numbers("y", y)
+        prediction = arrays.numbers("prediction", prediction, length=len(y))
         if not len(y):
             return self
-        is_rounded = arrays.is_beyond_fp64(y) or arrays.is_beyond_fp64(prediction)
-        a, b = finite_chunk(y, prediction, differences=True) if is_rounded else columns
+        a, b = u, v = shifted = finite_columns(y, prediction, rounded="difference")
+        if arrays.is_beyond_fp64(y) or arrays.is_beyond_fp64(prediction):
+            u, v = finite_columns(y, prediction, rounded="away from 0")
+            shifted = finite_columns(y, prediction, rounded="shifted")
+        moments = chunk_moments(c, (y[0], prediction[0]), shifted, threads)
         if c is None:
-            a, b = float64(a, b)
+            u, v = float64(u, v)
             with np.errstate(over="ignore"):
-                d = a - b
-                sums, within = (float(np.abs(d).sum()), float((d * d).sum())), [int((np.abs(d) <= t).sum()) for t in self.thetas]
+                sums, within = error_sums(*float64(a, b)), [int((np.abs(u - v) <= t).sum()) for t in self.thetas]
         else:
-            each = [c.errors(a, b, t, threads) for t in self.thetas or (0.0,)]
-            sums, within = each[0][:2], [e[2] for e in each][: len(self.thetas)]
-        self._add({
-            "_n": np.array(len(a)), "_sums": _sums_of(a, b, *sums), "_moments": _moments_of(c, *columns, threads=threads),
-            "_within": np.array(within, np.int64),
-        })  # fmt: skip
+            each = [c.errors(u, v, t, threads) for t in self.thetas or (0.0,)]
+            sums, within = (each[0] if u is a else c.errors(a, b, 0.0, threads))[:2], [e[2] for e in each][: len(self.thetas)]
+        self._add({"_n": np.array(len(y)), "_sums": _sums_of(*sums), "_moments": moments, "_within": np.array(within, np.int64)})
         return self
 
     def _add(self, state: State) -> None:
@@ -151,7 +152,7 @@ class Errors(Accumulator):
         self._within = self._within + state["_within"]
         n, m = int(self._n), int(state["_n"])
         if m:
-            self._moments = _merged_moments(self._moments, n, state["_moments"], m) if n else state["_moments"].copy()
+            self._moments = merged_moments(self._moments, n, state["_moments"], m) if n else state["_moments"].copy()
         self._n = np.array(n + m, np.int64)
 
     def result(self) -> dict[str, float]:
@@ -165,7 +166,7 @@ class Errors(Accumulator):
             rmse = math.sqrt(square + math.ldexp(small_square, -2 * _SQUARE))
         else:
             rmse = math.ldexp(math.sqrt(small_square), -_SQUARE)
-        scores = {"mae": absolute, "rmse": rmse, "lcc": correlation(*map(float, self._moments[2:5]))}
+        scores = {"mae": absolute, "rmse": rmse, "lcc": correlation(*map(float, self._moments[4:7]))}
         return scores | {theta_key(t): int(w) / n for t, w in zip(self.thetas, self._within, strict=True)}
 
 
@@ -177,70 +178,20 @@ def theta_key(theta: float) -> str:
 _ABSOLUTE, _SQUARE = 200, 600  # exponents of the powers of 2 that errors are scaled by in sums of their own
 
 
-def _sums_of(a: NDArray[Any], b: NDArray[Any], absolute: float, square: float) -> NDArray[np.float64]:
+def _sums_of(absolute: Sum, squared: Sum) -> NDArray[np.float64]:
     """A chunk's sums [5, 2] of |y - p|, and of it over 2^200 where it is large; of (y - p)^2, over 2^1200 where it is large and times
     2^1200 where it is small: no number is so large or small that a sum overflows or loses it."""
-    sums = np.zeros((5, 2))
-    is_large = not absolute < 2.0**900
-    is_square = 2.0**-900 < square < 2.0**900
-    if not is_large:
-        sums[0, 0] = absolute
-    if is_square:
-        sums[2, 0] = square
-    if is_large or (absolute > 0 and not is_square):
-        d, e = difference(*float64(a, b))
-        if is_large:
-            sums[1, 0] = math.ldexp(float(np.abs(d).sum()), e - _ABSOLUTE)
-        if not is_square:
-            i, sign = (4, 1) if square <= 2.0**-900 else (3, -1)
-            sums[i, 0] = math.ldexp(float((d * d).sum()), 2 * (e + sign * _SQUARE))
+    sums, (a, s) = np.zeros((5, 2)), (times_power_of_2(*x) for x in (absolute, squared))
+    if a < 2.0**900:
+        sums[0, 0] = a
+    else:
+        sums[1, 0] = math.ldexp(absolute[0], absolute[1] - _ABSOLUTE)
+    if 2.0**-900 < s < 2.0**900:
+        sums[2, 0] = s
+    elif squared[0]:
+        i, sign = (4, 1) if s < 1 else (3, -1)
+        sums[i, 0] = math.ldexp(squared[0], squared[1] + 2 * sign * _SQUARE)
     return sums
-
-
-def _moments_of(c: Any, a: NDArray[Any], b: NDArray[Any], *, threads: int) -> NDArray[np.float64]:
-    """A chunk's means of y and p, sums of squares and products about them (yy, pp, yp), and two exponents: y and p are scaled by
-    2^-exponent, which is 0 unless their squares could overflow or vanish."""
-    found = c.moments(a, b, threads)[1:] if c else _moments(*float64(a, b))
-    exponents = [
-        0 if abs(mean) < 2.0**400 and 2.0**-800 < square < 2.0**800 else _exponent_of(x)
-        for x, mean, square in ((a, found[0], found[2]), (b, found[1], found[3]))
-    ]
-    if any(exponents):
-        found = _moments(*(np.ldexp(x, -e) for x, e in zip(float64(a, b), exponents, strict=True)))
-    return np.array([*found, *exponents], np.float64)
-
-
-def _exponent_of(x: NDArray[Any]) -> int:
-    e = exponent(*float64(x))
-    return 0 if abs(e) < 390 else e
-
-
-def _moments(y: NDArray[np.float64], p: NDArray[np.float64]) -> list[float]:
-    """Means of y and p, and the sums of squares and products about them, as the compiled kernel gives them."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        a, b = y - y[0], p - p[0]  # a constant column is exactly 0
-        u, v = a - a.mean(), b - b.mean()
-        return [float(x) for x in (y[0] + a.mean(), p[0] + b.mean(), (u * u).sum(), (v * v).sum(), (u * v).sum())]
-
-
-def _merged_moments(a: NDArray[np.float64], n: int, b: NDArray[np.float64], m: int) -> NDArray[np.float64]:
-    """By the formula of Chan, Golub and LeVeque."""
-    if a[5:].any() or b[5:].any():
-        a, b = _of_common_exponents(a, b)
-    delta, share = b[:2] - a[:2], n * m / (n + m)
-    cross = np.array([delta[0] ** 2, delta[1] ** 2, delta[0] * delta[1]])
-    return np.concatenate((a[:2] + delta * (m / (n + m)), a[2:5] + b[2:5] + cross * share, a[5:]))
-
-
-def _of_common_exponents(a: NDArray[np.float64], b: NDArray[np.float64]) -> list[NDArray[np.float64]]:
-    """Both scaled by the larger exponent of each column; a column of zeros has any."""
-    exponents = [[-math.inf if x[i] == x[2 + i] == 0 else x[5 + i] for i in (0, 1)] for x in (a, b)]
-    common = [max(e) if max(e) > -math.inf else 0.0 for e in zip(*exponents, strict=True)]
-    scaled = []
-    for x in (a, b):
-        y, p = (int(max(x[5 + i] - common[i], -2200)) if x[i] or x[2 + i] else 0 for i in (0, 1))
-        scaled.append(np.concatenate((np.ldexp(x[:5], [y, p, 2 * y, 2 * p, y + p]), common)))
-    return scaled
 
 
 class Coverage(Accumulator):
@@ -267,11 +218,10 @@ class Coverage(Accumulator):
             return self
         a, b, t = intervals(a, upper, y)
         if c is None:
-            with np.errstate(over="ignore"):
-                inside, width = int(((a <= t) & (t <= b)).sum()), float(np.subtract(*float64(b, a)).sum())
+            inside, width = int(((a <= t) & (t <= b)).sum()), error_sums(*float64(b, a))[0]
         else:
             inside, width, _ = c.coverage(a, b, t, threads)
-        self._add({"_n": np.array(len(a)), "_inside": np.array(inside), "_width": _sums_of(b, a, width, 1.0)[:2]})
+        self._add({"_n": np.array(len(a)), "_inside": np.array(inside), "_width": _sums_of(width, (0.0, 0))[:2]})
         return self
 
     def _add(self, state: State) -> None:
@@ -312,7 +262,7 @@ class SampleScores(Accumulator):
         self.fair = bool(fair)
         self.levels = None if levels is None else arrays.levels("levels", levels)
         self._n = np.zeros((), np.int64)
-        self._sums = np.zeros((1 if self.levels is None else len(self.levels), 2))
+        self._sums = np.zeros((2 * (1 if self.levels is None else len(self.levels)), 2))  # each; each over 2^200 where it is large
 
     def update(self, samples: Any, y: Any) -> Self:
         t, s = arrays.numbers("y", y), arrays.as_numpy("samples", samples, "[N, L]")
@@ -322,12 +272,12 @@ class SampleScores(Accumulator):
             raise ValueError(f"samples: expected [N, L] with {form}, got {list(s.shape)}")
         if len(s) != len(t):
             raise ValueError(f"y: expected shape [N] = [{len(s)}], as samples, got [{len(t)}]")
-        arrays.numbers("samples", s.reshape(-1))
+        s = arrays.numbers("samples", s.reshape(-1)).reshape(s.shape)
         if not len(t):
             return self
         arrays.reject_infinite("samples", s)
         arrays.reject_infinite("y", t)
-        d = s.astype(np.float64) - t.astype(np.float64)[:, None]
+        d, exponent = _deviations(s, t[:, None])
         if self.levels is None:
             L = d.shape[1]
             d.sort(axis=1)
@@ -335,8 +285,14 @@ class SampleScores(Accumulator):
             score = (d * (np.sign(d) / L - rank_weight)).sum(1, keepdims=True)
         else:
             score = np.maximum(self.levels * -d, (self.levels - 1) * -d)
-        sums = np.ascontiguousarray(score.T).sum(1)  # NumPy's pairwise summation works along the last axis only
-        self._add({"_n": np.array(len(t)), "_sums": np.stack((sums, np.zeros_like(sums)), 1)})
+        found = np.ascontiguousarray(score.T).sum(1)  # NumPy's pairwise summation works along the last axis only
+        sums = np.zeros_like(self._sums)
+        for i, x in enumerate(map(float, found)):
+            if times_power_of_2(x, exponent) < 2.0**900:
+                sums[i, 0] = math.ldexp(x, exponent)
+            else:
+                sums[len(found) + i, 0] = math.ldexp(x, exponent - _ABSOLUTE)
+        self._add({"_n": np.array(len(t)), "_sums": sums})
         return self
 
     def _add(self, state: State) -> None:
@@ -345,8 +301,21 @@ class SampleScores(Accumulator):
             _accumulate(self._sums, i, float(x), float(correction))
 
     def result(self) -> Any:
-        means = self._sums.sum(1) / require_rows(self._n)
+        means, large = (self._sums.sum(1) / require_rows(self._n)).reshape(2, -1)
+        if large.any():
+            means = np.array([times_power_of_2(b + math.ldexp(a, -_ABSOLUTE), _ABSOLUTE) for a, b in zip(means, large, strict=True)])
         return float(means[0]) if self.levels is None else means
+
+
+def _deviations(samples: NDArray[Any], y: NDArray[Any]) -> tuple[NDArray[np.float64], int]:
+    """(d, e): samples - y is d 2^e, and e is 0 unless that overflows or nearly vanishes. Nothing is rounded before it is subtracted."""
+    with np.errstate(over="ignore"):
+        if arrays.is_beyond_fp64(samples) or arrays.is_beyond_fp64(y):
+            d = (samples.astype(np.longdouble) - y.astype(np.longdouble)).astype(np.float64)
+        else:
+            d = np.subtract(samples, y, dtype=np.float64)
+    largest = max(d.max(), -d.min())
+    return (d, 0) if largest == 0 or 2.0**-900 < largest < 2.0**900 else difference(*float64(samples, y))
 
 
 class GroupedJSD(Accumulator):

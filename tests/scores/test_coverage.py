@@ -29,7 +29,7 @@ def test_compiled_sums_are_the_references(dtype, rng):
     [
         (lambda: ops.coverage([0, float("-inf")], [1, 1], [0, 0]), ValueError, "lower: expected finite numbers, got -inf at index 1"),
         (lambda: ops.coverage([0], [1], [0, 0]), ValueError, r"y: expected shape \[N\] = \[1\], as lower, got \[2\]"),
-        (lambda: ops.coverage([0, 3], [1, 1], [0, 0]), ValueError, "lower: expected at most upper, got 3.0 above 1.0 at index 1"),
+        (lambda: ops.coverage([0, 3], [1, 1], [0, 0]), ValueError, "lower: expected at most upper, got 3 above 1 at index 1"),
     ],
 )
 def test_error_texts(call, error, text):
