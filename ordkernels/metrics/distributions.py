@@ -11,7 +11,7 @@ from torch import Tensor
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from .._validation import arrays
-from .._validation.numbers import integer
+from .._validation.numbers import boolean, integer
 from ..scores.streaming import Coverage, GroupedJSD, SampleScores
 from ._base import AccumulatorMetric, ScoreMetric
 
@@ -35,7 +35,7 @@ class CRPS(AccumulatorMetric):
     """
 
     def __init__(self, fair: bool = False, **kwargs: Any) -> None:
-        self.fair = bool(fair)
+        self.fair = boolean("fair", fair)
         super().__init__(partial(SampleScores, fair=self.fair), {"_n": "count", "_sums": "crps_sums"}, float(self.fair), **kwargs)
 
     def update(self, samples: Any, y: Any) -> None:

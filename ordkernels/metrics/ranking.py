@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .. import scores
-from .._validation.numbers import number, one_of
+from .._validation.numbers import integer, number, one_of
 from ..scores.grid import GridXAUC
-from ..scores.xauc import Ties, check_options
+from ..scores.xauc import Ties, options
 from ._base import RowsMetric
 
 __all__ = ["AUC", "SRCC", "XAUC", "BoundedXAUC", "RelaImpr"]
@@ -65,13 +65,11 @@ class XAUC(RowsMetric):
         bins: int = 4096,
         **kwargs: Any,
     ) -> None:
-        one_of("mode", mode, ("exact", "binned"))
-        check_options(ties, average)
+        self.mode: Literal["exact", "binned"] = one_of("mode", mode, ("exact", "binned"))
+        self.ties, self.average = options(ties, average)
         if mode == "binned" and ties != "half":
             raise ValueError(f"ties: expected 'half' with mode='binned', got {ties!r}")
-        self.mode, self.bins = mode, bins
-        self.ties: Ties = ties
-        self.average: Literal["group", "pair"] = average
+        self.bins = integer("bins", bins)
         if mode == "binned":
             self._columns = ()
         super().__init__(**kwargs)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["centred", "difference", "error_sums", "exponent", "times_power_of_2"]
+__all__ = ["binned_sums", "centred", "difference", "error_sums", "exponent", "times_power_of_2"]
 
 Floats = NDArray[np.float64]
 
@@ -29,6 +29,14 @@ def error_sums(y: Floats, prediction: Floats) -> tuple[tuple[float, int], tuple[
     """The sums of |y - prediction| and of its square, each as (value, exponent of 2)."""
     d, e = difference(y, prediction)
     return (float(np.abs(d).sum()), e), (float((d * d).sum()), 2 * e)
+
+
+def binned_sums(code: NDArray[np.int64], x: Floats, bins: int) -> tuple[Floats, NDArray[np.int64]]:
+    """Sums of x by code, [bins], and for each the exponent of the power of 2 that it is to be multiplied by: no sum overflows."""
+    largest = np.zeros(bins)
+    np.maximum.at(largest, code, np.abs(x))
+    exponents = np.frexp(largest)[1].astype(np.int64)
+    return np.bincount(code, weights=np.ldexp(x, -exponents[code]), minlength=bins).astype(np.float64), exponents
 
 
 def centred(x: Floats) -> Floats:

@@ -5,8 +5,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .._validation.numbers import positive_sizes
-from ._inputs import finite_columns
+from .._validation import arrays
+from .._validation.numbers import integer, positive_sizes
+from ..reference._range import binned_sums
+from ._inputs import finite_columns, float64
 
 __all__ = ["DecileTable", "decile_table"]
 
@@ -57,18 +59,15 @@ def decile_table(y: Any, prediction: Any, *, bins: int = 10) -> DecileTable:
         0.1
     """
     positive_sizes(bins=bins)
-    a, b = (x.astype(np.float64) for x in finite_columns(y, prediction))
-    n = len(b)
-    starts = np.sort(b)[np.arange(1, bins) * n // bins]
-    code = np.searchsorted(starts, b, side="right")
+    bins = integer("bins", bins)
+    labels = arrays.numbers("y", y)
+    order = arrays.same_order(p := arrays.numbers("prediction", prediction))
+    a, b = float64(*finite_columns(labels, p))
+    starts = np.sort(order)[np.arange(1, bins) * len(order) // bins]
+    code = np.searchsorted(starts, order, side="right")
     rows = np.bincount(code, minlength=bins)
-    (of_b, scale_b), (of_a, scale_a) = (_sums(code, x, bins) for x in (b, a))
-    with np.errstate(divide="ignore", invalid="ignore"):
+    (of_b, scale_b), (of_a, scale_a) = (binned_sums(code, x, bins) for x in (b, a))
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         mean_prediction, mean_y = np.ldexp(of_b / rows, scale_b), np.ldexp(of_a / rows, scale_a)
-        return DecileTable(rows.astype(np.int64), mean_prediction, mean_y, of_a / of_a.sum())
-
-
-def _sums(code: NDArray[np.int64], x: Floats, bins: int) -> tuple[Floats, int]:
-    """Sums by code, and the exponent of the power of 2 that they are to be multiplied by: no sum overflows."""
-    exponent = int(np.frexp(np.abs(x).max())[1])
-    return np.bincount(code, weights=np.ldexp(x, -exponent), minlength=bins).astype(np.float64), exponent
+        of_all = np.ldexp(of_a, scale_a - scale_a[of_a != 0].max(initial=-2000))
+        return DecileTable(rows.astype(np.int64), mean_prediction, mean_y, of_all / of_all.sum())

@@ -54,5 +54,5 @@ def histogram_jsd(y: Any, prediction: Any, group: Any, *, edges: Any, base: floa
 def check_base(base: Any) -> float:
     b = real("base", base, finite=False)
     if not 1 < b < math.inf:
-        raise ValueError(f"base: expected a number above 1, got {base}")
+        raise ValueError(f"base: expected a number above 1, got {b}")
     return b

@@ -39,7 +39,7 @@ def kendall_tau(y: Any, prediction: Any, *, variant: Literal["a", "b", "c"] = "b
         0.8
     """
     c = compiled_host("kendall_tau")
-    one_of("variant", variant, ("a", "b", "c"))
+    variant = one_of("variant", variant, ("a", "b", "c"))
     a, b = columns(y, prediction)
     if c is None:
         return reference.kendall_tau(a, b, variant)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._validation import arrays
-from ..reference._range import difference
+from ..reference._range import binned_sums
 from ._inputs import finite_columns, float64
 
 __all__ = ["IntervalErrors", "mae_by_interval"]
@@ -42,10 +42,14 @@ def mae_by_interval(y: Any, prediction: Any, edges: Any) -> IntervalErrors:
         IntervalErrors(mae=array([0.5, nan, 3. ]), rows=array([2, 0, 1]))
     """
     e, labels = arrays.edges("edges", edges), arrays.numbers("y", y)
-    d, exponent = difference(*float64(*finite_columns(labels, prediction, rounded="difference")))
+    a, b = float64(*finite_columns(labels, prediction, rounded="difference"))
     interval = np.searchsorted(e[1:-1], arrays.binnable(labels)[0], side="right")
     rows = np.bincount(interval, minlength=len(e) - 1)
-    total = np.bincount(interval, weights=np.abs(d), minlength=len(e) - 1)
     with np.errstate(over="ignore"):
-        mean = np.ldexp(np.divide(total, rows, out=np.full(len(rows), np.nan), where=rows > 0), exponent)
+        d = np.abs(a - b)
+        is_halved = np.bincount(interval[np.isinf(d)], minlength=len(rows)) > 0
+        if is_halved.any():
+            d = np.where(is_halved[interval], np.abs(a / 2 - b / 2), d)
+        total, exponents = binned_sums(interval, d, len(rows))
+        mean = np.ldexp(np.divide(total, rows, out=np.full(len(rows), np.nan), where=rows > 0), exponents + is_halved)
     return IntervalErrors(mean, rows.astype(np.int64))

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .._validation import arrays
 from ._inputs import finite_columns
 
 __all__ = ["normalized_gini"]
@@ -33,15 +34,16 @@ def normalized_gini(y: Any, prediction: Any) -> float:
         >>> normalized_gini([0, 0, 10, 30], [1, 1, 1, 1])
         0.0
     """
-    a, b = (x.astype(np.float64) for x in finite_columns(y, prediction, shifted=True))
+    labels, p = arrays.numbers("y", y), arrays.numbers("prediction", prediction)
+    a = finite_columns(labels, p, rounded="shifted")[0].astype(np.float64)
     if a.min() == a.max():
         return math.nan
     scaled = np.ldexp(a, -np.frexp(np.abs(a).max())[1])
     share = scaled - scaled.min()  # the ranks' sum is 0: the same value, with less to cancel
-    return float(share @ _centred_ranks(b)) / float(share @ _centred_ranks(a))
+    return float(share @ _centred_ranks(arrays.same_order(p))) / float(share @ _centred_ranks(arrays.same_order(labels)))
 
 
-def _centred_ranks(x: NDArray[np.float64]) -> NDArray[np.float64]:
+def _centred_ranks(x: NDArray[Any]) -> NDArray[np.float64]:
     """Twice the mean ranks less n + 1: whole numbers, whose sum is 0."""
     _, code, count = np.unique(x, return_inverse=True, return_counts=True)
     centred = (2 * np.cumsum(count) - count - len(x)).astype(np.float64)

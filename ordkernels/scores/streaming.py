@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from .._backend import compiled_host
 from .._validation import arrays
+from .._validation.numbers import boolean, real
 from .._validation.numbers import num_threads as _threads
-from .._validation.numbers import real
 from ..reference._range import difference, error_sums, times_power_of_2
 from ..reference.histogram_jsd import divergences, mean_divergence
 from ..reference.lcc import correlation
@@ -135,7 +135,6 @@ class Errors(Accumulator):
         if arrays.is_beyond_fp64(y) or arrays.is_beyond_fp64(prediction):
             u, v = finite_columns(y, prediction, rounded="away from 0")
             shifted = finite_columns(y, prediction, rounded="shifted")
-        moments = chunk_moments(c, (y[0], prediction[0]), shifted, threads)
         if c is None:
             u, v = float64(u, v)
             with np.errstate(over="ignore"):
@@ -143,6 +142,7 @@ class Errors(Accumulator):
         else:
             each = [c.errors(u, v, t, threads) for t in self.thetas or (0.0,)]
             sums, within = (each[0] if u is a else c.errors(a, b, 0.0, threads))[:2], [e[2] for e in each][: len(self.thetas)]
+        moments = chunk_moments(c, (y[0], prediction[0]), shifted, threads)
         self._add({"_n": np.array(len(y)), "_sums": _sums_of(*sums), "_moments": moments, "_within": np.array(within, np.int64)})
         return self
 
@@ -259,7 +259,7 @@ class SampleScores(Accumulator):
     _settings = ("levels", "fair")
 
     def __init__(self, levels: Any = None, fair: bool = False) -> None:
-        self.fair = bool(fair)
+        self.fair = boolean("fair", fair)
         self.levels = None if levels is None else arrays.levels("levels", levels)
         self._n = np.zeros((), np.int64)
         self._sums = np.zeros((2 * (1 if self.levels is None else len(self.levels)), 2))  # each; each over 2^200 where it is large

@@ -83,7 +83,7 @@ def xauc(
         XAUCResult(value=0.8333333333333334, concordant=2, tied_prediction=1, pairs=3)
     """
     c = compiled_host("xauc")
-    check_options(ties, average)
+    ties, average = options(ties, average)
     in_row_order = ties in ("reference", "cwm")
     if in_row_order and (weight is not None or group is not None):
         raise ValueError(f"{'group' if weight is None else 'weight'}: expected None with ties={ties!r}, got an array")
@@ -93,9 +93,8 @@ def xauc(
     return result(found.counts, found.sums if average == "group" else None, ties, found.exponent, found.everything)
 
 
-def check_options(ties: Any, average: Any) -> None:
-    one_of("ties", ties, get_args(Ties))
-    one_of("average", average, ("group", "pair"))
+def options(ties: Any, average: Any) -> tuple[Ties, Literal["group", "pair"]]:
+    return one_of("ties", ties, get_args(Ties)), one_of("average", average, ("group", "pair"))
 
 
 class _Found(NamedTuple):
