@@ -20,12 +20,18 @@ class TargetModel(nn.Module):
 
     ``prepare(train)`` takes the targets' standard deviation, largest value and quantiles from the whole split (``fit`` calls
     it); a model that is trained in a loop of the user's own takes them from its first training batch.
+
+    ``model(batch)`` is ``model.loss(batch)``, which is what DDP and FSDP need. They average gradients over processes: to train as one
+    process would on the joint batch, call ``prepare`` with the same rows in all of them, give the batches ``row_ids``, unique numbers of
+    the rows, which key the loss's noise, use equal seeds and batch sizes, and set ``means_over_processes``: means over some of the rows
+    or tokens then divide by their number in all processes. Dropout is each process's own.
     """
 
     batch_keys: tuple[str, ...] = (*INPUT_KEYS, "y")
     scale: Tensor  # standard deviation of y
     largest: Tensor  # largest y
     prepared: Tensor
+    means_over_processes: bool = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,6 +40,22 @@ class TargetModel(nn.Module):
         self.register_buffer("prepared", torch.zeros((), dtype=torch.bool))
         self._is_prepared = False  # `prepared` on the host: no step asks the device for it
         self.register_load_state_dict_post_hook(_after_loading)  # type: ignore[no-untyped-call]
+
+    def loss(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The training loss on one batch, ``loss`` (the total), and its parts."""
+        raise NotImplementedError
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The training loss, `loss`."""
+        return self.loss(batch)
+
+    def _masked_mean(self, values: Tensor, mask: Tensor) -> Tensor:
+        """Mean over what the mask selects, 0 if that is nothing; the other values do not matter."""
+        total, count = torch.where(mask, values, 0.0).sum(), mask.sum()
+        if not self.means_over_processes:
+            return total / count.clamp(min=1)
+        torch.distributed.all_reduce(count)
+        return total * torch.distributed.get_world_size() / count.clamp(min=1)
 
     def prepare(self, train: dict[str, Tensor]) -> None:
         """Takes what the model must know of the targets from the training split."""

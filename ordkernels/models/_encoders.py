@@ -13,6 +13,7 @@ from .._validation.flags import with_flags
 from .._validation.numbers import positive_sizes
 from ..nn import QuantileEncoder
 from ._checks import INPUT_KEYS, check_batch, check_dtype, check_ids, check_target, require_keys
+from ._noise import LossNoise
 
 __all__ = ["ContextEncoder", "EncoderConfig", "FeatureEncoder", "check_probability"]
 
@@ -120,7 +121,7 @@ class FeatureEncoder(nn.Module):
         e: Tensor = table(ids)
         if not self.training or not self.config.id_dropout:
             return e
-        return e * (torch.rand(len(ids), 1, device=e.device) >= self.config.id_dropout)
+        return e * (LossNoise(batch, e).uniform(len(ids), 1) >= self.config.id_dropout)
 
     def _history(self, side: str, batch: dict[str, Tensor], used: bool) -> tuple[Tensor, Tensor]:
         q, p = batch[f"q_{side}"], self.config.history_dropout
@@ -129,7 +130,7 @@ class FeatureEncoder(nn.Module):
         if not used:
             flag = torch.zeros_like(flag)
         elif self.training and p:
-            flag = flag * (torch.rand_like(flag) >= p)
+            flag = flag * (LossNoise(batch, flag).uniform(len(flag)) >= p)
         return torch.where(flag[:, None] > 0, q, self.overall.to(q.dtype)), flag
 
 

@@ -20,6 +20,7 @@ from ..schedules import NoiseSchedule, aligned_timesteps, mixture_timesteps, noi
 from ._base import GenerativeModel
 from ._checks import check_capacity, check_weights
 from ._encoders import ContextEncoder, EncoderConfig
+from ._noise import LossNoise
 from .target_transforms import TargetMap, interval_widths
 
 __all__ = ["DiffoR", "DiffoRLoss", "DiffusionConfig", "IncrementConfig"]
@@ -281,10 +282,11 @@ class DiffoR(GenerativeModel):
         context = self.encoder(batch)
         v = ops.encode_increments(self.target(batch["y"]) * self.heads.heads, self.heads.widths)  # [B, H]
         z0 = self._latent(v)
-        parts = {"noise": self._noise_loss(z0.detach(), context), "increment": self._increment_loss(v, z0, context)}
+        random = LossNoise(batch, context)
+        parts = {"noise": self._noise_loss(z0.detach(), context, random), "increment": self._increment_loss(v, z0, context, random)}
         total = parts["noise"] + self.loss_config.increment_weight * parts["increment"]
         if self.loss_config.crps_weight:
-            parts["crps"] = self._crps_loss(batch, context)
+            parts["crps"] = self._crps_loss(batch, context, random)
             total = total + self.loss_config.crps_weight * parts["crps"]
         return {"loss": total, **{k: p.detach() for k, p in parts.items()}}
 
@@ -294,11 +296,10 @@ class DiffoR(GenerativeModel):
         A = A * (A.shape[0] / ((A @ self.v_moment) * A).sum()).sqrt()
         return ((v - self.v_mean) / self.v_spread) @ A.T
 
-    def _noise_loss(self, z0: Tensor, context: Tensor) -> Tensor:
+    def _noise_loss(self, z0: Tensor, context: Tensor, random: LossNoise) -> Tensor:
         T = self.schedule.T
-        seed = int(torch.randint(2**31, ()))  # from torch's own stream, on the host
-        t = mixture_timesteps(len(z0), T, self.aligned, self.rho, seed, device=z0.device)
-        noise = torch.randn_like(z0)
+        t = mixture_timesteps(len(z0), T, self.aligned, self.rho, random.seed(), row_ids=random.ids(len(z0)))
+        noise = random.normal(*z0.shape)
         if self.process == "flow_matching":
             return F.mse_loss(self.denoiser(ops.flow_sample(z0, noise, t / T), t, context), noise - z0)
         ab = self.alpha_bar[t]
@@ -309,8 +310,8 @@ class DiffoR(GenerativeModel):
             aim = noise if self.prediction == "eps" else z0
         return F.mse_loss(out, aim)
 
-    def _increment_loss(self, v: Tensor, z0: Tensor, context: Tensor) -> Tensor:
-        noise = torch.randn(len(z0), len(self.aligned), z0.shape[1], device=z0.device, dtype=z0.dtype)  # [B, K, D]
+    def _increment_loss(self, v: Tensor, z0: Tensor, context: Tensor, random: LossNoise) -> Tensor:
+        noise = random.normal(len(z0), len(self.aligned), z0.shape[1])  # [B, K, D]
         if self.process == "flow_matching":
             t = self.taus / self.schedule.T
             z = ops.flow_sample(z0, noise, t)
@@ -321,15 +322,15 @@ class DiffoR(GenerativeModel):
             states = ops.predict_x0(z, self.denoiser(z, self.taus, context), ab, prediction=self.prediction, clip=self.clip)
         return F.mse_loss(self._increments(states), v)
 
-    def _crps_loss(self, batch: dict[str, Tensor], context: Tensor) -> Tensor:
+    def _crps_loss(self, batch: dict[str, Tensor], context: Tensor, random: LossNoise) -> Tensor:
         """CRPS of the chain's own draws, with their gradient through all of it.
 
         The denoiser drops nothing here: it would spread the draws of a row, and sampling has no dropout to do that."""
         y, H, m = batch["y"].to(context.dtype), self.heads.heads, self.loss_config.crps_draws
-        noise = torch.randn(len(y), m, self.noise_width, device=y.device, dtype=context.dtype)
+        noise = random.normal(len(y), m, self.noise_width)
         keyed: dict[str, Any] = {}
         if self.eta:  # the steps' own noise, another each time
-            keyed = {"seed": int(torch.randint(2**31, ())), "row_ids": torch.arange(len(y), device=y.device)}
+            keyed = {"seed": random.seed(), "row_ids": random.ids(len(y))}
         with eval_mode(self.denoiser):
             states = DiffoRSampler(self).sample_stepwise(noise, context, **keyed).flatten(0, 1)
         cap = (self.target(batch["capacity"]) * H).repeat_interleave(m) if self.capacity else None

@@ -18,6 +18,7 @@ from ..samplers import FlowSampler
 from ._base import GenerativeModel
 from ._checks import check_batch
 from ._encoders import EncoderConfig, FeatureEncoder
+from ._noise import LossNoise
 
 __all__ = ["FlowTime", "FlowTimeLoss", "PriorConfig"]
 
@@ -194,8 +195,9 @@ class FlowTime(GenerativeModel):
         evidence = torch.stack((log_y - 2, y / self.scale), dim=1)
         mean, log_var = self.posterior(torch.cat((c.context, evidence), dim=1)).chunk(2, dim=1)  # [B, D]
         log_var = log_var.clamp(-12, 6)
-        z = torch.addcmul(mean, torch.randn_like(mean), (0.5 * log_var).exp())
-        noise = torch.randn(len(y), L, mean.shape[1], device=y.device, dtype=mean.dtype)
+        random = LossNoise(batch, mean)
+        z = torch.addcmul(mean, random.normal(*mean.shape), (0.5 * log_var).exp())
+        noise = random.normal(len(y), L, mean.shape[1])
         if isinstance(self.prior, FlowPrior):  # both paths in one call
             latents = self.prior(torch.cat((z[:, None], noise), dim=1), c.patterns)  # [B, 1 + L, D]
         else:

@@ -20,6 +20,7 @@ from ..vocabulary import ValueVocabulary
 from ._base import GenerativeModel
 from ._checks import check_capacity
 from ._encoders import ContextEncoder, EncoderConfig
+from ._noise import LossNoise
 
 __all__ = ["DecodingConfig", "GRLoss", "GenerativeRegression", "VocabularyConfig", "sampling_rate"]
 
@@ -338,12 +339,13 @@ class GenerativeRegression(GenerativeModel):
         y = batch["y"]
         tokens = self._tokens(y)  # [B, T]
         p = sampling_rate(self.curriculum, self.iteration, self.loss_config.p0, self.loss_config.omega)
-        logits = self._logits(tokens, self.encoder(batch), p)
+        memory = self.encoder(batch)
+        logits = self._logits(tokens, memory, p, LossNoise(batch, memory))
         written = tokens != PAD
         value = ops.windowed_value(logits, self.token_values, window=self.window)  # [B, T]
         value = torch.where(written, value, 0.0).sum(dim=1)
         parts = {
-            "tokens": F.cross_entropy(logits.flatten(0, 1), tokens.flatten(), ignore_index=PAD),
+            "tokens": self._masked_mean(F.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="none"), written.flatten()),
             "huber": F.huber_loss(value, y.to(value.dtype), delta=1.0),
         }
         if self.training:
@@ -357,7 +359,7 @@ class GenerativeRegression(GenerativeModel):
         T = int(lengths.max(initial=0)) + 1
         return torch.from_numpy(tokens[:, :T].astype(np.int64)).to(y.device)
 
-    def _logits(self, tokens: Tensor, memory: Tensor, p: Tensor) -> Tensor:
+    def _logits(self, tokens: Tensor, memory: Tensor, p: Tensor, random: LossNoise) -> Tensor:
         """The logits that the loss is on, ``[B, T, V]``: those of the second pass, where there are two."""
         embed, E = self.decoder.tok_emb, self.decoder.tok_emb.weight
         inputs = F.pad(tokens[:, :-1], (1, 0), value=SOS)
@@ -368,7 +370,7 @@ class GenerativeRegression(GenerativeModel):
             fed = embed(first.argmax(dim=-1))
         else:
             fed = ops.embedding_mixup(first, E, window=self.window if self.mixup == "window" else None)
-        true = torch.rand(inputs.shape, device=fed.device) < p
+        true = random.uniform(*inputs.shape) < p
         second: Tensor = self.decoder(self.decoder.second_pass(inputs, fed, true), memory)
         return second
 

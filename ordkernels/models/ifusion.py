@@ -20,6 +20,7 @@ from ..schedules import NoiseSchedule, noise_schedule
 from ._checks import check_weights
 from ._encoders import EncoderConfig
 from ._interest import InterestModel, Interests, PredictionLoss, SequenceConfig
+from ._noise import LossNoise
 
 __all__ = ["GuidedChainConfig", "IFusion", "IFusionLoss"]
 
@@ -250,9 +251,10 @@ class IFusion(InterestModel):
         parts = self.interests(batch, self.session_count + 1)
         g_cp, g_tf = self._filter(parts)
         present, task = parts.present, slice(-self.session_count, None)
-        h = self._start(parts, torch.randn_like(parts.long))
-        x, t = self._noised(h)
-        fused = self._task(h, x, t, g_cp[:, task], g_tf[:, task], present[:, task])
+        random = LossNoise(batch, parts.long)
+        h = self._start(parts, random.normal(*parts.long.shape))
+        x, t = self._noised(h, random)
+        fused = self._task(h, x, t, g_cp[:, task], g_tf[:, task], present[:, task], random)
         losses: dict[str, list[Tensor]] = {}
         for v in fused:
             for name, value in self._prediction_loss(v, parts, batch).items():
@@ -261,13 +263,13 @@ class IFusion(InterestModel):
         total = self._total(found)
 
         def chain() -> Tensor:
-            fused = self._chain(h, g_cp[:, task], g_tf[:, task], present[:, task])
+            fused = self._chain(h, g_cp[:, task], g_tf[:, task], present[:, task], random)
             return self._total(self._prediction_loss(fused, parts, batch))
 
         extra = {
-            "evolution": lambda: self._evolution(x, t, g_cp[:, :-1], g_tf[:, :-1], present, parts),
+            "evolution": lambda: self._evolution(x, t, g_cp[:, :-1], g_tf[:, :-1], present, parts, random),
             "disentangle": lambda: self._disentangled(x, t, g_cp, g_tf, present),
-            "consistency": lambda: _mean((fused[0] - fused[1]).square().mean(1), present[:, task].any(1)),
+            "consistency": lambda: self._masked_mean((fused[0] - fused[1]).square().mean(1), present[:, task].any(1)),
             "chain": chain,
         }
         for name, weight in self.weights.items():
@@ -286,24 +288,24 @@ class IFusion(InterestModel):
         """``h_L``, or noise where there is no history."""
         return torch.where(parts.has_long[:, None], parts.long, noise)
 
-    def _noised(self, h: Tensor) -> tuple[Tensor, Tensor]:
+    def _noised(self, h: Tensor, random: LossNoise) -> tuple[Tensor, Tensor]:
         """Two (t, noise) per row, one after the other: ``[2 B, D]``, ``[2 B]``."""
-        t = torch.randint(1, self.schedule.T + 1, (2 * len(h),), device=h.device)
-        return ops.q_sample(h.repeat(2, 1), torch.randn(2 * len(h), h.shape[1], device=h.device, dtype=h.dtype), self.alpha_bar[t]), t
+        t = random.integers(1, self.schedule.T + 1, len(h), copies=2)
+        return ops.q_sample(h.repeat(2, 1), random.normal(*h.shape, copies=2), self.alpha_bar[t]), t
 
-    def _task(self, h: Tensor, x: Tensor, t: Tensor, g_cp: Tensor, g_tf: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+    def _task(self, h: Tensor, x: Tensor, t: Tensor, g_cp: Tensor, g_tf: Tensor, mask: Tensor, random: LossNoise) -> tuple[Tensor, ...]:
         """Fused interests at both t, ``2 x [B, D]``."""
-        f = self._mixed(x, t, g_cp, g_tf, mask)
+        f = self._mixed(x, t, g_cp, g_tf, mask, random)
         return torch.where(mask.any(1).repeat(2)[:, None], f, h.repeat(2, 1)).chunk(2)
 
-    def _mixed(self, x: Tensor, t: Tensor, g_cp: Tensor, g_tf: Tensor, mask: Tensor) -> Tensor:
+    def _mixed(self, x: Tensor, t: Tensor, g_cp: Tensor, g_tf: Tensor, mask: Tensor, random: LossNoise) -> Tensor:
         """Algorithm 1's combination of both branches, each without its guidance in some rows: ``[2 B, D]``."""
         a, b = self.gammas
         if not a + b:
             unguided: Tensor = self.denoiser(x, t, g_cp.repeat(2, 1, 1), mask.repeat(2, 1), empty=mask.new_ones(len(x)))
             return unguided
         B = len(g_cp)
-        drop = [(torch.rand(B, device=x.device) < p).repeat(2) for p in (self.drop_cp, self.drop_tf)]  # a row's, at both t
+        drop = [(random.uniform(B) < p).repeat(2) for p in (self.drop_cp, self.drop_tf)]  # a row's, at both t
         sides = [(w, g, d) for w, g, d in zip((a, b), (g_cp, g_tf), drop, strict=True) if w]
         n = len(sides)
         f = self.denoiser(
@@ -312,31 +314,30 @@ class IFusion(InterestModel):
         )  # fmt: skip
         return torch.stack([w / (a + b) * part for (w, *_), part in zip(sides, f.chunk(n), strict=True)]).sum(0)
 
-    def _evolution(self, x: Tensor, t: Tensor, g_cp: Tensor, g_tf: Tensor, present: Tensor, parts: Interests) -> Tensor:
+    def _evolution(self, x: Tensor, t: Tensor, g_cp: Tensor, g_tf: Tensor, present: Tensor, parts: Interests, random: LossNoise) -> Tensor:
         if present.shape[1] < 2:
             return x.new_zeros(())
-        f = self._mixed(x, t, g_cp, g_tf, present[:, :-1])
+        f = self._mixed(x, t, g_cp, g_tf, present[:, :-1], random)
         items, mask = parts.items[:, -1].detach(), parts.mask[:, -1, :, None]
         aim = torch.where(mask, items, 0.0).sum(1) / mask.sum(1).clamp(min=1)
         rows = (present[:, -1] & present[:, :-1].any(1)).repeat(2)
-        return _mean(1 - F.cosine_similarity(f, aim.repeat(2, 1), dim=1), rows)
+        return self._masked_mean(1 - F.cosine_similarity(f, aim.repeat(2, 1), dim=1), rows)
 
     def _disentangled(self, x: Tensor, t: Tensor, g_cp: Tensor, g_tf: Tensor, present: Tensor) -> Tensor:
         if self.guidance == "cfg":
             return x.new_zeros(())
         if self.disentangle == "dot":
-            return _mean((g_cp * g_tf).sum(2).square() / g_cp.shape[2], present)
+            return self._masked_mean((g_cp * g_tf).sum(2).square() / g_cp.shape[2], present)
         if self.disentangle == "cosine":
-            return _mean(F.cosine_similarity(g_cp, g_tf, dim=2).square(), present)
+            return self._masked_mean(F.cosine_similarity(g_cp, g_tf, dim=2).square(), present)
         B = len(g_cp)
         un, cp, tf = self.denoiser.branches(x[:B], t[:B], g_cp, g_tf, present)
-        return _mean(F.cosine_similarity(cp - un, tf - un, dim=1).square(), present.any(1))
+        return self._masked_mean(F.cosine_similarity(cp - un, tf - un, dim=1).square(), present.any(1))
 
-    def _chain(self, h: Tensor, g_cp: Tensor, g_tf: Tensor, mask: Tensor) -> Tensor:
+    def _chain(self, h: Tensor, g_cp: Tensor, g_tf: Tensor, mask: Tensor, random: LossNoise) -> Tensor:
         """What inference makes of the row, with its gradient."""
-        ids = torch.arange(len(h), device=h.device)
         with eval_mode(self.denoiser):  # dropout would be noise that inference does not have
-            return FusionSampler(self).sample_stepwise(h, g_cp, g_tf, mask, seed=int(torch.randint(2**31, ())), row_ids=ids)
+            return FusionSampler(self).sample_stepwise(h, g_cp, g_tf, mask, seed=random.seed(), row_ids=random.ids(len(h)))
 
     def condition(self, x: dict[str, Tensor]) -> Guidance:
         """The row's interests and guidance, for the sampler."""
@@ -363,8 +364,3 @@ def _start_as_sum(network: MLPDenoiser) -> None:
         network.condition.weight[D : 2 * D] = -network.condition.weight[:D]
         network.output.weight[:, :D] = torch.eye(D)
         network.output.weight[:, D : 2 * D] = -torch.eye(D)
-
-
-def _mean(values: Tensor, rows: Tensor) -> Tensor:
-    """Mean over the selected rows, 0 if there are none; the others' values do not matter."""
-    return torch.where(rows, values, 0.0).sum() / rows.sum().clamp(min=1)

@@ -8,6 +8,7 @@ from torch import nn
 
 from ordkernels import ops, rng
 from ordkernels.models import DiffoR, fit
+from ordkernels.models._noise import LossNoise
 from ordkernels.reference.denoise_chain import denoise_chain
 from ordkernels.samplers import DiffoRSampler
 
@@ -65,10 +66,10 @@ def test_latent_has_the_norm_of_its_noise_and_is_detached_in_the_noise_loss(opti
     z0 = m._latent(v)
     assert float(z0.detach().square().sum(dim=1).mean()) == pytest.approx(16, rel=1e-3)
     context = m.encoder(t)
-    m._noise_loss(z0.detach(), context).backward()
+    m._noise_loss(z0.detach(), context, LossNoise({}, z0)).backward()
     assert m.latent_map.grad is None
     m.zero_grad()
-    m._increment_loss(v, z0, m.encoder(t)).backward()
+    m._increment_loss(v, z0, m.encoder(t), LossNoise({}, z0)).backward()
     assert m.latent_map.grad.abs().sum() > 0
 
 
@@ -83,7 +84,7 @@ def test_increment_loss_restated(options):
     v = ops.encode_increments(m.target(t["y"]) * 4, m.heads.widths)
     z0 = m._latent(v)
     torch.manual_seed(5)
-    got = m._increment_loss(v, z0, context)
+    got = m._increment_loss(v, z0, context, LossNoise({}, z0))
     torch.manual_seed(5)
     noise = torch.randn(7, K, 16)
     p = m.heads.state_dict()
@@ -118,11 +119,11 @@ def test_noise_loss_of_the_right_answer_is_zero():
 
         del m.denoiser
         m.denoiser = oracle
-        assert float(m._noise_loss(z0, z0)) < 1e-6
+        assert float(m._noise_loss(z0, z0, LossNoise({}, z0))) < 1e-6
     m = model(process="flow_matching")
     del m.denoiser
     m.denoiser = lambda x, t, c: (x - z0) / (t / 20)[:, None]
-    assert float(m._noise_loss(z0, z0)) < 1e-6
+    assert float(m._noise_loss(z0, z0, LossNoise({}, z0))) < 1e-6
 
 
 @pytest.mark.parametrize("space", ["mapped", "linear", "both"])
@@ -130,7 +131,7 @@ def test_crps_loss_restated(space):
     m, t = model(crps_space=space, crps_draws=3), table(7)
     context = m.encoder(t)
     torch.manual_seed(5)
-    got = m._crps_loss(t, context)
+    got = m._crps_loss(t, context, LossNoise({}, torch.zeros(())))
     torch.manual_seed(5)
     noise, u = torch.randn(7, 3, 16), []
     for j in range(3):

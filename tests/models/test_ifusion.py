@@ -7,6 +7,7 @@ import torch
 from ordkernels import ops, rng, use_backend
 from ordkernels.models import IFusion, PooledFusion, fit
 from ordkernels.models._interest import SequenceEncoder
+from ordkernels.models._noise import LossNoise
 from ordkernels.samplers import FusionSampler
 
 USERS, ITEMS, F, Q = 7, 12, 5, 6
@@ -125,7 +126,7 @@ def test_evolution_does_not_train_what_it_compares_with():
     x, t = torch.randn(48, 8), torch.full((48,), 5)
     parts = parts._replace(items=items)
     g_cp, g_tf = model.filters(items, parts.mask)
-    model._evolution(x, t, g_cp[:, :-1], g_tf[:, :-1], parts.present, parts).backward()
+    model._evolution(x, t, g_cp[:, :-1], g_tf[:, :-1], parts.present, parts, LossNoise({}, x)).backward()
     assert items.grad[:, :-1].abs().sum() > 0
     assert items.grad[:, -1].abs().sum() == 0
 

@@ -1,0 +1,107 @@
+"""Training on two processes, by DDP and FSDP2: the losses and weights of one process on the joint batches."""
+
+import copy
+
+import pytest
+import torch
+from processes import run
+from torch import nn
+
+from ordkernels.models import DiffoR, FlowTime, GenerativeRegression, IFusion
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed"),
+]
+
+N, USERS, ITEMS, L, STEPS, HALF = 64, 7, 9, 5, 6, 16
+IDS = {"n_users": USERS, "n_items": ITEMS, "dense_width": 3, "quantiles": L, "dropout": 0.0}
+
+
+def table():
+    g = torch.Generator().manual_seed(3)
+    sessions = torch.randint(0, ITEMS + 1, (N, 3, 4), generator=g) * (torch.rand(N, 3, 1, generator=g) < 0.6)
+    return {
+        "user": torch.randint(USERS, (N,), generator=g), "item": torch.randint(ITEMS, (N,), generator=g),
+        "dense": torch.randn(N, 3, generator=g), "q_user": torch.rand(N, L, generator=g).sort(1)[0] * 9,
+        "q_item": torch.rand(N, L, generator=g).sort(1)[0] * 9, "has_user": (torch.rand(N, generator=g) < 0.8).float(),
+        "has_item": (torch.rand(N, generator=g) < 0.8).float(), "y": torch.rand(N, generator=g) * 20,
+        "long": torch.randint(0, ITEMS + 1, (N, 6), generator=g).sort(1, descending=True)[0].int(), "sessions": sessions.int(),
+        "feedback": torch.rand(N, 3, 4, 2, generator=g), "click": (torch.rand(N, generator=g) < 0.4).float(),
+        "row_ids": torch.arange(N) * 10**10,
+    }  # fmt: skip
+
+
+def models():
+    return {
+        "FlowTime": lambda: FlowTime(**IDS, hidden=16, latent=4, layers=2),
+        "DiffoR": lambda: DiffoR(**IDS, hidden=16, latent=8, heads=4, crps_weight=0.5, eta=1.0, T=10),
+        "GenerativeRegression": lambda: GenerativeRegression(vocabulary="manual", **IDS, hidden=16, attention_heads=2, ffn=16, layers=1),
+        "IFusion": lambda: IFusion(**IDS, hidden=16, latent=8, sessions=3, long=6, feedback_width=2),
+    }
+
+
+def train(model, whole, batches):
+    """The losses of some steps; each is of rows that `batches` yields."""
+    torch.manual_seed(5)
+    optimizer, losses = torch.optim.SGD(model.parameters(), lr=0.05), []
+    model.train()
+    for rows in batches:
+        loss = model({name: column[rows] for name, column in whole.items()})["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    return losses
+
+
+def joint_batches():
+    return [torch.arange(k * 2 * HALF, (k + 1) * 2 * HALF) % N for k in range(STEPS)]
+
+
+def prepared(name):
+    torch.manual_seed(0)
+    model = models()[name]().double()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    whole = {key: c.double() if c.is_floating_point() else c for key, c in table().items()}
+    model.prepare(whole)
+    return model, whole
+
+
+def check_parallel(rank, kind, names):
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor import init_device_mesh
+    from torch.nn.parallel import DistributedDataParallel
+
+    for name in names:
+        model, whole = prepared(name)
+        single = copy.deepcopy(model)
+        expected = train(single, whole, joint_batches())
+        model.means_over_processes = True
+        if kind == "ddp":
+            parallel = DistributedDataParallel(model, find_unused_parameters=True)
+        else:
+            parallel = fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
+        losses = torch.tensor(train(parallel, whole, [rows[rank * HALF : (rank + 1) * HALF] for rows in joint_batches()]))
+        torch.distributed.all_reduce(losses)
+        torch.testing.assert_close(losses / 2, torch.tensor(expected), rtol=1e-5, atol=1e-6, msg=lambda text, n=name: f"{n}: {text}")
+        whole_state = gathered(model) if kind == "fsdp" else model.state_dict()
+        for key, value in single.state_dict().items():
+            torch.testing.assert_close(whole_state[key], value, rtol=1e-5, atol=1e-7, msg=lambda text, k=key: f"{k}: {text}")
+        alone = prepared(name)[0]
+        alone.load_state_dict(whole_state)  # the sharded checkpoint, unsharded
+        rows = {key: column[:9].float() if column.is_floating_point() else column[:9] for key, column in whole.items()}
+        torch.testing.assert_close(alone.float().eval().predict(rows, n=4), single.float().eval().predict(rows, n=4), rtol=1e-4, atol=1e-4)
+
+
+def gathered(model: nn.Module):
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, broadcast_from_rank0=False, cpu_offload=False))
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_two_processes_train_as_one(kind):
+    run(check_parallel, 2, kind, list(models()))
