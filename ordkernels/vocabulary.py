@@ -5,7 +5,6 @@ NumPy in, NumPy out; torch tensors come back as tensors. No torch unless a tenso
 
 import json
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,12 +113,12 @@ class ValueVocabulary:
         return cls(np.append(found, 1), unit=unit)
 
     @classmethod
-    def manual(cls, largest: Any, *, digits: Iterable[int] = (1, 3, 5), unit: float | None = None) -> "ValueVocabulary":
+    def manual(cls, largest: Any, *, digits: ArrayLike = (1, 3, 5), unit: float | None = None) -> "ValueVocabulary":
         """1, 3, 5, 10, 30, 50, ...: every digit times every power of ten, up to the largest label.
 
         Args:
             largest: a number in the labels' unit, or labels ``[N]`` whose largest is meant.
-            digits: whole numbers from 1 up, 1 among them.
+            digits: ``[D]`` whole numbers from 1 up, 1 among them.
             unit: see the class.
 
         Raises:
@@ -131,7 +130,7 @@ class ValueVocabulary:
             >>> ValueVocabulary.manual(60).values.tolist()
             [50, 30, 10, 5, 3, 1]
         """
-        factors = arrays.integers("digits", list(digits) if isinstance(digits, Iterable) else digits, letter="D").tolist()
+        factors = arrays.integers("digits", digits, letter="D").tolist()
         if 1 not in factors or min(factors) < 1:
             raise ValueError(f"digits: expected whole numbers from 1 up with 1 among them, got {factors}")
         top = _largest(largest, unit)

@@ -1,85 +1,94 @@
 """One set of array checks: the same kinds of arrays are accepted, and rejected with the same words, wherever arrays are arguments."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
+from array_kinds import FLOATS, IDS, INTEGERS, MISSING, NUMBERS, REFUSED, flat, read_only, same
 
-from ordkernels import data, ops, quantiles, scores
-from ordkernels.scores.streaming import Errors, GroupedJSD, SampleScores
+from ordkernels import data, metrics, quantiles, scores
+from ordkernels.scores.streaming import BinnedXAUC, GroupedJSD, SampleScores
 from ordkernels.vocabulary import ValueVocabulary
 
-VALUES = [3.0, 1.0, 2.0, 7.0]
+TAKEN = {  # by these arguments nonetheless: of any shape, with an order, or in order to infer shapes
+    "matrix": ["tokens"], "two dimensions": ["tokens"], "data frame": ["tokens"], "durations": ["time"], "meta tensor": ["row_ids"],
+}  # fmt: skip
 
 
-def read_only(x):
-    a = np.array(x)
-    a.flags.writeable = False
-    return a
+def expect_same(calls, kind):
+    for c in calls:
+        expected = flat(c.call(np.array(c.values)))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            found = flat(c.call(kind(c.values)))
+        assert same(found, expected), (c.argument, found, expected)
 
 
-def pandas(x):
-    return pytest.importorskip("pandas").DataFrame({"x": [0.0, *x]})["x"][1:]  # its index does not begin at 0
+def expect_refusal(calls, kind, taken=()):
+    for c in calls:
+        if c.argument in taken:
+            continue
+        with pytest.raises((TypeError, ValueError), match=f"^{c.argument}: expected "):
+            c.call(kind(c.values))
 
 
-KINDS = {
-    "tuple": tuple,
-    "float32": lambda x: np.array(x, np.float32),
-    "float16": lambda x: np.array(x, np.float16),
-    "int8": lambda x: np.array(x, np.int8),
-    "uint64": lambda x: np.array(x, np.uint64),
-    "big-endian": lambda x: np.array(x, ">f8"),
-    "read-only": read_only,
-    "strided": lambda x: np.repeat(np.array(x), 2)[::2],
-    "reversed": lambda x: np.array(x)[::-1].copy()[::-1],
-    "tensor": torch.tensor,
-    "tensor with gradient": lambda x: torch.tensor(x, requires_grad=True),
-    "bfloat16": lambda x: torch.tensor(x, dtype=torch.bfloat16),
-    "negated view": lambda x: torch._neg_view(-torch.tensor(x)),
-    "pandas": pandas,
-    "nullable pandas": lambda x: pytest.importorskip("pandas").Series(x, dtype="Int64"),
-    "polars": lambda x: pytest.importorskip("polars").Series(x),
-    "pyarrow": lambda x: pytest.importorskip("pyarrow").array(x),
-}
-CALLS = {
-    "mae": lambda x: scores.mae(x, [0.0] * 4),
-    "xauc": lambda x: scores.xauc(x, x).pairs,
-    "histogram_jsd": lambda x: scores.histogram_jsd(x, x, [0] * 4, edges=[0, 2, 4]),
-    "crps": lambda x: ops.crps([[0.0, 1.0]] * 4, x.detach() if isinstance(x, torch.Tensor) else x),
-    "errors": lambda x: Errors().update(x, [0.0] * 4).result()["mae"],
-    "segment_quantiles": lambda x: quantiles.segment_quantiles(x, [0, 4], [0.5]),
-    "history_quantiles": lambda x: quantiles.history_quantiles([1.0] * 4, [0] * 4, x, [0.5]),
-    "vocabulary": lambda x: ValueVocabulary([1]).encode(x)[1],
-}
+@pytest.mark.parametrize("kind", INTEGERS)
+def test_integers_of_every_kind_are_taken_everywhere(kind):
+    expect_same(NUMBERS + IDS, INTEGERS[kind])
 
 
-def plain(x):
-    return np.asarray(x.detach().double() if isinstance(x, torch.Tensor) else x, np.float64)
+@pytest.mark.parametrize("kind", FLOATS)
+def test_floats_of_every_kind_are_taken_where_numbers_are(kind):
+    expect_same(NUMBERS, FLOATS[kind])
+    expect_refusal(IDS, FLOATS[kind])
 
 
-@pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("call", CALLS)
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_is_taken_everywhere(call, kind):
-    np.testing.assert_array_equal(plain(CALLS[call](KINDS[kind](VALUES))), plain(CALLS[call](VALUES)))
+@pytest.mark.parametrize("kind", MISSING)
+def test_missing_values_are_refused_everywhere(kind):
+    expect_refusal(NUMBERS + IDS, MISSING[kind])
 
 
-@pytest.mark.parametrize("call", [c for c in CALLS if c not in ("crps", "history_quantiles")])  # which have words of their own
+@pytest.mark.filterwarnings("ignore:.*(ested tensors|the matrix subclass)")
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_is_no_column_of_numbers_is_refused_by_name(kind):
+    expect_refusal(NUMBERS + IDS, REFUSED[kind], TAKEN.get(kind, ()))
+
+
 @pytest.mark.parametrize(
-    ("x", "error", "text"),
+    "kind",
     [
-        ([[1.0, 2.0]], ValueError, r"expected shape \[N\], got \[1, 2\]"),
-        ([[1.0], [1.0, 2.0]], ValueError, r"expected shape \[N\], got list"),
-        (["a"] * 4, TypeError, "expected integers or floats of 16 to 64 bits, got <U1"),
-        (torch.ones(4, dtype=torch.complex64), TypeError, "expected integers or floats of 16 to 64 bits, got torch.complex64"),
-        (torch.ones(4, device="meta"), TypeError, "expected a tensor with values, got a tensor on meta"),
-        (torch.ones(4).to_sparse(), TypeError, "expected a dense tensor, got torch.sparse_coo"),
-        ([1.0, np.nan, 2.0, 3.0], ValueError, "expected no NaN, got"),
+        np.array,
+        list,
+        lambda x: np.array(x, object),
+        torch.tensor,
+        lambda x: pytest.importorskip("pandas").Series(x, dtype="boolean"),
+        lambda x: pytest.importorskip("polars").Series(x),
+        lambda x: pytest.importorskip("pyarrow").array(x),
     ],
-    ids=["two dimensions", "ragged", "text", "complex", "meta", "sparse", "NaN"],
 )
-def test_the_same_words_everywhere(call, x, error, text):
-    with pytest.raises(error, match=rf"^(y|values|labels): {text}"):
-        CALLS[call](x)
+def test_bools_are_0_and_1_in_data_and_nothing_else(kind):
+    for c in NUMBERS:
+        if c.argument in ("y", "prediction", "weight", "lower", "upper"):
+            values = [bool(i % 2) for i in range(len(c.values))]
+            assert same(flat(c.call(kind(values))), flat(c.call(np.array(values, int)))), c.argument
+    no_data = [c for c in NUMBERS if c.argument in ("levels", "values", "time")]
+    expect_refusal(no_data + IDS, lambda x: kind([True] * len(x)))
+
+
+def test_settings_are_copies():
+    for setting, make in (
+        (np.array([0.0, 2.0, 5.0]), GroupedJSD),
+        (np.array([0.0, 2.0, 5.0]), lambda x: BinnedXAUC(x, x)),
+        (np.array([0.25, 0.5]), SampleScores),
+        (np.array([0.25, 0.5]), metrics.Pinball),
+        (np.array([1, 5, 20]), ValueVocabulary),
+    ):
+        made = make(setting)
+        held = getattr(
+            made, "edges", getattr(made, "y_edges", getattr(made, "levels", getattr(made, "values", getattr(made, "config", None))))
+        )
+        assert not np.shares_memory(np.asarray(held), setting)
 
 
 @pytest.mark.parametrize("ids", [np.array([2**64 - 1, 1], np.uint64), np.array([-1, 1]), torch.tensor([-1, 1]), [-1, 1]])

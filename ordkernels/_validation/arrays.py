@@ -108,6 +108,7 @@ def as_tensor(name: str, x: Any) -> Any:
     if is_tensor(x):
         return x
     a = as_numpy(name, x, "[...]")
+    a = _narrowed(name, a) if a.dtype == np.longdouble else a
     if not a.flags.writeable or any(stride < 0 or stride % a.itemsize for stride in a.strides):
         a = a.copy()
     try:
@@ -166,9 +167,9 @@ def weights(name: str, x: Any, *, length: int, other: str = "y") -> NDArray[np.f
 
 
 def edges(name: str, x: Any) -> NDArray[np.float64]:
-    """A contiguous vector of at least 2 strictly ascending numbers."""
+    """A contiguous vector of at least 2 strictly ascending numbers, a copy."""
     a = numbers(name, x, letter="M+1")
-    e = np.ascontiguousarray(a, np.float64)
+    e = np.array(a, np.float64)
     if is_beyond_fp64(a):
         i = int((e.astype(np.longdouble) != a).argmax())
         raise ValueError(f"{name}: expected numbers that a float64 holds, got {a[i]} at index {i}")
@@ -182,8 +183,8 @@ def edges(name: str, x: Any) -> NDArray[np.float64]:
 
 
 def levels(name: str, x: Any) -> NDArray[np.float64]:
-    """A contiguous vector of numbers in [0, 1]."""
-    a = np.ascontiguousarray(numbers(name, x, letter="L", nan=True, boolean=False), np.float64)
+    """A contiguous vector of numbers in [0, 1], a copy."""
+    a = np.array(numbers(name, x, letter="L", nan=True, boolean=False), np.float64)
     outside = ~((a >= 0) & (a <= 1))
     if outside.any():
         i = int(outside.argmax())

@@ -27,8 +27,8 @@ def floating(name: str, t: Any) -> None:
 
 
 def dense(name: str, t: Tensor) -> None:
-    if t.layout is not torch.strided:
-        raise TypeError(f"{name}: expected a dense tensor, got {t.layout}")
+    if t.layout is not torch.strided or t.is_nested:
+        raise TypeError(f"{name}: expected a dense tensor, got {'a nested one' if t.is_nested else t.layout}")
 
 
 def same(name: str, t: Any, other_name: str, other: Tensor) -> None:
@@ -127,6 +127,8 @@ def integers(name: str, x: Any, device: Any = None) -> Tensor:
         t = t.to(torch.int64)  # an empty list is a float tensor
     if t.dtype == torch.bool or t.dtype.is_floating_point or t.dtype.is_complex:
         raise TypeError(f"{name}: expected integers, got {t.dtype}")
+    if t.is_meta and device is not None and torch.device(device).type != "meta":
+        raise TypeError(f"{name}: expected a tensor with values, got a tensor on meta")
     return t.to(device=device, dtype=torch.int64)
 
 

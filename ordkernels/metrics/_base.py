@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import Metric
@@ -69,11 +70,15 @@ class RowsMetric(ScoreMetric):
     def _append(self, **columns: Any) -> None:
         n, checked = None, {}
         for name, x in columns.items():
-            t = x.detach() if isinstance(x, Tensor) else torch.as_tensor(arrays.numbers(name, x))
-            if t.device.type == "cpu":
-                arrays.numbers(name, t, length=n, other="prediction")  # values on a GPU are checked by compute, without a sync here
-            elif t.dim() != 1 or (n is not None and len(t) != n):
-                raise ValueError(f"{name}: expected shape [N]{'' if n is None else f' = [{n}], as prediction'}, got {list(t.shape)}")
+            if isinstance(x, Tensor) and x.device.type not in ("cpu", "meta"):
+                t = x.detach()  # its values are checked by compute, without a sync here
+                if t.dim() != 1 or (n is not None and len(t) != n):
+                    raise ValueError(f"{name}: expected shape [N]{'' if n is None else f' = [{n}], as prediction'}, got {list(t.shape)}")
+                if name == "group" and (t.is_floating_point() or t.is_complex() or t.dtype == torch.bool):
+                    raise TypeError(f"group: expected integers, got {t.dtype}")
+            else:
+                check = arrays.integers if name == "group" else arrays.numbers
+                t = arrays.as_tensor(name, check(name, x, length=n, other="prediction"))
             n = len(t)
             if t.dtype not in _ROW_DTYPES:
                 t = t.to(torch.float32) if t.is_floating_point() else _as_int64(name, t)
@@ -81,14 +86,16 @@ class RowsMetric(ScoreMetric):
         for name, t in checked.items():
             getattr(self, f"{name}_rows").append(t)
 
-    def _rows(self, name: str) -> Tensor | None:
-        """All rows of a column; None if there are none."""
+    def _rows(self, name: str) -> Any:
+        """All rows of a column, in a tensor or, where no dtype of torch holds them, an array of long doubles; None if there are none."""
         rows = getattr(self, f"{name}_rows", [])
         if isinstance(rows, list):
+            if any(_is_rounded(t, _common_dtype({t.dtype for t in rows})) for t in rows):
+                return np.concatenate([t.cpu().numpy().astype(np.longdouble) for t in rows])
             rows = _joined(name, rows)
         return rows if rows is not None and len(rows) else None
 
-    def _prediction_and_y(self) -> list[Tensor]:
+    def _prediction_and_y(self) -> list[Any]:
         rows = [self._rows(name) for name in ("prediction", "y")]
         return [torch.empty(0) if t is None else t for t in rows]
 
@@ -121,9 +128,13 @@ def _joined(name: str, rows: list[Tensor]) -> Tensor | None:
 
 def _in_dtype(name: str, t: Tensor, dtype: torch.dtype) -> Tensor:
     """t in a common dtype; whole numbers that it would round are refused."""
-    if t.dtype == torch.int64 and dtype == torch.float64 and len(t) and bool(((t > 2**53) | (t < -(2**53))).any()):
+    if _is_rounded(t, dtype):
         raise ValueError(f"{name}: expected whole numbers up to 2^53 beside floats of another update, got beyond")
     return t.to(dtype)
+
+
+def _is_rounded(t: Tensor, dtype: torch.dtype) -> bool:
+    return t.dtype == torch.int64 and dtype == torch.float64 and bool(((t > 2**53) | (t < -(2**53))).any())
 
 
 def _as_int64(name: str, t: Tensor) -> Tensor:

@@ -91,10 +91,6 @@ class XAUC(RowsMetric):
                 raise ValueError(f"{name}: expected {'an array' if x is None else 'None'}, as in earlier updates, got {type(x).__name__}")
             if x is not None:
                 columns[name] = x
-        if group is not None:
-            kind = group.dtype if isinstance(group, Tensor) else np.asarray(group).dtype
-            if str(kind).removeprefix("torch.").rstrip("0123456789") not in ("int", "uint"):
-                raise TypeError(f"group: expected integers, got {kind}")
         self._append(**columns)
 
     def _count(self, y: Any, prediction: Any) -> None:

@@ -17,8 +17,12 @@ def score_tensors(**named: Any) -> list[Tensor]:
         checks.dense(name, t)
         if t.is_complex():
             raise TypeError(f"{name}: expected numbers, got {t.dtype}")
+        if t.dtype in (torch.int64, torch.uint64) and checks.can_read_values(t) and arrays.is_beyond_fp64(t.numpy()):
+            raise ValueError(f"{name}: expected whole numbers that a float64 holds, got {t.dtype} beyond 2^53")
         tensors.append(t if t.is_floating_point() else t.double())
     (first, a), (second, b) = zip(named, tensors, strict=True)
+    if a.is_meta != b.is_meta:
+        raise TypeError(f"{first if a.is_meta else second}: expected a tensor with values, got a tensor on meta")
     if isinstance(named[first], Tensor) and isinstance(named[second], Tensor) and a.device != b.device:
         raise ValueError(f"{second}: expected the device of {first}, {a.device}, got {b.device}")
     dtype = torch.promote_types(torch.promote_types(a.dtype, torch.float32), b.dtype)
