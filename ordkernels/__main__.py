@@ -1,20 +1,44 @@
 """`python -m ordkernels info | bench | demo | score-file`."""
 
 import argparse
+import contextlib
 import json
+import os
 import runpy
 import sys
 from pathlib import Path
 
 from .scores.files import add_arguments as add_score_arguments
+from .scores.files import file_first
 
 
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ["bench"]:  # its arguments are bench/run.py's own
         return _bench(argv[1:])
+    if argv[:1] == ["score-file"]:
+        argv = ["score-file", *file_first(argv[1:])]
     args = _parser().parse_args(argv)
-    return {"info": _info, "demo": _demo, "score-file": _score_file}[args.command](args)
+    try:
+        code = {"info": _info, "demo": _demo, "score-file": _score_file}[args.command](args)
+        print(end="", flush=True)
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        return _cannot_write(args.command, error)  # of a stream: a pipe whose reader is gone, as with `| head`; a full disk
+    return code
+
+
+def _cannot_write(command: str, error: OSError) -> int:
+    """Say so, and let the interpreter not write there again when it ends."""
+    with contextlib.suppress(OSError):
+        print(f"{command}: expected an output that can be written, got {error.strerror}", file=sys.stderr, flush=True)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return 2
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _columns
+from .._tables import Column, common_dtype, read
 from .grid import GridXAUC
 from .ranking import auc, srcc, xauc
 from .streaming import Errors, GroupedJSD
@@ -53,7 +53,7 @@ def score_file(
         dict of ``file``, ``rows``, ``scores`` (name -> number) and ``left_out`` (name -> why).
 
     Raises:
-        FileNotFoundError, ImportError, TypeError, ValueError: as `ordkernels.scores._columns.read`; NaN or infinities (the first,
+        FileNotFoundError, ImportError, TypeError, ValueError: as `ordkernels._tables.read`; NaN or infinities (the first,
             and how many); no rows; weights below 0; too little memory for exact XAUC.
     """
     path = Path(path)
@@ -61,8 +61,8 @@ def score_file(
         raise ValueError("--edges: expected together with --group, got no groups")
     if binned is not None and (weight is not None or ties != "half"):
         raise ValueError(f"--{'ties' if weight is None else 'weight'}: expected exact XAUC, got --binned-xauc")
-    columns = [(truth, "truth"), (pred, "pred")]
-    columns += [(name, role) for name, role in ((group, "group"), (weight, "weight")) if name is not None]
+    named = {"truth": truth, "pred": pred, "group": group, "weight": weight}
+    columns = [Column(name, "integer" if role == "group" else "number", f"--{role}") for role, name in named.items() if name is not None]
     errors, grid = Errors(thetas), None if binned is None else GridXAUC(binned)
     histograms = None if edges is None else GroupedJSD(edges, base=2)
     rows, binary, dtypes = _one_pass(path, columns, errors, grid, histograms)
@@ -80,12 +80,12 @@ def score_file(
 
 
 def _one_pass(
-    path: Path, columns: list[tuple[str, str]], errors: Errors, grid: GridXAUC | None, histograms: GroupedJSD | None
+    path: Path, columns: list[Column], errors: Errors, grid: GridXAUC | None, histograms: GroupedJSD | None
 ) -> tuple[int, bool, list[np.dtype[Any]]]:
     """Update the accumulators; returns how many rows there are, whether all labels are 0 or 1, and the columns' dtypes."""
-    checks = [_Check(name) for name, _ in columns]
+    checks = [_Check(column.name) for column in columns]
     rows, binary, dtypes = 0, True, [np.dtype(np.bool_)] * len(columns)
-    for chunk in _columns.read(path, columns):
+    for chunk in read(path, columns):
         for check, values in zip(checks, chunk, strict=True):
             check(values)
         rows += len(chunk[0])
@@ -93,7 +93,7 @@ def _one_pass(
             continue  # to count all bad rows, without scores
         y, p = chunk[:2]
         binary = binary and bool(((y == 0) | (y == 1)).all())
-        dtypes = [np.result_type(a, b) for a, b in zip(dtypes, chunk, strict=True)]
+        dtypes = [common_dtype(a, b.dtype) for a, b in zip(dtypes, chunk, strict=True)]
         errors.update(y, p)
         if grid is not None:
             grid.update(y, p)
@@ -138,11 +138,9 @@ class _Check:
             raise ValueError(f"{self.name}: expected {kind}, got {what}{count} of {rows} rows, the first in row {row}")
 
 
-def _load(
-    path: Path, columns: list[tuple[str, str]], rows: int, dtypes: list[np.dtype[Any]], say: Callable[[str], None]
-) -> dict[str, NDArray[Any]]:
+def _load(path: Path, columns: list[Column], rows: int, dtypes: list[np.dtype[Any]], say: Callable[[str], None]) -> dict[str, NDArray[Any]]:
     """The columns by their roles, all rows of them."""
-    roles = [role for _, role in columns]
+    roles = [column.argument.removeprefix("--") for column in columns]
     has_64_bits = any(d.itemsize > 4 for d in dtypes[:2])
     # the workspace that ordkernels.scores.xauc documents
     bytes_per_row = (48 if "weight" in roles else 32 if has_64_bits else 16) + 16 * ("group" in roles)
@@ -154,7 +152,7 @@ def _load(
     say(line)
     loaded = [np.empty(rows, d) for d in dtypes]
     begin = end = 0
-    for chunk in _columns.read(path, columns):
+    for chunk in read(path, columns):
         end = begin + len(chunk[0])
         if end > rows:
             break
@@ -213,6 +211,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="as JSON")
 
 
+def file_first(argv: list[str]) -> list[str]:
+    """`argv` with FILE in front of the options: behind one that takes several numbers argparse would take FILE for one of them."""
+    option = ""
+    for i, word in enumerate(argv):
+        if word.startswith("--"):
+            option = word
+        elif option and any(name.startswith(option) for name in ("--binned-xauc", "--edges", "--theta")):
+            if not _is_number(word):
+                return [word, *argv[:i], *argv[i + 1 :]]
+        elif not option or "=" in option or "--json".startswith(option):
+            return argv  # this is FILE
+        else:
+            option = "--json"  # after the one value of an option
+    return argv
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
 def main(args: argparse.Namespace) -> int:
     """Run `score_file` on parsed arguments; returns 2 if the file or a column cannot be scored."""
     try:
@@ -221,11 +243,12 @@ def main(args: argparse.Namespace) -> int:
             thetas=args.theta, edges=args.edges, say=lambda line: print(f"score-file: {line}", file=sys.stderr),
         )  # fmt: skip
     except (OSError, ImportError, MemoryError, TypeError, ValueError) as error:
-        print(f"score-file: {error or type(error).__name__}", file=sys.stderr)
+        print("score-file:", *(str(error) or type(error).__name__).split("\n"), file=sys.stderr)  # on one line
         return 2
     if args.json:
         found["scores"] = {name: x if math.isfinite(x) else None for name, x in found["scores"].items()}
         print(json.dumps(found, indent=2))
     else:
-        print(text(found))
+        encoding = sys.stdout.encoding or "utf-8"  # paths may have characters that it lacks
+        print(text(found).encode(encoding, "backslashreplace").decode(encoding))
     return 0

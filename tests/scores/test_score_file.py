@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ordkernels import scores
+from ordkernels import _tables, scores
 from ordkernels.__main__ import main
-from ordkernels.scores import _columns, files
+from ordkernels._tables import delimited, npz, parquet
+from ordkernels.scores import files
 from ordkernels.scores.grid import GridXAUC
 
 ROOT = Path(__file__).parents[2]
@@ -21,8 +22,10 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
-    monkeypatch.setattr(_columns, "ROWS", 64)
-    monkeypatch.setattr(_columns, "_BLOCK", 2048)
+    monkeypatch.setattr(_tables, "ROWS", 64)
+    monkeypatch.setattr(npz, "ROWS", 64)
+    monkeypatch.setattr(parquet, "ROWS", 64)
+    monkeypatch.setattr(delimited, "BLOCK", 2048)
 
 
 @pytest.fixture(params=["pyarrow", "stdlib"])
@@ -123,7 +126,8 @@ def test_memory_available_is_known_with_psutil_alone(monkeypatch):
 
 
 def test_memory_does_not_grow_with_the_rows(tmp_path, monkeypatch):
-    monkeypatch.setattr(_columns, "ROWS", 1 << 10)
+    monkeypatch.setattr(_tables, "ROWS", 1 << 10)
+    monkeypatch.setattr(npz, "ROWS", 1 << 10)
     peaks = []
     for n in (5_000, 100_000):
         y = np.random.default_rng(0).normal(0, 1, n)
@@ -227,10 +231,16 @@ def test_bad_files(tmp_path, capsys):
 
 def test_group_ids_in_csv_have_64_bits_or_an_error(tmp_path, capsys, csv_reader):
     path = tmp_path / "a.csv"
-    for cell, message in (("ann", "got 'ann' in row 1"), ("", "got '' in row 1"), (str(2**64), f"got '{2**64}' in row 1")):
+    for cell, message in (
+        ("ann", "integers of 64 bits, got 'ann' in row 1"),
+        ("", "no NaN, got 1 of 2 rows, the first in row 1"),
+        (str(2**64), f"integers of 64 bits, got '{2**64}' in row 1"),
+        ("0x10", "integers of 64 bits, got '0x10' in row 1"),
+        ("1_0", "integers of 64 bits, got '1_0' in row 1"),
+    ):
         path.write_text(f"y,p,g\n1,2,{2**62 + 1}\n1,3,{cell}\n")
         assert run(path, "--truth", "y", "--pred", "p", "--group", "g") == 2
-        assert f"g: expected integers of 64 bits, {message}" in capsys.readouterr().err
+        assert f"g: expected {message}" in capsys.readouterr().err
 
 
 def test_unsigned_ids_and_big_integers_keep_every_digit(tmp_path, capsys, csv_reader):
