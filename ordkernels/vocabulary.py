@@ -411,7 +411,7 @@ def _reject(name: str, labels: NDArray[Any], bad: NDArray[np.bool_], expected: s
 
 def _largest(largest: Any, unit: float | None) -> int:
     """In units, at least 1."""
-    is_number = not arrays.is_tensor(largest) and np.ndim(largest) == 0
+    is_number = not (isinstance(largest, list | tuple) or arrays.is_tensor(largest)) and np.ndim(largest) == 0
     y = _labels([largest] if is_number else largest, _unit(unit), 1, _kernels("vocabulary_fit"), "largest")
     if not y.size:
         raise ValueError("largest: expected a number, or at least one label, got none")

@@ -39,7 +39,7 @@ def _coefficients(t, s, ETA: tl.constexpr, KIND: tl.constexpr, RECLIP: tl.conste
             var = (ETA * ETA) * ((1.0 - s) / (1.0 - t)) * (1.0 - t / s)
         remaining = 1.0 - s - var
         q = tl.sqrt(tl.where(remaining < 0, 0.0, remaining))
-        done = s == 1.0  # x_s is the estimate of x0, also where t = 1 and there is no noise to tell epsilon by
+        done = (s == 1.0) & (t == t)  # x_s is the estimate of x0, also where t = 1 and there is no noise to tell epsilon by
         d0, d1 = tl.where(done, 1.0, tl.sqrt(s) + q * e2), tl.where(done, 0.0, q * e0)
         d2, sigma = tl.where(done, 0.0, q * e1), tl.where(done, 0.0, tl.sqrt(var))
     return c0, c1, d0, d1, d2, sigma
@@ -72,7 +72,7 @@ def host_coefficients(kind: int, t: float, s: float, eta: float, reclip: bool, w
     c0, c1 = {EPS.value: (1 / a, -n / a), X0.value: (0.0, 1.0), V.value: (a, -n)}[kind]
     if not whole:
         return c0, c1, 0.0, 0.0, 0.0, 0.0
-    if s == 1:
+    if s == 1 and t == t:
         return c0, c1, 1.0, 0.0, 0.0, 0.0
     e = {EPS.value: (0.0, 1.0, 0.0), X0.value: (r, -a * r, 0.0), V.value: (n, a, 0.0)}[kind]
     e0, e1, e2 = (r, 0.0, -a * r) if reclip else e

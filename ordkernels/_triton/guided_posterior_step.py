@@ -24,7 +24,7 @@ def _posterior(
     """d0, d1, sigma as [BLOCK_R, 1]."""
     if PER_ROW:
         at, to = load_level(t, b, k, t_b, t_k, rm), load_level(s, b, k, s_b, s_k, rm)
-        done = to == 1.0  # x_s is the estimate of x0, whatever t is, also at t = 1
+        done = (to == 1.0) & (at == at)  # x_s is the estimate of x0, whatever number t is, also 1
         at = tl.where(done, 0.0, at)
         ratio, rest = (to - at) / to, (1.0 - to) / (1.0 - at)
         d0, d1 = tl.sqrt(to) * (ratio / (1.0 - at)), tl.sqrt(at / to) * rest
@@ -114,7 +114,7 @@ def guided_backward_kernel(
 
 def _host_coefficients(t: float, s: float, beta: bool) -> tuple[float, float, float]:
     """`_posterior` for one level."""
-    if s == 1:
+    if s == 1 and t == t:
         return 1.0, 0.0, 0.0
     if t == 1:
         return math.nan, math.nan, math.nan

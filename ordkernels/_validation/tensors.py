@@ -31,6 +31,13 @@ def dense(name: str, t: Tensor) -> None:
         raise TypeError(f"{name}: expected a dense tensor, got {'a nested one' if t.is_nested else t.layout}")
 
 
+def with_values(name: str, t: Tensor) -> None:
+    """Dense, and on a device that has values: they will be read."""
+    dense(name, t)
+    if t.device.type == "meta":
+        raise TypeError(f"{name}: expected a tensor with values, got a tensor on meta")
+
+
 def same(name: str, t: Any, other_name: str, other: Tensor) -> None:
     """A floating tensor of the other's dtype and device."""
     floating(name, t)

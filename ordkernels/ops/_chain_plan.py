@@ -95,6 +95,7 @@ def chain_plan(
 def timesteps(name: str, t: Any) -> tuple[int, ...]:
     """A sequence or tensor of integers [K]."""
     if isinstance(t, Tensor):
+        checks.with_values(name, t)
         if t.is_floating_point() or t.is_complex() or t.dim() != 1:
             raise TypeError(f"{name}: expected integers [K], got {t.dtype} {list(t.shape)}")
         return tuple(t.tolist())

@@ -100,8 +100,9 @@ def grad_dots(asked: int, rows: Tensor, n: int) -> Tensor:
     return rows.new_empty((*rows.shape[:-1], n) if asked else 0, dtype=compute_dtype(rows))
 
 
-def weighted_dots(slopes: Sequence[Any], dots: Tensor) -> Tensor:
-    total: Tensor = slopes[0] * dots[..., 0]
-    for i, slope in enumerate(slopes[1:], 1):
-        total = total + slope * dots[..., i]
+def weighted_dots(slopes: Sequence[Tensor], dots: Tensor) -> Tensor:
+    """Their sum of products; a coefficient that does not move adds nothing, also where its gradient overflows."""
+    total: Tensor = dots.new_zeros(())
+    for i, slope in enumerate(slopes):
+        total = total + torch.where(slope == 0, 0.0, slope * dots[..., i])
     return total

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .._validation import arrays
@@ -48,7 +47,8 @@ def pinball(q: Any, y: Any, levels: Any) -> Any:
 def _levels(levels: Any) -> Tensor:
     if isinstance(levels, Tensor) and not checks.can_read_values(levels):
         return levels.detach()
-    return torch.from_numpy(arrays.levels("levels", levels))
+    t: Tensor = arrays.as_tensor("levels", arrays.levels("levels", levels))  # one of length 1 may have any stride
+    return t
 
 
 def _fake(q: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._validation import arrays
 from .._validation import tensors as checks
 from .._validation.numbers import boolean, integer, one_of, real
 from .._validation.numbers import seed as signed_seed
@@ -137,7 +138,7 @@ def _run(
 
 def _values(values: Any, V: int, memory: Tensor) -> Tensor:
     if isinstance(values, np.ndarray):
-        values = torch.as_tensor(values, device=memory.device)
+        values = arrays.as_tensor("values", values).to(memory.device)
     if not isinstance(values, Tensor):
         raise TypeError(f"values: expected a tensor or an array, got {type(values).__name__}")
     if values.is_complex() or values.dtype == torch.bool:

@@ -127,8 +127,10 @@ def step_slopes(kind: int, t: Tensor, s: Tensor, eta: float, reclip: bool) -> tu
     f0, f1, f2 = (by_n, 0, by_a) if reclip else ((0, 0, 0), (by_n, by_a, 0), (-0.5 / n, 0.5 / a, 0))[kind]
     var = variance(t, s, eta)
     q = torch.sqrt((1 - s - var).clamp(min=0))
-    var_t = -(eta**2) * (1 - s) ** 2 / (s * (1 - t) ** 2)
-    var_s = eta**2 / (1 - t) * ((1 - s) * t / s**2 - (1 - t / s))
+    var_t = var_s = zero
+    if eta:
+        var_t = -(eta**2) * (1 - s) ** 2 / (s * (1 - t) ** 2)
+        var_s = eta**2 / (1 - t) * ((1 - s) * t / s**2 - (1 - t / s))
     q_t, q_s = -0.5 * var_t / q, -0.5 * (1 + var_s) / q
     sigma_t, sigma_s = (0.5 * v / torch.sqrt(var) if eta else zero for v in (var_t, var_s))
     if not eta:

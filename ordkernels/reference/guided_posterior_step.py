@@ -13,7 +13,7 @@ from ._diffusion import Coefficients, per_row, step_noise, to_rows
 
 def posterior_coefficients(t: Tensor, s: Tensor, beta: bool) -> Coefficients:
     """d0, d1, sigma."""
-    t = torch.where((t == 1) & (s == 1), 0.5, t)  # x_s is the combined estimate, as from any other t to s = 1
+    t = _below_1(t, s)
     share, left = (s - t) / s, (1 - s) / (1 - t)  # share: 1 - t / s, the beta of a step from s to t
     d0, d1 = torch.sqrt(s) * (share / (1 - t)), torch.sqrt(t / s) * left
     variance = torch.where(s == 1, 1.0, share if beta else share * left)
@@ -22,6 +22,7 @@ def posterior_coefficients(t: Tensor, s: Tensor, beta: bool) -> Coefficients:
 
 def posterior_slopes(t: Tensor, s: Tensor, beta: bool) -> tuple[Coefficients, Coefficients]:
     """d(d0, d1, sigma) / dt and / ds."""
+    t = _below_1(t, s)
     n, a, b = 1 - t, torch.sqrt(t), torch.sqrt(s)
     var = (s - t) / s if beta else (s - t) * (1 - s) / (s * n)
     var_t = -1 / s + 0 * t if beta else -((1 - s) ** 2) / (s * n**2)
@@ -31,6 +32,11 @@ def posterior_slopes(t: Tensor, s: Tensor, beta: bool) -> tuple[Coefficients, Co
         (-(1 - s) / (b * n**2), (1 - s) * (1 + t) / (2 * a * b * n**2), by_t),
         ((s + t) / (2 * s * b * n), -a * (1 + s) / (2 * s * b * n), by_s),
     )
+
+
+def _below_1(t: Tensor, s: Tensor) -> Tensor:
+    """From t = 1 to s = 1, x_s is the combined estimate, as from any other t."""
+    return torch.where((t == 1) & (s == 1), 0.5, t)
 
 
 def combine(f_un: Tensor, f_cp: Tensor, f_tf: Tensor, gamma_cp: float, gamma_tf: float) -> Tensor:

@@ -40,7 +40,7 @@ def decile_table(y: Any, prediction: Any, *, bins: int = 10) -> DecileTable:
     Args:
         y: ``[N]``, finite, such as lifetime values.
         prediction: ``[N]``, finite.
-        bins: how many.
+        bins: how many, up to 2^20.
 
     Returns:
         ``DecileTable(rows, mean_prediction, mean_y, share_of_y)``, ``[bins]`` each; its ``.mape`` is the mean absolute percentage error
@@ -59,7 +59,7 @@ def decile_table(y: Any, prediction: Any, *, bins: int = 10) -> DecileTable:
         0.1
     """
     positive_sizes(bins=bins)
-    bins = integer("bins", bins)
+    bins = integer("bins", bins, most=2**20)
     labels = arrays.numbers("y", y)
     order = arrays.same_order(p := arrays.numbers("prediction", prediction))
     a, b = float64(*finite_columns(labels, p))

@@ -348,3 +348,31 @@ def test_a_missing_compiled_data_side_warns_once() -> None:
         else:
             sys.modules["ordkernels._host"] = hidden
         _backend.host_module.cache_clear(), _backend.host_reason.cache_clear()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_nan_level_makes_its_row_nan_also_in_a_step_to_1(backend):
+    x = torch.ones(2, 3)
+    t = torch.tensor([0.5, torch.nan])
+    with ordkernels.use_backend(backend):
+        steps = ops.reverse_step(x, x, t, 1.0)[0], ops.guided_posterior_step(x, x, x, x, t, 1.0, gamma_cp=1.0, gamma_tf=1.0)[0]
+    for x_s in steps:
+        assert x_s.isnan().all(1).tolist() == [False, True]
+
+
+def test_gradients_of_levels_at_1():
+    """Without noise the slope of alpha_bar_s does not depend on that of the variance, which alpha_bar_t = 1 makes infinite."""
+    x, v = torch.tensor([[0.5]]), torch.tensor([[-0.25]])
+    s = torch.tensor([0.25], requires_grad=True)
+    ops.reverse_step(x, v, 1.0, s)[0].sum().backward()
+    torch.testing.assert_close(s.grad, torch.tensor([0.5 / 0.25**0.5 * 0.5 + 0.5 / 0.75**0.5 * 0.25]))
+    t = torch.ones(1, requires_grad=True)
+    ops.guided_posterior_step(x, v, v, v, t, 1.0, gamma_cp=0.5, gamma_tf=0.5)[0].sum().backward()
+    assert t.grad.item() == 0
+
+
+def test_a_level_that_is_not_used_has_no_gradient_however_large_the_rows():
+    x = torch.full((1, 40), 3e38)
+    a = torch.tensor([0.5], requires_grad=True)
+    ops.predict_x0(x, x, a, prediction="x0").sum().backward()
+    assert a.grad.item() == 0

@@ -16,7 +16,7 @@ struct PosteriorCoefficients {
 };
 
 static PosteriorCoefficients posterior_coefficients(double t, double s, bool beta_variance) {
-  if (s == 1) {  // x_s is the estimate of x0, also where t = 1
+  if (s == 1 && t == t) {  // x_s is the estimate of x0, also where t = 1
     return {1, 0, 0};
   }
   const double beta = (s - t) / s;  // 1 - t / s, of a step from s to t

@@ -17,7 +17,7 @@ static StepCoefficients step_coefficients(const StepArgs& a, double t, double s)
   if (a.prediction == diffusion::kFlow) {
     return {c.c0, c.c1, 0, 1, s - t, 0};
   }
-  if (s == 1) {  // x_s is the estimate of x0, also where t = 1 and there is no noise to tell epsilon by
+  if (s == 1 && t == t) {  // x_s is the estimate of x0, also where t = 1 and there is no noise to tell epsilon by
     return {c.c0, c.c1, 1, 0, 0, 0};
   }
   const double root = __builtin_sqrt(t), n = __builtin_sqrt(1 - t);
