@@ -15,7 +15,7 @@ def score_tensors(**named: Any) -> list[Tensor]:
     for name, x in named.items():
         t = arrays.as_tensor(name, x)
         checks.dense(name, t)
-        if t.is_complex():
+        if t.is_complex() or (t.is_floating_point() and t.dtype not in checks.FLOATS):
             raise TypeError(f"{name}: expected numbers, got {t.dtype}")
         if t.dtype in (torch.int64, torch.uint64) and checks.can_read_values(t) and arrays.is_beyond_fp64(t.numpy()):
             raise ValueError(f"{name}: expected whole numbers that a float64 holds, got {t.dtype} beyond 2^53")
