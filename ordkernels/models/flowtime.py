@@ -238,7 +238,8 @@ class FlowTime(GenerativeModel):
 
     def generate(self, condition: Condition, noise: Tensor) -> Tensor:
         """Draws ``[B, n]``, in the target's unit, for noise ``[B, n, D]``."""
-        return torch.expm1(self._log_value(self.prior(noise, condition.patterns), condition)) * self.unit
+        latents = self.prior(noise.to(condition.patterns.dtype), condition.patterns)
+        return torch.expm1(self._log_value(latents, condition)) * self.unit
 
     def sampler(self) -> FlowSampler:
         """``samplers.FlowSampler`` with its defaults."""

@@ -321,7 +321,7 @@ class IFusion(InterestModel):
         items, mask = parts.items[:, -1].detach(), parts.mask[:, -1, :, None]
         aim = torch.where(mask, items, 0.0).sum(1) / mask.sum(1).clamp(min=1)
         rows = (present[:, -1] & present[:, :-1].any(1)).repeat(2)
-        return self._masked_mean(1 - F.cosine_similarity(f, aim.repeat(2, 1), dim=1), rows)
+        return self._masked_mean(1 - _cosine(f, aim.repeat(2, 1), dim=1), rows)
 
     def _disentangled(self, x: Tensor, t: Tensor, g_cp: Tensor, g_tf: Tensor, present: Tensor) -> Tensor:
         if self.guidance == "cfg":
@@ -329,10 +329,10 @@ class IFusion(InterestModel):
         if self.disentangle == "dot":
             return self._masked_mean((g_cp * g_tf).sum(2).square() / g_cp.shape[2], present)
         if self.disentangle == "cosine":
-            return self._masked_mean(F.cosine_similarity(g_cp, g_tf, dim=2).square(), present)
+            return self._masked_mean(_cosine(g_cp, g_tf, dim=2).square(), present)
         B = len(g_cp)
         un, cp, tf = self.denoiser.branches(x[:B], t[:B], g_cp, g_tf, present)
-        return self._masked_mean(F.cosine_similarity(cp - un, tf - un, dim=1).square(), present.any(1))
+        return self._masked_mean(_cosine(cp - un, tf - un, dim=1).square(), present.any(1))
 
     def _chain(self, h: Tensor, g_cp: Tensor, g_tf: Tensor, mask: Tensor, random: LossNoise) -> Tensor:
         """What inference makes of the row, with its gradient."""
@@ -364,3 +364,9 @@ def _start_as_sum(network: MLPDenoiser) -> None:
         network.condition.weight[D : 2 * D] = -network.condition.weight[:D]
         network.output.weight[:, :D] = torch.eye(D)
         network.output.weight[:, D : 2 * D] = -torch.eye(D)
+
+
+def _cosine(a: Tensor, b: Tensor, dim: int) -> Tensor:
+    """The cosine between vectors, 0 where one is 0; in fp32 at least, since the bound on the norms vanishes in fp16."""
+    dtype = torch.promote_types(a.dtype, torch.float32)
+    return F.cosine_similarity(a.to(dtype), b.to(dtype), dim=dim)

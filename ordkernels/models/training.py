@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from torch.optim.swa_utils import AveragedModel
 
 from .._validation.numbers import integer
+from . import _checkpoint
 
 __all__ = ["fit"]
 
@@ -34,6 +37,8 @@ def fit(
     progress: bool = True,
     time_budget: float | None = None,
     on_step: Callable[[int, dict[str, Tensor]], None] | None = None,
+    checkpoint: str | PathLike[str] | None = None,
+    checkpoint_steps: int | None = None,
 ) -> list[dict[str, float]]:
     """Trains an ``nn.Module`` with ``.loss(batch) -> {"loss": ..., ...}`` in place; returns the mean losses of each epoch.
 
@@ -53,9 +58,13 @@ def fit(
         progress: a tqdm bar, where tqdm is installed.
         time_budget: seconds; training stops after the step that reaches it (then results depend on the machine).
         on_step: called after each step with its number, from 1, and the loss's parts.
+        checkpoint: a file that the whole state of the training is written to, after each epoch and where the time budget ends it. If
+            it exists, training goes on from there: weights, losses and history are those of an uninterrupted run, bit for bit.
+        checkpoint_steps: write it after so many steps too.
 
     Raises:
-        ValueError: no rows, counts below 1, labels that are not finite, and, with the step, such a loss.
+        ValueError: no rows, counts below 1, labels that are not finite, and, with the step, such a loss; a checkpoint of another model,
+            of other rows or settings, or a damaged one.
 
     Example:
         >>> from ordkernels.models import DiffoR
@@ -67,39 +76,135 @@ def fit(
     epochs, batch_size = integer("epochs", epochs, least=1), integer("batch_size", batch_size, least=1)
     if not 0 <= average < 1:
         raise ValueError(f"average: expected a number in [0, 1), got {average}")
+    if checkpoint_steps is not None:
+        checkpoint_steps = integer("checkpoint_steps", checkpoint_steps, least=1)
     train, N = _prepared(model, train), len(train["y"])
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     steps = epochs * math.ceil(N / batch_size)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
-    schedule = CosineAnnealingLR(optimizer, steps)
-    averaged = _averaged(model, average) if average else None
-    history, step, deadline = [], 0, time.monotonic() + (math.inf if time_budget is None else time_budget)
+    settings = {"rows": N, "epochs": epochs, "batch_size": batch_size, "lr": lr, "weight_decay": weight_decay, "average": average}
     with _progress_bar(steps, progress) as bar, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
+        run = _Run(model, {**settings, "seed": seed}, steps, device, None if checkpoint is None else Path(checkpoint))
         model.train()
-        for _ in range(epochs):
-            means = _Means()
-            for rows in torch.split(torch.randperm(N), batch_size):
-                parts = model.loss({name: v[rows].to(device) for name, v in train.items()})
-                _descend(model, parts["loss"], optimizer)
-                _advance(model, schedule, averaged)
-                step += 1
-                means.add(parts, len(rows))
-                if bar is not None:
-                    bar.update()
-                if on_step is not None:
-                    on_step(step, parts)
-                if time.monotonic() >= deadline:
-                    break
-            history.append(_finite(means.values(), step, lr))
+        _train(run, train, batch_size, math.inf if time_budget is None else time_budget, checkpoint_steps, bar, on_step)
+        run.finish()
+    model.eval()
+    return run.history
+
+
+def _train(
+    run: _Run,
+    train: dict[str, Tensor],
+    batch_size: int,
+    seconds: float,
+    checkpoint_steps: int | None,
+    bar: Any,
+    on_step: Callable[[int, dict[str, Tensor]], None] | None,
+) -> None:
+    deadline = time.monotonic() + seconds
+    if bar is not None:
+        bar.update(run.step)
+    while run.epoch < run.settings["epochs"] and (time.monotonic() < deadline or not run.step):
+        for rows in run.batches(len(train["y"]), batch_size):
+            parts = run.model.loss({name: v[rows].to(run.device) for name, v in train.items()})
+            run.descend(parts, len(rows))
             if bar is not None:
-                bar.set_postfix({"loss": f"{history[-1]['loss']:.4f}"})
+                bar.update()
+            if on_step is not None:
+                on_step(run.step, parts)
             if time.monotonic() >= deadline:
                 break
-    if averaged is not None:
-        _copy_parameters(averaged.module, model)
-    model.eval()
-    return history
+            if checkpoint_steps is not None and run.step % checkpoint_steps == 0:
+                run.save()
+        losses = run.end_epoch()
+        if bar is not None:
+            bar.set_postfix({"loss": f"{losses['loss']:.4f}"})
+
+
+class _Run:
+    """The state of a training, which its checkpoint holds: the model's, the optimizer's, that of the random numbers, and what is left of
+    the epoch."""
+
+    def __init__(self, model: Any, settings: dict[str, Any], steps: int, device: torch.device, path: Path | None) -> None:
+        self.model, self.settings, self.device, self.path = model, settings, device, path
+        self.optimizer = torch.optim.AdamW(model.parameters(), lr=settings["lr"], weight_decay=settings["weight_decay"])
+        self.schedule = CosineAnnealingLR(self.optimizer, steps)
+        self.averaged = _averaged(model, settings["average"]) if settings["average"] else None
+        self.step = self.epoch = 0
+        self.order = torch.empty(0, dtype=torch.int64)  # the epoch's rows that are still to come
+        self.means = _Means()
+        self.history: list[dict[str, float]] = []
+        if path is not None and path.exists():
+            self._load(_checkpoint.load(path, settings))
+
+    def batches(self, N: int, batch_size: int) -> Iterator[Tensor]:
+        """The row numbers of each step that is left of the epoch, or of a new one."""
+        if not len(self.order):
+            self.order, self.means = torch.randperm(N), _Means()
+        for rows in torch.split(self.order, batch_size):
+            self.order = self.order[len(rows) :]
+            yield rows
+
+    def descend(self, parts: dict[str, Tensor], rows: int) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        parts["loss"].backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), _LARGEST_NORM)
+        self.optimizer.step()
+        self.schedule.step()
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.model)
+        self.step += 1
+        self.means.add(parts, rows)
+
+    def end_epoch(self) -> dict[str, float]:
+        """The means of the epoch, which may have been cut short: then they come into the history without ending it."""
+        losses = self.means.values()
+        if not math.isfinite(losses["loss"]):
+            raise ValueError(f"loss: expected a finite value, got {losses['loss']} by step {self.step} (lr = {self.settings['lr']})")
+        self.history = [*self.history[: self.epoch], losses]
+        self.epoch += not len(self.order)
+        self.save()
+        return losses
+
+    def finish(self) -> None:
+        if self.averaged is not None:
+            _copy_parameters(self.averaged.module, self.model)
+
+    def save(self) -> None:
+        if self.path is not None:
+            _checkpoint.save(self.path, self._state())
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "settings": self.settings,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "averaged": None if self.averaged is None else self.averaged.state_dict(),
+            "random": torch.get_rng_state(),
+            "random_of_device": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+            "step": self.step,
+            "epoch": self.epoch,
+            "order": self.order.clone(),
+            "sums": self.means.sums,
+            "rows": self.means.rows,
+            "history": self.history,
+        }
+
+    def _load(self, state: dict[str, Any]) -> None:
+        try:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            if self.averaged is not None:
+                self.averaged.load_state_dict(state["averaged"])
+        except (RuntimeError, ValueError) as e:
+            raise ValueError(f"checkpoint: expected the state of this model in {self.path}: {str(e).splitlines()[0]}") from e
+        self.schedule.load_state_dict(state["schedule"])
+        torch.set_rng_state(state["random"])
+        if self.device.type == "cuda" and state["random_of_device"] is not None:
+            torch.cuda.set_rng_state(state["random_of_device"], self.device)
+        self.step, self.epoch, self.order, self.history = state["step"], state["epoch"], state["order"], state["history"]
+        self.means.sums, self.means.rows = {name: v.to(self.device) for name, v in state["sums"].items()}, state["rows"]
 
 
 def _prepared(model: Any, train: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -117,25 +222,6 @@ def _prepared(model: Any, train: dict[str, Tensor]) -> dict[str, Tensor]:
     if hasattr(model, "prepare"):
         model.prepare(train)
     return train
-
-
-def _descend(model: nn.Module, loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    nn.utils.clip_grad_norm_(model.parameters(), _LARGEST_NORM)
-    optimizer.step()
-
-
-def _advance(model: nn.Module, schedule: CosineAnnealingLR, averaged: AveragedModel | None) -> None:
-    schedule.step()
-    if averaged is not None:
-        averaged.update_parameters(model)
-
-
-def _finite(losses: dict[str, float], step: int, lr: float) -> dict[str, float]:
-    if not math.isfinite(losses["loss"]):
-        raise ValueError(f"loss: expected a finite value, got {losses['loss']} by step {step} (lr = {lr})")
-    return losses
 
 
 def _averaged(model: nn.Module, average: float) -> AveragedModel:

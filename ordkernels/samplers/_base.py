@@ -95,7 +95,7 @@ class Sampler(Generic[Model]):
     def _statistics(self, x: Batch, n: int, seed: int, row_ids: Tensor | None, levels: Sequence[float] | None) -> Tensor:
         """Quantiles of the draws, ``[B, len(levels)]``, or for None their mean, ``[B, 1]``."""
         draws = self.sample(x, n, seed, row_ids)
-        with torch.inference_mode():
+        with torch.no_grad():
             return draws.mean(dim=1, keepdim=True) if levels is None else _quantiles(draws, levels)
 
     def _in_batches(
@@ -109,7 +109,8 @@ class Sampler(Generic[Model]):
             for i in range(0, B, step):
                 rows = slice(i, i + step)
                 parts.append(make({name: v[rows] for name, v in x.items()}, ids[rows]))
-            return torch.cat(parts) if parts else torch.empty(0, *([n] if shape is None else shape), device=device)
+        # outside of inference mode: an ordinary tensor, which training may use
+        return torch.cat(parts) if parts else torch.empty(0, *([n] if shape is None else shape), device=device)
 
     def _rows_at_once(self, n: int) -> int:
         return max(1, self.max_rows // n)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from ..._validation.numbers import one_of
+from ...nn._eval_mode import inference
 
 __all__ = ["HistoricalMedian"]
 
@@ -30,7 +30,7 @@ class HistoricalMedian(nn.Module):
         super().__init__()
         self.side = one_of("side", side, ("user", "item"))
 
-    @torch.inference_mode()
+    @inference
     def predict(self, x: dict[str, Tensor]) -> Tensor:
         """Predictions ``[B]`` from ``q_user`` or ``q_item`` ``[B, L]``."""
         q = x[f"q_{self.side}"]  # [B, L], at levels (l - 0.5) / L

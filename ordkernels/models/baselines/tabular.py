@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..._validation.numbers import one_of
-from ...nn._eval_mode import eval_mode
+from ...nn._eval_mode import eval_mode, inference
 from .._encoders import ContextEncoder
 
 __all__ = ["TableClassifier", "TableRegression"]
@@ -29,7 +29,7 @@ class _TableModel(nn.Module):
         out: Tensor = self.head(self.encoder(batch))
         return out
 
-    @torch.inference_mode()
+    @inference
     def _predicted(self, x: dict[str, Tensor]) -> Tensor:
         self.encoder.check(x, target=False)
         with eval_mode(self):

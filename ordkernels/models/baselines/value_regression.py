@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from ..._validation.flags import with_flags
 from ..._validation.numbers import one_of
-from ...nn._eval_mode import eval_mode
+from ...nn._eval_mode import eval_mode, inference
 from .._base import TargetModel
 from .._checks import check_batch
 from .._encoders import EncoderConfig, FeatureEncoder
@@ -78,7 +78,7 @@ class ValueRegression(TargetModel):
             loss = F.mse_loss(self._value(out) / self.scale, y / self.scale)
         return {"loss": loss}
 
-    @torch.inference_mode()
+    @inference
     def predict(self, x: dict[str, Tensor], *, batch_size: int = 8192) -> Tensor:
         """Predictions ``[B]``, non-negative, in the target's unit."""
         check_batch(x, self.dense_width, self.quantiles, target=False)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..._validation.numbers import integer, one_of
-from ...nn._eval_mode import eval_mode
+from ...nn._eval_mode import eval_mode, inference
 from .._base import TargetModel
 from .._checks import check_target, require_keys
 from .._encoders import ContextEncoder
@@ -50,7 +50,7 @@ class _WatchTimeModel(TargetModel):
         self._prepare_on_first_batch(batch)
         return self._losses(self._out(batch), batch["y"].to(self.scale.dtype), batch)
 
-    @torch.inference_mode()
+    @inference
     def predict(self, x: dict[str, Tensor], *, batch_size: int = 8192) -> Tensor:
         """Predictions ``[B]``, non-negative, in the target's unit."""
         self._check(x, target=False)
@@ -60,7 +60,7 @@ class _WatchTimeModel(TargetModel):
 
     def _out(self, batch: dict[str, Tensor]) -> Tensor:
         out: Tensor = self.head(self.encoder(batch))
-        return out
+        return out.to(self.scale.dtype)  # of another dtype under autocast
 
     def _losses(self, out: Tensor, y: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         raise NotImplementedError
@@ -300,6 +300,7 @@ class D2Q(_WatchTimeModel):
 
     def prepare(self, train: dict[str, Tensor]) -> None:
         super().prepare(train)
+        require_keys(train, ("duration",))
         self.table.fit(train["y"], train["duration"])
 
     def _losses(self, out: Tensor, y: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
