@@ -22,7 +22,7 @@ from ._report import Report, Skipped, SwapError, Swapped
 from ._rules import FUNCTIONS, Fallback, Rule, disabled_ops, function, match, rule
 from ._walk import Selection, selection, walk
 
-from . import normflows, pyro  # noqa: F401, isort: skip  (they register rules)
+from . import diffusers, normflows, pyro  # noqa: F401, isort: skip  (they register rules)
 
 __all__ = ["Fallback", "Report", "Skipped", "SwapError", "Swapped", "function", "original", "rule", "swap_in", "swap_out"]
 
@@ -46,7 +46,8 @@ def swap_in(
         exclude: not these.
         verify: run the original beside ours on the first call of each object outside compiled code, on copies. Outputs and gradients
             are judged against fp64 of the original; what is worse than the error budget is undone and raises. The budget is twice the
-            original's own error, what a rounding of all inputs changes, and 8 roundings of the largest value.
+            original's own error, eight times what a rounding of all inputs changes, and 8 roundings of the largest value (for
+            gradients four times that).
         example: inputs to verify with at once: a tensor, a tuple of arguments, a dict of keyword arguments, or a function that is
             called with the model.
         strict: raise if nothing was swapped.

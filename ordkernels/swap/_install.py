@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import copyreg
 import functools
+import inspect
 import logging
 import sys
 import types
@@ -42,7 +43,7 @@ class _Record:
     pending_of_made: set[str] | None = None  # the same as pending, of all objects that this one makes; None: not verified
 
     def call(self, obj: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if name in self.pending and can_verify(obj, args, kwargs):
+        if name in self.pending and can_verify(obj, args, kwargs) and not self._beyond(name, args, kwargs):
             self._verify(obj, name, args, kwargs)
         result = self.rule.methods[name](obj, *args, **kwargs)
         if isinstance(result, Fallback):
@@ -50,6 +51,13 @@ class _Record:
             return getattr(original(obj), name)(*args, **kwargs)
         self.row.calls += 1
         return result
+
+    def _beyond(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        try:
+            bound = inspect.signature(self.rule.methods[name]).bind(None, *args, **kwargs)
+        except TypeError:  # the call's own error
+            return True
+        return self.rule.beyond(bound.arguments)
 
     def _verify(self, obj: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         def swap(clone: Any) -> None:
@@ -152,7 +160,7 @@ def _swapped_class(original: Any, rule: Rule) -> type:
     space: dict[str, Any] = {}
     for cls in reversed(rule.replacement.__mro__[:-1]):
         space.update({name: value for name, value in vars(cls).items() if not name.startswith("__")})
-    space.update({name: _method(rule, name, original) for name in rule.methods if hasattr(original, name)})
+    space.update({name: _method(rule, name, original) for name in rule.checked_methods if hasattr(original, name)})
     space.update(_swap_original=original, _swap_rule=rule, _swap_record=None, __reduce_ex__=_reduce, __deepcopy__=_deepcopy)
     space.update(__module__=original.__module__, __qualname__=original.__qualname__, __doc__=original.__doc__)
     found = _CLASSES[original, rule] = types.new_class(original.__name__, (original,), {}, lambda namespace: namespace.update(space))

@@ -62,6 +62,7 @@ class Rule:
     copy: Callable[[Any, Callable[[Any], Any]], Any] | None  # (object, convert) -> an original object of converted tensors
     attributes: Mapping[str, Callable[[Any], Any]]  # of the instance, while it is swapped
     kinks: bool
+    beyond: Callable[[dict[str, Any]], bool]  # keyword arguments -> a call that the original has not, so that none can be compared
 
     @property
     def checked_methods(self) -> set[str]:
@@ -101,6 +102,7 @@ def rule(
     target: Target, *, op: str, unless: Callable[[Any], str | None] | None = None, relies_on: Iterable[str] = (),
     outputs: Callable[[Any, Any], Any] | None = None, copy: Callable[[Any, Callable[[Any], Any]], Any] | None = None,
     attributes: Mapping[str, Callable[[Any], Any]] | None = None, kinks: bool = False,
+    beyond: Callable[[dict[str, Any]], bool] | None = None,
 ) -> Callable[[C], C]:  # fmt: skip
     """Decorator of a class whose methods replace those of ``target`` in each object that `swap_in` finds.
 
@@ -115,6 +117,7 @@ def rule(
         outputs: ``(object, result)`` -> tensors to compare, where the result does not hold them all.
         copy: ``(object, convert)`` -> an object of the original class with every tensor converted, where ``copy.deepcopy`` fails.
         attributes: name -> function of the object that makes an attribute, which the object has while it is swapped.
+        beyond: of a call's arguments by name: does it ask for more than the original can? Such calls are not verified.
         kinks: the function has kinks (a clip, a ReLU), where rounding changes a gradient by a jump: gradients are compared in fp64.
 
     Returns:
@@ -140,11 +143,25 @@ def rule(
     """
 
     def register(replacement: C) -> C:
-        methods: dict[str, Callable[..., Any]] = {name: f for name, f in vars(replacement).items() if inspect.isfunction(f)}
+        methods: dict[str, Callable[..., Any]] = dict(inspect.getmembers(replacement, inspect.isfunction))
         if not methods:
             raise ValueError(f"{replacement.__name__}: expected methods to replace, got none")
         why, read = unless or (lambda obj: None), outputs or (lambda obj, result: result)
-        RULES.append(Rule(target, op, replacement, methods, why, tuple(relies_on), read, copy, attributes or {}, kinks))
+        RULES.append(
+            Rule(
+                target,
+                op,
+                replacement,
+                methods,
+                why,
+                tuple(relies_on),
+                read,
+                copy,
+                attributes or {},
+                kinks,
+                beyond or (lambda arguments: False),
+            )
+        )
         return replacement
 
     return register

@@ -59,12 +59,12 @@ def _copy(transform: Any, convert: Callable[[Tensor], Tensor]) -> Any:
 
 @rule(f"{_MODULE}.ConditionedPlanar", op="planar_flow", relies_on=("u_hat", "log_abs_det_jacobian"), outputs=_outputs, copy=_copy)
 class _Conditioned(_Transform):
-    _call, _inverse = _Transform._call, _Transform._inverse
+    pass
 
 
 @rule(f"{_MODULE}.Planar", op="planar_flow", relies_on=("u_hat", "log_abs_det_jacobian"), outputs=_outputs)
 class _Planar(_Transform):
-    _call, _inverse = _Transform._call, _Transform._inverse
+    pass
 
 
 @rule(f"{_MODULE}.ConditionalPlanar", op="planar_flow")

@@ -166,7 +166,8 @@ def test_compare_by_hand():
     # twice the original's own error
     assert not _compare.compare("x", [one + 1.9e-3], [one + 1e-3], [one.double()]).failures
     assert _compare.compare("x", [one + 2.1e-3], [one + 1e-3], [one.double()]).failures
-    assert not _compare.compare("x", [one + 3.9e-3], [one], [one.double()], [one.double() + 1e-3]).failures
+    assert not _compare.compare("x", [one + 7.9e-3], [one], [one.double()], [[one.double()], [one.double() + 1e-3]]).failures
+    assert _compare.compare("x", [one + 8.1e-3], [one], [one.double()], [[one.double() + 1e-3]]).failures
     # an overflow of the original's excuses nothing of ours
     assert _compare.compare("x", [one * torch.inf], [one * torch.inf], [one.double()]).failures
     assert not _compare.compare("x", [one], [one * torch.nan], [one.double()]).failures
