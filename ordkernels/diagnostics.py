@@ -6,6 +6,9 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from ._validation.arrays import as_tensor
+from ._validation.numbers import number, python_scalar, real
+
 __all__ = [
     "OracleResult",
     "decode_ordinal",
@@ -170,11 +173,12 @@ def fuse_times(
         tensor([3.0000, 1.7500])
     """
     _predictions(yhat, y)
+    weights = python_scalar(weights)
     if isinstance(weights, str):
         if weights != "min_variance":
             raise ValueError(f"weights: expected 'min_variance' or M numbers, got {weights!r}")
         return yhat @ min_variance_weights(yhat, y)
-    a = torch.as_tensor(weights, dtype=yhat.dtype, device=yhat.device)
+    a = as_tensor("weights", weights).to(yhat)
     if list(a.shape) != [yhat.shape[1]]:
         raise ValueError(f"weights: expected shape [M] = [{yhat.shape[1]}], got {list(a.shape)}")
     if not abs(float(a.sum()) - 1) < 1e-3:
@@ -211,6 +215,7 @@ def min_variance_weights(yhat: Tensor, y: Tensor | None = None, *, ridge: float 
         tensor([0.8000, 0.2000])
     """
     _predictions(yhat, y)
+    ridge = real("ridge", ridge, least=0)
     B, M = yhat.shape
     if B < 2:
         return yhat.new_full((M,), 1 / M)
@@ -245,14 +250,20 @@ def ordinal_error_bound(loss_t: Tensor | float, alphabar_t: Tensor | float, gap:
         >>> ordinal_error_bound(0.01, 0.8, 0.5)
         tensor(0.0400)
     """
+    tensors = []
     for name, value, ok, expected in (
         ("loss_t", loss_t, lambda v: v >= 0, "a loss of at least 0"),
         ("alphabar_t", alphabar_t, lambda v: 0 < v <= 1, "a number in (0, 1]"),
         ("gap", gap, lambda v: v > 0, "a distance above 0"),
     ):
-        if not isinstance(value, Tensor) and not ok(value):
-            raise ValueError(f"{name}: expected {expected}, got {value}")
-    loss, ab, d = (torch.as_tensor(v) for v in (loss_t, alphabar_t, gap))
+        if isinstance(value, Tensor):
+            tensors.append(value)
+            continue
+        plain = number(name, value, "a number or a tensor")
+        if not ok(plain):
+            raise ValueError(f"{name}: expected {expected}, got {plain}")
+        tensors.append(torch.tensor(plain))
+    loss, ab, d = tensors
     return 4 * (1 - ab) / (ab * d * d) * loss
 
 
@@ -276,7 +287,7 @@ def decode_ordinal(y: Tensor, thresholds: Tensor | Sequence[float]) -> Tensor:
         >>> decode_ordinal(torch.tensor([0.2, 0.5, 7.0]), [0.5, 1.5])
         tensor([0, 0, 2])
     """
-    cuts = torch.as_tensor(thresholds, dtype=y.dtype, device=y.device)
+    cuts = as_tensor("thresholds", thresholds).to(y)
     if cuts.dim() != 1 or not bool((cuts.diff() > 0).all()):
         raise ValueError(f"thresholds: expected a strictly ascending vector, got {cuts.tolist()}")
     return torch.where(y.isnan(), -1, torch.bucketize(y.contiguous(), cuts))

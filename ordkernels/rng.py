@@ -153,10 +153,11 @@ def _noise(kernel: Op[Tensor], seed: int, row_ids: Any, step: int, width: int, d
 
 
 def _row_ids(row_ids: Any, draws: Tensor | None, rows: int | None, device: Any) -> Tensor:
+    rows = None if rows is None else integer("rows", rows)
     if row_ids is None:
         if draws is None and rows is None:
             raise ValueError("row_ids: expected [B] ids (None means arange(B), with B given by rows= or by a tensor draw), got None")
-        B = draws.shape[0] if draws is not None else integer("rows", rows)
+        B = draws.shape[0] if draws is not None else int(rows or 0)
         if B < 0 or (rows is not None and rows != B):
             raise ValueError(f"rows: expected the length of draw, {B}, got {rows}" if B >= 0 else f"rows: expected 0 or more, got {rows}")
         return torch.arange(B, device=device if device is not None else (None if draws is None else draws.device))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from . import rng
-from ._validation.numbers import integer, real
+from ._validation.numbers import boolean, integer, one_of, python_scalar, real
 
 __all__ = ["NoiseSchedule", "aligned_timesteps", "check_aligned", "mixture_timesteps", "noise_schedule"]
 
@@ -104,10 +104,11 @@ class NoiseSchedule:
         Source: Ho, Jain, Abbeel, Denoising Diffusion Probabilistic Models, section 4.
         """
         T = integer("T", T, least=1)
+        beta_start, beta_end = real("beta_start", beta_start), real("beta_end", beta_end)
         for name, beta in (("beta_start", beta_start), ("beta_end", beta_end)):
-            if not 0 <= real(name, beta) < 1:
+            if not 0 <= beta < 1:
                 raise ValueError(f"{name}: expected a number in [0, 1), got {beta}")
-        if not rescale:
+        if not boolean("rescale", rescale):
             return cls.from_betas(np.linspace(beta_start, beta_end, T))
         base = cls.from_betas(np.linspace(beta_start, beta_end, BASE_STEPS)).exact
         return cls(tuple(base[(2 * BASE_STEPS * t + T) // (2 * T)] for t in range(T + 1)))
@@ -122,11 +123,11 @@ class NoiseSchedule:
             beta_max: bound on the betas.
 
         Raises:
-            ValueError: T < 1.
+            TypeError, ValueError: T < 1, a negative s or beta_max.
 
         Source: Nichol and Dhariwal, Improved Denoising Diffusion Probabilistic Models, eq. 17.
         """
-        T = integer("T", T, least=1)
+        T, s, beta_max = integer("T", T, least=1), real("s", s, least=0), real("beta_max", beta_max, least=0)
         level = np.cos((np.arange(T + 1) / T + s) / (1 + s) * math.pi / 2) ** 2
         return cls.from_betas(np.minimum(1 - level[1:] / level[:-1], beta_max))
 
@@ -188,7 +189,8 @@ def noise_schedule(schedule: "Literal['linear', 'cosine'] | NoiseSchedule", T: i
     """
     if isinstance(schedule, NoiseSchedule):
         return schedule
-    if schedule not in ("linear", "cosine"):
+    schedule = python_scalar(schedule)
+    if not isinstance(schedule, str) or schedule not in ("linear", "cosine"):
         raise ValueError(f"schedule: expected 'linear', 'cosine' or a NoiseSchedule, got {schedule!r}")
     return NoiseSchedule.linear(T) if schedule == "linear" else NoiseSchedule.cosine(T)
 
@@ -223,9 +225,10 @@ def aligned_timesteps(K: int, T: int, spacing: Literal["linear", "log"] = "linea
     K, T = integer("K", K, least=1), integer("T", T, least=1)
     if T < K:
         raise ValueError(f"T: expected at least K = {K} steps, got {T}")
+    spacing = one_of("spacing", spacing, ("linear", "log"))
     if spacing == "linear":
         taus = [(2 * T * (K - k + 1) + K) // (2 * K) for k in range(1, K + 1)]
-    elif spacing == "log":
+    else:
         taus = [1]
         for k in range(K - 1, 0, -1):
             g = T ** ((K - k) / (K - 1))
@@ -233,8 +236,6 @@ def aligned_timesteps(K: int, T: int, spacing: Literal["linear", "log"] = "linea
         taus.reverse()
         if K == 1:
             taus = [1]
-    else:
-        raise ValueError(f"spacing: expected 'linear' or 'log', got {spacing!r}")
     return torch.tensor(check_aligned(taus, T))
 
 
@@ -280,9 +281,10 @@ def mixture_timesteps(
         >>> mixture_timesteps(3, 50, aligned_timesteps(4, 50), 0.5, seed=0).shape
         torch.Size([3])
     """
-    T = integer("T", T, least=1)
+    B, T = integer("B", B, least=0), integer("T", T, least=1)
     taus = check_aligned(aligned, T)
-    if not 0 <= real("rho", rho) <= 1:
+    rho = real("rho", rho)
+    if not 0 <= rho <= 1:
         raise ValueError(f"rho: expected a number in [0, 1], got {rho}")
     u = rng.uniform(seed, row_ids, step, 2, **({"rows": B, "device": device} if row_ids is None else {}))
     if u.shape[0] != B:

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ._backend import compiled_host, register_host
 from ._validation import arrays
-from ._validation.numbers import integer, real
+from ._validation.numbers import integer, python_scalar, real
 from ._validation.numbers import num_threads as _threads
 from .reference import vocabulary as reference
 
@@ -411,6 +411,7 @@ def _reject(name: str, labels: NDArray[Any], bad: NDArray[np.bool_], expected: s
 
 def _largest(largest: Any, unit: float | None) -> int:
     """In units, at least 1."""
+    largest = python_scalar(largest)
     is_number = not (isinstance(largest, list | tuple) or arrays.is_tensor(largest)) and np.ndim(largest) == 0
     y = _labels([largest] if is_number else largest, _unit(unit), 1, _kernels("vocabulary_fit"), "largest")
     if not y.size:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["boolean", "integer", "num_threads", "number", "one_of", "positive_sizes", "real", "seed", "stream_step"]
+__all__ = ["boolean", "integer", "num_threads", "number", "one_of", "positive_sizes", "python_scalar", "real", "seed", "stream_step"]
 
 
 _PLAIN = {bool, float, int, str}
@@ -19,7 +19,7 @@ _NO_NUMBERS = (bool, complex, str, bytes, np.timedelta64)
 def integer(name: str, x: Any, *, least: int | None = None, most: int | None = None) -> int:
     """``x`` as an int in ``[least, most]``."""
     n: int | None
-    n = x if type(x) is int or type(x).__name__ == "SymInt" else _index(_held(x))  # the size of a traced tensor stays symbolic
+    n = x if type(x) is int or type(x).__name__ == "SymInt" else _index(python_scalar(x))  # the size of a traced tensor stays symbolic
     if n is None:
         raise TypeError(f"{name}: expected an int, got {_kind(x)}")
     if (least is not None and n < least) or (most is not None and n > most):
@@ -31,10 +31,10 @@ def positive_sizes(**sizes: Any) -> None:
     """Whole numbers of at least 1."""
     for name, x in sizes.items():
         try:
-            size = x if type(x) is int else integer(name, x)
+            size = x if type(x) is int else 0 if hasattr(x, "as_py") else operator.index(x)  # callers compute with x itself
         except TypeError:
             size = 0
-        if size < 1:
+        if size < 1 or isinstance(x, bool):
             raise ValueError(f"{name}: expected a whole number of at least 1, got {x!r}")
 
 
@@ -42,7 +42,7 @@ def number(name: str, x: Any, form: str = "a number") -> float:
     """``x`` as any float, NaN included."""
     if type(x) is float:
         return x
-    value = _held(x)
+    value = python_scalar(x)
     if isinstance(value, _NO_NUMBERS) or not hasattr(value, "__float__") or getattr(value, "ndim", None):
         raise TypeError(f"{name}: expected {form}, got {_kind(x)}")
     if isinstance(value, int) and not -(2**63) <= value < 2**64:  # torch takes no larger ones as numbers
@@ -56,13 +56,13 @@ def number(name: str, x: Any, form: str = "a number") -> float:
 
 def boolean(name: str, x: Any) -> bool:
     """``x``, True or False."""
-    value = x if x is True or x is False else _held(x)
+    value = x if x is True or x is False else python_scalar(x)
     if isinstance(value, bool):
         return value
     raise TypeError(f"{name}: expected a bool, got {_kind(x)}")
 
 
-def _held(x: Any) -> Any:
+def python_scalar(x: Any) -> Any:
     """Python's number or text of a scalar of NumPy, Arrow or an array without dimensions; None for a masked one; else `x` itself."""
     if type(x) in _PLAIN:
         return x
@@ -87,7 +87,7 @@ def _index(x: Any) -> int | None:
 
 
 def _kind(x: Any) -> str:
-    return "a missing value" if x is not None and _held(x) is None else type(x).__name__
+    return "a missing value" if x is not None and python_scalar(x) is None else type(x).__name__
 
 
 def real(name: str, x: Any, *, least: float = -math.inf, most: float = math.inf, finite: bool = True) -> float:
@@ -105,7 +105,7 @@ def one_of(name: str, x: Any, allowed: tuple[Any, ...]) -> Any:
     for choice in allowed:
         if x is choice:
             return choice
-    value = _held(x)
+    value = python_scalar(x)
     for choice in allowed:
         if choice is not None and isinstance(value, type(choice)) and value == choice:
             return choice

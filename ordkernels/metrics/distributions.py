@@ -144,7 +144,7 @@ class HistogramJSD(ScoreMetric):
         empty = GroupedJSD(equal_mass_edges(labels, bins) if edges is None else edges, base)
         self.edges, self.base = empty.edges, empty.base
         self.add_state("table", [], dist_reduce_fx="cat")  # parts [G, 1 + 2 B]: id | counts of y | counts of predictions
-        self.add_state("config", torch.as_tensor(np.append(self.edges, base)), dist_reduce_fx="max")
+        self.add_state("config", torch.as_tensor(np.append(self.edges, self.base)), dist_reduce_fx="max")
         self._merged_groups = 0
 
     def update(self, prediction: Any, y: Any, group: Any) -> None:

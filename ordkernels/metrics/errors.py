@@ -77,7 +77,7 @@ class CumulativeScore(_ErrorMetric):
 
     def __init__(self, theta: float, **kwargs: Any) -> None:
         self._theta = real("theta", theta, least=0, finite=False)
-        super().__init__(partial(Errors, (self._theta,)), {"_n": "count", "_within": "within"}, theta, **kwargs)
+        super().__init__(partial(Errors, (self._theta,)), {"_n": "count", "_within": "within"}, self._theta, **kwargs)
 
     def compute(self) -> Tensor:
         return self._scalar(self._accumulator().result()[theta_key(self._theta)])

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import Transform, constraints
 
 from .. import ops
-from .._validation.numbers import positive_sizes
+from .._validation.numbers import one_of, positive_sizes
 
 __all__ = ["ConditionalPlanarFlow", "PlanarFlow", "PlanarTransform"]
 
@@ -51,7 +51,7 @@ class PlanarTransform(Transform):
 
     def __init__(self, u: Tensor, w: Tensor, b: Tensor, *, constrained: Constrained = True, cache_size: int = 0) -> None:
         super().__init__(cache_size=cache_size)
-        self.u, self.w, self.b, self.constrained = u, w, b, constrained
+        self.u, self.w, self.b, self.constrained = u, w, b, one_of("constrained", constrained, (True, False, "smooth"))
         self._known: tuple[Tensor, Tensor] | None = None  # (x, its log-determinant), with cache_size=1
 
     @property
@@ -134,7 +134,7 @@ class PlanarFlow(nn.Module):
     def __init__(self, width: int, layers: int = 4, constrained: Constrained = True) -> None:
         super().__init__()
         positive_sizes(width=width, layers=layers)
-        self.width, self.layers, self.constrained = width, layers, constrained
+        self.width, self.layers, self.constrained = width, layers, one_of("constrained", constrained, (True, False, "smooth"))
         self.u = nn.Parameter(torch.empty(layers, width))
         self.w = nn.Parameter(torch.empty(layers, width))
         self.b = nn.Parameter(torch.empty(layers))
@@ -192,7 +192,8 @@ class ConditionalPlanarFlow(nn.Module):
     def __init__(self, width: int, cond_width: int, layers: int = 4, constrained: Constrained = True) -> None:
         super().__init__()
         positive_sizes(width=width, cond_width=cond_width, layers=layers)
-        self.width, self.cond_width, self.layers, self.constrained = width, cond_width, layers, constrained
+        self.width, self.cond_width, self.layers = width, cond_width, layers
+        self.constrained = one_of("constrained", constrained, (True, False, "smooth"))
         self.weight = nn.Parameter(torch.empty(layers * (2 * width + 1), cond_width))
         self.bias = nn.Parameter(torch.empty(layers * (2 * width + 1)))
         self.reset_parameters()

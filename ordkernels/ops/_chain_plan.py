@@ -96,10 +96,12 @@ def timesteps(name: str, t: Any) -> tuple[int, ...]:
     """A sequence or tensor of integers [K]."""
     if isinstance(t, Tensor):
         checks.with_values(name, t)
-        if t.is_floating_point() or t.is_complex() or t.dim() != 1:
+        if t.is_floating_point() or t.is_complex() or t.dtype == torch.bool or t.dim() != 1:
             raise TypeError(f"{name}: expected integers [K], got {t.dtype} {list(t.shape)}")
         return tuple(t.tolist())
-    if type(t) is not list and (isinstance(t, str) or not (isinstance(t, Sequence) or hasattr(t, "__array__"))):
+    if type(t) is not list and (
+        isinstance(t, str) or not (isinstance(t, Sequence) or (hasattr(t, "__array__") and getattr(t, "ndim", None) != 0))
+    ):
         raise TypeError(f"{name}: expected a sequence of ints or a tensor, got {type(t).__name__}")
     return tuple([x if type(x) is int else integer(name, x) for x in t])  # a list is faster than a generator
 

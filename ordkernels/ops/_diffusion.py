@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .._validation import tensors as checks
-from .._validation.numbers import number, stream_step
+from .._validation.numbers import number, one_of, stream_step
 from .._validation.numbers import seed as signed_seed
 from ..reference._common import compute_dtype
 from ..reference._diffusion import EPS, X0, V
@@ -29,10 +29,7 @@ def check_like(name: str, t: Tensor, x_t: Tensor) -> None:
 
 
 def prediction_kind(prediction: Any) -> int:
-    kind = PREDICTIONS.get(prediction) if isinstance(prediction, str) else None
-    if kind is None:
-        raise ValueError(f"prediction: expected 'eps', 'x0' or 'v', got {prediction!r}")
-    return kind
+    return PREDICTIONS[one_of("prediction", prediction, tuple(PREDICTIONS))]
 
 
 def clip_limit(clip: Any) -> float:

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch._ops import OpOverload
 
 from .._validation import tensors as checks
+from .._validation.numbers import one_of
 from ..reference._common import compute_dtype
 from ..reference._planar_flow import CONSTRAINED, SMOOTH, UNCONSTRAINED
 from ._register import VmapRule, argument_names, batch_first, is_backward
@@ -15,13 +16,8 @@ Constrained = bool | Literal["smooth"]
 
 
 def constraint_mode(constrained: Any) -> int:
-    if constrained is True:
-        return CONSTRAINED
-    if constrained is False:
-        return UNCONSTRAINED
-    if isinstance(constrained, str) and constrained == "smooth":
-        return SMOOTH
-    raise ValueError(f"constrained: expected True, False or 'smooth', got {constrained!r}")
+    choice = one_of("constrained", constrained, (True, False, "smooth"))
+    return CONSTRAINED if choice is True else UNCONSTRAINED if choice is False else SMOOTH
 
 
 def check_flow(name: str, z: Tensor, u: Tensor, w: Tensor, b: Tensor) -> None:

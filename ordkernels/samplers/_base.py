@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .. import rng
 from .._validation.flags import reject_unknown
-from .._validation.numbers import integer
+from .._validation.numbers import integer, one_of, real
 from .._validation.tensors import integers
 from ..nn._eval_mode import eval_mode
 from ..ops._chain_plan import visited
@@ -78,12 +78,12 @@ class Sampler(Generic[Model]):
         statistic: Literal["median", "mean"] = "median",
     ) -> Tensor:
         """The median (best for absolute error) or mean (for squared error) of ``n`` draws, ``[B]``."""
-        if statistic not in ("median", "mean"):
-            raise ValueError(f"statistic: expected 'median' or 'mean', got {statistic!r}")
+        statistic = one_of("statistic", statistic, ("median", "mean"))
         return self._statistics(x, n, seed, row_ids, None if statistic == "mean" else [0.5])[:, 0]
 
     def interval(self, x: Batch, level: float, n: int = 128, seed: int = 0, row_ids: Tensor | None = None) -> Tensor:
         """Lower and upper end, ``[B, 2]``, of the central interval that holds ``level`` of the ``n`` draws."""
+        level = real("level", level)
         if not 0 < level < 1:
             raise ValueError(f"level: expected a share strictly between 0 and 1, got {level}")
         return self._statistics(x, n, seed, row_ids, [0.5 - level / 2, 0.5 + level / 2])

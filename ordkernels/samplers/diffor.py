@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
+from .._validation.numbers import boolean, real
 from ..nn import MLPDenoiser
 from ..reference.denoise_chain import chain_steps
 from ..schedules import NoiseSchedule
@@ -78,8 +79,8 @@ class DiffoRSampler(Sampler[ChainModel]):
         **renamed: Any,
     ) -> None:
         super().__init__(model, max_rows=max_rows, **renamed)
-        self.antithetic = antithetic
-        self.eta = model.eta if eta is None else eta
+        self.antithetic = boolean("antithetic", antithetic)
+        self.eta = model.eta if eta is None else real("eta", eta)
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta: expected a number in [0, 1], got {self.eta}")
         if self.eta and model.process == "flow_matching":

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from .._validation.numbers import boolean
 from ._base import Batch, SampledModel, Sampler, mirrored_noise
 
 __all__ = ["FlowSampler"]
@@ -51,7 +52,7 @@ class FlowSampler(Sampler[OneStepModel]):
 
     def __init__(self, model: OneStepModel, *, antithetic: bool = True, max_rows: int = 1 << 15, **renamed: Any) -> None:
         super().__init__(model, max_rows=max_rows, **renamed)
-        self.antithetic = antithetic
+        self.antithetic = boolean("antithetic", antithetic)
 
     def _draws(self, x: Batch, n: int, seed: int, ids: Tensor) -> Tensor:
         noise = mirrored_noise(n, self.model.noise_width, seed, ids, antithetic=self.antithetic)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import ops, rng
-from .._validation.numbers import integer, real
+from .._validation.numbers import boolean, integer, real
 from ..reference._diffusion import chain_steps
 from ._base import Batch, SampledModel, Sampler, Steps, requested_steps
 
@@ -54,7 +54,7 @@ class InterestSampler(Sampler[Interested]):
     ) -> None:
         super().__init__(model, max_rows=max_rows, **renamed)
         self.vectors = None if vectors is None else integer("vectors", vectors, least=1)
-        self.antithetic = antithetic
+        self.antithetic = boolean("antithetic", antithetic)
 
     def fuse(self, batch: Batch, n: int = 1, seed: int = 0, row_ids: Tensor | None = None) -> Tensor:
         """``n`` fused interests of each row, ``[B, n, D]``."""

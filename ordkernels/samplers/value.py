@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from .._validation.numbers import integer
+from .._validation.numbers import boolean, integer, real
 from ..nn import ValueDecoder
 from ..reference.value_decode import EOS, SOS
 from ._base import Batch, SampledModel, Sampler
@@ -65,10 +65,10 @@ class ValueSampler(Sampler[TokenModel]):
         self, model: TokenModel, *, temperature: float = 1.0, monotone: bool | None = None, max_rows: int = 1 << 15, **renamed: Any
     ) -> None:
         super().__init__(model, max_rows=max_rows, **renamed)
-        if not temperature > 0:
+        self.temperature = real("temperature", temperature, finite=False)
+        if not self.temperature > 0:
             raise ValueError(f"temperature: expected a number above 0, got {temperature}")
-        self.temperature = temperature
-        self.monotone = model.monotone if monotone is None else monotone
+        self.monotone = model.monotone if monotone is None else boolean("monotone", monotone)
 
     def _draws(self, x: Batch, n: int, seed: int, ids: Tensor) -> Tensor:
         memory, capacity = self.model.condition(x)

@@ -58,8 +58,8 @@ def decile_table(y: Any, prediction: Any, *, bins: int = 10) -> DecileTable:
         >>> round(table.mape, 12)
         0.1
     """
-    positive_sizes(bins=bins)
     bins = integer("bins", bins, most=2**20)
+    positive_sizes(bins=bins)
     labels = arrays.numbers("y", y)
     order = arrays.same_order(p := arrays.numbers("prediction", prediction))
     a, b = float64(*finite_columns(labels, p))
