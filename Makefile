@@ -1,4 +1,4 @@
-# make setup | demo | test | test-fast | lint | docs | bench | clean. Everything happens in .venv, created on first use.
+# make setup | demo | test | test-fast | serving | lint | docs | bench | clean. Everything happens in .venv, created on first use.
 #   make test TORCH=torch==2.12.0            another torch
 #   make test TORCH_INDEX=https://download.pytorch.org/whl/cpu   where to take torch from (this one: the CPU builds)
 #   make test ARGS="-k crps"                 arguments for pytest
@@ -44,6 +44,10 @@ test: $(VENV)/done
 	if $(PY) -m ordkernels info --json | grep -q '"isa": "avx512"'; then ORDKERNELS_ISA=avx2 $(PYTEST) $(NATIVE); fi
 	TRITON_INTERPRET=1 $(PYTEST) -m triton $$(grep -rliE --include="test_*.py" "triton|backends" tests)
 
+# Every model compiled ahead of time and served by the C++ program of examples/serving_cpp; `make test` does so with one.
+serving: $(VENV)/done
+	$(PYTEST) -m "serving or not serving" tests/test_serving.py
+
 # A loop for working on the code: of each test function the first cases, without the slow ones.
 test-fast: $(VENV)/done
 	$(PYTEST) --fast tests
@@ -51,7 +55,7 @@ test-fast: $(VENV)/done
 lint: $(VENV)/done
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/clang-format --dry-run -Werror $$(git ls-files "csrc/*.h" "csrc/*.cpp")
+	$(VENV)/bin/clang-format --dry-run -Werror $$(git ls-files "csrc/*.h" "csrc/*.cpp" "examples/*.cpp")
 	$(VENV)/bin/mypy
 
 docs: $(VENV)/done
@@ -63,4 +67,4 @@ bench: $(VENV)/done
 clean:
 	rm -rf $(VENV) build dist *.egg-info ordkernels/*.so ordkernels/_build_info.py
 
-.PHONY: bench clean demo docs lint setup test test-fast
+.PHONY: bench clean demo docs lint serving setup test test-fast

@@ -3,7 +3,8 @@
 For each op there is a backward op, and of both a version `_op` without an autograd rule: the same kernel, called by the
 autograd Functions and by inference (a Python rule from `register_autograd` costs 5 us even where no gradient is asked for).
 
-grad_mask: bit i is set where the gradient of tensor argument i is asked for; optional gradients: None where none came.
+grad_mask: bit i is set where the gradient of tensor argument i is asked for; optional gradients: None where none came; optional numbers:
+None and infinity are the same.
 """
 
 # op -> (forward, backward or None)
@@ -41,10 +42,10 @@ SCHEMAS: dict[str, tuple[str, str | None]] = {
         "(Tensor lower, Tensor upper, Tensor y, float level) -> Tensor",
         "(Tensor lower, Tensor upper, Tensor y, Tensor g, float level, int grad_mask) -> (Tensor, Tensor, Tensor)",
     ),
-    # capacity: [B], or the number `cap`, infinite for none
+    # capacity: [B], or the number `cap`
     "nested_min": (
-        "(Tensor increments, Tensor widths, Tensor? capacity, float cap) -> (Tensor value, Tensor clipped)",
-        "(Tensor increments, Tensor widths, Tensor? capacity, Tensor? g_value, Tensor? g_clipped, float cap, int grad_mask)"
+        "(Tensor increments, Tensor widths, Tensor? capacity, float? cap) -> (Tensor value, Tensor clipped)",
+        "(Tensor increments, Tensor widths, Tensor? capacity, Tensor? g_value, Tensor? g_clipped, float? cap, int grad_mask)"
         " -> (Tensor, Tensor, Tensor)",
     ),
     # alpha bars: one per row, [B] or [B, K] with any strides, or the numbers a_t, a_s; in flow matching the times
@@ -53,15 +54,15 @@ SCHEMAS: dict[str, tuple[str, str | None]] = {
         "(Tensor x0, Tensor noise, Tensor? alpha_bar, Tensor? g, float a, int kind, int grad_mask) -> (Tensor, Tensor, Tensor)",
     ),
     "predict_x0": (
-        "(Tensor x_t, Tensor output, Tensor? alpha_bar, float a, int kind, float clip) -> Tensor",
-        "(Tensor x_t, Tensor output, Tensor? alpha_bar, Tensor? g, float a, int kind, float clip, int grad_mask)"
+        "(Tensor x_t, Tensor output, Tensor? alpha_bar, float a, int kind, float? clip) -> Tensor",
+        "(Tensor x_t, Tensor output, Tensor? alpha_bar, Tensor? g, float a, int kind, float? clip, int grad_mask)"
         " -> (Tensor, Tensor, Tensor)",
     ),
     "reverse_step": (
         "(Tensor x_t, Tensor output, Tensor? alpha_bar_t, Tensor? alpha_bar_s, Tensor? noise, Tensor? row_ids, float a_t, float a_s,"
-        " float eta, int kind, float clip, bool reclip, bool random, int seed, int step) -> (Tensor x_s, Tensor x0)",
+        " float eta, int kind, float? clip, bool reclip, bool random, int seed, int step) -> (Tensor x_s, Tensor x0)",
         "(Tensor x_t, Tensor output, Tensor? alpha_bar_t, Tensor? alpha_bar_s, Tensor? noise, Tensor? row_ids, Tensor? g_xs, Tensor? g_x0,"
-        " float a_t, float a_s, float eta, int kind, float clip, bool reclip, bool random, int seed, int step, int grad_mask)"
+        " float a_t, float a_s, float eta, int kind, float? clip, bool reclip, bool random, int seed, int step, int grad_mask)"
         " -> (Tensor, Tensor, Tensor, Tensor)",
     ),
     "guided_posterior_step": (
@@ -82,7 +83,7 @@ SCHEMAS: dict[str, tuple[str, str | None]] = {
     # bf16: the weights are bf16 numbers, and what enters a product may be rounded to that
     "denoise_chain": (
         "(Tensor x, Tensor cond, Tensor w_in, Tensor b_in, Tensor w_cond, Tensor w_out, Tensor b_out, Tensor embedding,"
-        " Tensor step_coefficients, Tensor? noise, Tensor? row_ids, Tensor? draw_ids, int K, float clip, int seed, bool bf16)"
+        " Tensor step_coefficients, Tensor? noise, Tensor? row_ids, Tensor? draw_ids, int K, float? clip, int seed, bool bf16)"
         " -> (Tensor x_0, Tensor states)",
         None,
     ),
@@ -95,10 +96,10 @@ SCHEMAS: dict[str, tuple[str, str | None]] = {
         "(Tensor logits, Tensor values, int window) -> Tensor",
         "(Tensor logits, Tensor values, Tensor? g, int window, int grad_mask) -> (Tensor, Tensor)",
     ),
-    # weights: as reference/value_decode.py lists them; capacity: [B], or the number `cap`, infinite for none
+    # weights: as reference/value_decode.py lists them; capacity: [B], or the number `cap`
     "value_decode": (
         "(Tensor memory, Tensor values, Tensor[] weights, Tensor? position, Tensor? capacity, Tensor? row_ids, Tensor? draw_ids, int heads,"
-        " bool pre, bool gelu, float eps, int steps, int window, int mixup, bool windowed, float temperature, bool monotone, float cap,"
+        " bool pre, bool gelu, float eps, int steps, int window, int mixup, bool windowed, float temperature, bool monotone, float? cap,"
         " int seed) -> (Tensor value, Tensor tokens, Tensor lengths)",
         None,
     ),

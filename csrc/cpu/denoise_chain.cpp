@@ -22,14 +22,14 @@ std::tuple<Tensor, Tensor> denoise_chain(const Tensor& x, const Tensor& cond_, c
                                          const Tensor& w_cond, const Tensor& w_out, const Tensor& b_out,
                                          const Tensor& embedding, const Tensor& step_coefficients,
                                          const OptionalTensor& noise, const OptionalTensor& row_ids,
-                                         const OptionalTensor& draw_ids, int64_t K, double clip, int64_t seed,
+                                         const OptionalTensor& draw_ids, int64_t K, OptionalNumber clip, int64_t seed,
                                          bool bf16) {
   STD_TORCH_CHECK(cond_.dim() == 2, "cond: expected [B, C], got ", shape_text(cond_));
   STD_TORCH_CHECK(K > 0, "K: expected at least 1, got ", K);
   DenoiseChainArgs a{};
   a.C = cond_.size(1);
   a.K = K;
-  a.clip = clip;
+  a.clip = clip.value_or(INFINITY);
   mlp_chain::Tensors t{x, w_in, b_in, w_cond, w_out, b_out, embedding, step_coefficients, noise, row_ids, draw_ids};
   mlp_chain::check("x", t, 8, 5, seed, a);
   for (int64_t s = 0; s < a.S; ++s) {

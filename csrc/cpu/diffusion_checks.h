@@ -42,7 +42,8 @@ Args args_of(const char* name, const Tensor& rows) {
 }
 
 // Of predict_x0 and reverse_step: what the estimate of x0 takes.
-inline StepArgs step_args(const Tensor& x_t, const Tensor& output, const Levels& t, int64_t prediction, double clip) {
+inline StepArgs step_args(const Tensor& x_t, const Tensor& output, const Levels& t, int64_t prediction,
+                          OptionalNumber clip) {
   STD_TORCH_CHECK(prediction >= kEps && prediction <= kFlow, "kind: expected 0 to 3, got ", prediction);
   StepArgs a = args_of<StepArgs>("x_t", x_t);
   check_like("output", output, x_t);
@@ -50,7 +51,7 @@ inline StepArgs step_args(const Tensor& x_t, const Tensor& output, const Levels&
   a.output = output.const_data_ptr();
   a.t = t;
   a.prediction = static_cast<int>(prediction);
-  a.clip = clip;
+  a.clip = clip.value_or(INFINITY);
   return a;
 }
 

@@ -32,13 +32,13 @@ inline Args arguments(const Tensor& v, const Tensor& w, int64_t K) {
   return a;
 }
 
-inline void set_capacity(Args& a, const Tensor& v, const OptionalTensor& capacity, double cap) {
+inline void set_capacity(Args& a, const Tensor& v, const OptionalTensor& capacity, OptionalNumber cap) {
   if (capacity) {
     check("capacity", *capacity, v, a.B, -1);
   }
   a.capacity = data_or_null(capacity);
-  a.cap = cap;
-  a.capped = capacity || cap != INFINITY;
+  a.cap = cap.value_or(INFINITY);
+  a.capped = capacity || a.cap != INFINITY;
 }
 
 // A [B, K] output that would push everything else out of the caches, each line read before it is written, is written

@@ -5,7 +5,8 @@ namespace {
 
 using namespace increments;
 
-std::tuple<Tensor, Tensor> nested_min(const Tensor& v_, const Tensor& w_, const OptionalTensor& capacity_, double cap) {
+std::tuple<Tensor, Tensor> nested_min(const Tensor& v_, const Tensor& w_, const OptionalTensor& capacity_,
+                                      OptionalNumber cap) {
   STD_TORCH_CHECK(v_.dim() == 2 && w_.dim() >= 1, "increments: expected [B, K], widths [K] or [B, K]");
   const Tensor v = as_contiguous(v_), w = as_contiguous(w_);
   const OptionalTensor capacity = as_contiguous(capacity_);
@@ -22,7 +23,8 @@ std::tuple<Tensor, Tensor> nested_min(const Tensor& v_, const Tensor& w_, const 
 
 std::tuple<Tensor, Tensor, Tensor> nested_min_backward(const Tensor& v_, const Tensor& w_,
                                                        const OptionalTensor& capacity_, const OptionalTensor& gy_,
-                                                       const OptionalTensor& go_, double cap, int64_t grad_mask) {
+                                                       const OptionalTensor& go_, OptionalNumber cap,
+                                                       int64_t grad_mask) {
   STD_TORCH_CHECK(v_.dim() == 2 && w_.dim() >= 1, "increments: expected [B, K], widths [K] or [B, K]");
   const Tensor v = as_contiguous(v_), w = as_contiguous(w_);
   const OptionalTensor capacity = as_contiguous(capacity_), gy = as_contiguous(gy_), go = as_contiguous(go_);

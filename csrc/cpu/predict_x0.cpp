@@ -9,7 +9,7 @@ namespace {
 using namespace diffusion;
 
 Tensor predict_x0(const Tensor& x_, const Tensor& output_, const OptionalTensor& t, double constant, int64_t prediction,
-                  double clip) {
+                  OptionalNumber clip) {
   const Tensor x_t = as_contiguous(x_), output = as_contiguous(output_);
   StepArgs a = step_args(x_t, output, checked_levels("alpha_bar", t, constant, x_t), prediction, clip);
   Tensor x0 = empty_contiguous_like(x_t);
@@ -21,7 +21,7 @@ Tensor predict_x0(const Tensor& x_, const Tensor& output_, const OptionalTensor&
 // grad_mask: 1 x_t, 2 output, 4 the coefficients.
 std::tuple<Tensor, Tensor, Tensor> predict_x0_backward(const Tensor& x_, const Tensor& output_, const OptionalTensor& t,
                                                        const OptionalTensor& g_, double constant, int64_t prediction,
-                                                       double clip, int64_t grad_mask) {
+                                                       OptionalNumber clip, int64_t grad_mask) {
   const Tensor x_t = as_contiguous(x_), output = as_contiguous(output_);
   const OptionalTensor g = checked_like("g", g_, x_t);
   StepArgs a = step_args(x_t, output, checked_levels("alpha_bar", t, constant, x_t), prediction, clip);

@@ -15,7 +15,7 @@ struct StepLevels {
 };
 
 StepArgs reverse_args(const Tensor& x_t, const Tensor& output, const StepLevels& levels, double eta, int64_t prediction,
-                      double clip, bool use_clipped_output) {
+                      OptionalNumber clip, bool use_clipped_output) {
   StepArgs a =
       step_args(x_t, output, checked_levels("alpha_bar_t", levels.t, levels.t_constant, x_t), prediction, clip);
   a.s = checked_levels("alpha_bar_s", levels.s, levels.s_constant, x_t);
@@ -27,7 +27,7 @@ StepArgs reverse_args(const Tensor& x_t, const Tensor& output, const StepLevels&
 std::tuple<Tensor, Tensor> reverse_step(const Tensor& x_, const Tensor& output_, const OptionalTensor& t,
                                         const OptionalTensor& s, const OptionalTensor& noise,
                                         const OptionalTensor& row_ids, double t_constant, double s_constant, double eta,
-                                        int64_t prediction, double clip, bool use_clipped_output, bool random,
+                                        int64_t prediction, OptionalNumber clip, bool use_clipped_output, bool random,
                                         int64_t seed, int64_t step) {
   const Tensor x_t = as_contiguous(x_), output = as_contiguous(output_);
   const Noise from{checked_like("noise", noise, x_t), as_contiguous(row_ids), random, seed, step};
@@ -44,8 +44,8 @@ std::tuple<Tensor, Tensor> reverse_step(const Tensor& x_, const Tensor& output_,
 std::tuple<Tensor, Tensor, Tensor, Tensor> reverse_step_backward(
     const Tensor& x_, const Tensor& output_, const OptionalTensor& t, const OptionalTensor& s,
     const OptionalTensor& noise, const OptionalTensor& row_ids, const OptionalTensor& g_x_s_,
-    const OptionalTensor& g_x0_, double t_constant, double s_constant, double eta, int64_t prediction, double clip,
-    bool use_clipped_output, bool random, int64_t seed, int64_t step, int64_t grad_mask) {
+    const OptionalTensor& g_x0_, double t_constant, double s_constant, double eta, int64_t prediction,
+    OptionalNumber clip, bool use_clipped_output, bool random, int64_t seed, int64_t step, int64_t grad_mask) {
   const Tensor x_t = as_contiguous(x_), output = as_contiguous(output_);
   const OptionalTensor g_x_s = checked_like("g_xs", g_x_s_, x_t), g_x0 = checked_like("g_x0", g_x0_, x_t);
   const bool want_dots = grad_mask & 12;  // only those need generated noise again

@@ -6,6 +6,7 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
+#include <cmath>
 #include <initializer_list>
 #include <optional>
 #include <tuple>
@@ -16,6 +17,7 @@
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using OptionalTensor = std::optional<Tensor>;
+using OptionalNumber = std::optional<double>;
 using Sizes = torch::headeronly::IntHeaderOnlyArrayRef;
 
 template <class T>

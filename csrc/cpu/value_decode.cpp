@@ -123,14 +123,14 @@ std::tuple<Tensor, Tensor, Tensor> value_decode(const Tensor& memory, const Tens
                                                 const OptionalTensor& capacity, const OptionalTensor& row_ids,
                                                 const OptionalTensor& draw_ids, int64_t heads, bool pre_norm, bool gelu,
                                                 double eps, int64_t steps, int64_t window, int64_t mixup, bool windowed,
-                                                double temperature, bool monotone, double cap, int64_t seed) {
+                                                double temperature, bool monotone, OptionalNumber cap, int64_t seed) {
   ValueDecodeArgs a{};
   a.is_double = check_float_or_double("memory", memory);
   STD_TORCH_CHECK(memory.dim() == 2 && !weights.empty() && weights[0].dim() == 2, "memory, weights: expected matrices");
   a.pre_norm = pre_norm, a.gelu = gelu, a.windowed = windowed, a.monotone = monotone;
   a.B = memory.size(0), a.M = memory.size(1), a.V = weights[0].size(0), a.d = weights[0].size(1);
   a.heads = heads, a.steps = steps, a.half = window / 2, a.mixup = mixup, a.eps = eps;
-  a.temperature = temperature, a.cap = cap, a.seed = seed;
+  a.temperature = temperature, a.cap = cap.value_or(INFINITY), a.seed = seed;
   check_sizes(a, window, row_ids.has_value());
   const ScalarType type = memory.scalar_type();
   const std::vector<Tensor> checked = checked_weights(weights, type, a);

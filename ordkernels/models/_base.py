@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..samplers import Sampler
+from ..samplers import Sampler, ScoringModule
 from ._checks import INPUT_KEYS
 from ._encoders import FeatureEncoder
 
@@ -114,6 +114,18 @@ class GenerativeModel(TargetModel):
     ) -> Tensor:
         """The median or mean of ``n`` draws, ``[B]``."""
         return self.sampler().predict(x, n, seed, row_ids, statistic)
+
+    def scoring_module(self, **arguments: Any) -> ScoringModule:
+        """``predict`` as a module of ``(row_ids, *features)``, the features in the order of ``batch_keys``: for ``torch.export``.
+
+        Args:
+            arguments: ``n``, ``seed``, ``statistic`` or ``levels`` of :class:`ordkernels.samplers.ScoringModule`.
+        """
+        return ScoringModule(self.sampler(), self._feature_keys(), **arguments)
+
+    def _feature_keys(self) -> tuple[str, ...]:
+        """The keys of a batch that a prediction needs."""
+        return tuple(name for name in self.batch_keys if name not in ("y", "click"))
 
     def interval(self, x: dict[str, Tensor], level: float, n: int = 128, seed: int = 0, row_ids: Tensor | None = None) -> Tensor:
         """The central interval that holds ``level`` of ``n`` draws, ``[B, 2]``."""

@@ -18,7 +18,7 @@ INPUT_KEYS = ("user", "item", "dense", "q_user", "q_item", "has_user", "has_item
 def check_batch(batch: dict[str, Tensor], dense_width: int, quantiles: int, *, target: bool) -> None:
     """``ValueError``, naming the key, for a missing key, a wrong shape, and NaN or negative targets."""
     require_keys(batch, (*INPUT_KEYS, "y") if target else INPUT_KEYS)
-    B = len(batch["user"])
+    B = batch["user"].shape[0]
     widths = {"dense": dense_width, "q_user": quantiles, "q_item": quantiles}
     for name in INPUT_KEYS:
         shape = [B, widths[name]] if name in widths else [B]
@@ -45,7 +45,7 @@ def check_ids(name: str, ids: Tensor, count: int) -> None:
     """``TypeError`` for ids that are not integers, ``ValueError`` for one outside [0, count), where reading them is free."""
     if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
         raise TypeError(f"{name}: expected integers, got {ids.dtype}")
-    if len(ids) and can_read_values(ids):
+    if ids.shape[0] and can_read_values(ids):
         low, high = (int(v) for v in torch.aminmax(ids))
         if low < 0 or high >= count:
             row = int(torch.nonzero((ids < 0) | (ids >= count))[0, 0])
@@ -72,8 +72,8 @@ def check_capacity(batch: dict[str, Tensor], used: bool) -> None:
     if not used:
         return
     require_keys(batch, ("capacity",))
-    if list(batch["capacity"].shape) != [len(batch["dense"])]:
-        raise ValueError(f"capacity: expected shape [{len(batch['dense'])}], got {list(batch['capacity'].shape)}")
+    if list(batch["capacity"].shape) != [batch["dense"].shape[0]]:
+        raise ValueError(f"capacity: expected shape [{batch['dense'].shape[0]}], got {list(batch['capacity'].shape)}")
 
 
 def check_weights(**weights: float) -> None:

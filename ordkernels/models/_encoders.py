@@ -197,7 +197,7 @@ class ContextEncoder(nn.Module):
         if not self.plain:
             return check_batch(batch, self.dense_width, self.quantiles, target=target)
         require_keys(batch, ("dense", "y") if target else ("dense",))
-        B = len(batch["dense"])
+        B = batch["dense"].shape[0]
         if list(batch["dense"].shape) != [B, self.dense_width]:
             raise ValueError(f"dense: expected shape [B, {self.dense_width}], got {list(batch['dense'].shape)}")
         if target:

@@ -254,10 +254,10 @@ class InterestModel(GenerativeModel):
         """``ValueError``, naming the key, for what is missing, misshapen or out of range."""
         self.encoder.check(batch, target=target)
         require_keys(batch, tuple(name for name in self.batch_keys if target or name not in ("y", "click")))
-        B = len(batch["dense"])
+        B = batch["dense"].shape[0]
         for name, dims in (("long", 2), ("sessions", 3)):
             ids = batch[name]
-            if ids.dim() != dims or len(ids) != B:
+            if ids.dim() != dims or ids.shape[0] != B:
                 raise ValueError(f"{name}: expected {'[B, M]' if dims == 2 else '[B, P, S]'} with B = {B}, got {list(ids.shape)}")
             if ids.is_floating_point():
                 raise TypeError(f"{name}: expected integers, got {ids.dtype}")

@@ -4,12 +4,15 @@
 
 - an argument ``grad_mask``, always the last one: bit i is set where the gradient of tensor argument i is asked for. A forward op that
   has it may save less; a backward op returns an empty tensor, or anything, for the other gradients;
+- optional numbers (``float?``), which are infinite here where there is none. Exported programs cannot store infinity, so compiled
+  calls pass None instead;
 - optional gradient arguments (``Tensor? g``) of a backward op: None where no gradient came (``allow_none_grads``), else zeros.
 
 NumPy functions of the data side are registered by `_backend.register_host`.
 """
 
 import importlib
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -82,6 +85,11 @@ def argument_names(kernel: OpOverload) -> list[str]:
     return [a.name for a in kernel._schema.arguments]
 
 
+def optional_numbers(kernel: OpOverload) -> list[int]:
+    """Where the arguments ``float?`` are."""
+    return [i for i, a in enumerate(kernel._schema.arguments) if str(a.type) == "Optional[float]"]
+
+
 def is_backward(kernel: OpOverload) -> bool:
     return kernel._schema.name.endswith("_backward")
 
@@ -128,24 +136,28 @@ class Op(Generic[R]):
         self.reference = reference
         self.info = _backend.register(_backend.OpInfo(name, triton=triton or self.kernel_name, alias_of=serves or None))
         self.op = op(self.kernel_name)
+        self.optional_numbers = optional_numbers(self.op)
         self._define(self.op, reference, self._launch, fake, vmap)
 
     def __call__(self, *args: Any) -> R:
-        out: R = self._call_forced(args) if is_compiling() or _backend.OPEN_CONTEXTS else self.op(*args)
+        out: R = self._call_otherwise(args) if is_compiling() or _backend.OPEN_CONTEXTS else self.op(*args)
         return out
 
-    def _call_forced(self, args: tuple[Any, ...]) -> Any:
+    def _call_otherwise(self, args: tuple[Any, ...]) -> Any:
         forced = _backend.check_forced(self.info)
-        if forced is None:
-            return self.op(*args)
         if forced == "reference":
             return self.reference(*args)
-        _backend.check_device(self.info, forced, args[0])
+        if forced is not None:
+            _backend.check_device(self.info, forced, args[0])
         if forced != "triton":
-            return self.op(*args)
+            return self.op(*self.storable(args) if is_compiling() else args)
         if reasons := self._launch_reasons(args):
             raise _backend.backend_error(self.info, forced, reasons)
         return self.forced_triton_kernel()(*args)
+
+    def storable(self, args: tuple[Any, ...]) -> list[Any]:
+        """The arguments of a compiled call: None for infinite optional numbers."""
+        return [None if i in self.optional_numbers and a == math.inf else a for i, a in enumerate(args)]
 
     def triton_kernel(self, suffix: str = "") -> Kernel:
         """The launcher of the op, or with the suffix "_backward" of its backward op; imported at the first call."""
@@ -177,8 +189,8 @@ class Op(Generic[R]):
         def fake_by_name(*args: Any) -> Any:
             return fake(**{name: a for name, a in zip(arguments, args, strict=False) if name in named})
 
-        LIB.impl(name, reference, "CompositeExplicitAutograd")
-        LIB.impl(name, launch, "CUDA")
+        LIB.impl(name, _with_infinities(kernel, reference), "CompositeExplicitAutograd")
+        LIB.impl(name, _with_infinities(kernel, launch), "CUDA")
         torch.library.register_fake(f"{NAMESPACE}::{name}", fake_by_name, lib=LIB)
         torch.library.register_vmap(kernel, vmap(kernel), lib=LIB)
 
@@ -269,7 +281,9 @@ class DifferentiableOp(Op[R]):
             if is_compiling():
                 return self.reference(*args)
             return self.functional.apply(*args)  # forward mode raises here; the op alone would drop the tangent silently
-        if is_compiling() or has_torch_function(args[: self.tensors]):
+        if is_compiling():
+            return self.op(*self.storable(args))
+        if has_torch_function(args[: self.tensors]):
             return self.op(*args)
         kernels = (self.forced_triton_kernel(), self.forced_triton_kernel("_backward")) if forced == "triton" else self.kernels
         if torch.is_grad_enabled() and _any_requires_grad(args[: self.tensors]):
@@ -319,6 +333,16 @@ class DifferentiableOp(Op[R]):
         torch.library.register_autograd(f"{NAMESPACE}::{self.name}", backward, setup_context=self.save, lib=LIB)
         # Without this one, second derivatives would be wrong after no more than a warning.
         torch.library.register_autograd(f"{NAMESPACE}::{self.name}_backward", self.raise_double, lib=LIB)
+
+
+def _with_infinities(kernel: OpOverload, run: Kernel) -> Kernel:
+    """``run``, of optional numbers that are infinite where there is none."""
+    places = optional_numbers(kernel)
+
+    def call(*args: Any) -> Any:
+        return run(*(math.inf if i in places and a is None else a for i, a in enumerate(args)))
+
+    return call if places else run
 
 
 def _resolve_lazy_views(argument: Any) -> Any:

@@ -4,6 +4,7 @@ from ._base import Sampler
 from .diffor import DiffoRSampler
 from .flow import FlowSampler
 from .fusion import FusionSampler
+from .scoring import ScoringModule
 from .value import ValueSampler
 
-__all__ = ["DiffoRSampler", "FlowSampler", "FusionSampler", "Sampler", "ValueSampler"]
+__all__ = ["DiffoRSampler", "FlowSampler", "FusionSampler", "Sampler", "ScoringModule", "ValueSampler"]

@@ -19,6 +19,7 @@ from ..ops._chain_plan import visited
 __all__ = ["Batch", "SampledModel", "Sampler", "Steps", "mirrored_noise", "requested_steps", "row_count"]
 
 Batch = dict[str, Tensor]
+Levels = Sequence[float] | None  # of the quantiles that draws are summarized by; None: by their mean
 Steps = int | Sequence[int] | Tensor | np.ndarray[Any, Any]  # of a chain: their number, or the timesteps
 
 
@@ -92,11 +93,15 @@ class Sampler(Generic[Model]):
         """``[b, n]`` for one micro-batch."""
         raise NotImplementedError
 
-    def _statistics(self, x: Batch, n: int, seed: int, row_ids: Tensor | None, levels: Sequence[float] | None) -> Tensor:
+    def _statistics(self, x: Batch, n: int, seed: int, row_ids: Tensor | None, levels: Levels) -> Tensor:
         """Quantiles of the draws, ``[B, len(levels)]``, or for None their mean, ``[B, 1]``."""
-        draws = self.sample(x, n, seed, row_ids)
-        with torch.no_grad():
-            return draws.mean(dim=1, keepdim=True) if levels is None else _quantiles(draws, levels)
+        n = integer("n", n, least=1)
+        return self._in_batches(x, row_ids, n, lambda rows, ids: self._summary(rows, n, seed, ids, levels), [len(levels or [0])])
+
+    def _summary(self, x: Batch, n: int, seed: int, ids: Tensor, levels: Levels) -> Tensor:
+        """The same of one micro-batch."""
+        draws = self._draws(x, n, seed, ids)
+        return draws.mean(dim=1, keepdim=True) if levels is None else _quantiles(draws, levels)
 
     def _in_batches(
         self, x: Batch, row_ids: Tensor | None, n: int, make: Callable[[Batch, Tensor], Tensor], shape: Sequence[int] | None = None

@@ -81,7 +81,7 @@ class InterestSampler(Sampler[Interested]):
         m = pairs if self.vectors is None else min(self.vectors, pairs)
         ranks = self.model.number_ranks(self._fused(condition, m, seed, ids), condition.parts)  # [b, m, L]
         u = rng.uniform(seed, ids, step=_DRAW_STEP, width=pairs).to(ranks.dtype)  # [b, pairs]
-        which = (torch.arange(pairs, device=ids.device) % m).expand(len(u), -1)
+        which = (torch.arange(pairs, device=ids.device) % m).expand(u.shape[0], -1)
         if self.antithetic:
             u, which = torch.stack((u, 1 - u), dim=2).flatten(1)[:, :n], which.repeat_interleave(2, dim=1)[:, :n]
         values: Tensor = self.model.target.inverse(_rank_at(u, which, ranks))
@@ -205,7 +205,7 @@ class FusionSampler(InterestSampler[FusionModel]):
         schedule, x = self.model.schedule, h_long
         steps, alpha_bar = self.steps, schedule.exact
         if row_ids is None:
-            row_ids = torch.arange(len(x), device=x.device)
+            row_ids = torch.arange(x.shape[0], device=x.device)
         for t, s in zip(steps, [*steps[1:], 0], strict=True):
             un, cp, tf = self.model.denoiser.branches(x, t, g_cp, g_tf, mask)
             noise = None

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from .._validation.numbers import boolean, integer, real
+from .._validation.numbers import boolean, real
 from ..nn import ValueDecoder
 from ..reference.value_decode import EOS, SOS
-from ._base import Batch, SampledModel, Sampler
+from ._base import Batch, Levels, SampledModel, Sampler
 
 __all__ = ["ValueSampler"]
 
@@ -76,7 +76,7 @@ class ValueSampler(Sampler[TokenModel]):
 
     def _decode(self, memory: Tensor, capacity: Tensor | None, n: int, seed: int, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Draws ``[b, n]`` and their first tokens."""
-        m, b = self.model, len(memory)
+        m, b = self.model, memory.shape[0]
         drawn = ops.value_decode(
             memory.repeat_interleave(n, dim=0), m.decoder, m.token_values, max_tokens=m.longest_sequence, temperature=self.temperature,
             monotone=self.monotone, capacity=None if capacity is None else capacity.repeat_interleave(n), seed=seed,
@@ -108,17 +108,10 @@ class ValueSampler(Sampler[TokenModel]):
             raise ValueError(f"statistic: expected 'median', 'mean' or 'greedy', got {statistic!r}")
         return super().predict(x, n, seed, row_ids, statistic)
 
-    def _statistics(self, x: Batch, n: int, seed: int, row_ids: Tensor | None, levels: Sequence[float] | None) -> Tensor:
-        n = integer("n", n, least=1)
-
-        def summarize(rows: Batch, ids: Tensor) -> Tensor:
-            memory, capacity = self.model.condition(rows)
-            points, weights = self._weighted(memory, capacity, n, seed, ids)
-            if levels is None:
-                return (points * weights).sum(dim=1, keepdim=True)
-            return _weighted_quantiles(points, weights, levels)
-
-        return self._in_batches(x, row_ids, n, summarize, [len(levels or [0])])
+    def _summary(self, x: Batch, n: int, seed: int, ids: Tensor, levels: Levels) -> Tensor:
+        memory, capacity = self.model.condition(x)
+        points, weights = self._weighted(memory, capacity, n, seed, ids)
+        return (points * weights).sum(dim=1, keepdim=True) if levels is None else _weighted_quantiles(points, weights, levels)
 
     def _weighted(self, memory: Tensor, capacity: Tensor | None, n: int, seed: int, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Points ``[b, n + V]`` with weights of sum 1: the draws, weighted so that each first token has its exact probability,
