@@ -194,14 +194,16 @@ int64_t copy_known(const int64_t* labels, int64_t n, const SmallLabels& known, i
   const auto known_size = static_cast<uint64_t>(known.size());
   int64_t count = 0;
   for (int64_t i = 0; i < n; ++i) {
-    bool done = static_cast<uint64_t>(labels[i]) < known_size;
+    // Read once: another thread may write to `labels`, and what is compared is also an index.
+    const auto label = static_cast<uint64_t>(__atomic_load_n(&labels[i], __ATOMIC_RELAXED));
+    bool done = label < known_size;
     if constexpr (sizeof(I) == 2) {
       if (known_size) {
         constexpr int64_t kAhead = 24;  // rows lie anywhere in a table larger than the second-level cache
         if (const auto next = static_cast<uint64_t>(labels[std::min(i + kAhead, n - 1)]); next < known_size) {
           __builtin_prefetch(known.data() + next);
         }
-        const auto& row = known.data()[done ? labels[i] : 0];
+        const auto& row = known.data()[done ? label : 0];
         SmallLabels::copy(row, out.tokens + i * T, T);
         out.lengths[i] = row.length;
         out.remainders[i] = row.remainder;

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "host/label_units.h"
 #include "host/parallel.h"
 #include "host/radix_sort.h"
 
@@ -52,9 +53,14 @@ DistinctLabels count_labels(std::span<const int64_t> labels, int64_t greatest, i
   return out;
 }
 
+// Labels in a copy, within their range whatever another thread has written since they were checked.
 DistinctLabels sort_labels(std::span<const int64_t> labels) {
   const int64_t n = static_cast<int64_t>(labels.size());
-  std::vector<int64_t> sorted(labels.begin(), labels.end()), spare;
+  std::vector<int64_t> sorted(n), spare;
+  for (int64_t i = 0; i < n; ++i) {
+    const int64_t label = __atomic_load_n(&labels[i], __ATOMIC_RELAXED);
+    sorted[i] = std::clamp<int64_t>(label, 0, kMaxLabel);
+  }
   radix_sort(sorted.data(), n, spare);
   DistinctLabels out;
   for (int64_t i = 0, j; i < n; i = j) {
