@@ -34,5 +34,9 @@ def _offsets(x: Floats) -> tuple[Floats, int]:
 
 def correlation(yy: float, pp: float, yp: float) -> float:
     """From the sums of squares and products about the means; NaN where either column is constant."""
-    scale = math.sqrt(yy) * math.sqrt(pp)
-    return math.nan if not scale > 0 or math.isnan(yp) else max(-1.0, min(1.0, yp / scale))
+    if not (yy > 0 and pp > 0) or math.isnan(yp):
+        return math.nan
+    (a, i), (b, j) = math.frexp(yy), math.frexp(pp)  # the root of yy pp, which may itself be out of range
+    odd = (i + j) % 2
+    scale = math.ldexp(math.sqrt(math.ldexp(a * b, odd)), (i + j - odd) // 2)
+    return max(-1.0, min(1.0, yp / scale))

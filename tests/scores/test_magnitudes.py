@@ -160,6 +160,22 @@ def test_a_large_mean_does_not_hide_the_rest(rng):
 
 
 @pytest.mark.usefixtures("backend")
+@pytest.mark.parametrize("scale", SCALES)
+def test_a_line_has_a_correlation_of_exactly_1(scale):
+    for n in (2, 3, 5, 8):
+        y = np.arange(n) * scale
+        assert (scores.lcc(y, y), scores.lcc(y, -y)) == (1.0, -1.0)
+        assert Errors().update(y[:2], -y[:2]).merge(Errors().update(y[2:], -y[2:])).result()["lcc"] == -1.0
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.usefixtures("backend")
+def test_differences_that_overflow_are_outside_every_tolerance():
+    assert scores.cumulative_score([1.7e308, 1.0], [-1.7e308, 1.0], 1.7e308) == 0.5
+    assert Errors(thetas=(1.7e308,)).update([1.7e308, 1.0], [-1.7e308, 1.0]).result()["cs@1.7e+308"] == 0.5
+
+
+@pytest.mark.usefixtures("backend")
 def test_a_tolerance_is_compared_with_the_exact_difference():
     for y, p, theta in (
         (2**53 + 1, 0, 2.0**53),  # the float nearest to the difference is theta
