@@ -30,23 +30,33 @@ def to_groups(z: Tensor, *params: Tensor) -> tuple[Tensor, ...]:
 
 
 def layer_terms(u: Tensor, w: Tensor, mode: int) -> tuple[Tensor, ...]:
-    """(uhat [G,D], c, s, x, n2, slope), each [G,1]: s = w.uhat, x the softplus argument, n2 = |w|^2 with 0 -> 1, slope = ds/d(w.u)."""
+    """(uhat [G,D], c, s, x, size, slope), each [G,1] but uhat: s = w.uhat, x the softplus argument, slope = ds/d(w.u).
+
+    ``uhat = u + c w / size`` with size = max |w|, 0 -> 1: neither |w|^2 nor the correction's factor leaves the dtype's range.
+    """
     x = (w * u).sum(-1, keepdim=True)
     if mode == UNCONSTRAINED:
         one = torch.ones_like(x)
         return u + 0 * w, torch.zeros_like(x), x, x, one, one  # NaN for an infinite w, as in the other modes
-    n2 = (w * w).sum(-1, keepdim=True)
-    live = n2 > 0  # w = 0: no correction and no gradient of it, uhat = u
-    n2 = torch.where(live, n2, 1.0)
+    size = w.detach().abs().amax(-1, keepdim=True)  # any positive size gives the same uhat: it has no gradient
+    live = size > 0  # w = 0: no correction and no gradient of it, uhat = u
+    size = torch.where(live | size.isnan(), size, 1.0)
+    n2 = _scaled_norm2(w, size)
     shifted = x + SMOOTH_SHIFT if mode == SMOOTH else x
     m = F.softplus(shifted, threshold=50.0) - 1
     # Of large x it is softplus(-shifted) + shift - 1, with a softplus of 0: neither cancellation nor inf - inf.
     rest = torch.where(x > LARGE, (SMOOTH_SHIFT if mode == SMOOTH else 0.0) - 1, m - torch.where(x > LARGE, 0.0, x))
     if mode == SMOOTH:
         m, rest = _smooth_near_zero(x, m, rest)
-    c = torch.where(live, rest / n2, 0.0)
+    c = torch.where(live | size.isnan(), rest / n2 / size, 0.0)
     s = torch.where(c.isnan() | (x == -math.inf), torch.nan, torch.where(live, m, x))  # w.uhat is NaN where uhat is
-    return u + c * w, c, s, shifted, n2, torch.where(live, torch.sigmoid(shifted), 1.0)
+    return u + c * (w / size), c, s, shifted, size, torch.where(live, torch.sigmoid(shifted), 1.0)
+
+
+def _scaled_norm2(w: Tensor, size: Tensor) -> Tensor:
+    """``|w / size|^2``, 1 for w = 0."""
+    n2 = (w / size).square().sum(-1, keepdim=True)
+    return torch.where(n2 == 0, 1.0, n2)
 
 
 def _smooth_near_zero(x: Tensor, m: Tensor, rest: Tensor) -> tuple[Tensor, Tensor]:
@@ -104,15 +114,17 @@ def _tiny(a: Tensor) -> float:
 
 
 def layer_gradients(
-    u: Tensor, w: Tensor, c: Tensor, n2: Tensor, slope: Tensor, pulled: Tensor, gx: Tensor, ga: Tensor, z: Tensor
+    u: Tensor, w: Tensor, c: Tensor, size: Tensor, slope: Tensor, pulled: Tensor, gx: Tensor, ga: Tensor, z: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(gu, gw [G,D], gb [G]) from the gradients of uhat [G,D], of w.u through the log-det [G,1] and of a [G,N].
 
-    uhat = u + c w with c = (m(w.u) - w.u) / |w|^2; unconstrained and dead layers have c = 0 and slope 1.
+    uhat = u + c w / size with c = (m(w.u) - w.u) size / |w|^2; unconstrained and dead layers have c = 0 and slope 1.
     """
-    gc = (pulled * w).sum(-1, keepdim=True)
-    gx = gx + gc * (slope - 1) / n2
-    gw = torch.einsum("gn,gnd->gd", ga, z) + c * pulled - 2 * gc * c / n2 * w
+    unit = w / size
+    n2 = _scaled_norm2(w, size)
+    gc = (pulled * unit).sum(-1, keepdim=True)
+    gx = gx + gc * (slope - 1) / n2 / size
+    gw = torch.einsum("gn,gnd->gd", ga, z) + (c * pulled - 2 * gc * c / n2 * unit) / size
     return pulled + gx * w, gw + gx * u, ga.sum(1)
 
 

@@ -36,12 +36,12 @@ def planar_flow_backward(
         states.append(states[-1] + uhat[:, None] * torch.tanh(ag[..., k, None]))
     grads = []
     for k in range(len(layers) - 1, -1, -1):
-        uhat, c, s, x, n2, slope = layers[k]
+        uhat, c, s, x, size, slope = layers[k]
         a = ag[..., k]
         by_a, by_x = log_det_slopes(a, s, x, slope, mode)
         ga = (g * uhat[:, None]).sum(-1) * sech2(a) + gl * by_a  # [G,N]
         pulled = (torch.tanh(a)[..., None] * g).sum(1)  # gradient of uhat [G,D]
         gx = (gl * by_x).sum(1, keepdim=True)
-        grads.append(layer_gradients(ug[:, k], wg[:, k], c, n2, slope, pulled, gx, ga, states[k]))
+        grads.append(layer_gradients(ug[:, k], wg[:, k], c, size, slope, pulled, gx, ga, states[k]))
         g = g + ga[..., None] * wg[:, k, None]
     return collect(g, grads[::-1], z, u, w)

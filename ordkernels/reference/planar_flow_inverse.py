@@ -32,7 +32,7 @@ def planar_flow_inverse_backward(
     g, ag, gl = gz_in.reshape(zg.shape).to(zg.dtype), act.reshape(G, N, u.shape[-2]), gl.reshape(G, N).to(zg.dtype)
     grads = []
     for k in range(ug.shape[1]):
-        uhat, c, s, x, n2, slope = layer_terms(ug[:, k], wg[:, k], mode)
+        uhat, c, s, x, size, slope = layer_terms(ug[:, k], wg[:, k], mode)
         a, wk = ag[..., k], wg[:, k, None]
         t, h = torch.tanh(a), sech2(a)
         log_det = log_abs_det(a, s, x, mode)
@@ -42,7 +42,7 @@ def planar_flow_inverse_backward(
         ga = gl * by_a - (g * uhat[:, None]).sum(-1) * h
         pulled = -(t[..., None] * g).sum(1)
         gx = (gl * by_x).sum(1, keepdim=True)
-        grads.append(layer_gradients(ug[:, k], wg[:, k], c, n2, slope, pulled, gx, ga, zg))
+        grads.append(layer_gradients(ug[:, k], wg[:, k], c, size, slope, pulled, gx, ga, zg))
         zg = zg + uhat[:, None] * t[..., None]
     return collect(g, grads, z_in, u, w)
 

@@ -422,3 +422,28 @@ def test_second_line_of_checks(args: Any, text: str) -> None:
     """The dispatcher's ops called directly: C++ checks what Python would have."""
     with pytest.raises(RuntimeError, match=text):
         KERNEL._planar_flow(*args)
+
+
+@pytest.mark.parametrize("backend", [pytest.param("cpu", marks=pytest.mark.native), "reference"])
+@pytest.mark.parametrize("mode", [True, "smooth"])
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("size", [1e-8, 1e-15, 1e-18, 1e-20, 1e-22, 1e-30, 0.0])
+def test_small_w(backend, mode, shared, size):
+    """|w|^2 underflows in fp32 from 1e-19 on, and the correction's factor (m(w.u) - w.u) / |w|^2 overflows."""
+    g = torch.Generator().manual_seed(1)
+    B, D, K = 19, 8, 1  # a later layer would see the first one's 1 / |w|
+    lead = () if shared else (B,)
+    z, u, w, b = (torch.randn(*s, generator=g) for s in ((B, D), (*lead, K, D), (*lead, K, D), (*lead, K)))
+    w *= size
+
+    def numbers(dtype, on):
+        tensors = [t.to(dtype).clone().requires_grad_() for t in (z, u, w, b)]
+        with ordkernels.use_backend(on):
+            out, log_det = planar_flow(*tensors, constrained=mode)
+            (1e-20 * (out * out.detach().abs().clamp(max=1)).sum() + 1e-3 * log_det.sum()).backward()
+        return out.detach(), log_det.detach(), *(t.grad for t in tensors)
+
+    for found, want in zip(numbers(torch.float32, backend), numbers(torch.float64, "reference"), strict=True):
+        rows = want.abs() < 1e36  # what fp32 holds, with room for what it comes from
+        scale = want.abs().where(rows, 0).amax()
+        torch.testing.assert_close(found.double()[rows], want[rows], rtol=1e-3, atol=3e-5 * float(scale))

@@ -65,11 +65,15 @@ struct FlowMap : Flow<Scalar, kD> {
       // kept in x and s until all are made
       this->products(rows.own, i, rows.n - i < W ? rows.n - i : W, q.x + i, q.s + i);
     }
+    V least = V{} + 1.0f;
     for (int64_t k = 0; k < K; ++k) {
       for (int64_t i = k * R; i < k * R + rows.n; i += W) {
-        q.set_terms(i, layer_terms(load(q.x + i), load(q.s + i), a.mode));
+        const V ww = load(q.s + i);
+        least = ww < least ? ww : least;
+        q.set_terms(i, layer_terms(load(q.x + i), ww, a.mode));
       }
     }
+    this->note_small(least);
   }
 
   // A layer waits for the tanh of the one before. What no layer waits for, the determinants, is left to the end, where

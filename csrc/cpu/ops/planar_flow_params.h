@@ -118,7 +118,9 @@ struct Flow : Width<kD> {
         wu += wv * load(uk + d);
         ww += wv * wv;
       }
-      const auto l = layer_terms(V{} + sum(wu), V{} + sum(ww), a.mode);
+      const V norm = V{} + sum(ww);
+      note_small(norm);
+      const auto l = layer_terms(V{} + sum(wu), norm, a.mode);
       for (int64_t d = 0; d < Dp; d += W) {
         store(uk + d, load(uk + d) + l.c * load(wk + d));
       }
@@ -201,6 +203,12 @@ struct Flow : Width<kD> {
     }
   }
 
+  void note_small(V ww) const {
+    if (a.small_w && any(ww < kSmallNorm)) {
+      __atomic_store_n(a.small_w, 1, __ATOMIC_RELAXED);
+    }
+  }
+
   // w.u and |w|^2 of the layers of rows [i0, i0 + n), n <= W, [K, R] each, read in memory order. A row's products of a
   // few layers are summed over their lanes together while they are in registers, and only their numbers change places
   // with the other rows'.
@@ -208,7 +216,7 @@ struct Flow : Width<kD> {
     constexpr int kAtOnce = W < 8 ? W : 8, kLayers = kAtOnce / 2;
     alignas(64) T sums[W * kAtOnce];
     for (int i = n * kAtOnce; i < W * kAtOnce; ++i) {
-      sums[i] = 0;
+      sums[i] = 1;  // rows that are not there: any numbers that look like a layer
     }
     for (int64_t k0 = 0; k0 < K; k0 += kLayers) {
       const int layers = K - k0 < kLayers ? K - k0 : kLayers;

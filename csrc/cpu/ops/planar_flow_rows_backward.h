@@ -128,7 +128,9 @@ struct FlowRowsBackward : Flow<Scalar, kD> {
     this->products(rows.own, 0, rows.n, l.c, l.n2);  // kept there until all are made
     for (int64_t k = 0; k < K; ++k) {
       const int64_t at = k * R;
-      const auto e = layer_terms(load(l.c + at), load(l.n2 + at), a.mode);
+      const V ww = load(l.n2 + at);
+      this->note_small(ww);
+      const auto e = layer_terms(load(l.c + at), ww, a.mode);
       V t, h, by_a, by_x, inverse;
       tanh_sech2(load(l.t + at), t, h);
       log_det_slopes(t, h, e, a.mode, by_a, by_x, inverse);
