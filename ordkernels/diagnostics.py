@@ -1,7 +1,10 @@
-"""The theory of DiffoR and GR as cheap measurements: gradient conflict, ranks, oracle and fused predictions, error bounds."""
+"""The theory of DiffoR and GR as cheap measurements: gradient conflict, ranks, oracle and fused predictions, error bounds.
+
+Tensors, NumPy arrays and lists are taken; results are tensors.
+"""
 
 from collections.abc import Iterable, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -144,7 +147,7 @@ def oracle_time(y: Tensor, yhat: Tensor) -> OracleResult:
         >>> oracle_time(torch.tensor([1.0, 5.0]), torch.tensor([[0.0, 1.5], [5.0, 9.0]]))
         OracleResult(prediction=tensor([1.5000, 5.0000]), time=tensor([1, 0]))
     """
-    _predictions(yhat, y)
+    yhat, y = _predictions(yhat, y)
     index = (yhat - y[:, None]).abs().argmin(dim=1)
     return OracleResult(yhat.gather(1, index[:, None])[:, 0], index)
 
@@ -172,7 +175,7 @@ def fuse_times(
         >>> fuse_times(torch.tensor([[0.0, 4.0], [1.0, 2.0]]), [0.25, 0.75])
         tensor([3.0000, 1.7500])
     """
-    _predictions(yhat, y)
+    yhat, y = _predictions(yhat, y)
     weights = python_scalar(weights)
     if isinstance(weights, str):
         if weights != "min_variance":
@@ -214,7 +217,7 @@ def min_variance_weights(yhat: Tensor, y: Tensor | None = None, *, ridge: float 
         >>> min_variance_weights(e, torch.zeros(4))
         tensor([0.8000, 0.2000])
     """
-    _predictions(yhat, y)
+    yhat, y = _predictions(yhat, y)
     ridge = real("ridge", ridge, least=0)
     B, M = yhat.shape
     if B < 2:
@@ -287,6 +290,7 @@ def decode_ordinal(y: Tensor, thresholds: Tensor | Sequence[float]) -> Tensor:
         >>> decode_ordinal(torch.tensor([0.2, 0.5, 7.0]), [0.5, 1.5])
         tensor([0, 0, 2])
     """
+    y = as_tensor("y", y)
     cuts = as_tensor("thresholds", thresholds).to(y)
     if cuts.dim() != 1 or not bool((cuts.diff() > 0).all()):
         raise ValueError(f"thresholds: expected a strictly ascending vector, got {cuts.tolist()}")
@@ -316,6 +320,7 @@ def value_embedding(tokens: Tensor, values: Tensor, E: Tensor) -> Tensor:
         >>> value_embedding(torch.tensor([[3, 4, 2]]), torch.tensor([0.0, 0.0, 0.0, 6.0, 2.0]), torch.eye(5))
         tensor([[0.0000, 0.0000, 0.0000, 0.7500, 0.2500]])
     """
+    tokens, values, E = as_tensor("tokens", tokens), as_tensor("values", values), as_tensor("E", E)
     if tokens.dim() != 2:
         raise ValueError(f"tokens: expected [B, T], got {list(tokens.shape)}")
     if E.dim() != 2 or list(values.shape) != [E.shape[0]]:
@@ -326,14 +331,17 @@ def value_embedding(tokens: Tensor, values: Tensor, E: Tensor) -> Tensor:
     return torch.bmm(share[:, None], E[tokens.long()])[:, 0]
 
 
-def _singular_values(H: Tensor) -> Tensor:
+def _singular_values(H: Any) -> Tensor:
+    H = as_tensor("H", H)
     if H.dim() != 2:
         raise ValueError(f"H: expected [N, D], got {list(H.shape)}")
     return torch.linalg.svdvals(H if H.dtype == torch.float64 else H.float())
 
 
-def _predictions(yhat: Tensor, y: Tensor | None) -> None:
+def _predictions(yhat: Any, y: Any) -> tuple[Tensor, Any]:
+    yhat, y = as_tensor("yhat", yhat), y if y is None else as_tensor("y", y)
     if yhat.dim() != 2 or not yhat.shape[1]:
         raise ValueError(f"yhat: expected [B, M] with M of at least 1, got {list(yhat.shape)}")
     if y is not None and list(y.shape) != [yhat.shape[0]]:
         raise ValueError(f"y: expected [B] = [{yhat.shape[0]}], got {list(y.shape)}")
+    return yhat, y

@@ -129,3 +129,29 @@ def test_value_embedding_is_the_share_weighted_sum():
         d.value_embedding(tokens, values[:4], E)
     with pytest.raises(ValueError, match=r"tokens: expected \[B, T\]"):
         d.value_embedding(tokens[0], values, E)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        lambda t: t.tolist(),
+        lambda t: t.numpy(),
+        lambda t: t.numpy()[::-1].copy()[::-1],
+        lambda t: t.numpy().astype(t.numpy().dtype.newbyteorder(">")),
+    ],
+)
+def test_arrays_and_lists_are_taken_as_tensors_are(kind):
+    yhat, y = torch.tensor([[0.0, 1.5], [5.0, 9.0], [2.0, 4.0]]), torch.tensor([1.0, 5.0, 2.0])
+    tokens, values = torch.tensor([[3, 4, 2]]), torch.tensor([0.0, 0.0, 0.0, 6.0, 2.0])
+    for call, *arguments in (
+        (d.effective_rank, yhat),
+        (d.stable_rank, yhat),
+        (d.oracle_time, y, yhat),
+        (d.min_variance_weights, yhat, y),
+        (lambda a, b: d.fuse_times(a, y=b), yhat, y),
+        (d.decode_ordinal, y, torch.tensor([0.5, 1.5])),
+        (d.value_embedding, tokens, values, torch.eye(5)),
+    ):
+        torch.testing.assert_close(call(*map(kind, arguments)), call(*arguments), check_dtype=False)
+    with pytest.raises(TypeError, match="yhat: expected an array or a sequence of numbers, got NoneType"):
+        d.oracle_time(y, None)
