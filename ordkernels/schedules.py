@@ -153,28 +153,70 @@ class NoiseSchedule:
     def from_diffusers(cls, config: Any) -> "NoiseSchedule":
         """Of a diffusers scheduler. Its timestep t is step ``t + 1`` here.
 
+        Nothing is assumed: what the noise levels depend on must be there, and what is not known to leave them as they are is refused.
+        How a scheduler steps (prediction type, clipping, thresholding, spacing, variance) is not part of a schedule.
+
         Args:
             config: the scheduler, its config or a dict like it.
 
         Raises:
-            ValueError: a beta_schedule that is not "linear", "scaled_linear" or "squaredcos_cap_v2" where trained_betas are not given.
+            TypeError: neither a mapping nor an object with a config.
+            ValueError: a missing entry, an unknown one, a beta_schedule that is not "linear", "scaled_linear" or "squaredcos_cap_v2"
+                where trained_betas are not given, or an option that changes the noise levels, such as rescale_betas_zero_snr.
+
+        Example:
+            >>> NoiseSchedule.from_diffusers({"beta_schedule": "squaredcos_cap_v2", "num_train_timesteps": 1000}).T
+            1000
         """
         config = getattr(config, "config", config)
-        get = config.get if isinstance(config, Mapping) else lambda key, default=None: getattr(config, key, default)
-        if get("rescale_betas_zero_snr", False):
-            raise ValueError("config: expected rescale_betas_zero_snr to be off (alpha_bar would reach 0), got True")
-        if get("trained_betas") is not None:
-            return cls.from_betas(get("trained_betas"))
-        T = integer("num_train_timesteps", get("num_train_timesteps", 1000), least=1)
-        first, last = get("beta_start", 1e-4), get("beta_end", 0.02)
-        name = get("beta_schedule", "linear")
-        if name == "linear":
-            return cls.linear(T, first, last, rescale=False)
-        if name == "scaled_linear":
-            return cls.from_betas(np.linspace(first**0.5, last**0.5, T) ** 2)
+        if not isinstance(config, Mapping):
+            raise TypeError(f"config: expected a diffusers scheduler, its config or a dict, got {type(config).__name__}")
+        _check_diffusers_entries(config)
+        if config.get("trained_betas") is not None:
+            schedule = cls.from_betas(config["trained_betas"])
+            if "num_train_timesteps" in config and config["num_train_timesteps"] != schedule.T:
+                raise ValueError(f"trained_betas: expected num_train_timesteps = {config['num_train_timesteps']} of them, got {schedule.T}")
+            return schedule
+        T, name = integer("num_train_timesteps", _entry(config, "num_train_timesteps"), least=1), _entry(config, "beta_schedule")
         if name == "squaredcos_cap_v2":
             return cls.cosine(T)
-        raise ValueError(f"beta_schedule: expected 'linear', 'scaled_linear' or 'squaredcos_cap_v2', got {name!r}")
+        if name not in ("linear", "scaled_linear"):
+            raise ValueError(f"beta_schedule: expected 'linear', 'scaled_linear' or 'squaredcos_cap_v2', got {name!r}")
+        first, last = real("beta_start", _entry(config, "beta_start")), real("beta_end", _entry(config, "beta_end"))
+        if name == "linear":
+            return cls.linear(T, first, last, rescale=False)
+        return cls.from_betas(np.linspace(first**0.5, last**0.5, T) ** 2)
+
+
+def _entry(config: Mapping[str, Any], name: str) -> Any:
+    if name not in config:
+        raise ValueError(f"config: expected an entry {name!r}, got {', '.join(sorted(map(str, config))) or 'none'}")
+    return config[name]
+
+
+_OF_NOISE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
+# How a scheduler steps: the training's noise levels are the same whatever these are.
+_OF_STEPS = (
+    "algorithm_type", "clip_sample", "clip_sample_range", "disable_corrector", "dynamic_thresholding_ratio", "euler_at_final",
+    "final_sigmas_type", "interpolation_type", "lower_order_final", "original_inference_steps", "predict_x0", "prediction_type",
+    "sample_max_value", "set_alpha_to_one", "set_alpha_to_zero", "skip_prk_steps", "solver_order", "solver_p", "solver_type",
+    "steps_offset", "thresholding", "timestep_scaling", "timestep_spacing", "timestep_type", "variance_type",
+)  # fmt: skip
+# These change the noise levels, unless they are off.
+_OFF = (
+    "invert_sigmas", "lambda_min_clipped", "rescale_betas_zero_snr", "shift", "sigma_max", "sigma_min", "snr_shift_scale",
+    "use_beta_sigmas", "use_dynamic_shifting", "use_exponential_sigmas", "use_flow_sigmas", "use_karras_sigmas", "use_lu_lambdas",
+)  # fmt: skip
+
+
+def _check_diffusers_entries(config: Mapping[str, Any]) -> None:
+    for name, value in config.items():
+        if name in _OF_NOISE or name in _OF_STEPS or str(name).startswith("_"):
+            continue
+        if name not in _OFF:
+            raise ValueError(f"config: expected entries that are known to leave the noise levels as they are, got {name!r}: {value!r}")
+        if not (value is None or value is False or (name == "lambda_min_clipped" and value == -math.inf)):
+            raise ValueError(f"config: expected {name} to be off, since it changes the noise levels, got {value!r}")
 
 
 def noise_schedule(schedule: "Literal['linear', 'cosine'] | NoiseSchedule", T: int) -> NoiseSchedule:

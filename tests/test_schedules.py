@@ -50,6 +50,11 @@ def test_cosine_follows_its_formula_below_the_cap():
     assert NoiseSchedule.cosine(T).betas[-1] == pytest.approx(0.999)
 
 
+def from_diffusers(**options):
+    config = {"num_train_timesteps": 20, "beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02, "clip_sample": True}
+    return NoiseSchedule.from_diffusers({**config, **options})
+
+
 @pytest.mark.parametrize("name", ["linear", "scaled_linear", "squaredcos_cap_v2"])
 @pytest.mark.parametrize("T", [10, 1000])
 def test_diffusers_has_the_same_levels(name, T):
@@ -61,8 +66,46 @@ def test_diffusers_has_the_same_levels(name, T):
 
 
 def test_a_config_needs_no_diffusers():
-    assert NoiseSchedule.from_diffusers({"num_train_timesteps": 20}).exact == NoiseSchedule.linear(20, rescale=False).exact
+    config = {"num_train_timesteps": 20, "beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02}
+    assert NoiseSchedule.from_diffusers(config).exact == NoiseSchedule.linear(20, rescale=False).exact
     assert NoiseSchedule.from_diffusers({"trained_betas": [0.1, 0.2]}).exact == pytest.approx((1.0, 0.9, 0.72))
+
+
+def diffusers_schedulers():
+    """Every scheduler of diffusers that can be made with its defaults, and some with options that change the noise."""
+    diffusers = pytest.importorskip("diffusers")
+    from diffusers.configuration_utils import ConfigMixin
+
+    found = {}
+    for name in dir(diffusers):
+        cls = getattr(diffusers, name, None) if name.endswith("Scheduler") else None
+        if not isinstance(cls, type) or not issubclass(cls, ConfigMixin):
+            continue
+        for options in ({}, {"rescale_betas_zero_snr": True}, {"use_karras_sigmas": True}, {"trained_betas": [0.1] * 30},
+                        {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}):  # fmt: skip
+            try:
+                found[f"{name} {options}"] = cls(**options)
+            except Exception:  # one that needs another package, arguments, or has no such option
+                continue
+    return found
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_scheduler_of_diffusers_is_read_exactly_or_refused():
+    accepted, refused = 0, 0
+    for name, scheduler in diffusers_schedulers().items():
+        levels = getattr(scheduler, "alphas_cumprod", None)
+        try:
+            schedule = NoiseSchedule.from_diffusers(scheduler)
+        except ValueError:
+            refused += 1
+            continue
+        accepted += 1
+        assert levels is not None, name
+        torch.testing.assert_close(schedule.alpha_bar[1:], levels.float(), rtol=1e-4, atol=1e-5, msg=lambda text, n=name: f"{n}: {text}")
+        assert not any(scheduler.config.get(option) for option in ("use_karras_sigmas", "rescale_betas_zero_snr")), name
+    assert accepted >= 20
+    assert refused >= 10
 
 
 def test_exact_keeps_the_digits_near_one():
@@ -81,8 +124,13 @@ def test_exact_keeps_the_digits_near_one():
         (lambda: NoiseSchedule((1.0, 0.5, 0.0)), r"alpha_bar: expected values in \(0, 1\], got 0.0 at t = 2"),
         (lambda: NoiseSchedule((1.0, 0.5, 0.6)), "alpha_bar: expected values that do not rise, got a rise after t = 1"),
         (lambda: NoiseSchedule((0.9, 0.5)), r"alpha_bar: expected alpha_bar\[0\] = 1, got 0.9"),
-        (lambda: NoiseSchedule.from_diffusers({"beta_schedule": "sigmoid"}), "beta_schedule: expected 'linear'"),
-        (lambda: NoiseSchedule.from_diffusers({"rescale_betas_zero_snr": True}), "rescale_betas_zero_snr"),
+        (lambda: from_diffusers(beta_schedule="sigmoid"), "beta_schedule: expected 'linear', .* got 'sigmoid'"),
+        (lambda: from_diffusers(rescale_betas_zero_snr=True), "expected rescale_betas_zero_snr to be off"),
+        (lambda: from_diffusers(shift=3.0), "config: expected shift to be off"),
+        (lambda: from_diffusers(snr_gamma=5.0), "config: expected entries that are known .*, got 'snr_gamma': 5.0"),
+        (lambda: NoiseSchedule.from_diffusers({"num_train_timesteps": 20}), "config: expected an entry 'beta_schedule'"),
+        (lambda: NoiseSchedule.from_diffusers({}), "config: expected an entry 'num_train_timesteps', got none"),
+        (lambda: from_diffusers(trained_betas=[0.1, 0.2]), "trained_betas: expected num_train_timesteps = 20 of them, got 2"),
         (lambda: aligned_timesteps(8, 7), "T: expected at least K = 8 steps, got 7"),
         (lambda: aligned_timesteps(0, 7), "K: expected at least 1, got 0"),
         (lambda: aligned_timesteps(2, 7, "cubic"), "spacing: expected 'linear' or 'log', got 'cubic'"),
