@@ -22,7 +22,7 @@ from .delimited import read_delimited
 from .npz import read_npz
 from .parquet import read_parquet
 
-__all__ = ["Chunk", "Column", "Columns", "common_dtype", "read"]
+__all__ = ["Chunk", "Column", "Columns", "common_dtype", "joined", "read"]
 
 ROWS = 1 << 17
 
@@ -74,13 +74,14 @@ def _of_equal_length(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
             pending.append([a[:remaining] for a in chunk])
             chunk = [a[remaining:] for a in chunk]
             if sum(len(c[0]) for c in pending) == ROWS:
-                yield _joined(pending)
+                yield joined(pending)
                 pending = []
     if pending:
-        yield _joined(pending)
+        yield joined(pending)
 
 
-def _joined(chunks: list[Chunk]) -> Chunk:
+def joined(chunks: list[Chunk]) -> Chunk:
+    """The columns of one or more chunks in one."""
     if len(chunks) == 1:
         return chunks[0]
     columns = zip(*chunks, strict=True)

@@ -27,14 +27,17 @@ Chunk = list[NDArray[Any]]
 
 def require(path: Path, columns: Columns, names: Sequence[str]) -> None:
     """ValueError unless each of `columns` is one of `names`, once."""
-    for name, _, argument in columns:
-        start = f"{argument}: " if argument else f"{path}: "
-        if name not in names:
-            some = ", ".join(map(repr, names[:20])) or "none"
-            more = f" and {len(names) - 20:,} more" if len(names) > 20 else ""
-            raise ValueError(f"{start}expected a column of {path.name}, one of {some}{more}, got {name!r}")
-        if names.count(name) > 1:
-            raise ValueError(f"{start}expected one column {name!r} in {path.name}, got {names.count(name)}")
+    wrong = [column for column in columns if names.count(column.name) != 1]
+    if not wrong:
+        return
+    found = ", ".join(map(repr, names[:20])) or "none"
+    found += f" and {len(names) - 20:,} more" if len(names) > 20 else ""
+    name, _, argument = wrong[0]
+    if not argument:
+        raise ValueError(f"{path}: expected the columns {', '.join(column.name for column in wrong)}, once each, got {found}")
+    if name in names:
+        raise ValueError(f"{argument}: expected one column {name!r} in {path.name}, got {names.count(name)}")
+    raise ValueError(f"{argument}: expected a column of {path.name}, one of {found}, got {name!r}")
 
 
 def require_kind(column: Column, letter: str, got: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from .._tables import Column
 from ._kuairand_files import FeatureTable, Log
 from ._shared import start_of_run, starts_of_runs
 
@@ -13,6 +14,15 @@ _UPLOADS = ("LongImport", "Web", "ShortImport", "Kmovie", "LongPicture", "Pictur
 _USER_COUNTS = ("follow_user_num", "fans_user_num", "friend_user_num", "register_days")
 # the user one-hots with few categories, and how many; those with many (2, 3, 5, 7, 8) are identifiers in disguise
 _USER_ONEHOTS = {0: 2, 1: 8, 4: 15, 6: 3, 9: 7, 10: 5, 11: 3, 12: 2, 13: 2, 14: 2, 15: 2, 16: 2, 17: 2}
+
+USER_COLUMNS = (
+    Column("user_active_degree", "text"),
+    *(Column(name) for name in ("is_live_streamer", "is_video_author", *_USER_COUNTS, *(f"onehot_feat{i}" for i in _USER_ONEHOTS))),
+)
+VIDEO_COLUMNS = (
+    *(Column(name, "text") for name in ("upload_type", "video_type", "tag")),
+    *(Column(name) for name in ("server_width", "server_height", "music_type")),
+)
 
 
 def dense_columns(log: Log, users: FeatureTable, videos: FeatureTable, user: np.ndarray, item: np.ndarray) -> dict[str, np.ndarray]:

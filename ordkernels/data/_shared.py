@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._tables import Column, joined, read
+from .._tables.cells import CellError, Parser
 from ..quantiles import history_quantiles
 
 Split = tuple[dict[str, Tensor], dict[str, Tensor]]  # train, test
@@ -26,6 +28,43 @@ def find_folder(loader: str, folder: str, files: Sequence[str], path: str | Path
         f"{loader}: no {' and no '.join(files)} in {', '.join(map(str, candidates))}. "
         f"The source checkout of ordkernels has it in {relative}; {hint}"
     )
+
+
+def read_columns(file: Path, columns: Sequence[Column]) -> dict[str, np.ndarray]:
+    """All rows of some columns; numbers as `ordkernels._tables.read` gives them, ValueError for what is not one."""
+    try:
+        chunks = list(read(file, columns))
+    except CellError as error:
+        raise ValueError(f"{file}: {error}") from None
+    if not chunks:
+        raise ValueError(f"{file}: expected at least one row, got none")
+    return dict(zip((column.name for column in columns), joined(chunks), strict=True))
+
+
+def parse_numbers(file: Path, name: str, cells: list[str]) -> np.ndarray:
+    """The numbers of a column, as `read_columns` reads them."""
+    try:
+        return Parser(name, "number")(cells)
+    except CellError as error:
+        raise ValueError(f"{file}: {error}") from None
+
+
+def require_finite(file: Path, name: str, x: np.ndarray) -> np.ndarray:
+    bad = ~np.isfinite(x) if x.dtype.kind == "f" else np.zeros(0, dtype=bool)
+    if bad.any():
+        i = int(bad.argmax())
+        got = "a missing one" if np.isnan(x[i]) else str(x[i])
+        raise ValueError(f"{file}: {name}: expected numbers, got {got} in row {i}")
+    return x
+
+
+def require_whole(file: Path, name: str, x: np.ndarray) -> np.ndarray:
+    """As int64."""
+    require_finite(file, name, x)
+    bad = (x != np.rint(x)) | (np.abs(x) >= 2**63) if x.dtype.kind == "f" else np.zeros(0, dtype=bool)
+    if bad.any():
+        raise ValueError(f"{file}: {name}: expected whole numbers, got {x[bad][0]} in row {int(bad.argmax())}")
+    return x.astype(np.int64)
 
 
 def check_share(test_share: float) -> None:

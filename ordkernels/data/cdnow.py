@@ -11,8 +11,9 @@ from typing import Literal
 
 import numpy as np
 
+from .._tables.column import Column, require
 from .._validation.numbers import one_of
-from ._shared import Split, find_folder, split_by_hash, starts_of_runs, table_split
+from ._shared import Split, find_folder, parse_numbers, require_finite, require_whole, split_by_hash, starts_of_runs, table_split
 
 __all__ = ["cdnow", "cdnow_features"]
 
@@ -32,8 +33,8 @@ def cdnow(
     """Customers of CDNOW, split at random into training and test rows, one row per customer.
 
     Args:
-        path: a folder with ``CDNOW_master.txt[.gz]``; None looks for ``bench/data/cdnow_ltv`` in the checkout that holds this
-            package, then below the current directory.
+        path: a folder with ``CDNOW_master.txt[.gz]``, with a header line or, as its authors publish it, without; None looks for
+            ``bench/data/cdnow_ltv`` in the checkout that holds this package, then below the current directory.
         target: ``"first_year"``: spending in the 365 days after the day of the first purchase, from what was bought on that day.
             ``"holdout"``: spending from day 273 on (1 October 1997), from everything before; customers who bought nothing
             before are left out.
@@ -115,15 +116,32 @@ def _read(path: str | Path | None) -> tuple[np.ndarray, np.ndarray, np.ndarray, 
     hint = "or take CDNOW_master.txt from the lifetimes package and pass its folder as path="
     folder = find_folder("cdnow", "cdnow_ltv", names, path, hint)
     file = next(folder / name for name in names if (folder / name).is_file())
-    with gzip.open(file, "rt") if file.suffix == ".gz" else open(file) as f:
-        header = f.readline().split()
-        if len(header) != 4 or header[0] != "customer_id":
-            raise ValueError(f"{file}: expected the columns {' '.join(_COLUMNS)}, got {' '.join(header)}")
-        table = np.loadtxt(f, dtype=np.float64, ndmin=2)
-    customer = np.unique(table[:, 0].astype(np.int64), return_inverse=True)[1]
-    date = table[:, 1].astype(np.int64)
-    months = (date // 10000 - 1970) * 12 + date // 100 % 100 - 1
-    days = months.astype("datetime64[M]").astype("datetime64[D]").astype(np.int64) + date % 100 - 1
+    table = _columns(file)
+    customer = np.unique(require_whole(file, _COLUMNS[0], table[_COLUMNS[0]]), return_inverse=True)[1]
+    date = require_whole(file, "date", table["date"])
+    month, day_of_month = date // 100 % 100, date % 100
+    bad = (date < 10000101) | (date > 99991231) | (month < 1) | (month > 12) | (day_of_month < 1) | (day_of_month > 31)
+    if bad.any():
+        raise ValueError(f"{file}: date: expected YYYYMMDD, got {date[bad][0]} in row {int(bad.argmax())}")
+    months = (date // 10000 - 1970) * 12 + month - 1
+    days = months.astype("datetime64[M]").astype("datetime64[D]").astype(np.int64) + day_of_month - 1
     day = days - np.datetime64("1997-01-01", "D").astype(np.int64)
     order = np.lexsort((day, customer))
-    return customer[order], day[order], table[order, 2], table[order, 3]
+    discs, dollars = (require_finite(file, name, table[name])[order] for name in _COLUMNS[2:])
+    return customer[order], day[order], discs, dollars
+
+
+def _columns(file: Path) -> dict[str, np.ndarray]:
+    """The columns by name; without a header line, as the data's authors publish it, in the order of `_COLUMNS`."""
+    with gzip.open(file, "rt", encoding="utf-8-sig") if file.suffix == ".gz" else open(file, encoding="utf-8-sig") as f:
+        rows = [cells for line in f if (cells := line.split())]
+    names = list(_COLUMNS)
+    if rows and not rows[0][0].isdigit():
+        names, rows = rows[0], rows[1:]
+        require(file, [Column(name) for name in _COLUMNS], names)
+    for i, row in enumerate(rows):
+        if len(row) != len(names):
+            raise ValueError(f"{file}: expected the columns {' '.join(names)} in every row, got {len(row)} cells in row {i}")
+    if not rows:
+        raise ValueError(f"{file}: expected at least one row, got none")
+    return {name: parse_numbers(file, name, list(cells)) for name, cells in zip(names, zip(*rows, strict=True), strict=True)}

@@ -12,8 +12,8 @@ import numpy as np
 from torch import Tensor
 
 from .._validation.numbers import positive_sizes
-from ._kuairand_features import dense_columns, standardise
-from ._kuairand_files import LOG_COLUMNS, TEST_DATES, TRAIN_DATES, Dates, FeatureTable, find_kuairand, read_log, select_dates
+from ._kuairand_features import USER_COLUMNS, VIDEO_COLUMNS, dense_columns, standardise
+from ._kuairand_files import LOG_COLUMNS, TEST_DATES, TRAIN_DATES, Dates, FeatureTable, Log, find_kuairand, read_log, select_dates
 from ._shared import Split, history_features, to_tensors
 
 __all__ = ["kuairand", "kuairand_features", "n_ids"]
@@ -52,7 +52,8 @@ def kuairand(
 
     Raises:
         FileNotFoundError: the data is missing; the message says what to do.
-        ValueError: a file that lacks a column, dates that select no training rows or let the splits overlap.
+        ValueError: a file that lacks a column or has cells that are not numbers, dates that select no training rows or let the splits
+            overlap.
 
     Example:
         >>> train, test = kuairand()  # doctest: +SKIP
@@ -61,12 +62,18 @@ def kuairand(
     positive_sizes(quantiles=quantiles)
     folder = find_kuairand(path)
     log, in_train = select_dates(read_log(folder), folder, train_dates, test_dates)
+    columns = impressions(folder, log, in_train, quantiles)
+    return to_tensors(columns, in_train), to_tensors(columns, ~in_train)
+
+
+def impressions(folder: Path, log: Log, in_train: np.ndarray, quantiles: int) -> dict[str, np.ndarray]:
+    """The columns of ``kuairand``, of a log in order of time."""
     user = np.unique(log["user_id"], return_inverse=True)[1]
     item = np.unique(log["video_id"], return_inverse=True)[1]
-    users = FeatureTable.read(folder, "user_features_pure.csv", "user_id", log["user_id"])
-    videos = FeatureTable.read(folder, "video_features_basic_pure.csv", "video_id", log["video_id"])
+    users = FeatureTable.read(folder, "user_features_pure.csv", "user_id", USER_COLUMNS, log["user_id"])
+    videos = FeatureTable.read(folder, "video_features_basic_pure.csv", "video_id", VIDEO_COLUMNS, log["video_id"])
     y = log["play_time_ms"] / 1000.0
-    columns = {
+    return {
         "user": user,
         "item": item,
         "dense": standardise(dense_columns(log, users, videos, user, item), in_train),
@@ -77,7 +84,6 @@ def kuairand(
         **{name: log[name] for name in ("user_id", "video_id", "time_ms", "tab")},
         **history_features(y, {"user": user, "item": item}, log["time_ms"], in_train, quantiles),
     }
-    return to_tensors(columns, in_train), to_tensors(columns, ~in_train)
 
 
 def kuairand_features() -> list[str]:
@@ -88,7 +94,8 @@ def kuairand_features() -> list[str]:
         ['log_duration', 'duration', 'duration_missing']
     """
     empty = np.zeros(0, dtype=np.int64)
-    return list(dense_columns(dict.fromkeys(LOG_COLUMNS, empty), FeatureTable({}, empty), FeatureTable({}, empty), empty, empty))
+    users, videos = (FeatureTable.of_no_rows(columns) for columns in (USER_COLUMNS, VIDEO_COLUMNS))
+    return list(dense_columns(dict.fromkeys(LOG_COLUMNS, empty), users, videos, empty, empty))
 
 
 def n_ids(*parts: dict[str, Tensor]) -> tuple[int, int]:

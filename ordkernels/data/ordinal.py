@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .._tables.column import Column, require
 from ._shared import Split, find_folder, split_by_hash, table_split
 
 __all__ = ["ordinal", "ordinal_names"]
@@ -37,7 +38,7 @@ def ordinal(name: str, path: str | Path | None = None, *, split: int = 0, test_s
         - ``row``: int64 ``[N]``, the row's number in the whole set, for row-keyed noise.
 
     Raises:
-        ValueError: an unknown name (with all names), a split or a share out of range.
+        ValueError: an unknown name (with all names), a file that lacks an array, a split or a share out of range.
         FileNotFoundError: the data is missing; the message says what to do.
 
     Example:
@@ -49,14 +50,14 @@ def ordinal(name: str, path: str | Path | None = None, *, split: int = 0, test_s
     if full in _PUBLISHED_SPLITS:
         if not 0 <= split < _PUBLISHED_SPLITS[full]:
             raise ValueError(f"split: expected 0 to {_PUBLISHED_SPLITS[full] - 1} for {full}, whose splits are published, got {split}")
-        with np.load(_find_file("orca_30holdout.npz", path)) as source:
-            X, y = ([source[f"{full}/{split}/{half}_{key}"] for half in ("train", "test")] for key in ("X", "y"))
+        names = [f"{full}/{split}/{half}_{key}" for key in ("X", "y") for half in ("train", "test")]
+        *X, train_y, test_y = _load(_find_file("orca_30holdout.npz", path), names)
+        y = [train_y, test_y]
         n_train = len(y[0])
         return table_split(X, y, (np.arange(n_train), np.arange(n_train, n_train + len(y[1]))))
     if full not in _OTHERS:
         raise ValueError(f"name: expected one of {', '.join(ordinal_names())}, got {name!r}")
-    with np.load(_find_file("suite.npz", path)) as source:
-        table, labels = source[f"{full}_X"], source[f"{full}_y"]
+    table, labels = _load(_find_file("suite.npz", path), [f"{full}_X", f"{full}_y"])
     rows = split_by_hash(len(labels), test_share, split)
     return table_split([table[r] for r in rows], [labels[r] for r in rows], rows)
 
@@ -73,3 +74,9 @@ def ordinal_names() -> list[str]:
 
 def _find_file(name: str, path: str | Path | None) -> Path:
     return find_folder("ordinal", "ordinal_tabular", [name], path, f"pass the folder that holds {name} as path=") / name
+
+
+def _load(file: Path, names: list[str]) -> list[np.ndarray]:
+    with np.load(file) as source:
+        require(file, [Column(name) for name in names], source.files)
+        return [source[name] for name in names]

@@ -9,7 +9,7 @@ import numpy as np
 from .._validation.numbers import positive_sizes
 from ._kuairand_files import LOG_COLUMNS, TEST_DATES, TRAIN_DATES, Dates, Log, find_kuairand, read_log, select_dates
 from ._shared import Split, start_of_run, starts_of_runs, to_tensors
-from .kuairand import kuairand
+from .kuairand import impressions
 
 __all__ = ["GAP_MS", "kuairand_sessions", "user_log"]
 
@@ -60,12 +60,11 @@ def kuairand_sessions(
         >>> train, test = kuairand_sessions()  # doctest: +SKIP
         >>> model = ordkernels.models.IFusion(*n_ids(train, test), train["dense"].shape[1])  # doctest: +SKIP
     """
-    positive_sizes(sessions=sessions, items=items, long=long)
+    positive_sizes(sessions=sessions, items=items, long=long, quantiles=quantiles)
     folder = find_kuairand(path)
     packed = folder / "histories.npz"
     if packed.is_file() and train_dates[0] < TRAIN_DATES[0]:  # it would contain the future of rows
         raise ValueError(f"train_dates: expected {TRAIN_DATES[0]} or later, where {packed} ends, got {train_dates[0]}")
-    train, test = kuairand(path, quantiles=quantiles, train_dates=train_dates, test_dates=test_dates)
     all_rows = read_log(folder, (*LOG_COLUMNS, "is_click"))
     log, in_train = select_dates(all_rows, folder, train_dates, test_dates)
     user_ids, user = np.unique(log["user_id"], return_inverse=True)
@@ -82,8 +81,8 @@ def kuairand_sessions(
     columns = user_log(
         user, item, log["time_ms"], signals, past_user, past_item, sessions=sessions, items=items, long=long, current=current, grow=grow
     )
-    columns["click"] = click
-    return train | to_tensors(columns, in_train), test | to_tensors(columns, ~in_train)
+    columns |= {**impressions(folder, log, in_train, quantiles), "click": click}
+    return to_tensors(columns, in_train), to_tensors(columns, ~in_train)
 
 
 def user_log(

@@ -56,7 +56,7 @@ def test_cdnow_errors(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no CDNOW_master\.txt\.gz and no CDNOW_master\.txt in"):
         cdnow(tmp_path)
     (tmp_path / "CDNOW_master.txt").write_text("a b\n1 2\n")
-    with pytest.raises(ValueError, match="expected the columns customer_id date number_of_cds dollar_value, got a b"):
+    with pytest.raises(ValueError, match="expected the columns customer_id, date, number_of_cds, dollar_value, once each, got 'a', 'b'"):
         cdnow(tmp_path)
 
 
@@ -66,3 +66,34 @@ def test_cdnow_customers_who_come_in_the_holdout_are_left_out(tmp_path):
     splits = cdnow(write(tmp_path, [*rows, (21, 19980301, 2, 20.0)]), target="holdout")
     assert sum(len(split["y"]) for split in splits) == sum(len(split["y"]) for split in expected) == 20
     assert all(bool(split["dense"].isfinite().all()) for split in splits)
+
+
+ROWS = [(i, f"19970{1 + i % 3}{1 + i:02d}", 1 + i % 2, 10.5 + i) for i in range(1, 21)]
+
+
+def test_cdnow_with_columns_in_another_order_and_without_a_header(tmp_path):
+    expected = cdnow(write(tmp_path, ROWS))
+    (tmp_path / "CDNOW_master.txt.gz").unlink()
+    for text in (
+        "dollar_value customer_id date number_of_cds\n" + "".join(f"{d} {who} {date} {n}\n" for who, date, n, d in ROWS),
+        "".join(f" {who:05d} {date} {n:2d} {d:7.2f}\r\n" for who, date, n, d in ROWS) + "\n",
+    ):
+        (tmp_path / "CDNOW_master.txt").write_text(text)
+        for a, b in zip(expected, cdnow(tmp_path), strict=True):
+            assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("1 19971301 1 5", "date: expected YYYYMMDD, got 19971301 in row 20"),
+        ("1 1997-01-01 1 5", "date: expected numbers, got '1997-01-01' in row 20"),
+        ("1 19970101 1 nan", "dollar_value: expected numbers, got a missing one in row 20"),
+        ("1 19970101 1 1e999", "dollar_value: expected numbers, got inf in row 20"),
+        ("1 19970101 1", "expected the columns customer_id date number_of_cds dollar_value in every row, got 3 cells in row 20"),
+    ],
+)
+def test_cdnow_rows_that_cannot_be_read_are_named(tmp_path, row, message):
+    (tmp_path / "CDNOW_master.txt").write_text("".join(" ".join(map(str, r)) + "\n" for r in ROWS) + row + "\n")
+    with pytest.raises(ValueError, match=message):
+        cdnow(tmp_path)

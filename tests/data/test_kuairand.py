@@ -155,7 +155,44 @@ def test_missing_feature_file_and_column_are_named(folder: Path) -> None:
         kuairand(folder)
     (folder / "elsewhere.csv").rename(folder / "user_features_pure.csv")
     write(folder / "log_standard_4_22_to_5_08_pure.csv", LOG[:-2], [[1] * (len(LOG) - 2)])
-    with pytest.raises(ValueError, match="none named duration_ms, tab"):
+    with pytest.raises(ValueError, match="expected the columns duration_ms, tab, once each, got 'user_id'"):
+        kuairand(folder)
+
+
+def test_features_are_read_by_name_and_refused_without_one(folder: Path) -> None:
+    before = kuairand(folder)
+    file = folder / "user_features_pure.csv"
+    header, *rows = csv.reader(file.open())
+    write(file, header[::-1], [row[::-1] for row in rows])
+    for a, b in zip(before, kuairand(folder), strict=True):
+        assert all(torch.equal(a[key], b[key]) for key in a)
+    write(file, header[:2], [row[:2] for row in rows])
+    with pytest.raises(ValueError, match=r"expected the columns is_live_streamer, .*follow_user_num, .*onehot_feat17, once each"):
+        kuairand(folder)
+    write(file, header, [[*row[:7], "many", *row[8:]] for row in rows])
+    with pytest.raises(ValueError, match="register_days: expected numbers, got 'many' in row 0"):
+        kuairand(folder)
+
+
+def test_a_log_that_lies_there_twice_is_read_once(folder: Path) -> None:
+    before = kuairand(folder)
+    for file in list(folder.glob("log_*.csv")):
+        (folder / f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes()))
+        (folder / f"{file.name}.bak").write_bytes(file.read_bytes())
+    for _ in range(2):
+        for a, b in zip(before, kuairand(folder), strict=True):
+            assert all(torch.equal(a[key], b[key]) for key in a)
+        for file in folder.glob("log_*.csv"):
+            file.unlink()
+
+
+@pytest.mark.parametrize(("cell", "message"), [("", "a missing one"), ("1.5", "expected whole numbers, got 1.5"), ("1_0", "got '1_0'")])
+def test_cells_of_the_log_that_are_no_whole_numbers_are_named(folder: Path, cell: str, message: str) -> None:
+    file = folder / "log_standard_4_22_to_5_08_pure.csv"
+    header, *rows = csv.reader(file.open())
+    rows[3][header.index("duration_ms")] = cell
+    write(file, header, rows)
+    with pytest.raises(ValueError, match=f"duration_ms: .*{message}.* in row 3"):
         kuairand(folder)
 
 

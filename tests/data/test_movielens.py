@@ -25,11 +25,17 @@ def grouplens(folder, ratings):
     (folder / "u.item").write_text(f"7|Caf\xe9 (1995)|01-Jan-1995||u|{flags(5, 8)}\n8|B|||u|{flags(8)}\n", encoding="latin-1")
 
 
+def grouplens_1m(folder, ratings):
+    (folder / "ratings.dat").write_text("".join("::".join(map(str, r)) + "\n" for r in ratings))
+    (folder / "users.dat").write_text("1::M::24::technician::1\n2::F::53::other::2\n")
+    (folder / "movies.dat").write_text("7::Caf\xe9: a\x85b (1995)::Comedy|Drama\n8::B::Drama\n", encoding="latin-1")
+
+
 RATINGS = [[1, 7, 4, 100], [2, 8, 3, 100], [1, 8, 5, 200], [1, 9, 2, 200 + 1801], [2, 7, 1, 4000], [1, 7, 5, 5000], [2, 9, 4, 5000]]
 
 
-@pytest.mark.parametrize("layout", [recbole, grouplens])
-def test_movielens_in_both_layouts(tmp_path, layout):
+@pytest.mark.parametrize("layout", [recbole, grouplens, grouplens_1m])
+def test_movielens_in_every_layout(tmp_path, layout):
     layout(tmp_path, RATINGS[::-1])  # any order
     train, test = movielens(tmp_path, sessions=2, items=2, long=3, test_share=0.2)
     assert len(train["y"]) == 5
@@ -48,7 +54,7 @@ def test_movielens_in_both_layouts(tmp_path, layout):
 
 
 def test_movielens_errors(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no ml-100k.inter and no u.data in .*grouplens.org"):
+    with pytest.raises(FileNotFoundError, match=r"no ml-100k.inter and no ml-1m.inter and no u.data and no ratings.dat in .*grouplens.org"):
         movielens(tmp_path)
     recbole(tmp_path, RATINGS)
     with pytest.raises(ValueError, match="test_share"):
@@ -57,7 +63,7 @@ def test_movielens_errors(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no ml-100k.user in"):
         movielens(tmp_path)
     (tmp_path / "ml-100k.user").write_text("user_id:token\tage:token\n1\t2\n")
-    with pytest.raises(ValueError, match="expected 4 columns, got 2 in row 0"):
+    with pytest.raises(ValueError, match="expected the columns gender, once each, got 'user_id', 'age'"):
         movielens(tmp_path)
 
 
@@ -75,5 +81,35 @@ def test_recbole_columns_are_read_by_name(tmp_path):
     for got, right in zip(movielens(tmp_path, sessions=2, items=2, long=3), expected, strict=True):
         assert all(torch.equal(got[name], right[name]) for name in right)
     (tmp_path / "ml-100k.inter").write_text("rating:float\titem_id:token\twhen:float\tuser_id:token\n" + rows)
-    with pytest.raises(ValueError, match="expected the column timestamp, got rating, item_id, when, user_id"):
+    with pytest.raises(ValueError, match="expected the columns timestamp, once each, got 'rating', 'item_id', 'when', 'user_id'"):
         movielens(tmp_path)
+
+
+def test_layouts_of_the_same_data_agree(tmp_path):
+    found = []
+    for layout in (recbole, grouplens_1m, grouplens):
+        folder = tmp_path / layout.__name__
+        folder.mkdir()
+        layout(folder, RATINGS)
+        found.append(movielens(folder, sessions=2, items=2, long=3))
+    for a, b, c in zip(*found, strict=True):
+        assert all(torch.equal(a[name], b[name]) for name in a)
+        assert all(torch.equal(a[name], c[name]) for name in a if name != "dense")  # that has flags of 19 genres
+    for name in ("inter", "user", "item"):
+        (tmp_path / "recbole" / f"ml-100k.{name}").rename(tmp_path / "recbole" / f"ml-1m.{name}")
+    movielens(tmp_path / "recbole", sessions=2, items=2, long=3)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("1\t7\tnan\t5", "u.data: rating: expected numbers, got a missing one in row 7"),
+        ("1\t7\t4\t1_0", "u.data: timestamp: expected numbers, got '1_0' in row 7"),
+        ("1.5\t7\t4\t10", "u.data: user_id: expected whole numbers, got 1.5 in row 7"),
+        ("1\t7\t4", "u.data: expected the columns user_id item_id rating timestamp in every row, got 3 cells in row 7"),
+    ],
+)
+def test_ratings_that_cannot_be_read_are_named(tmp_path, row, message):
+    grouplens(tmp_path, [*RATINGS, [row]])
+    with pytest.raises(ValueError, match=message):
+        movielens(tmp_path, sessions=2, items=2, long=3)

@@ -1,5 +1,6 @@
 """The ordinal tables: published sizes, splits that never change, standardised on the training rows alone, errors that help."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -63,6 +64,9 @@ def test_aliases():
 def test_ordinal_errors(tmp_path):
     with pytest.raises(ValueError, match=r"name: expected one of ERA, ESL, abalone.*, got 'abalon'"):
         ordinal("abalon")
+    np.savez(tmp_path / "orca_30holdout.npz", other=np.zeros(3))
+    with pytest.raises(ValueError, match=r"expected the columns toy/0/train_X, .*toy/0/test_y, once each, got 'other'"):
+        ordinal("toy", tmp_path)
     with pytest.raises(FileNotFoundError, match=r"no suite\.npz in .*pass the folder"):
         ordinal("abalone", tmp_path)
     with pytest.raises(ValueError, match="test_share: expected a share strictly between 0 and 1, got 1"):

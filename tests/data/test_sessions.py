@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from ordkernels.data import kuairand_sessions, n_ids
+from ordkernels.data._kuairand_features import USER_COLUMNS, VIDEO_COLUMNS
 from ordkernels.data.sessions import user_log
 
 REAL = Path(__file__).resolve().parents[2] / "bench" / "data" / "kuairand_pure"
@@ -100,8 +101,10 @@ def folder(tmp_path):
         rows.append([int(rng.integers(0, 6)), 100 + int(rng.integers(0, 20)), day, 1200, 10_000 + i // 2 * 400_000, i % 2,
                      int(rng.integers(0, 60_000)), 9000, i % 15])  # fmt: skip
     write(tmp_path / "log_standard_all.csv", LOG, rows)
-    write(tmp_path / "user_features_pure.csv", ["user_id", "user_active_degree"], [[u, "full_active"] for u in range(6)])
-    write(tmp_path / "video_features_basic_pure.csv", ["video_id", "upload_type"], [[v, "Web"] for v in range(100, 120)])
+    user = {"user_id": 0, "user_active_degree": "full_active"} | {column.name: 1 for column in USER_COLUMNS[1:]}
+    write(tmp_path / "user_features_pure.csv", list(user), [[u, *list(user.values())[1:]] for u in range(6)])
+    video = {"video_id": 0, "upload_type": "Web"} | {column.name: 1 for column in VIDEO_COLUMNS[1:]}
+    write(tmp_path / "video_features_basic_pure.csv", list(video), [[v, *list(video.values())[1:]] for v in range(100, 120)])
     return tmp_path
 
 
