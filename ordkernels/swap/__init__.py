@@ -22,7 +22,7 @@ from ._report import Report, Skipped, SwapError, Swapped
 from ._rules import FUNCTIONS, Fallback, Rule, disabled_ops, function, match, rule
 from ._walk import Selection, selection, walk
 
-from . import diffusers, normflows, pyro  # noqa: F401, isort: skip  (they register rules)
+from . import diffusers, gr_decoder, normflows, pyro  # noqa: F401, isort: skip  (they register rules)
 
 __all__ = ["Fallback", "Report", "Skipped", "SwapError", "Swapped", "function", "original", "rule", "swap_in", "swap_out"]
 
@@ -40,7 +40,7 @@ def swap_in(
     ``ordkernels``.
 
     Args:
-        targets: one model (an ``nn.Module``, a scheduler, a pipeline, a distribution or transform), or names of packages, which are
+        targets: models (an ``nn.Module``, a scheduler, a pipeline, a distribution or transform) and names of packages, which are
             imported.
         include: a pattern of paths below the model (``flows.*``), a class, or a list of them: only these.
         exclude: not these.
@@ -56,7 +56,7 @@ def swap_in(
         A `Report`, also a context manager that undoes the swap.
 
     Raises:
-        TypeError: no target, several that are not names of packages, or a selection of another type.
+        TypeError: no target, or a selection of another type.
         ValueError: a package that no rule is for, ops in ORDKERNELS_DISABLE that do not exist; with ``strict``, nothing to swap.
         SwapError: a replacement over its error budget, on ``example`` (everything is undone) or on a first call (that object is).
 
@@ -81,16 +81,18 @@ def swap_in(
     disabled = disabled_ops()
     report = Report()
     if not targets:
-        raise TypeError("targets: expected a model or names of packages, got none")
-    if all(isinstance(target, str) for target in targets):
-        for package in targets:
-            _swap_package(package, report, disabled, verify)
-    elif len(targets) > 1:
-        raise TypeError(f"targets: expected one model, or names of packages alone, got {[type(t).__name__ for t in targets]}")
-    else:
-        _swap_model(targets[0], report, disabled, verify, selection("include", include), selection("exclude", exclude))
-        if example is not None:
-            _run_example(targets[0], example, report)
+        raise TypeError("targets: expected models or names of packages, got none")
+    try:
+        for target in targets:
+            if isinstance(target, str):
+                _swap_package(target, report, disabled, verify)
+            else:
+                _swap_model(target, report, disabled, verify, selection("include", include), selection("exclude", exclude))
+                if example is not None:
+                    _run_example(target, example)
+    except BaseException:
+        report.undo()
+        raise
     if strict and not report.swapped:
         reasons = "; ".join(f"{s.path or '(model)'}: {s.reason}" for s in report.skipped) or "no rule is for any part of it"
         raise ValueError(f"strict: expected something to swap, got nothing: {reasons}")
@@ -107,29 +109,30 @@ def swap_out(*targets: Any) -> list[str]:
         The paths that were restored.
 
     Raises:
-        TypeError: no target, or several that are not names of packages.
+        TypeError: no target.
 
     Example:
         >>> import ordkernels, torch
         >>> ordkernels.swap_out(torch.nn.Linear(2, 2))
         []
     """
-    if not targets or (len(targets) > 1 and not all(isinstance(target, str) for target in targets)):
-        raise TypeError(f"targets: expected one model, or names of packages, got {[type(t).__name__ for t in targets]}")
+    if not targets:
+        raise TypeError("targets: expected models or names of packages, got none")
     restored: list[str] = []
-    if isinstance(targets[0], str):
-        for path, found in list(PATCHES.items()):
-            if found.rule.package in targets:
-                found.undo()
-                restored.append(path)
-        return restored
 
     def visit(path: str, obj: Any) -> bool:
         if uninstall(obj):
             restored.append(path)
         return True
 
-    walk(targets[0], visit)
+    for target in targets:
+        if not isinstance(target, str):
+            walk(target, visit)
+            continue
+        for path, found in list(PATCHES.items()):
+            if found.rule.package == target:
+                found.undo()
+                restored.append(path)
     return restored
 
 
@@ -152,11 +155,7 @@ def _swap_model(model: Any, report: Report, disabled: set[str], verify: bool, in
         report._undo.append(partial(uninstall, obj, row))
         return False
 
-    try:
-        walk(model, visit)
-    except BaseException:
-        report.undo()
-        raise
+    walk(model, visit)
 
 
 def _why_not(found: Rule, obj: Any, matched: type, disabled: set[str]) -> str | None:
@@ -221,7 +220,7 @@ def _resolve(path: str) -> tuple[Any, Any]:
     return owner, found
 
 
-def _run_example(model: Any, example: Any, report: Report) -> None:
+def _run_example(model: Any, example: Any) -> None:
     """First calls of everything, in eval mode, without a trace in the model's or any random state."""
     run: Callable[[Any], Any]
     if callable(example) and not isinstance(example, torch.Tensor):
@@ -236,9 +235,6 @@ def _run_example(model: Any, example: Any, report: Report) -> None:
             module.training = False
         with torch.random.fork_rng(enabled=True):
             run(model)
-    except BaseException:
-        report.undo()
-        raise
     finally:
         for module, mode in modes:
             module.training = mode
