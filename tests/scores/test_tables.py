@@ -133,11 +133,17 @@ def test_booleans_are_numbers_in_a_column_of_their_own(reader, tmp_path, capsys)
     assert "y: expected true or false, as in the rows before, got '1' in row 1" in score(tmp_path / "a.csv", capsys, reader=reader)[2]
 
 
+WHOLE = [
+    [2**53 + i for i in range(4)],
+    [2**63 + i for i in range(4)],
+    [-1, 2**63, 2**63 + 1, 2**64 - 1],
+    [0.5, 2**62, 2**62 + 1, 2**62 + 2],
+    [2**70, 2**70 + 2**7, 2**70 + 2**8, 2**71],
+]
+
+
 @pytest.mark.parametrize("reader", READERS)
-@pytest.mark.parametrize(
-    "whole", [[2**53 + i for i in range(4)], [2**63 + i for i in range(4)], [-1, 2**63, 2**63 + 1, 2**64 - 1], [0.5, 2**62, 2**62 + 1, 2**62 + 2],
-              [2**70, 2**70 + 2**7, 2**70 + 2**8, 2**71]],
-)  # fmt: skip
+@pytest.mark.parametrize("whole", WHOLE)
 def test_whole_numbers_of_any_size_keep_their_digits(whole, reader, tmp_path, capsys):
     path = tmp_path / "a.csv"
     path.write_text("y,p\n" + "".join(f"{y},{y}\n" for y in whole))
@@ -278,8 +284,10 @@ def test_an_output_that_cannot_be_written_is_one_line(tmp_path):
     assert done.stderr == "score-file: expected an output that can be written, got Broken pipe\n"
 
 
-@pytest.mark.parametrize("argv", ["--theta 1 FILE", "--theta 1 2 FILE --json", "--the 1 FILE", "--binned-xauc FILE", "--binned-xauc 64 FILE",
-                                  "FILE --theta 1", "--theta=1 FILE", "--json FILE --theta 1"])  # fmt: skip
+ORDERS = ["--theta 1 FILE", "--theta 1 2 FILE --json", "--the 1 FILE", "--theta=1 FILE", "--json FILE --theta 1", "FILE --theta 1"]
+
+
+@pytest.mark.parametrize("argv", [*ORDERS, "--binned-xauc FILE", "--binned-xauc 64 FILE"])
 def test_file_may_follow_any_option(argv, tmp_path, capsys):
     (tmp_path / "a.csv").write_text("y,p\n1,2\n3,4\n")
     words = [str(tmp_path / "a.csv") if word == "FILE" else word for word in argv.split()]
