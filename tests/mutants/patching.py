@@ -1,0 +1,87 @@
+"""Puts a mutated file in the place of the original: in functions that already exist, or as its module is imported."""
+
+import gc
+import importlib.abc
+import importlib.machinery
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import CodeType, FunctionType, ModuleType
+from typing import Any
+
+
+class Functions:
+    """Every function of the given files that exists, by its code."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        names = set(map(str, files))
+        self.by_code: dict[CodeType, list[FunctionType]] = defaultdict(list)
+        for f in gc.get_objects():
+            if type(f) is FunctionType and f.__code__.co_filename in names:
+                self.by_code[f.__code__].append(f)
+
+    def changed(self, original: CodeType, mutated: CodeType) -> list[tuple[FunctionType, CodeType]] | None:
+        """The functions that have to run other code for this mutation; None where it is not one of functions that exist."""
+        changes, covered = [], True
+        for old, new in _pairs(original, mutated):
+            if old == new:
+                continue
+            functions = self.by_code.get(old, [])
+            if any(f.__code__.co_freevars != new.co_freevars for f in functions):
+                return None
+            changes += [(f, new) for f in functions]
+        covered = _is_covered(original, mutated, {f.__code__ for f, _ in changes})
+        return changes if changes and covered else None
+
+
+def _is_covered(old: CodeType, new: CodeType, replaced: set[CodeType]) -> bool:
+    """Whether the code that differs in itself, nested code left aside, lies in a function that is replaced."""
+    if old in replaced or old == new:
+        return True
+    if _own(old) != _own(new):
+        return False
+    return all(_is_covered(a, b, replaced) for a, b in zip(_nested(old), _nested(new), strict=False))
+
+
+def _own(code: CodeType) -> tuple[Any, ...]:
+    consts = tuple((type(c), c) for c in code.co_consts if not isinstance(c, CodeType))
+    return code.co_code, consts, code.co_names, len(_nested(code))
+
+
+def _nested(code: CodeType) -> list[CodeType]:
+    return [c for c in code.co_consts if isinstance(c, CodeType)]
+
+
+def _pairs(old: CodeType, new: CodeType) -> Iterator[tuple[CodeType, CodeType]]:
+    yield old, new
+    a, b = _nested(old), _nested(new)
+    if [c.co_name for c in a] == [c.co_name for c in b]:
+        for pair in zip(a, b, strict=True):
+            yield from _pairs(*pair)
+
+
+class MutatedImport(importlib.abc.MetaPathFinder):
+    """Imports one file as the given code."""
+
+    def __init__(self, file: Path, code: CodeType) -> None:
+        self.file, self.code = str(file), code
+
+    def install(self) -> None:
+        sys.meta_path.insert(0, self)
+
+    def find_spec(self, fullname: str, path: Any, target: ModuleType | None = None) -> importlib.machinery.ModuleSpec | None:
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+        if spec is None or spec.origin != self.file:
+            return None
+        spec.loader = _Loader(fullname, self.file, self.code)
+        return spec
+
+
+class _Loader(importlib.machinery.SourceFileLoader):
+    def __init__(self, fullname: str, path: str, code: CodeType) -> None:
+        super().__init__(fullname, path)
+        self.mutated = code
+
+    def get_code(self, fullname: str) -> CodeType:
+        return self.mutated
