@@ -173,6 +173,7 @@ class Runner:
                 for function, code in changes:
                     function.__code__ = code
                 selection = Selection(tests)
+                session.config.pluginmanager.unregister(name="terminalreporter")
                 session.config.pluginmanager.register(selection)
                 chosen = [items[t] for t in tests if t in items]
                 for item, following in zip(chosen, [*chosen[1:], None], strict=True):
