@@ -1,4 +1,4 @@
-# make setup | demo | test | test-fast | serving | lint | docs | bench | clean. Everything happens in .venv, created on first use.
+# make setup | demo | test | test-fast | serving | lint | docs | bench | mutants | clean. Everything happens in .venv, created on first use.
 #   make test TORCH=torch==2.12.0            another torch
 #   make test TORCH_INDEX=https://download.pytorch.org/whl/cpu   where to take torch from (this one: the CPU builds)
 #   make test ARGS="-k crps"                 arguments for pytest
@@ -64,7 +64,16 @@ docs: $(VENV)/done
 bench: $(VENV)/done
 	$(PY) bench/run.py $(ARGS)
 
+# Mutation testing: small faults, one at a time, and those that no test notices. All of it takes hours; what was killed is remembered.
+#   make mutants FILES="crps ordkernels/reference/*"   these files (names, or patterns of paths)
+#   make mutants SAMPLE=400 SEED=1                     a random sample
+FILES ?=
+SAMPLE ?= 0
+SEED ?= 0
+mutants: $(VENV)/done
+	OMP_NUM_THREADS=1 $(PY) tests/mutants/run_mutants.py $(foreach f,$(FILES),"$(f)") --sample $(SAMPLE) --seed $(SEED) --jobs $(JOBS) $(ARGS)
+
 clean:
 	rm -rf $(VENV) build dist *.egg-info ordkernels/*.so ordkernels/_build_info.py
 
-.PHONY: bench clean demo docs lint serving setup test test-fast
+.PHONY: bench clean demo docs lint mutants serving setup test test-fast

@@ -222,7 +222,7 @@ TIES: dict[str, Call] = {
     "predict_x0": (
         lambda x, o: ops.predict_x0(x, o, 0.25, prediction="x0", clip=1.0), [f64([[1.0, 1.0, 1.0]]), f64([[1.0, -1.0, 2.0]])],
     ),
-    "embedding_mixup": (lambda x, e: ops.embedding_mixup(x, e, window=2), [f64([[0.0] * 6] * 2), f64([[j == k for j in range(6)] for k in range(6)])]),
+    "embedding_mixup": (lambda x, e: ops.embedding_mixup(x, e, window=2), [f64([[0.0] * 6] * 2), torch.eye(6).double()]),
     "windowed_value": (lambda x, v: ops.windowed_value(x, v, window=2), [f64([[0.0] * 6] * 2), f64(range(6))]),
 }  # fmt: skip
 
