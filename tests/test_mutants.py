@@ -67,7 +67,6 @@ def test_endless():
 """
 SETTINGS = """[tool.mutants]
 sources = ["planted/*.py"]
-modules = ["planted.calculator"]
 tests = ["tests"]
 preload = []
 equivalent = "equivalent.toml"

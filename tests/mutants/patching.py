@@ -21,32 +21,15 @@ class Functions:
             if type(f) is FunctionType and f.__code__.co_filename in names:
                 self.by_code[f.__code__].append(f)
 
-    def changed(self, original: CodeType, mutated: CodeType) -> list[tuple[FunctionType, CodeType]] | None:
-        """The functions that have to run other code for this mutation; None where it is not one of functions that exist."""
-        changes, covered = [], True
-        for old, new in _pairs(original, mutated):
-            if old == new:
-                continue
-            functions = self.by_code.get(old, [])
-            if any(f.__code__.co_freevars != new.co_freevars for f in functions):
-                return None
-            changes += [(f, new) for f in functions]
-        covered = _is_covered(original, mutated, {f.__code__ for f, _ in changes})
-        return changes if changes and covered else None
+    def changed(self, original: CodeType, mutated: CodeType) -> list[tuple[FunctionType, CodeType]]:
+        """The functions that have to run other code for this mutation."""
+        return [(f, new) for old, new in _pairs(original, mutated) if old != new for f in self.by_code.get(old, [])]
 
 
-def _is_covered(old: CodeType, new: CodeType, replaced: set[CodeType]) -> bool:
-    """Whether the code that differs in itself, nested code left aside, lies in a function that is replaced."""
-    if old in replaced or old == new:
-        return True
-    if _own(old) != _own(new):
-        return False
-    return all(_is_covered(a, b, replaced) for a, b in zip(_nested(old), _nested(new), strict=False))
-
-
-def _own(code: CodeType) -> tuple[Any, ...]:
-    consts = tuple((type(c), c) for c in code.co_consts if not isinstance(c, CodeType))
-    return code.co_code, consts, code.co_names, len(_nested(code))
+def other_closures(original: CodeType, mutated: CodeType) -> bool:
+    """Whether a function would see other variables of those around it: its code cannot be replaced then."""
+    pairs = list(_pairs(original, mutated))
+    return any(old.co_freevars != new.co_freevars or len(_nested(old)) != len(_nested(new)) for old, new in pairs)
 
 
 def _nested(code: CodeType) -> list[CodeType]:

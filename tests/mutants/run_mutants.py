@@ -23,15 +23,18 @@ import traceback
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import pytest
 from mutations import Mutant, compiled, mutants_of
-from patching import Functions, MutatedImport
+from patching import Functions, MutatedImport, other_closures
 from test_map import TestMap, digest, record
 
 KILLED, TIMEOUT, SURVIVED, UNTESTED = "killed", "timeout", "survived", "untested"
+PASSED = "-"
 MEMORY = 8 << 30  # what a mutant may take beyond its parent
 KEPT_RESULTS = "results.json"
 
@@ -42,12 +45,11 @@ class Project:
 
     root: Path
     sources: list[str]  # patterns of files
-    modules: list[str]  # imported before the tests, so that what runs at import is known
     tests: list[str]
     preload: list[str]  # imported once, before the forks
     equivalent: str  # file that names the equivalent mutants
     out: Path
-    budget: float = 60.0  # seconds of tests for a mutant
+    budget: float = 30.0  # seconds of tests for a mutant
     grace: float = 30.0  # seconds beyond ten times what its tests take, after which it counts as endless
 
     @staticmethod
@@ -64,42 +66,46 @@ class Project:
 
     def options(self) -> list[str]:
         given = [a for a in self.tests if a.startswith("-")]
-        return ["-q", "--no-header", "-p", "no:cacheprovider", "--rootdir", str(self.root), *given]
+        # Plain assertions: the hook that rewrites them would import the files of doctests, past the mutated ones.
+        return ["-q", "--no-header", "--assert=plain", "-p", "no:cacheprovider", "--rootdir", str(self.root), *given]
 
     def paths(self) -> list[str]:
         return [a for a in self.tests if not a.startswith("-")]
 
-    def test_map(self) -> TestMap:
+    def test_map(self, jobs: int) -> TestMap:
         """From the clean run. It is repeated after any change of the package, else for test files that changed."""
         file = self.out / "tests.json"
         found = TestMap.load(file)
         package = {Path(s).parts[0] for s in self.sources}
         python = {f for p in (*package, *self.paths()) for f in ([self.root / p] if p.endswith(".py") else (self.root / p).rglob("*.py"))}
-        tests = {
-            str(f.relative_to(self.root)): f
-            for f in python
-            if f.name.startswith("test_") and f.relative_to(self.root).parts[0] not in package
-        }
-        common = digest(self.root, [f for f in python if f not in tests.values()])
-        digests = {name: digest(self.root, [f]) for name, f in tests.items()}
+        names = {f: str(f.relative_to(self.root)) for f in python}
+        tests = {f for f in python if f.name.startswith("test_") and Path(names[f]).parts[0] not in package}
+        common = digest(self.root, python - tests)
+        digests = {names[f]: digest(self.root, [f]) for f in tests}
         if found.package != common:
-            found, stale = TestMap(), self.paths()
-        else:
-            stale = sorted(name for name in digests if found.files.get(name) != digests[name])
+            found = TestMap()
+        stale = sorted(name for name in digests if found.files.get(name) != digests[name])
         found.forget([*stale, *(set(found.files) - set(digests))])
+        if found.package != common:
+            stale += [p for p in self.paths() if Path(p).parts[0] in package]  # doctests
+        found.package, found.files = common, digests
         if stale:
-            print(f"clean run of {' '.join(stale)}", flush=True)
-            found.package, found.files = common, digests
-
-            def run() -> None:
-                record(found, self.root, self.sources, self.modules, [*self.options(), *stale])
-                found.save(file)
-
-            if code := wait_for(fork(run, quiet=False)):
+            print(f"clean run of {len(stale)} files and folders of tests", flush=True)
+        parts = [(stale[i::jobs], self.out / f"part{i}.json") for i in range(min(jobs, len(stale)))]
+        for pid in [fork(partial(self._record, *part), quiet=True) for part in parts]:
+            if code := wait_for(pid):
                 raise SystemExit(f"the clean run ended with {code}")
-            found = TestMap.load(file)
+        for _, part in parts:
+            found.add(TestMap.load(part))
+            part.unlink()
+        found.save(file)
         found.index()
         return found
+
+    def _record(self, tests: Sequence[str], file: Path) -> None:
+        found = TestMap()
+        record(found, self.root, self.sources, [*self.options(), *tests])
+        found.save(file)
 
 
 class Selection:
@@ -130,7 +136,7 @@ class Session:
 
 class Runner:
     def __init__(self, project: Project, jobs: int) -> None:
-        self.project, self.jobs, self.map = project, jobs, project.test_map()
+        self.project, self.jobs, self.map = project, jobs, project.test_map(jobs)
         self.file = project.out / KEPT_RESULTS
         self.results: dict[str, dict[str, Any]] = json.loads(self.file.read_text()) if self.file.exists() else {}
         self.running: dict[int, tuple[Mutant, int, list[str]]] = {}  # pid: mutant, pipe, tests
@@ -144,10 +150,11 @@ class Runner:
             if not self.map.of(m.path, m.lines) and not self._runs_at_import(m):
                 self._note(m, UNTESTED, [], "")
         todo = [m for m in todo if self.results.get(m.key, {}).get("status") != UNTESTED]
-        for m in (m for m in todo if self._runs_at_import(m)):
+        early = {m for m in todo if self._runs_at_import(m) or other_closures(*self._codes(m))}
+        for m in (m for m in todo if m in early):
             self._start(m, self._import_and_test)
         self._drain(0)
-        rest = [m for m in todo if not self._runs_at_import(m)]
+        rest = [m for m in todo if m not in early]
         if rest:
             pytest.main(
                 [*self.project.options(), "-qq", *self.project.paths()], plugins=[Session(lambda session: self._patch_all(session, rest))]
@@ -160,33 +167,35 @@ class Runner:
     def _runs_at_import(self, m: Mutant) -> bool:
         return not set(self.map.imported.get(m.path, [])).isdisjoint(m.lines)
 
+    def _codes(self, m: Mutant) -> tuple[CodeType, CodeType]:
+        return compiled(self.project.root, m.path, None), compiled(self.project.root, m.path, m.index)
+
     def _patch_all(self, session: pytest.Session, mutants: Sequence[Mutant]) -> None:
         items = {item.nodeid: item for item in session.items}
+        self._check_without_mutant(partial(run_items, session, items))
         functions = Functions([self.project.root / path for path in {m.path for m in mutants}])
         for m in mutants:
-            changes = functions.changed(compiled(self.project.root, m.path, None), compiled(self.project.root, m.path, m.index))
-            if changes is None:
-                self._note(m, SURVIVED, [], "no function to patch")
-                continue
-
-            def patch_and_test(tests: Sequence[str], changes: Any = changes) -> str:
-                for function, code in changes:
-                    function.__code__ = code
-                selection = Selection(tests)
-                session.config.pluginmanager.unregister(name="terminalreporter")
-                session.config.pluginmanager.register(selection)
-                chosen = [items[t] for t in tests if t in items]
-                for item, following in zip(chosen, [*chosen[1:], None], strict=True):
-                    item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
-                    if selection.failed:
-                        break
-                return selection.failed
-
-            self._start(m, patch_and_test)
+            self._start(m, partial(self._patch_and_test, partial(run_items, session, items), functions.changed(*self._codes(m))))
         self._drain(0)
 
+    def _check_without_mutant(self, run: Callable[[Sequence[str]], str]) -> None:
+        """What a fork does to a test is no mutant's doing."""
+        tests = self.map.ordered("", list(self.map.seconds), self.project.budget / 2)
+        pid, read = answer(lambda: run(tests))
+        wait_for(pid)
+        with os.fdopen(read) as pipe:
+            if (failed := pipe.read()) != PASSED:
+                raise SystemExit(f"fails in a fork, without a mutant: {failed}")
+
+    def _patch_and_test(self, run: Callable[[Sequence[str]], str], changes: Any, tests: Sequence[str], m: Mutant) -> str:
+        if not changes:  # of a module that is not imported before the tests run
+            MutatedImport(self.project.root / m.path, self._codes(m)[1]).install()
+        for function, code in changes:
+            function.__code__ = code
+        return run(tests)
+
     def _import_and_test(self, tests: Sequence[str], m: Mutant) -> str:
-        MutatedImport(self.project.root / m.path, compiled(self.project.root, m.path, m.index)).install()
+        MutatedImport(self.project.root / m.path, self._codes(m)[1]).install()
         selection = Selection(tests)
         files = sorted({t.partition("::")[0] for t in tests})
         code = pytest.main([*self.project.options(), "-x", *files], plugins=[selection])
@@ -194,21 +203,17 @@ class Runner:
 
     def _start(self, m: Mutant, test: Callable[..., str]) -> None:
         """In a fork: the name of the test that fails, or nothing, comes back through a pipe."""
-        at_import = test == self._import_and_test
-        found = self.map.of(m.path, range(10**5) if at_import else m.lines)
+        found = self.map.of(m.path, range(10**5) if self._runs_at_import(m) else m.lines) or list(self.map.seconds)
         tests = self.map.ordered(m.path, found, self.project.budget)
         seconds = sum(self.map.seconds[t] for t in tests)
         self._drain(self.jobs - 1)
-        read, write = os.pipe()
 
-        def child() -> None:
+        def child() -> str:
             signal.setitimer(signal.ITIMER_REAL, 10 * seconds + self.project.grace)
             limit_memory(MEMORY)
-            failed = test(tests, m) if at_import else test(tests)
-            os.write(write, (failed or "-").encode()[:4000])
+            return test(tests, m)
 
-        pid = fork(child, quiet=True)
-        os.close(write)
+        pid, read = answer(child)
         self.running[pid] = m, read, tests
 
     def _drain(self, most: int) -> None:
@@ -220,10 +225,10 @@ class Runner:
             if os.WIFSIGNALED(status):
                 timeout = os.WTERMSIG(status) == signal.SIGALRM
                 self._note(m, TIMEOUT if timeout else KILLED, tests, f"signal {os.WTERMSIG(status)}")
-            elif failed == "-":
+            elif failed == PASSED:
                 self._note(m, SURVIVED, tests, "")
             else:
-                self._note(m, KILLED, tests, failed)
+                self._note(m, KILLED, tests, failed or f"process ended with {os.waitstatus_to_exitcode(status)}")
 
     def _note(self, m: Mutant, status: str, tests: Sequence[str], by: str) -> None:
         self.results[m.key] = {**asdict(m), "status": status, "tests": len(tests), "by": by}
@@ -238,7 +243,28 @@ class Runner:
         draft.replace(self.file)
 
 
-def fork(call: Callable[[], None], *, quiet: bool) -> int:
+def run_items(session: pytest.Session, items: dict[str, pytest.Item], tests: Sequence[str]) -> str:
+    """The first test that fails, of those already collected; in a fork."""
+    selection = Selection(tests)
+    session.config.pluginmanager.unregister(name="terminalreporter")
+    session.config.pluginmanager.register(selection)
+    chosen = [items[t] for t in tests if t in items]
+    for item, following in zip(chosen, [*chosen[1:], None], strict=True):
+        item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+        if selection.failed:
+            break
+    return selection.failed
+
+
+def answer(call: Callable[[], str]) -> tuple[int, int]:
+    """Of a call in a fork: its process, and the pipe that it writes to: PASSED where it returned nothing."""
+    read, write = os.pipe()
+    pid = fork(lambda: os.write(write, (call() or PASSED).encode()[:4000]), quiet=True)
+    os.close(write)
+    return pid, read
+
+
+def fork(call: Callable[[], object], *, quiet: bool) -> int:
     sys.stdout.flush()
     sys.stderr.flush()
     if pid := os.fork():
@@ -281,8 +307,7 @@ def sampled(mutants: Sequence[Mutant], count: int, seed: int) -> list[Mutant]:
     """The same ones whatever else there is in the files: those of the smallest hashes."""
     if not count:
         return list(mutants)
-    chosen = sorted(mutants, key=lambda m: hashlib.sha1(f"{seed}|{m.key}".encode()).digest())[:count]
-    return sorted(chosen, key=lambda m: (m.path, m.index))
+    return sorted(mutants, key=lambda m: hashlib.sha1(f"{seed}|{m.key}".encode()).digest())[:count]
 
 
 def equivalents(root: Path, file: str) -> dict[tuple[str, str, str], str]:

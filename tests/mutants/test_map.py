@@ -5,7 +5,7 @@ import importlib
 import json
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,12 @@ class TestMap:
             del self.seconds[test]
             self.lines.pop(test, None)
             self.failed.discard(test)
+
+    def add(self, other: "TestMap") -> None:
+        self.seconds |= other.seconds
+        self.failed |= other.failed
+        self.lines |= other.lines
+        self.imported |= other.imported
 
     def index(self) -> None:
         """Prepares for `of`."""
@@ -78,9 +84,9 @@ class Recorder:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
         self.coverage.switch_context(item.nodeid)
-        start = time.perf_counter()
+        start = time.process_time()
         result = yield
-        self.found.seconds[item.nodeid] = round(time.perf_counter() - start, 4)
+        self.found.seconds[item.nodeid] = round(time.process_time() - start, 4)
         self.coverage.switch_context("between")
         return result
 
@@ -89,15 +95,16 @@ class Recorder:
             self.found.failed.add(report.nodeid)
 
 
-def record(found: TestMap, root: Path, sources: Sequence[str], modules: Sequence[str], arguments: Sequence[str]) -> None:
+def record(found: TestMap, root: Path, sources: Sequence[str], arguments: Sequence[str]) -> None:
     """The clean run. To be called in a process of its own, before the package is imported."""
     import coverage
 
     cov = coverage.Coverage(data_file=None, include=[str(root / s) for s in sources], config_file=False)
     cov.start()
     cov.switch_context("import")
-    for module in modules:
-        importlib.import_module(module)
+    for file in sorted(file for pattern in sources for file in root.glob(pattern)):
+        name = file.relative_to(root).with_suffix("")
+        importlib.import_module(".".join(name.parent.parts if name.name == "__init__" else name.parts))
     cov.switch_context("between")
     pytest.main(list(arguments), plugins=[Recorder(cov, found)])
     cov.stop()
@@ -118,7 +125,7 @@ def file_of(test: str) -> str:
     return test.partition("::")[0]
 
 
-def digest(root: Path, files: Sequence[Path]) -> str:
+def digest(root: Path, files: Iterable[Path]) -> str:
     found = hashlib.sha1()
     for file in sorted(files):
         found.update(str(file.relative_to(root)).encode() + b"\0" + file.read_bytes())

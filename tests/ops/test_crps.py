@@ -203,6 +203,13 @@ def test_crps_of_one_draw_is_the_absolute_error():
     assert ops.crps(torch.tensor([[3.0], [1.0]]), torch.tensor([1.0, 1.5])).tolist() == [2.0, 0.5]
 
 
+def test_crps_without_gradients_of_samples_that_take_them():
+    s, y = torch.tensor([[3.0, 1.0]], requires_grad=True), torch.tensor([1.0])
+    with torch.no_grad():
+        out = ops.crps(s, y)
+    assert (out.tolist(), out.requires_grad) == ([0.5], False)
+
+
 def test_crps_keeps_a_nan_in_its_row_in_training():
     s = torch.tensor([[1.0, math.nan], [1.0, 2.0]], requires_grad=True)
     out = ops.crps(s, torch.tensor([1.0, 1.0]))

@@ -12,6 +12,7 @@ import ordkernels
 from ordkernels import rng, use_backend
 from ordkernels.nn import MLPDenoiser, TransformerDenoiser
 from ordkernels.ops import denoise_chain
+from ordkernels.ops._chain_plan import _PLANS, MAX_CACHED_PLANS
 from ordkernels.reference import denoise_chain as reference
 from ordkernels.samplers import DiffoRSampler
 from ordkernels.schedules import NoiseSchedule, aligned_timesteps
@@ -224,6 +225,13 @@ def test_new_weights_and_frequencies_count_at_once():
     assert error(denoise_chain(x, cond, denoiser, schedule, steps=4, aligned=aligned), got) > 1e-3
     denoiser.double().float()  # which makes them again
     assert error(denoise_chain(x, cond, denoiser, schedule, steps=4, aligned=aligned), got) == 0
+
+
+def test_plans_of_one_schedule_are_bounded():
+    x, cond, net, schedule, aligned = setup(T=64)
+    for steps in range(1, 2 * MAX_CACHED_PLANS):
+        denoise_chain(x, cond, net, schedule, steps=steps, aligned=aligned)
+        assert 0 < len(_PLANS[schedule]) <= MAX_CACHED_PLANS
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -273,7 +273,7 @@ def test_row_ids_of_any_column() -> None:
     want = rng.normal(0, [11, 12], 0, 3)
     assert torch.equal(rng.normal(0, frame[frame.row > 10]["row"], 0, 3), want)
     assert torch.equal(rng.normal(0, np.array([12, 11], ">i4")[::-1], 0, 3), want)
-    with pytest.raises(TypeError, match=r"^row_ids: "):
+    with pytest.raises(ValueError, match=r"^row_ids: expected no NaN, got 1 of 2 missing"):
         rng.normal(0, pd.Series([1, None], dtype="Int64"), 0, 3)
 
 

@@ -8,6 +8,7 @@ from _diffusion import X, levels, native, pair
 
 import ordkernels
 from ordkernels.ops import flow_sample
+from ordkernels.reference import flow_sample as reference
 
 
 @native
@@ -19,6 +20,14 @@ def test_noising_is_the_published_one(backend: str | None) -> None:
         f = flow_sample(x0, noise, t)
     c = t[..., None]
     torch.testing.assert_close(f, (1 - c) * x0[:, None] + c * noise)
+
+
+def test_the_definition() -> None:
+    x0, noise = pair(4, 5)
+    torch.testing.assert_close(reference.flow_sample(x0, noise, None, 0.25), 0.75 * x0 + 0.25 * noise)
+    torch.testing.assert_close(reference.flow_sample(x0, noise, None), x0)
+    t = torch.linspace(0, 1, 4, dtype=torch.float64)
+    torch.testing.assert_close(reference.flow_sample(x0, noise, t), (1 - t)[:, None] * x0 + t[:, None] * noise)
 
 
 @native

@@ -8,6 +8,7 @@ from _diffusion import X, levels, native, pair
 
 import ordkernels
 from ordkernels.ops import flow_step
+from ordkernels.reference import flow_step as reference
 
 
 @native
@@ -19,6 +20,13 @@ def test_step_is_the_published_one(backend: str | None) -> None:
         x_s, x0 = flow_step(x_t, velocity, t, s)
     torch.testing.assert_close(x_s, x_t + (s - t)[..., None] * velocity)
     torch.testing.assert_close(x0, x_t - t[..., None] * velocity)
+
+
+def test_the_definition() -> None:
+    x_t, velocity = pair(4, 5)
+    x_s, x0 = reference.flow_step(x_t, velocity, 0.75, 0.25)
+    torch.testing.assert_close(x_s, x_t - 0.5 * velocity)
+    torch.testing.assert_close(x0, x_t - 0.75 * velocity)
 
 
 @native

@@ -55,6 +55,7 @@ def test_the_kernel_checks_too():
     [
         (lambda: ops.pinball([[1.0]], [1.0], [2]), ValueError, r"levels: expected numbers in \[0, 1\], got 2.0 at index 0"),
         (lambda: ops.pinball([[1.0]], [1.0], [0.1, 0.2]), ValueError, r"q: expected \[B, L\] with L = 2, as levels, got \[1, 1\]"),
+        (lambda: ops.pinball([[1.0]], [1.0, 2.0], [0.1]), ValueError, r"y: expected \[B\] = \[1\], got \[2\]"),
     ],
 )
 def test_error_texts(call, error, text):
