@@ -177,7 +177,11 @@ def test_the_kernel_checks_too():
     ("call", "error", "text"),
     [
         (lambda: ops.crps([[1.0]], [1.0], fair=True), ValueError, r"samples: expected \[B, L\] with L at least 2, got \[1, 1\]"),
-        (lambda: ops.crps([[1.0], [math.nan]], [1.0, 2.0]), ValueError, "samples: expected no NaN, got it in 1 of 2 rows, the first at i"),
+        (
+            lambda: ops.crps([[1.0, 2.0], [3.0, math.nan]], [1.0, 2.0]),
+            ValueError,
+            "samples: expected no NaN, got it in 1 of 2 rows, the first at index 1",
+        ),
         (lambda: ops.crps([[1.0], [2.0]], [1.0, math.nan]), ValueError, "y: expected no NaN, got it in 1 of 2 rows, the first at index 1"),
     ],
 )

@@ -92,6 +92,7 @@ def test_every_public_op_is_a_node_of_fx() -> None:
 
 
 @every_op
+@pytest.mark.filterwarnings("error:There is a performance drop")  # of the loop where no rule is registered
 def test_vmap(name: str) -> None:
     call = CALLS[name]
     arguments, rows = call.arguments(B), rows_of(call)

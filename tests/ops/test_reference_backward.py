@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import ordkernels
 from ordkernels import ops
@@ -136,6 +137,15 @@ torch.manual_seed(7)
 CALLS = increments() | scores() | tokens() | noising() | steps() | flows()
 
 
+def as_its_fake(op: DifferentiableOp, backward: Callable[..., object], *arguments: object) -> object:
+    """The gradients, which have the shapes and dtypes that compiled code expects: those not asked for are empty."""
+    out = backward(*arguments)
+    with FakeTensorMode() as mode, torch.no_grad():
+        fake = op.op_backward_without_autograd(*(mode.from_tensor(a) if isinstance(a, Tensor) else a for a in arguments))
+    assert [(t.shape, t.dtype) for t in as_tuple(out)] == [(t.shape, t.dtype) for t in as_tuple(fake)]
+    return out
+
+
 @pytest.fixture
 def fallback(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """Eager calls run on the definitions of forward and backward; the names of the ops that do."""
@@ -144,7 +154,8 @@ def fallback(monkeypatch: pytest.MonkeyPatch) -> set[str]:
         for op in vars(module).values():
             if isinstance(op, DifferentiableOp):
                 definitions = importlib.import_module(f"ordkernels.reference.{op.name}")
-                monkeypatch.setattr(op, "kernels", (op.reference, getattr(definitions, f"{op.name}_backward")))
+                backward = partial(as_its_fake, op, getattr(definitions, f"{op.name}_backward"))
+                monkeypatch.setattr(op, "kernels", (op.reference, backward))
                 found.add(op.name)
     return found
 
@@ -233,3 +244,22 @@ def test_ties_and_nan_as_autograd_of_the_definition(name, fallback):
     with ordkernels.use_backend("reference"):
         expected = gradients(call, inputs)
     torch.testing.assert_close(gradients(call, inputs), expected, equal_nan=True)
+
+
+def test_no_noise_where_the_last_step_takes_none(fallback):
+    """alpha_bar_s = 1: not even infinite noise is read, nor does any gradient come from it."""
+    x, f, noise = normal(2, 3), [normal(2, 3) for _ in range(3)], normal(2, 3)
+    t, s = f64([0.5, 0.4]), f64([1.0, 0.7])
+
+    def found(noise: Tensor) -> list[Tensor]:
+        return gradients(partial(ops.guided_posterior_step, gamma_cp=2.0, gamma_tf=0.5), [x, *f, t, s], noise)
+
+    def gradients(step: Callable[..., object], inputs: list[Tensor], noise: Tensor) -> list[Tensor]:
+        inputs = [a.detach().requires_grad_() for a in (*inputs, noise)]
+        out = step(*inputs[:-1], noise=inputs[-1])[0]
+        return [out, *torch.autograd.grad(out.sum(), inputs)]
+
+    infinite = noise.clone()
+    infinite[0] = torch.inf
+    torch.testing.assert_close(found(infinite), found(noise))
+    assert found(noise)[-1][0].tolist() == [0, 0, 0]
