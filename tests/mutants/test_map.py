@@ -60,15 +60,17 @@ class TestMap:
         return sorted({test for line in lines for test in self.by_line.get((path, line), [])})
 
     def ordered(self, path: str, tests: Sequence[str], budget: float) -> list[str]:
-        """One case of each test function after another, those of the file's own tests and quick ones first; for up to `budget` s."""
+        """Quick tests first, other functions before more cases of one, the file's own tests before others; for up to `budget` s."""
         stem = Path(path).stem.removeprefix("_")
-        functions: dict[str, list[str]] = defaultdict(list)
+        turns: dict[str, int] = defaultdict(int)  # cases of a function so far
+        weighed = []
         for test in sorted(tests, key=lambda t: (self.seconds[t], t)):
-            functions[test.partition("[")[0]].append(test)
-        turns = [(turn, stem not in name, self.seconds[t], t) for name, cases in functions.items() for turn, t in enumerate(cases)]
+            name = test.partition("[")[0]
+            turns[name] += 1
+            weighed.append(((0.001 + self.seconds[test]) * turns[name] * (1 if stem in name else 3), test))
         chosen, total = [], 0.0
-        for _, _, seconds, test in sorted(turns):
-            total += seconds
+        for _, test in sorted(weighed):
+            total += self.seconds[test]
             if total > budget and chosen:
                 break
             chosen.append(test)
