@@ -128,8 +128,8 @@ struct Inputs {
 
 inline Tensor to_double(const Tensor& t) { return torch::stable::to(t, ScalarType::Double); }
 
-// Whether a layer has 0 < |w|^2 < kSmallNorm: its correction, of the order of 1 / |w|, is then computed in fp64.
-inline bool has_small_w(const Tensor& w_) {
+// Whether a layer that is not 0 has |w|^2 outside of kNorms: its correction is then computed in fp64.
+inline bool has_extreme_w(const Tensor& w_) {
   const Tensor w = as_contiguous(to_double(w_));
   const int64_t D = w.size(-1), layers = w.numel() / D;
   const double* p = in<double>(w);
@@ -138,7 +138,7 @@ inline bool has_small_w(const Tensor& w_) {
     for (int64_t d = 0; d < D; ++d) {
       norm += p[d] * p[d];
     }
-    if (norm > 0 && norm < kSmallNorm) {
+    if ((norm > 0 && norm < kNorms[0]) || (norm > kNorms[1] && norm < __builtin_inf())) {
       return true;
     }
   }
@@ -148,8 +148,8 @@ inline bool has_small_w(const Tensor& w_) {
 // (z_out, log_det, act) by one of the two maps.
 inline std::tuple<Tensor, Tensor, Tensor> map(Inputs& in, const Tensor& b, Kernel kernel) {
   FlowArgs& a = in.a;
-  int small_w = 0;
-  a.small_w = a.mode != 0 && a.row_type != DType::f64 ? &small_w : nullptr;
+  int extreme_w = 0;
+  a.extreme_w = a.mode != 0 && a.row_type != DType::f64 ? &extreme_w : nullptr;
   check_dtype("b", b, in.z.scalar_type());
   check_shape("b", b, in.shared ? std::vector<int64_t>{a.K} : std::vector<int64_t>{in.z.size(0), a.K});
   a.b = b.const_data_ptr();
@@ -164,7 +164,7 @@ inline std::tuple<Tensor, Tensor, Tensor> map(Inputs& in, const Tensor& b, Kerne
     a.act = act.mutable_data_ptr();
     run(a, kernel);
   }
-  if (small_w && has_small_w(in.w)) {
+  if (extreme_w && has_extreme_w(in.w)) {
     Inputs wide(to_double(in.z), to_double(in.u), to_double(in.w), a.mode);
     const auto [z_out, wide_log_det, wide_act] = map(wide, to_double(b), kernel);
     return {torch::stable::to(z_out, in.z.scalar_type()), torch::stable::to(wide_log_det, compute),
@@ -177,8 +177,8 @@ inline std::tuple<Tensor, Tensor, Tensor> map(Inputs& in, const Tensor& b, Kerne
 inline std::tuple<Tensor, Tensor, Tensor, Tensor> map_backward(Inputs& in, const Tensor& act_, const Tensor& gz_,
                                                                const Tensor& gl_, Kernel kernel) {
   FlowArgs& a = in.a;
-  int small_w = 0;
-  a.small_w = a.mode != 0 && a.row_type != DType::f64 ? &small_w : nullptr;
+  int extreme_w = 0;
+  a.extreme_w = a.mode != 0 && a.row_type != DType::f64 ? &extreme_w : nullptr;
   check_like("gz", gz_, in.z);
   const ScalarType compute = compute_type(in.z);
   check_shape("gl", gl_, rows_shape(in.z));
@@ -206,7 +206,7 @@ inline std::tuple<Tensor, Tensor, Tensor, Tensor> map_backward(Inputs& in, const
   a.gb_group = a.K;
   a.gb_layer = 1;
   run_backward(a, kernel, in.z);
-  if (small_w && has_small_w(in.w)) {
+  if (extreme_w && has_extreme_w(in.w)) {
     Inputs wide(to_double(in.z), to_double(in.u), to_double(in.w), a.mode);
     const auto [wz, wu, ww, wb] = map_backward(wide, to_double(act), to_double(gz), to_double(gl), kernel);
     const ScalarType type = in.z.scalar_type();

@@ -65,15 +65,17 @@ struct FlowMap : Flow<Scalar, kD> {
       // kept in x and s until all are made
       this->products(rows.own, i, rows.n - i < W ? rows.n - i : W, q.x + i, q.s + i);
     }
-    V least = V{} + 1.0f;
+    V least = V{} + 1.0f, most = least;
     for (int64_t k = 0; k < K; ++k) {
       for (int64_t i = k * R; i < k * R + rows.n; i += W) {
         const V ww = load(q.s + i);
         least = ww < least ? ww : least;
+        most = ww > most ? ww : most;
         q.set_terms(i, layer_terms(load(q.x + i), ww, a.mode));
       }
     }
-    this->note_small(least);
+    this->note_extremes(least);
+    this->note_extremes(most);
   }
 
   // A layer waits for the tanh of the one before. What no layer waits for, the determinants, is left to the end, where

@@ -119,7 +119,7 @@ struct Flow : Width<kD> {
         ww += wv * wv;
       }
       const V norm = V{} + sum(ww);
-      note_small(norm);
+      note_extremes(norm);
       const auto l = layer_terms(V{} + sum(wu), norm, a.mode);
       for (int64_t d = 0; d < Dp; d += W) {
         store(uk + d, load(uk + d) + l.c * load(wk + d));
@@ -203,9 +203,9 @@ struct Flow : Width<kD> {
     }
   }
 
-  void note_small(V ww) const {
-    if (a.small_w && any(ww < kSmallNorm)) {
-      __atomic_store_n(a.small_w, 1, __ATOMIC_RELAXED);
+  void note_extremes(V ww) const {
+    if (a.extreme_w && any((ww < kNorms[0]) | (ww > kNorms[1]))) {
+      __atomic_store_n(a.extreme_w, 1, __ATOMIC_RELAXED);
     }
   }
 
