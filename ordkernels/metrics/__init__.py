@@ -14,9 +14,9 @@ except ImportError as error:
 
 from .distributions import CRPS, PDF, HistogramJSD, IntervalCoverage, IntervalCoverageResult, Pinball, equal_mass_edges
 from .errors import LCC, MAE, RMSE, CumulativeScore
-from .ranking import AUC, SRCC, XAUC, BoundedXAUC, RelaImpr
+from .ranking import AUC, SRCC, XAUC, BoundedXAUC, KendallTau, NormalizedGini, RelaImpr
 
 __all__ = [
     "AUC", "CRPS", "LCC", "MAE", "PDF", "RMSE", "SRCC", "XAUC", "BoundedXAUC", "CumulativeScore", "HistogramJSD", "IntervalCoverage",
-    "IntervalCoverageResult", "Pinball", "RelaImpr", "equal_mass_edges",
+    "IntervalCoverageResult", "KendallTau", "NormalizedGini", "Pinball", "RelaImpr", "equal_mass_edges",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Metrics of the order of rows: XAUC (exact, grouped, binned), AUC and RelaImpr, SRCC."""
+"""Metrics of the order of rows: XAUC (exact, grouped, binned), AUC and RelaImpr, SRCC, Kendall's tau, normalized Gini."""
 
 from typing import Any, Literal, NamedTuple
 
@@ -13,7 +13,7 @@ from ..scores.grid import GridXAUC
 from ..scores.xauc import Ties, options
 from ._base import RowsMetric
 
-__all__ = ["AUC", "SRCC", "XAUC", "BoundedXAUC", "RelaImpr"]
+__all__ = ["AUC", "SRCC", "XAUC", "BoundedXAUC", "KendallTau", "NormalizedGini", "RelaImpr"]
 
 
 class BoundedXAUC(NamedTuple):
@@ -136,6 +136,53 @@ class SRCC(RowsMetric):
     def compute(self) -> Tensor:
         p, y = self._prediction_and_y()
         return self._scalar(scores.srcc(y, p))
+
+
+class KendallTau(SRCC):
+    """Kendall's rank correlation, `ordkernels.scores.kendall_tau`. States and update as `SRCC`.
+
+    Args:
+        variant: ``"a"``, ``"b"`` or ``"c"``, as `ordkernels.scores.kendall_tau`.
+        **kwargs: of `torchmetrics.Metric`.
+
+    Raises:
+        TypeError, ValueError: as `ordkernels.scores.kendall_tau`.
+
+    Example:
+        >>> m = KendallTau()
+        >>> m.update([1, 2, 3, 3], [1, 2, 2, 3])
+        >>> m.compute()
+        tensor(0.8000, dtype=torch.float64)
+    """
+
+    def __init__(self, variant: Literal["a", "b", "c"] = "b", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.variant: Literal["a", "b", "c"] = one_of("variant", variant, ("a", "b", "c"))
+
+    def compute(self) -> Tensor:
+        p, y = self._prediction_and_y()
+        return self._scalar(scores.kendall_tau(y, p, variant=self.variant))
+
+
+class NormalizedGini(SRCC):
+    """Normalized Gini coefficient, `ordkernels.scores.normalized_gini`. States and update as `SRCC`.
+
+    Args:
+        **kwargs: of `torchmetrics.Metric`.
+
+    Raises:
+        TypeError, ValueError: as `ordkernels.scores.normalized_gini`.
+
+    Example:
+        >>> m = NormalizedGini()
+        >>> m.update([1, 2, 4, 3], [0, 0, 10, 30])
+        >>> m.compute()
+        tensor(0.6000, dtype=torch.float64)
+    """
+
+    def compute(self) -> Tensor:
+        p, y = self._prediction_and_y()
+        return self._scalar(scores.normalized_gini(y, p))
 
 
 class AUC(SRCC):
