@@ -44,6 +44,14 @@ test: $(VENV)/done
 	if $(PY) -m ordkernels info --json | grep -q '"isa": "avx512"'; then ORDKERNELS_ISA=avx2 $(PYTEST) $(NATIVE); fi
 	TRITON_INTERPRET=1 $(PYTEST) -m triton $$(grep -rliE --include="test_*.py" "triton|backends" tests)
 
+# Every public function under hostile arguments (tests/fuzz), new ones each time; a failure comes again with the SEED that is printed.
+#   make fuzz EXAMPLES=200 ARGS="-k crps"
+#   make fuzz SEED=7 SHRINK=0               as found, without the search for the smallest case
+EXAMPLES ?= 10000
+fuzz: $(VENV)/done
+	@seed=$(or $(filter-out 0,$(SEED)),$$(date +%s)); echo "make fuzz SEED=$$seed"; \
+		EXAMPLES=$(EXAMPLES) SHRINK=$(SHRINK) $(PYTEST) -p no:cacheprovider -o faulthandler_timeout=600 --hypothesis-seed=$$seed tests/fuzz
+
 # Every model compiled ahead of time and served by the C++ program of examples/serving_cpp; `make test` does so with one.
 serving: $(VENV)/done
 	$(PYTEST) -m "serving or not serving" tests/test_serving.py
@@ -76,4 +84,4 @@ mutants: $(VENV)/done
 clean:
 	rm -rf $(VENV) build dist *.egg-info ordkernels/*.so ordkernels/_build_info.py
 
-.PHONY: bench clean demo docs lint mutants serving setup test test-fast
+.PHONY: bench clean demo docs fuzz lint mutants serving setup test test-fast

@@ -137,7 +137,7 @@ def use_backend(name: str) -> Iterator[None]:
 
 
 def _enter(name: str) -> tuple[_ThreadState, _Context]:
-    if name not in BACKENDS:
+    if not isinstance(name, str) or name not in BACKENDS:
         raise ValueError(f"name: expected one of {', '.join(map(repr, BACKENDS))}, got {name!r}")
     for info in OPS.values():
         info.block_reasons[name] = tuple(unavailable_reasons(info, name))
@@ -186,7 +186,7 @@ def available_backends(op: str) -> dict[str, list[str]]:
         []
     """
     load_all()
-    if op not in OPS:
+    if not isinstance(op, str) or op not in OPS:
         raise ValueError(f"op: expected one of {', '.join(sorted(OPS))}, got {op!r}")
     return {name: unavailable_reasons(OPS[op], name) for name in BACKENDS}
 

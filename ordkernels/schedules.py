@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from . import rng
+from ._validation import arrays
+from ._validation import tensors as checks
 from ._validation.numbers import boolean, integer, one_of, python_scalar, real
 
 __all__ = ["NoiseSchedule", "aligned_timesteps", "check_aligned", "mixture_timesteps", "noise_schedule"]
@@ -128,6 +130,8 @@ class NoiseSchedule:
         Source: Nichol and Dhariwal, Improved Denoising Diffusion Probabilistic Models, eq. 17.
         """
         T, s, beta_max = integer("T", T, least=1), real("s", s, least=0), real("beta_max", beta_max, least=0)
+        if not beta_max < 1:
+            raise ValueError(f"beta_max: expected a number in [0, 1), got {beta_max}")
         level = np.cos((np.arange(T + 1) / T + s) / (1 + s) * math.pi / 2) ** 2
         return cls.from_betas(np.minimum(1 - level[1:] / level[:-1], beta_max))
 
@@ -141,9 +145,9 @@ class NoiseSchedule:
         Raises:
             ValueError: another shape, betas outside [0, 1).
         """
-        b = betas.detach().cpu().double().numpy() if isinstance(betas, Tensor) else np.asarray(betas, dtype=np.float64)
-        if b.ndim != 1 or len(b) < 1:
-            raise ValueError(f"betas: expected [T] with T >= 1, got shape {list(b.shape)}")
+        b = arrays.numbers("betas", betas, letter="T", nan=True).astype(np.float64)
+        if not len(b):
+            raise ValueError("betas: expected [T] with T >= 1, got shape [0]")
         bad = np.flatnonzero(~((b >= 0) & (b < 1)))
         if bad.size:
             raise ValueError(f"betas: expected values in [0, 1), got {b[bad[0]]} at {bad[0]}")
@@ -267,8 +271,7 @@ def aligned_timesteps(K: int, T: int, spacing: Literal["linear", "log"] = "linea
     K, T = integer("K", K, least=1), integer("T", T, least=1)
     if T < K:
         raise ValueError(f"T: expected at least K = {K} steps, got {T}")
-    spacing = one_of("spacing", spacing, ("linear", "log"))
-    if spacing == "linear":
+    if one_of("spacing", spacing, ("linear", "log")) == "linear":
         taus = [(2 * T * (K - k + 1) + K) // (2 * K) for k in range(1, K + 1)]
     else:
         taus = [1]
@@ -292,7 +295,7 @@ def check_aligned(aligned: Any, T: int) -> list[int]:
         TypeError: steps that are not integers.
         ValueError: steps that leave [1, T] or do not decrease.
     """
-    return _strictly_decreasing("aligned", aligned, T)
+    return _strictly_decreasing("aligned", aligned, integer("T", T, least=1))
 
 
 def mixture_timesteps(
@@ -339,6 +342,8 @@ def mixture_timesteps(
 
 
 def _strictly_decreasing(name: str, steps: Any, T: int) -> list[int]:
+    if isinstance(steps, Tensor):
+        checks.with_values(name, steps)
     steps = steps.tolist() if hasattr(steps, "tolist") else steps
     if isinstance(steps, str) or not isinstance(steps, Sequence):
         raise TypeError(f"{name}: expected a sequence of ints, got {type(steps).__name__}")

@@ -224,8 +224,8 @@ class RelaImpr(AUC):
 
     def __init__(self, base: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        scores.relaimpr(base, base)  # raises for 0.5 here rather than after an epoch
         self.base = number("base", base)
+        scores.relaimpr(self.base, self.base)  # raises for 0.5 here rather than after an epoch
 
     def compute(self) -> Tensor:
         return self._scalar(scores.relaimpr(float(super().compute()), self.base))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
@@ -16,8 +16,9 @@ from .._validation.tensors import integers
 from ..nn._eval_mode import eval_mode
 from ..ops._chain_plan import visited
 
-__all__ = ["Batch", "SampledModel", "Sampler", "Steps", "mirrored_noise", "requested_steps", "row_count"]
+__all__ = ["Batch", "SampledModel", "Sampler", "Steps", "draw_count", "mirrored_noise", "requested_steps", "row_count"]
 
+MOST_DRAWS = 1 << 24
 Batch = dict[str, Tensor]
 Levels = Sequence[float] | None  # of the quantiles that draws are summarized by; None: by their mean
 Steps = int | Sequence[int] | Tensor | np.ndarray[Any, Any]  # of a chain: their number, or the timesteps
@@ -67,7 +68,7 @@ class Sampler(Generic[Model]):
         Raises:
             ValueError: n below 1, row ids of another length, a malformed batch.
         """
-        n = integer("n", n, least=1)
+        n = draw_count(n)
         return self._in_batches(x, row_ids, n, lambda rows, ids: self._draws(rows, n, seed, ids))
 
     def predict(
@@ -95,7 +96,7 @@ class Sampler(Generic[Model]):
 
     def _statistics(self, x: Batch, n: int, seed: int, row_ids: Tensor | None, levels: Levels) -> Tensor:
         """Quantiles of the draws, ``[B, len(levels)]``, or for None their mean, ``[B, 1]``."""
-        n = integer("n", n, least=1)
+        n = draw_count(n)
         return self._in_batches(x, row_ids, n, lambda rows, ids: self._summary(rows, n, seed, ids, levels), [len(levels or [0])])
 
     def _summary(self, x: Batch, n: int, seed: int, ids: Tensor, levels: Levels) -> Tensor:
@@ -128,6 +129,11 @@ def mirrored_noise(n: int, width: int, seed: int, ids: Tensor, *, antithetic: bo
     return torch.stack((noise, -noise), dim=2).flatten(1, 2)[:, :n] if independent < n else noise
 
 
+def draw_count(n: Any) -> int:
+    """Draws of a row. So many that a row's random stream, of 2^32 numbers, could end are refused by this name."""
+    return integer("n", n, least=1, most=MOST_DRAWS)
+
+
 def requested_steps(steps: Steps) -> int | Sequence[int]:
     """Their number, or the timesteps as a tuple of ints."""
     return visited(steps)
@@ -135,6 +141,12 @@ def requested_steps(steps: Steps) -> int | Sequence[int]:
 
 def row_count(x: Batch) -> tuple[int, torch.device]:
     """B and the device of a batch, all of whose tensors have B rows."""
+    if not isinstance(x, Mapping):
+        raise TypeError(f"x: expected a dict of tensors with one entry per row, got {type(x).__name__}")
+    for name, v in x.items():
+        if not isinstance(v, Tensor) or not v.dim():
+            found = "a scalar" if isinstance(v, Tensor) else type(v).__name__
+            raise TypeError(f"{name}: expected a tensor with one entry per row, got {found}")
     sizes = {name: len(v) for name, v in x.items()}
     if not sizes:
         raise ValueError("x: expected a dict of tensors with one entry per row, got none")

@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import ops, rng
 from .._validation.numbers import boolean, integer, real
 from ..reference._diffusion import chain_steps
-from ._base import Batch, SampledModel, Sampler, Steps, requested_steps
+from ._base import Batch, SampledModel, Sampler, Steps, draw_count, requested_steps
 
 __all__ = ["FusionSampler", "InterestSampler"]
 
@@ -58,7 +58,7 @@ class InterestSampler(Sampler[Interested]):
 
     def fuse(self, batch: Batch, n: int = 1, seed: int = 0, row_ids: Tensor | None = None) -> Tensor:
         """``n`` fused interests of each row, ``[B, n, D]``."""
-        n = integer("n", n, least=1)
+        n = draw_count(n)
 
         def fused(rows: Batch, ids: Tensor) -> Tensor:
             return self._fused(self.model.condition(rows), n, seed, ids)
@@ -67,7 +67,7 @@ class InterestSampler(Sampler[Interested]):
 
     def predict_click(self, x: Batch, n: int = 1, seed: int = 0, row_ids: Tensor | None = None) -> Tensor:
         """The probability of a click, ``[B]``: the mean over ``n`` fused interests."""
-        n = integer("n", n, least=1)
+        n = draw_count(n)
 
         def clicks(rows: Batch, ids: Tensor) -> Tensor:
             condition = self.model.condition(rows)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from .._validation.numbers import boolean, real
+from .._validation.numbers import boolean, one_of, real
 from ..nn import ValueDecoder
 from ..reference.value_decode import EOS, SOS
 from ._base import Batch, Levels, SampledModel, Sampler
@@ -102,11 +102,10 @@ class ValueSampler(Sampler[TokenModel]):
         statistic: Literal["median", "mean", "greedy"] = "median",
     ) -> Tensor:
         """The median (best for absolute error) or mean (for squared error), from ``n`` draws, or the greedy decoding, ``[B]``."""
-        if statistic == "greedy":
+        choice = one_of("statistic", statistic, ("median", "mean", "greedy"))
+        if choice == "greedy":
             return self._in_batches(x, row_ids, 1, lambda rows, _: self._greedy(rows))[:, 0]
-        if statistic not in ("median", "mean"):
-            raise ValueError(f"statistic: expected 'median', 'mean' or 'greedy', got {statistic!r}")
-        return super().predict(x, n, seed, row_ids, statistic)
+        return super().predict(x, n, seed, row_ids, choice)
 
     def _summary(self, x: Batch, n: int, seed: int, ids: Tensor, levels: Levels) -> Tensor:
         memory, capacity = self.model.condition(x)

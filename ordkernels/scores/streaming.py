@@ -6,7 +6,7 @@ Memory does not grow with the rows. Without torch, unless a tensor comes in.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -119,6 +119,8 @@ class Errors(Accumulator):
     _settings = ("thetas",)
 
     def __init__(self, thetas: Sequence[float] = ()) -> None:
+        if isinstance(thetas, str | bytes) or not isinstance(thetas, Iterable):
+            raise TypeError(f"thetas: expected a sequence of numbers, got {type(thetas).__name__}")
         self.thetas = tuple(real("thetas", t, least=0, finite=False) for t in thetas)
         self._n = np.zeros((), np.int64)
         self._sums = np.zeros((5, 2))  # see _sums_of
