@@ -335,6 +335,8 @@ def _singular_values(H: Any) -> Tensor:
     H = as_tensor("H", H)
     if H.dim() != 2:
         raise ValueError(f"H: expected [N, D], got {list(H.shape)}")
+    if checks.can_read_values(H) and not bool(torch.isfinite(H).all()):
+        raise ValueError("H: expected finite numbers, got NaN or infinity")
     return torch.linalg.svdvals(H if H.dtype == torch.float64 else H.float())
 
 

@@ -172,7 +172,7 @@ def _row_ids(row_ids: Any, draws: Tensor | None, rows: int | None, device: Any) 
 def _check_draw(low: int, high: int, width: int) -> None:
     if low < 0:
         raise ValueError(f"draw: expected 0 or more, got {low}")
-    if high > reference.LARGEST_INDEX or high * width + width - 1 > reference.LARGEST_INDEX:
+    if high >= 2**63 or (width > 0 and high * width + width - 1 > reference.LARGEST_INDEX):
         raise ValueError(f"draw: expected draw * width + offset up to 2^32, got {high} * {width} + {width - 1}")
 
 

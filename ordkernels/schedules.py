@@ -20,6 +20,7 @@ from ._validation.numbers import boolean, integer, one_of, python_scalar, real
 
 __all__ = ["NoiseSchedule", "aligned_timesteps", "check_aligned", "mixture_timesteps", "noise_schedule"]
 
+MOST_STEPS = 1 << 20
 BASE_STEPS = 1000  # that the published ends of beta belong to
 
 
@@ -129,7 +130,7 @@ class NoiseSchedule:
 
         Source: Nichol and Dhariwal, Improved Denoising Diffusion Probabilistic Models, eq. 17.
         """
-        T, s, beta_max = integer("T", T, least=1), real("s", s, least=0), real("beta_max", beta_max, least=0)
+        T, s, beta_max = integer("T", T, least=1, most=MOST_STEPS), real("s", s, least=0), real("beta_max", beta_max, least=0)
         if not beta_max < 1:
             raise ValueError(f"beta_max: expected a number in [0, 1), got {beta_max}")
         level = np.cos((np.arange(T + 1) / T + s) / (1 + s) * math.pi / 2) ** 2

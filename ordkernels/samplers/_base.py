@@ -161,6 +161,8 @@ def _row_ids(row_ids: Any, B: int, device: torch.device) -> Tensor:
     if row_ids is None:
         return torch.arange(B, device=device)
     ids = integers("row_ids", row_ids, None if isinstance(row_ids, Tensor) else device)
+    if ids.device != device:
+        raise ValueError(f"row_ids: expected the device of x, {device}, got {ids.device}")
     if ids.shape != (B,):
         raise ValueError(f"row_ids: expected shape [B] = [{B}], got {list(ids.shape)}")
     return ids

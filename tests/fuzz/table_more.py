@@ -143,10 +143,11 @@ METRIC_PAIR = dict(prediction=MODEST, y=MODEST)
 STREAMING = [
     Entry(
         errors,
-        PAIR | {"y": MODEST, "prediction": MODEST, "thetas": Choice(((0.5,), (0, 3), [1.0]))},
+        PAIR | {"y": MODEST, "prediction": MODEST, "thetas": Choice(((0.37,), (1.7, 3.3), [0.9]))},
         against(mean_errors, rounding=1e-9),
         sizes=ROWS,
         covers="scores.streaming.Errors",
+        names=("result",),
     ),
     Entry(
         interval_coverage,
@@ -154,6 +155,7 @@ STREAMING = [
         against(expected.coverage, rounding=1e-12),
         sizes=ROWS,
         covers="scores.streaming.Coverage",
+        names=("result",),
     ),
     Entry(
         sample_scores,
@@ -161,6 +163,7 @@ STREAMING = [
         within(mean_crps, 10.0),
         sizes=TWO,
         covers="scores.streaming.SampleScores",
+        names=("result",),
         **NO_BACKEND,
     ),
     Entry(
@@ -169,6 +172,7 @@ STREAMING = [
         lambda e, c, b: run(e, c.arguments, b) and None,
         sizes=TWO,
         covers="scores.streaming.SampleScores",
+        names=("result",),
         **NO_BACKEND,
     ),
     Entry(grouped_jsd, JSD_ARGUMENTS, within(expected.histogram_jsd), sizes=FEW, covers="scores.streaming.GroupedJSD"),
@@ -178,6 +182,7 @@ STREAMING = [
         bounded,
         sizes=FEW,
         covers="scores.streaming.BinnedXAUC",
+        names=("result",),
     ),
     Entry(grid_xauc, dict(y=MODEST, prediction=MODEST, bins=Number((8, 16))), bounded, sizes=FEW, covers="scores.grid.GridXAUC"),
 ]
@@ -206,6 +211,7 @@ METRICS = [
         within(mean_crps, 10.0),
         sizes=TWO,
         covers="metrics.CRPS",
+        names=("result",),
     ),
     Entry(
         metric("CumulativeScore", settings=("theta",)),
@@ -213,6 +219,7 @@ METRICS = [
         against(lambda y, prediction, theta: mean_errors(y, prediction, (theta,))[3], rounding=1e-12),
         sizes=ROWS,
         covers="metrics.CumulativeScore",
+        names=("result",),
     ),
     Entry(
         metric("IntervalCoverage", columns=("lower", "upper", "y")),
@@ -220,6 +227,7 @@ METRICS = [
         against(expected.coverage, rounding=1e-9),
         sizes=ROWS,
         covers="metrics.IntervalCoverage",
+        names=("result",),
     ),
     Entry(
         metric("HistogramJSD", settings=("edges", "base"), columns=("prediction", "y", "group")),
@@ -227,6 +235,7 @@ METRICS = [
         within(expected.histogram_jsd),
         sizes=FEW,
         covers="metrics.HistogramJSD",
+        names=("result", "labels"),
     ),
     Entry(
         metric("Pinball", settings=("levels",), columns=("samples", "y")),
@@ -234,6 +243,7 @@ METRICS = [
         lambda e, c, b: run(e, c.arguments, b) and None,
         sizes=TWO,
         covers="metrics.Pinball",
+        names=("result",),
     ),
     Entry(
         equal_mass_edges,

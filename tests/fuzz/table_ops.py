@@ -58,7 +58,7 @@ def schedule(name: str) -> NoiseSchedule:
 
 
 EARLIER = Level(limit=lambda x: share(x) / 2, numbers=(0.5, 1e-4, 0.25))
-LATER = Level(limit=lambda x: 0.5 + share(x) / 2, numbers=(0.7, 1.0, 0.999, 1))
+LATER = Level(limit=lambda x: 0.6 + 0.4 * share(x), numbers=(0.7, 1.0, 0.999, 1))
 SCHEDULE = Made(lambda d: schedule(d.choose("linear", "cosine")))
 STEPS = Choice((1, 3, [20, 11, 2], torch.tensor([20, 11, 2, 1])))
 
@@ -91,7 +91,8 @@ def random_words(entry: Entry, call: Call, backend: str) -> None:
 STATE, LIKE = Floats(ROWS, group="rows"), Floats(ROWS, group="rows")
 NOISE = Floats(ROWS, group="rows", optional=True)
 FLOW = dict(
-    z=Floats("B D | B N D"), u=Floats("B K D | K D", group="p", kinds=FINITE), w=Floats("B K D | K D", group="p", kinds=FINITE), b=Floats("B K | K", group="p"),
+    z=Floats("B D | B N D"), u=Floats("B K D | K D", group="p", kinds=FINITE), w=Floats("B K D | K D", group="p", kinds=FINITE),
+    b=Floats("B K | K", group="p"),
     constrained=CONSTRAINED,
 )  # fmt: skip
 SLOPES: dict[str, Any] = dict(slope=4.0, slopes_within=(1e-3, 1e2))  # beyond, they are sums that cancel

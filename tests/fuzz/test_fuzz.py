@@ -29,6 +29,7 @@ WITHOUT_ENTRY = {
     "PDF": "another name of HistogramJSD",
     "Sampler": "a base class, fuzzed through each sampler",
     "gradient_conflict": "takes an autograd graph: tests/test_diagnostics.py",
+    "ScoringModule": "a module to export, tested where it is served",
     "require_rows": "a check that other functions call",
 }
 
