@@ -9,7 +9,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from ._validation.arrays import as_tensor
+from ._validation import arrays
+from ._validation import tensors as checks
 from ._validation.numbers import number, python_scalar, real
 
 __all__ = [
@@ -147,7 +148,7 @@ def oracle_time(y: Tensor, yhat: Tensor) -> OracleResult:
         >>> oracle_time(torch.tensor([1.0, 5.0]), torch.tensor([[0.0, 1.5], [5.0, 9.0]]))
         OracleResult(prediction=tensor([1.5000, 5.0000]), time=tensor([1, 0]))
     """
-    yhat, y = _predictions(yhat, y)
+    yhat, y = _predictions(yhat, _numbers("y", y))
     index = (yhat - y[:, None]).abs().argmin(dim=1)
     return OracleResult(yhat.gather(1, index[:, None])[:, 0], index)
 
@@ -181,7 +182,7 @@ def fuse_times(
         if weights != "min_variance":
             raise ValueError(f"weights: expected 'min_variance' or M numbers, got {weights!r}")
         return yhat @ min_variance_weights(yhat, y)
-    a = as_tensor("weights", weights).to(yhat)
+    a = _numbers("weights", weights).to(yhat)
     if list(a.shape) != [yhat.shape[1]]:
         raise ValueError(f"weights: expected shape [M] = [{yhat.shape[1]}], got {list(a.shape)}")
     if not abs(float(a.sum()) - 1) < 1e-3:
@@ -260,7 +261,7 @@ def ordinal_error_bound(loss_t: Tensor | float, alphabar_t: Tensor | float, gap:
         ("gap", gap, lambda v: v > 0, "a distance above 0"),
     ):
         if isinstance(value, Tensor):
-            tensors.append(value)
+            tensors.append(_numbers(name, value))
             continue
         plain = number(name, value, "a number or a tensor")
         if not ok(plain):
@@ -290,8 +291,8 @@ def decode_ordinal(y: Tensor, thresholds: Tensor | Sequence[float]) -> Tensor:
         >>> decode_ordinal(torch.tensor([0.2, 0.5, 7.0]), [0.5, 1.5])
         tensor([0, 0, 2])
     """
-    y = as_tensor("y", y)
-    cuts = as_tensor("thresholds", thresholds).to(y)
+    y = _numbers("y", y)
+    cuts = _numbers("thresholds", thresholds).to(y)
     if cuts.dim() != 1 or not bool((cuts.diff() > 0).all()):
         raise ValueError(f"thresholds: expected a strictly ascending vector, got {cuts.tolist()}")
     return torch.where(y.isnan(), -1, torch.bucketize(y.contiguous(), cuts))
@@ -320,11 +321,15 @@ def value_embedding(tokens: Tensor, values: Tensor, E: Tensor) -> Tensor:
         >>> value_embedding(torch.tensor([[3, 4, 2]]), torch.tensor([0.0, 0.0, 0.0, 6.0, 2.0]), torch.eye(5))
         tensor([[0.0000, 0.0000, 0.0000, 0.7500, 0.2500]])
     """
-    tokens, values, E = as_tensor("tokens", tokens), as_tensor("values", values), as_tensor("E", E)
+    tokens, values, E = checks.integers("tokens", tokens), _numbers("values", values), _numbers("E", E)
+    checks.floating("E", E)
     if tokens.dim() != 2:
         raise ValueError(f"tokens: expected [B, T], got {list(tokens.shape)}")
     if E.dim() != 2 or list(values.shape) != [E.shape[0]]:
         raise ValueError(f"values: expected [V] with E [V, d] = {list(E.shape)}, got {list(values.shape)}")
+    outside = (tokens < 0) | (tokens >= len(values))
+    if bool(outside.any()):
+        raise ValueError(f"tokens: expected 0 to {len(values) - 1}, got {int(tokens[outside][0])}")
     g = values[tokens.long()].to(E.dtype)  # [B, T]
     total = g.sum(dim=1, keepdim=True)
     share = g / torch.where(total > 0, total, 1.0)
@@ -332,16 +337,25 @@ def value_embedding(tokens: Tensor, values: Tensor, E: Tensor) -> Tensor:
 
 
 def _singular_values(H: Any) -> Tensor:
-    H = as_tensor("H", H)
+    H = _numbers("H", H)
     if H.dim() != 2:
         raise ValueError(f"H: expected [N, D], got {list(H.shape)}")
-    if checks.can_read_values(H) and not bool(torch.isfinite(H).all()):
+    if not bool(torch.isfinite(H).all()):
         raise ValueError("H: expected finite numbers, got NaN or infinity")
     return torch.linalg.svdvals(H if H.dtype == torch.float64 else H.float())
 
 
+def _numbers(name: str, x: Any) -> Tensor:
+    """A tensor of floats, or of integers that a caller converts, from anything that holds numbers."""
+    t: Tensor = arrays.as_tensor(name, x)
+    checks.with_values(name, t)
+    if t.is_complex() or t.dtype == torch.bool or (t.is_floating_point() and t.dtype not in checks.FLOATS):
+        raise TypeError(f"{name}: expected integers or floats of 16 to 64 bits, got {t.dtype}")
+    return t
+
+
 def _predictions(yhat: Any, y: Any) -> tuple[Tensor, Any]:
-    yhat, y = as_tensor("yhat", yhat), y if y is None else as_tensor("y", y)
+    yhat, y = _numbers("yhat", yhat), y if y is None else _numbers("y", y)
     if yhat.dim() != 2 or not yhat.shape[1]:
         raise ValueError(f"yhat: expected [B, M] with M of at least 1, got {list(yhat.shape)}")
     if y is not None and list(y.shape) != [yhat.shape[0]]:

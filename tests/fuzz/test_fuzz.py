@@ -13,9 +13,7 @@ from fuzz_table import TABLE
 from hypothesis import given
 from hypothesis import strategies as st
 
-CASES = [
-    pytest.param(entry, backend, id=f"{entry}-{backend}") for entry in TABLE for backend in entry.backends
-]
+CASES = [pytest.param(entry, backend, id=f"{entry}-{backend}") for entry in TABLE for backend in entry.backends]
 MODULES = (
     "ordkernels", "ordkernels.diagnostics", "ordkernels.metrics", "ordkernels.ops", "ordkernels.quantiles", "ordkernels.rng",
     "ordkernels.samplers", "ordkernels.schedules", "ordkernels.scores", "ordkernels.scores.grid", "ordkernels.scores.streaming",
