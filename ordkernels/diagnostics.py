@@ -322,6 +322,7 @@ def value_embedding(tokens: Tensor, values: Tensor, E: Tensor) -> Tensor:
         tensor([[0.0000, 0.0000, 0.0000, 0.7500, 0.2500]])
     """
     tokens, values, E = checks.integers("tokens", tokens), _numbers("values", values), _numbers("E", E)
+    checks.with_values("tokens", tokens)
     checks.floating("E", E)
     if tokens.dim() != 2:
         raise ValueError(f"tokens: expected [B, T], got {list(tokens.shape)}")

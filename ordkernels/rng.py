@@ -153,7 +153,7 @@ def _noise(kernel: Op[Tensor], seed: int, row_ids: Any, step: int, width: int, d
 
 
 def _row_ids(row_ids: Any, draws: Tensor | None, rows: int | None, device: Any) -> Tensor:
-    rows = None if rows is None else integer("rows", rows)
+    rows = None if rows is None else integer("rows", rows, most=2**31)
     if row_ids is None:
         if draws is None and rows is None:
             raise ValueError("row_ids: expected [B] ids (None means arange(B), with B given by rows= or by a tensor draw), got None")

@@ -327,7 +327,7 @@ def mixture_timesteps(
         >>> mixture_timesteps(3, 50, aligned_timesteps(4, 50), 0.5, seed=0).shape
         torch.Size([3])
     """
-    B, T = integer("B", B, least=0), integer("T", T, least=1)
+    B, T = integer("B", B, least=0, most=2**31), integer("T", T, least=1)
     taus = check_aligned(aligned, T)
     rho = real("rho", rho)
     if not 0 <= rho <= 1:

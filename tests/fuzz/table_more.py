@@ -23,7 +23,12 @@ from ordkernels.scores.streaming import BinnedXAUC, Coverage, Errors, GroupedJSD
 
 def halves(*columns: Any) -> list[tuple[Any, ...]]:
     """The same rows in two parts, where they are of a kind that can be cut."""
-    if not all(isinstance(x, list) or (isinstance(x, np.ndarray | Tensor) and x.ndim) for x in columns) or len(columns[0]) < 2:
+    if (
+        not all(
+            isinstance(x, list) or (isinstance(x, np.ndarray | Tensor) and x.ndim and not getattr(x, "is_sparse", False)) for x in columns
+        )
+        or len(columns[0]) < 2
+    ):
         return [columns]
     cut = len(columns[0]) // 2
     return [tuple(x[:cut] for x in columns), tuple(x[cut:] for x in columns)]
