@@ -1,7 +1,9 @@
-"""diffusers' DDIMScheduler and DDPMScheduler: a step, or a noised sample, is one call of ``ops.reverse_step`` or ``ops.q_sample``.
+"""diffusers' DDIMScheduler and DDPMScheduler, by ``ops.reverse_step``, ``ops.predict_x0`` and ``ops.q_sample``.
 
-``set_timesteps``, every spacing and every table of alphas are the scheduler's own. Beyond the original, ``step`` takes a tensor of
-timesteps, one for each row, and ``seed=`` with ``row_ids=`` for noise that depends on the row alone, not on its batch.
+A deterministic step is one call. A random one estimates x0 by one call and combines it with the scheduler's own coefficients: those
+are rounded to fp32 where ``1 - alpha_t / alpha_s`` cancels (by up to 1e-3 of their value), and its samples are to stay. The timesteps
+and tables are the scheduler's own. Beyond the original, ``step`` takes a tensor of timesteps, one for each row, and ``seed=`` with
+``row_ids=`` for noise that depends on the row alone, not on its batch.
 """
 
 from __future__ import annotations
@@ -20,7 +22,6 @@ from ._rules import Fallback, rule
 _PREDICTIONS: dict[str, Any] = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
 # A step at alpha_bar 0 (zero terminal SNR) is that at this one to all digits: its square root vanishes beside 1 in fp64.
 _TINY = 1e-40
-_ORDINARY_VARIANCES = ("fixed_small", "fixed_small_log", "fixed_large", "learned", "learned_range")
 
 
 def _unless(scheduler: Any) -> str | None:
@@ -30,15 +31,6 @@ def _unless(scheduler: Any) -> str | None:
     if scheduler.alphas_cumprod.dtype not in (torch.float32, torch.float64) or scheduler.alphas_cumprod.device.type == "meta":
         return f"alphas_cumprod of {scheduler.alphas_cumprod.dtype} on {scheduler.alphas_cumprod.device}"
     return None
-
-
-def _unless_ddpm(scheduler: Any) -> str | None:
-    kind = scheduler.variance_type
-    if kind != scheduler.config.variance_type:
-        return f"variance_type={kind!r}, in its configuration {scheduler.config.variance_type!r}"
-    if kind not in _ORDINARY_VARIANCES:
-        return f"variance_type={kind!r}, whose variance is NaN in the original (the root of a negative logarithm)"
-    return _unless(scheduler)
 
 
 def _beyond(arguments: dict[str, Any]) -> bool:
@@ -61,22 +53,24 @@ class _Scheduler:
         alpha_bar = self.alphas_cumprod[t].flatten().to(torch.float64).clamp(min=_TINY)
         return ops.q_sample(_rows(original_samples), _rows(noise), alpha_bar).view(original_samples.shape)
 
-    def _step(
-        self, x: Tensor, output: Tensor, a_t: Any, a_s: Any, *, eta: float, reclip: bool, noise: Tensor | None, seed: Any, row_ids: Any,
-        step: int | Tensor,
+    def _estimate(self, x: Tensor, output: Tensor, a_t: Any) -> Tensor:
+        """x0, clipped or thresholded as configured."""
+        kind, config = _PREDICTIONS[self.config.prediction_type], self.config
+        clip = float(config.clip_sample_range) if config.clip_sample and not config.thresholding else None
+        x0 = ops.predict_x0(_rows(x), _rows(output), a_t, prediction=kind, clip=clip).view(x.shape)
+        return self._threshold_sample(x0) if config.thresholding else x0  # type: ignore[attr-defined]
+
+    def _fused(
+        self, x: Tensor, output: Tensor, a_t: Any, a_s: Any, *, eta: float, reclip: bool, noise: Tensor | None = None, seed: Any = None,
+        row_ids: Any = None, step: Any = 0,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """One reverse step of samples of any shape; the estimate of x0 clipped or thresholded as configured."""
-        kind, clip = _PREDICTIONS[self.config.prediction_type], None
-        if seed is not None and (self.config.thresholding or isinstance(step, Tensor)):
+        """One call; of levels per row, or with noise per row, where there is no original whose rounding counts."""
+        config, kind = self.config, _PREDICTIONS[self.config.prediction_type]
+        if seed is not None and isinstance(step, Tensor):
             seed, noise = None, _keyed(output, seed, row_ids, step)
-        if self.config.thresholding:
-            x0 = self._threshold_sample(ops.predict_x0(_rows(x), _rows(output), a_t, prediction=kind).view(x.shape))  # type: ignore[attr-defined]
-            if not reclip:
-                output = _epsilon(kind, x, output, a_t)
-                return _ddim(x, x0, output, a_t, a_s, eta, noise), x0
-            output, kind = x0, "x0"
-        elif self.config.clip_sample:
-            clip = float(self.config.clip_sample_range)
+        clip = float(config.clip_sample_range) if config.clip_sample and not config.thresholding else None
+        if config.thresholding:
+            output, kind = self._estimate(x, output, a_t), "x0"
         x_s, x0 = ops.reverse_step(
             _rows(x), _rows(output), a_t, a_s, eta=eta, prediction=kind, clip=clip, use_clipped_model_output=reclip,
             noise=None if noise is None else _rows(noise), seed=seed, row_ids=row_ids, step=0 if isinstance(step, Tensor) else step,
@@ -96,7 +90,7 @@ class _Scheduler:
 
 
 @rule("diffusers.schedulers.scheduling_ddim.DDIMScheduler", op="reverse_step", unless=_unless, kinks=True, beyond=_beyond,
-      relies_on=("_get_variance", "_threshold_sample"))  # fmt: skip
+      relies_on=("_get_variance",))  # fmt: skip
 class _DDIM(_Scheduler):
     num_inference_steps: int | None
     final_alpha_cumprod: Tensor
@@ -125,22 +119,44 @@ class _DDIM(_Scheduler):
             if self._undefined(a_t):
                 return Fallback(f"{self.config.prediction_type} at alpha_bar {a_t}")
             a_t = max(a_t, _TINY)
-        noise = variance_noise
-        if eta > 0 and noise is None and seed is None:
-            noise = _randn(model_output, generator)
-        x_s, x0 = self._step(
-            sample, model_output, a_t, a_s, eta=float(eta), reclip=bool(use_clipped_model_output), noise=noise if eta > 0 else None,
-            seed=seed if noise is None else None, row_ids=row_ids, step=step,
-        )  # fmt: skip
-        return _result("ddim.DDIM", x_s, x0, return_dict)
+        eta, reclip, kind = float(eta), bool(use_clipped_model_output), _PREDICTIONS[self.config.prediction_type]
+        one_epsilon = reclip or not self.config.thresholding  # reverse_step takes epsilon from the output, or from the estimate of x0
+        if one_epsilon and (eta == 0 or (variance_noise is None and seed is not None) or isinstance(step, Tensor)):
+            noise = variance_noise
+            if eta > 0 and noise is None and seed is None:
+                noise = _randn(model_output, generator)
+            x_s, x0 = self._fused(
+                sample, model_output, a_t, a_s, eta=eta, reclip=reclip, noise=noise if eta > 0 else None,
+                seed=seed if noise is None else None, row_ids=row_ids, step=step,
+            )  # fmt: skip
+            return _result("ddim.DDIM", x_s, x0, return_dict)
+        if isinstance(step, Tensor):
+            raise ValueError("timestep: expected a number, as thresholding without use_clipped_model_output has no form per row")
+        x0 = self._estimate(sample, model_output, a_t)
+        terms: list[tuple[float, Tensor]] = []
+        root, direction, sigma = self._numbers(step, stride, eta)
+        e0, e1, e2 = _epsilon("x0" if reclip else kind, a_t, reclip)
+        for c, term in ((root + direction * e2, x0), (direction * e0, sample), (direction * e1, model_output)):
+            terms += [(c, term)] if c else []
+        if eta > 0:
+            drawn = _keyed(model_output, seed, row_ids, step) if variance_noise is None and seed is not None else variance_noise
+            terms.append((sigma, _randn(model_output, generator) if drawn is None else drawn))
+        return _result("ddim.DDIM", _combine(terms), x0, return_dict)
+
+    def _numbers(self, t: int, stride: int, eta: float) -> tuple[float, float, float]:
+        """Of the estimate of x0, of epsilon and of the noise, rounded as the original's."""
+        a_s = self.alphas_cumprod[t - stride] if t >= stride else self.final_alpha_cumprod
+        sigma = eta * self._get_variance(t, t - stride) ** 0.5  # type: ignore[attr-defined]
+        return float(a_s**0.5), float((1 - a_s - sigma**2) ** 0.5), float(sigma)
 
 
-@rule("diffusers.schedulers.scheduling_ddpm.DDPMScheduler", op="reverse_step", unless=_unless_ddpm, kinks=True, beyond=_beyond,
-      relies_on=("_get_variance", "_threshold_sample", "previous_timestep"))  # fmt: skip
+@rule("diffusers.schedulers.scheduling_ddpm.DDPMScheduler", op="reverse_step", unless=_unless, kinks=True, beyond=_beyond,
+      relies_on=("previous_timestep",))  # fmt: skip
 class _DDPM(_Scheduler):
     num_inference_steps: int | None
     custom_timesteps: bool
     variance_type: str
+    one: Tensor
 
     def step(
         self, model_output: Tensor, timestep: Any, sample: Tensor, generator: Any = None, return_dict: bool = True, *,
@@ -163,7 +179,9 @@ class _DDPM(_Scheduler):
             before = self._before()
             a_t, a_s = _levels_of_rows(self.alphas_cumprod, 1.0, timestep, before.to(timestep.device)[timestep], sample)
             noise = _randn(output, generator) if seed is None else None
-            x_s, x0 = self._step(sample, output, a_t, a_s, eta=1.0, reclip=True, noise=noise, seed=seed, row_ids=row_ids, step=timestep)
+            x_s, x0 = self._fused(
+                sample, output, a_t, a_s, eta=1.0, reclip=True, noise=noise, seed=seed, row_ids=row_ids, step=timestep
+            )  # fmt: skip
             return _result("ddpm.DDPM", x_s, x0, return_dict)
         t = int(timestep)
         table = _table(self.alphas_cumprod)
@@ -173,34 +191,38 @@ class _DDPM(_Scheduler):
         a_t, a_s = table[t], table[previous] if previous >= 0 else 1.0
         if self._undefined(a_t):
             return Fallback(f"{self.config.prediction_type} at alpha_bar {a_t}")
-        if seed is not None and (t == 0 or kind == "fixed_small") and a_s < 1:
-            x_s, x0 = self._step(sample, output, max(a_t, _TINY), a_s, eta=1.0, reclip=True, noise=None, seed=seed, row_ids=row_ids, step=t)
+        a_t = max(a_t, _TINY)
+        if seed is not None and t > 0 and a_s < 1 and kind == "fixed_small":
+            x_s, x0 = self._fused(sample, output, a_t, a_s, eta=1.0, reclip=True, seed=seed, row_ids=row_ids, step=t)
             return _result("ddpm.DDPM", x_s, x0, return_dict)
-        noise = None if t == 0 else _randn(output, generator) if seed is None else _keyed(output, seed, row_ids, t)
-        return self._noised(sample, output, variance, max(a_t, _TINY), a_s, noise, return_dict)
+        of_x0, of_x, sigma = self._numbers(t, previous)
+        x0 = self._estimate(sample, output, a_t)
+        terms = [(of_x0, x0), (of_x, sample)]
+        if t > 0:
+            noise = _randn(output, generator) if seed is None else _keyed(output, seed, row_ids, t)
+            if variance is not None:
+                learned = self._get_variance(t, predicted_variance=variance)  # type: ignore[attr-defined]
+                terms.append((1.0, (torch.exp(0.5 * learned) if kind == "learned_range" else learned**0.5) * noise))
+            else:
+                terms.append((sigma, noise))
+        return _result("ddpm.DDPM", _combine(terms), x0, return_dict)
 
-    def _noised(
-        self, x: Tensor, output: Tensor, variance: Tensor | None, a_t: float, a_s: float, noise: Tensor | None, return_dict: bool
-    ) -> Any:
-        """The posterior mean, and noise of the configured variance."""
-        beta = 1 - a_t / a_s
-        posterior = (1 - a_s) / (1 - a_t) * beta  # what reverse_step with eta=1 adds
-        clamped = max(posterior, 1e-20)  # as the original's
-        deviation: Any = math.sqrt(beta if self.variance_type == "fixed_large" else clamped)
-        if variance is not None:
-            share = (variance + 1) / 2
-            learned = share * math.log(beta) + (1 - share) * math.log(clamped) if self.variance_type == "learned_range" else variance
-            deviation = torch.exp(0.5 * learned) if self.variance_type == "learned_range" else learned.sqrt()
-        scaled = noise
-        if noise is not None and posterior > 0 and not (variance is None and deviation == math.sqrt(posterior)):
-            scaled = noise * (deviation / math.sqrt(posterior))
-        if noise is None and posterior > 0:
-            scaled = torch.zeros_like(x)
-        eta = 1.0 if posterior > 0 else 0.0
-        x_s, x0 = self._step(x, output, a_t, a_s, eta=eta, reclip=True, noise=scaled if eta else None, seed=None, row_ids=None, step=0)
-        if noise is not None and posterior == 0:
-            x_s = x_s + deviation * noise
-        return _result("ddpm.DDPM", x_s, x0, return_dict)
+    def _numbers(self, t: int, previous: int) -> tuple[float, float, float]:
+        """Of the estimate of x0, of the sample and of the noise, rounded as the original's; computed once per timestep."""
+        version, known = _NUMBERS.get(self.alphas_cumprod, (None, {}))
+        if version != self.alphas_cumprod._version:
+            known = {}
+            _NUMBERS[self.alphas_cumprod] = self.alphas_cumprod._version, known
+        key = t, previous, self.variance_type, self.config.variance_type
+        if key not in known:
+            a_t, a_s = self.alphas_cumprod[t], self.alphas_cumprod[previous] if previous >= 0 else self.one
+            alpha = a_t / a_s
+            sigma = 0.0
+            if t > 0 and not self.variance_type.startswith("learned"):
+                variance = self._get_variance(t)  # type: ignore[attr-defined]
+                sigma = float(variance if self.variance_type == "fixed_small_log" else variance**0.5)
+            known[key] = float(a_s**0.5 * (1 - alpha) / (1 - a_t)), float(alpha**0.5 * (1 - a_s) / (1 - a_t)), sigma
+        return known[key]
 
     def _before(self) -> Tensor:
         """The timestep after each one in the chain, -1 after the last, -2 where there is none."""
@@ -219,6 +241,7 @@ class _DDPM(_Scheduler):
 _PLAIN: dict[int, Tensor] = {}
 _BEFORE: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # timesteps -> (their version, the one after each)
 _TABLES: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # tensor -> (its version, its values)
+_NUMBERS: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # alphas_cumprod -> (its version, coefficients)
 
 
 def _table(table: Tensor) -> list[Any]:
@@ -238,30 +261,21 @@ def _levels_of_rows(alphas: Tensor, final: float, t: Tensor, s: Tensor, sample: 
     return table[t], torch.where(s >= 0, table[s.clamp(min=0)], final)
 
 
-def _epsilon(kind: str, x: Tensor, output: Tensor, a_t: Any) -> Tensor:
-    """The noise that the model's output stands for."""
-    if kind == "eps":
-        return output
-    a, n = _roots(a_t, x)
-    return (x - a * output) / n if kind == "x0" else a * output + n * x
+def _epsilon(kind: str, a_t: float, reclip: bool) -> tuple[float, float, float]:
+    """Coefficients of the sample, of the model's output and of the estimate of x0 in the noise that the step goes on with."""
+    a, n = math.sqrt(a_t), math.sqrt(1 - a_t)
+    if reclip:
+        return 1 / n, 0.0, -a / n
+    return {"eps": (0.0, 1.0, 0.0), "x0": (1 / n, -a / n, 0.0), "v": (n, a, 0.0)}[kind]
 
 
-def _ddim(x: Tensor, x0: Tensor, epsilon: Tensor, a_t: Any, a_s: Any, eta: float, noise: Tensor | None) -> Tensor:
-    """DDIM's step from an estimate of x0 that is not the one epsilon goes with."""
-    t, s = (torch.as_tensor(a, dtype=torch.float64, device=x.device) for a in (a_t, a_s))
-    variance = eta**2 * (1 - s) / (1 - t) * (1 - t / s)
-    root, direction, sigma = (_against(c, x) for c in (s.sqrt(), (1 - s - variance).clamp(min=0).sqrt(), variance.sqrt()))
-    x_s = root * x0 + direction * epsilon
-    return x_s if noise is None else x_s + sigma * noise
-
-
-def _roots(a_t: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-    t = torch.as_tensor(a_t, dtype=torch.float64, device=x.device)
-    return _against(t.sqrt(), x), _against((1 - t).sqrt(), x)
-
-
-def _against(c: Tensor, x: Tensor) -> Tensor:
-    return c.to(x.dtype).view(-1, *[1] * (x.dim() - 1)) if c.dim() else c
+def _combine(terms: list[tuple[float, Tensor]]) -> Tensor:
+    """The sum of number times tensor, in as few passes."""
+    (first, t), *rest = terms
+    total = t * first
+    for c, t in rest:
+        total = total.add_(t, alpha=c)
+    return total
 
 
 def _plain(x: Tensor, y: Tensor) -> bool:

@@ -32,10 +32,12 @@ class _Transform:
         D, batch = x.shape[-1], u.shape[:-1]
         if not (x.dtype == u.dtype == w.dtype == b.dtype and x.is_floating_point()):
             return Fallback(f"x of {x.dtype} and parameters of {u.dtype}")
-        if u.shape != w.shape or u.shape[-1] != D or b.shape != (*batch, 1) or tuple(x.shape[x.dim() - 1 - len(batch) : -1]) != batch:
+        one = batch.numel() == 1 and len(batch) < x.dim()  # one row of parameters for all of x
+        rows_match = len(batch) < x.dim() and tuple(x.shape[x.dim() - 1 - len(batch) : -1]) == batch
+        if u.shape != w.shape or u.shape[-1] != D or b.shape != (*batch, 1) or not (one or rows_match):
             return Fallback(f"x of shape {list(x.shape)} and parameters of shapes {[list(t.shape) for t in (b, u, w)]} broadcast")
-        if not batch:
-            out, log_det = op(x.reshape(-1, D), u[None], w[None], b)
+        if one:
+            out, log_det = op(x.reshape(-1, D), u.reshape(1, D), w.reshape(1, D), b.reshape(1))
         else:
             rows = batch.numel()
             z = x.reshape(-1, rows, D).transpose(0, 1)  # [B, N, D]: the N samples of a row share its parameters
