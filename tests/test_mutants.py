@@ -107,12 +107,12 @@ def test_planted_faults(tmp_path):
     assert status["return x + 1", "x + 1 -> x - 1"] == "survived"
     assert status["return x - 1", "x - 1 -> x + 1"] == "untested"
     assert status["n -= 1", "remove n -= 1"] == "timeout"
-    assert status["return LIMIT if x > LIMIT else x", "x > LIMIT -> x >= LIMIT"] == "survived"
+    assert ("return LIMIT if x > LIMIT else x", "x > LIMIT -> x >= LIMIT") not in status  # the equivalent one
     assert {r["by"] for r in results if r["change"] == "min -> max"} == {"tests/test_calculator.py::test_clipped"}
     survivors = sum(s in ("survived", "untested") for s in status.values())
-    assert f"{survivors - 1} survivors" in out  # without the equivalent one
-    assert "0 results from before" in out
-    assert f"{len(status)} mutants, {len(status) - survivors} results from before" in run()  # resumed: survivors are tried again
+    assert f"{survivors} survivors" in out
+    assert f"{len(status) + 1} mutants, 1 known" in out
+    assert f"{len(status) + 1} mutants, {len(status) + 1 - survivors} known" in run()  # resumed: survivors are tried again
     assert len(json.loads((tmp_path / "build" / "mutants" / "results.json").read_text())) == len(status)
 
 

@@ -10,6 +10,7 @@ second starts an interpreter, and imports torch, for each mutant.
 
 import argparse
 import fnmatch
+import gc
 import hashlib
 import importlib
 import json
@@ -137,6 +138,7 @@ class Session:
 class Runner:
     def __init__(self, project: Project, jobs: int) -> None:
         self.project, self.jobs, self.map = project, jobs, project.test_map(jobs)
+        self.equivalent = equivalents(project.root, project.equivalent)
         self.file = project.out / KEPT_RESULTS
         self.results: dict[str, dict[str, Any]] = json.loads(self.file.read_text()) if self.file.exists() else {}
         self.running: dict[int, tuple[Mutant, int, list[str]]] = {}  # pid: mutant, pipe, tests
@@ -145,7 +147,7 @@ class Runner:
         if self.map.failed:
             print(f"left out, they fail without a mutant: {' '.join(sorted(self.map.failed))}")
         todo = [m for m in mutants if not self._is_known(m)]
-        print(f"{len(mutants)} mutants, {len(mutants) - len(todo)} results from before", flush=True)
+        print(f"{len(mutants)} mutants, {len(mutants) - len(todo)} known", flush=True)
         for m in todo:
             if not self.map.of(m.path, m.lines) and not self._runs_at_import(m):
                 self._note(m, UNTESTED, [], "")
@@ -162,7 +164,7 @@ class Runner:
         self._save()
 
     def _is_known(self, m: Mutant) -> bool:
-        return self.results.get(m.key, {}).get("status") in (KILLED, TIMEOUT)
+        return self.results.get(m.key, {}).get("status") in (KILLED, TIMEOUT) or reason_of(m, self.equivalent) is not None
 
     def _runs_at_import(self, m: Mutant) -> bool:
         return not set(self.map.imported.get(m.path, [])).isdisjoint(m.lines)
@@ -174,6 +176,8 @@ class Runner:
         items = {item.nodeid: item for item in session.items}
         self._check_without_mutant(partial(run_items, session, items))
         functions = Functions([self.project.root / path for path in {m.path for m in mutants}])
+        gc.collect()
+        gc.freeze()  # else every fork would walk, and so copy, what all of them share
         for m in mutants:
             self._start(m, partial(self._patch_and_test, partial(run_items, session, items), functions.changed(*self._codes(m))))
         self._drain(0)
@@ -310,22 +314,25 @@ def sampled(mutants: Sequence[Mutant], count: int, seed: int) -> list[Mutant]:
     return sorted(mutants, key=lambda m: hashlib.sha1(f"{seed}|{m.key}".encode()).digest())[:count]
 
 
-def equivalents(root: Path, file: str) -> dict[tuple[str, str, str], str]:
-    """(file, line, change): why no test can tell this mutant from the code. A change of "*" stands for every one of the line."""
+Known = dict[tuple[str, str, str, int | None], str]
+
+
+def equivalents(root: Path, file: str) -> Known:
+    """(file, line, change, occurrence; None: every one): why no test can tell this mutant from the code."""
     entries = tomllib.loads((root / file).read_text()).get("mutant", []) if (root / file).exists() else []
-    return {(e["file"], e["line"], change): e["reason"] for e in entries for change in e["changes"]}
+    return {(e["file"], e["line"], change, e.get("occurrence")): e["reason"] for e in entries for change in e["changes"]}
 
 
-def reason_of(m: Mutant, known: dict[tuple[str, str, str], str]) -> str | None:
-    return known.get((m.path, m.text, m.change)) or known.get((m.path, m.text, "*"))
+def reason_of(m: Mutant, known: Known) -> str | None:
+    return known.get((m.path, m.text, m.change, m.occurrence)) or known.get((m.path, m.text, m.change, None))
 
 
-def table(mutants: Iterable[Mutant], results: dict[str, dict[str, Any]], known: dict[tuple[str, str, str], str]) -> str:
+def table(mutants: Iterable[Mutant], results: dict[str, dict[str, Any]], known: Known) -> str:
     """Markdown: a row for each file, then the sum."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for m in mutants:
         status = results.get(m.key, {}).get("status", "")
-        if status in (SURVIVED, UNTESTED) and reason_of(m, known):
+        if reason_of(m, known):
             status = "equivalent"
         for row in (m.path, "all"):
             counts[row]["mutants"] += 1
@@ -369,7 +376,7 @@ def main() -> int:
         results = runner.results
     known = equivalents(root, project.equivalent)
     report = table(mutants, results, known)
-    left = [m for m in mutants if results.get(m.key, {}).get("status") in (SURVIVED, UNTESTED) and not reason_of(m, known)]
+    left = [m for m in mutants if results.get(m.key, {}).get("status") in (SURVIVED, UNTESTED) and reason_of(m, known) is None]
     (out / "report.md").write_text(f"{report}\n\n" + "\n".join(f"- `{m.path}:{m.line}` {m.change}" for m in left) + "\n")
     print(f"\n{report}\n\n{len(left)} survivors are listed in {out / 'report.md'}; {time.monotonic() - start:.0f} s")
     return 0

@@ -39,3 +39,23 @@ def test_conditional_inside_modes() -> None:
         assert same_bits(conditional_planar_flow(*args), want)
     noncontiguous = [strided(t.detach()) for t in args]
     assert same_bits(conditional_planar_flow(*noncontiguous), want)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "text"),
+    [
+        (dict(z=torch.zeros(2)), ValueError, r"z: expected \[B, D\] or \[B, N, D\], got 1 dim"),
+        (dict(h=torch.zeros(2, 5, 1)), ValueError, r"h: expected \[B, H\], got 3 dim"),
+        (dict(h=torch.zeros(3, 5)), ValueError, r"h: expected \[B, H\] = \[2, 5\], got \[3, 5\]"),
+        (dict(h=torch.zeros(2, 5).double()), TypeError, "h: expected the dtype of z"),
+        (dict(weight=torch.zeros(18)), ValueError, r"weight: expected \[K \(2D \+ 1\), H\], got 1 dim"),
+        (dict(weight=torch.zeros(17, 5)), ValueError, "weight: expected a positive multiple of 2D . 1 = 9 rows"),
+        (dict(weight=torch.zeros(0, 5)), ValueError, "weight: expected a positive multiple of 2D . 1 = 9 rows"),
+        (dict(weight=torch.zeros(18, 4)), ValueError, r"weight: .* = \[18, 5\], got \[18, 4\]"),
+        (dict(bias=torch.zeros(9)), ValueError, r"bias: .* = \[18\], got \[9\]"),
+    ],
+)
+def test_bad_input_is_named(change: dict, error: type[Exception], text: str) -> None:
+    arguments = dict(z=torch.zeros(2, 4), h=torch.zeros(2, 5), weight=torch.zeros(18, 5), bias=torch.zeros(18))
+    with pytest.raises(error, match=text):
+        conditional_planar_flow(**(arguments | change))

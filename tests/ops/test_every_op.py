@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -39,6 +40,13 @@ def test_no_op_is_left_out() -> None:
     _backend.load_all()
     torch_ops = {name for name, info in _backend.OPS.items() if not info.host}
     assert {name.removeprefix("rng.") for name in CALLS} == torch_ops
+
+
+def test_every_op_names_its_triton_module() -> None:
+    _backend.load_all()
+    modules = {info.triton for info in _backend.OPS.values() if not info.host}
+    folder = Path(_backend.__file__).parent / "_triton"
+    assert modules <= {file.stem for file in folder.glob("[!_]*.py")}
 
 
 @every_op

@@ -233,6 +233,14 @@ def test_nan_and_infinity_without_and_with_a_cap(capacity: Any) -> None:
 
 
 @native
+def test_nothing_is_left_of_an_infinite_capacity_that_is_reached() -> None:
+    v, w = torch.tensor([[math.inf, 1.0, 2.0], [1.0, 2.0, 4.0]]), torch.full((3,), math.inf)
+    for value, clipped in both_backends(lambda: nested_min(v, w, torch.tensor([math.inf, 2.0]))):
+        assert value.tolist() == [math.inf, 2.0]
+        assert clipped.tolist() == [[math.inf, 0.0, 0.0], [1.0, 1.0, 0.0]]
+
+
+@native
 def test_gradients_that_are_not_asked_for_are_empty() -> None:
     v, w = torch.rand(6, 4), torch.rand(6, 4)
     vr = v.clone().requires_grad_()

@@ -46,6 +46,7 @@ def increments() -> dict[str, Call]:
         "nested_min, no capacity": (ops.nested_min, [v, w]),
         "nested_min, a number": (lambda v, w: ops.nested_min(v, w, 1.15), [v, w]),
         "nested_min, a number, widths per row": (lambda v, w: ops.nested_min(v, w, 1.15), [v, wide]),
+        "nested_min, one increment": (lambda v, w: ops.nested_min(v, w, 0.8), [v[:, :1], w[:1]]),
         "nested_min, capacity per row": (ops.nested_min, [v, w, capacity]),
     }
 
@@ -248,8 +249,8 @@ def test_ties_and_nan_as_autograd_of_the_definition(name, fallback):
 
 def test_no_noise_where_the_last_step_takes_none(fallback):
     """alpha_bar_s = 1: not even infinite noise is read, nor does any gradient come from it."""
-    x, f, noise = normal(2, 3), [normal(2, 3) for _ in range(3)], normal(2, 3)
-    t, s = f64([0.5, 0.4]), f64([1.0, 0.7])
+    x, f, noise = normal(3, 3), [normal(3, 3) for _ in range(3)], normal(3, 3)
+    t, s = f64([0.5, 0.4, 0.6]), f64([1.0, 0.7, 0.6])  # the last step goes nowhere, also without noise
 
     def found(noise: Tensor) -> list[Tensor]:
         return gradients(partial(ops.guided_posterior_step, gamma_cp=2.0, gamma_tf=0.5), [x, *f, t, s], noise)
@@ -262,4 +263,5 @@ def test_no_noise_where_the_last_step_takes_none(fallback):
     infinite = noise.clone()
     infinite[0] = torch.inf
     torch.testing.assert_close(found(infinite), found(noise))
+    assert all(g.isfinite().all() for g in found(noise))
     assert found(noise)[-1][0].tolist() == [0, 0, 0]

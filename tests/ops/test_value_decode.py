@@ -370,6 +370,7 @@ def test_opcheck():
         (dict(values=[0.0] * 20), TypeError, r"values: expected a tensor or an array, got list"),
         (dict(values=torch.zeros(20, dtype=torch.bool)), TypeError, r"values: expected numbers, got torch.bool"),
         (dict(max_tokens=1), ValueError, r"max_tokens: expected at least 2"),
+        (dict(max_tokens=2**31 + 1), ValueError, r"max_tokens: .*2147483649"),
         (dict(max_tokens=2.5), TypeError, r"max_tokens: "),
         (dict(max_tokens=14), ValueError, r"max_tokens: expected at most 13, the decoder's positions and one more, got 14"),
         (dict(window=-1), ValueError, r"window: expected at least 0, got -1"),
