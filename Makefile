@@ -1,4 +1,4 @@
-# make setup | demo | test | test-fast | serving | lint | docs | bench | mutants | clean. Everything happens in .venv, created on first use.
+# make setup | demo | test | test-fast | serving | wheels | lint | docs | bench | mutants | clean. Everything happens in .venv, created on first use.
 #   make test TORCH=torch==2.12.0            another torch
 #   make test TORCH_INDEX=https://download.pytorch.org/whl/cpu   where to take torch from (this one: the CPU builds)
 #   make test ARGS="-k crps"                 arguments for pytest
@@ -56,6 +56,13 @@ fuzz: $(VENV)/done
 serving: $(VENV)/done
 	$(PYTEST) -m "serving or not serving" tests/test_serving.py
 
+# One wheel for every Python from 3.11, every torch from 2.11 and every Linux from glibc 2.28 on, in dist/.
+wheels: $(VENV)/done
+	rm -rf build/wheel dist
+	$(PY) -m pip wheel -q --disable-pip-version-check --no-build-isolation --no-deps -w build/wheel .
+	PATH="$(abspath $(VENV))/bin:$$PATH" $(PY) -m auditwheel repair --plat manylinux_2_28_x86_64 --exclude libtorch_cpu.so -w dist build/wheel/*.whl
+	$(PY) -m auditwheel show dist/*.whl
+
 # A loop for working on the code: of each test function the first cases, without the slow ones.
 test-fast: $(VENV)/done
 	$(PYTEST) --fast tests
@@ -84,4 +91,4 @@ mutants: $(VENV)/done
 clean:
 	rm -rf $(VENV) build dist *.egg-info ordkernels/*.so ordkernels/_build_info.py
 
-.PHONY: bench clean demo docs fuzz lint mutants serving setup test test-fast
+.PHONY: bench clean demo docs fuzz lint mutants serving setup test test-fast wheels

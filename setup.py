@@ -1,4 +1,5 @@
-"""Compiled parts: `_C`, CPU ops on LibTorch's stable ABI (abi3); `_host`, pybind11 and NumPy only; `_cuda`, nvcc, loaded on demand.
+"""Compiled parts: `_C`, CPU ops on LibTorch's stable ABI; `_host`, NumPy arrays only; both in Python's limited API, so that one binary
+serves every torch and Python; `_cuda`, nvcc, loaded on demand.
 
 Never imports torch, never asks for a GPU, never downloads. What cannot be built is left out and `_build_info.py` says why,
 because pip hides the output of a build that succeeds. A compiler that is there and fails, fails the install.
@@ -26,6 +27,10 @@ CXX = ["-std=c++20", "-O3", "-g0", "-fopenmp-simd", "-fno-math-errno", "-fno-tra
        "-Wno-unused-parameter"]  # fmt: skip
 GLUE = ["-O1"]  # files that check, allocate and call kernels: a third less time to compile, no difference to a call
 HOST = ["-ffp-contract=off", "-pthread"]  # rounds alike on every instruction set
+# A wheel needs no more than glibc 2.28 and the libstdc++ of GCC 8 (csrc/common/portable.cpp). GCC's conversions of half types are
+# linked in, but not its unwinder, of which a process can have one alone.
+PORTABLE = ["-D_GLIBCXX_EXTERN_TEMPLATE=0", "-fno-builtin", "-O2"]
+LINK = ["-Wl,--push-state,-Bstatic", "-lgcc", "-Wl,--pop-state"]
 TARGET = "0x020b000000000000"  # the oldest torch served, 2.11
 ISA: dict[str, list[str]] = {  # instruction set -> flags of its files alone
     "avx512": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
@@ -50,11 +55,12 @@ def torch_include() -> str | None:
     return None
 
 
-def write_if_changed(path: Path, text: str) -> None:
+def write_if_changed(path: Path, text: str) -> Path:
     """Else ninja would compile what reads it again."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists() or path.read_text() != text:
         path.write_text(text)
+    return path
 
 
 def kernel_sources() -> list[str]:
@@ -86,12 +92,6 @@ def kernel_flags(source: str) -> list[str] | None:
     if isa not in ISA:
         return None
     return ["-O2" if kernel in O2 else "-O3", *ISA[isa]]
-
-
-def pybind11_include() -> list[str]:
-    import pybind11  # a build requirement
-
-    return [pybind11.get_include()]
 
 
 class Ninja:
@@ -170,6 +170,9 @@ class Build(build_ext):
         libraries: dict[str, Path] = {}
         generate_schemas()
         ninja = Ninja([*self.compiler.compiler_so_cxx, *CXX, "-Icsrc", f"-I{GENERATED}"], self.compiler.linker_so_cxx)
+        portable = ninja.compile("csrc/common/portable.cpp", "common", PORTABLE)
+        exports = write_if_changed(GENERATED / "exports.map", "{ global: PyInit_*; local: *; };\n")
+        link = [f"-Wl,--version-script={exports}", *LINK]
         python = f"-I{sysconfig.get_path('include')}"
         for ext in self.extensions:
             if ext.name == "ordkernels._C" and INCLUDE is None:
@@ -185,13 +188,12 @@ class Build(build_ext):
                     flags = kernel_flags(source)
                     objects.append(ninja.compile(source, "cpu", flags) if flags else ninja.compile(source, "cpu", glue, f"{checks}.gch"))
                 libraries[ext.name] = OBJECTS / "_C.so"
-                ninja.link(libraries[ext.name], objects, [f"-L{self.stubs}", "-Wl,--no-as-needed", "-ltorch_cpu"])
+                ninja.link(libraries[ext.name], [*objects, portable], [*link, f"-L{self.stubs}", "-Wl,--no-as-needed", "-ltorch_cpu"])
             else:
-                folder = f"host-{sys.implementation.cache_tag}"
-                flags = [*HOST, python, *(f"-I{folder}" for folder in pybind11_include())]
-                objects = [ninja.compile(s, folder, [*flags, *GLUE] if Path(s).name == "module.cpp" else flags) for s in ext.sources]
-                libraries[ext.name] = OBJECTS / folder / "_host.so"
-                ninja.link(libraries[ext.name], objects, ["-pthread"])
+                flags = [*HOST, python]
+                objects = [ninja.compile(s, "host", [*flags, *GLUE] if Path(s).name == "module.cpp" else flags) for s in ext.sources]
+                libraries[ext.name] = OBJECTS / "_host.so"
+                ninja.link(libraries[ext.name], [*objects, portable], [*link, "-pthread"])
         if libraries:
             ninja.run()
         for name, library in libraries.items():
@@ -247,7 +249,8 @@ setup(
         Extension(
             "ordkernels._C", [*sorted(map(str, Path("csrc/cpu").glob("*.cpp"))), *kernel_sources()], language="c++", py_limited_api=True
         ),
-        Extension("ordkernels._host", sorted(map(str, Path("csrc/host").glob("*.cpp"))), language="c++"),
+        Extension("ordkernels._host", sorted(map(str, Path("csrc/host").glob("*.cpp"))), language="c++", py_limited_api=True),
     ],
     cmdclass={"build_ext": Build},
+    options={"bdist_wheel": {"py_limited_api": "cp311"}},  # one wheel for every Python
 )

@@ -2,37 +2,36 @@
 // kernels trust as indices are copied first, for another thread may write to them once Python's lock is released.
 #pragma once
 
-#include <pybind11/numpy.h>
-#include <pybind11/pybind11.h>
-
 #include <cstdint>
 #include <string>
 #include <vector>
 
+#include "host/python.h"
+
 namespace ordkernels::host {
 
-template <class T>
-using Array = pybind11::array_t<T, pybind11::array::c_style>;
+using python::AnyArray;
+using python::Array;
 
 [[noreturn]] inline void fail(const std::string& name, const std::string& expected, const std::string& got) {
-  throw pybind11::value_error(name + ": expected " + expected + ", got " + got);
+  throw python::ValueError(name + ": expected " + expected + ", got " + got);
 }
 
-inline std::string shape_text(const pybind11::array& a) {
+inline std::string shape_text(const AnyArray& a) {
   std::string text = "[";
-  for (pybind11::ssize_t i = 0; i < a.ndim(); ++i) {
+  for (int64_t i = 0; i < a.ndim(); ++i) {
     text += (i ? ", " : "") + std::to_string(a.shape(i));
   }
   return text + "]";
 }
 
-inline void check_vector(const char* name, const pybind11::array& a, const char* shape) {
+inline void check_vector(const char* name, const AnyArray& a, const char* shape) {
   if (a.ndim() != 1) {
     fail(name, std::string("shape ") + shape, shape_text(a));
   }
 }
 
-inline void check_shape(const char* name, const pybind11::array& a, int64_t n) {
+inline void check_shape(const char* name, const AnyArray& a, int64_t n) {
   if (a.ndim() != 1 || a.shape(0) != n) {
     fail(name, "shape [N] = [" + std::to_string(n) + "]", shape_text(a));
   }

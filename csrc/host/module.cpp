@@ -1,11 +1,7 @@
 // The module `_host`: data-side kernels on NumPy arrays, without torch.
 //
-// All of pybind11 is here: arrays are checked, and plain pointers handed to the kernels with Python's lock released.
-// Each kernel lies in files of its own, which compile in a fraction of the time.
-#include <pybind11/numpy.h>
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
-
+// All of Python is here and in python.h: arrays are checked, and plain pointers handed to the kernels with Python's
+// lock released. Each kernel lies in files of its own, which compile in a fraction of the time.
 #include <algorithm>
 #include <limits>
 #include <optional>
@@ -31,8 +27,8 @@
 
 namespace {
 
-namespace py = pybind11;
 namespace host = ordkernels::host;
+namespace py = host::python;
 using host::Array;
 using host::check_shape;
 using host::check_vector;
@@ -43,10 +39,15 @@ std::span<const T> span(const Array<T>& a) {
   return {a.data(), static_cast<size_t>(a.size())};
 }
 
+template <class T>
+int64_t length(const std::vector<T>& values) {
+  return static_cast<int64_t>(values.size());
+}
+
 // What `kernel` returns, run without Python's lock.
 template <class Kernel>
 auto unlocked(const Kernel& kernel) {
-  py::gil_scoped_release release;
+  const py::Unlocked released;
   return kernel();
 }
 
@@ -57,7 +58,7 @@ Array<F> segment_quantiles(const Array<F>& values, const Array<int64_t>& offsets
                            int threads) {
   const auto offsets = host::checked_offsets(offsets_, values.size());
   const auto levels = host::checked_levels(levels_);
-  Array<F> out({offsets.size() - 1, levels.size()});
+  Array<F> out({length(offsets) - 1, length(levels)});
   F* to = out.mutable_data();
   unlocked([&] { host::segment_quantiles<F>(span(values), offsets, levels, threads, to); });
   return out;
@@ -68,7 +69,7 @@ Array<F> leave_one_out_quantiles(const Array<F>& values, const Array<int64_t>& o
                                  int threads) {
   const auto offsets = host::checked_offsets(offsets_, values.size());
   const auto levels = host::checked_levels(levels_);
-  Array<F> out({static_cast<size_t>(values.size()), levels.size()});
+  Array<F> out({values.size(), length(levels)});
   F* to = out.mutable_data();
   unlocked([&] { host::leave_one_out_quantiles<F>(span(values), offsets, levels, threads, to); });
   return out;
@@ -83,7 +84,7 @@ Array<F> history_quantiles(const Array<F>& values, const Array<int64_t>& group,
   check_shape("group", group, n);
   std::visit([&](const auto& t) { check_shape("time", t, n); }, time);
   const auto levels = host::checked_levels(levels_);
-  Array<F> out({static_cast<size_t>(n), levels.size()});
+  Array<F> out({n, length(levels)});
   F* to = out.mutable_data();
   const auto times = std::visit([](const auto& t) -> host::EventTimes { return span(t); }, time);
   unlocked([&] { host::history_quantiles<F>(span(values), group.data(), times, levels, min_events, threads, to); });
@@ -92,11 +93,11 @@ Array<F> history_quantiles(const Array<F>& values, const Array<int64_t>& group,
 
 // ---- scores that are sums over rows
 
-py::tuple as_tuple(const host::ScaledSum& sum) { return py::make_tuple(sum.value, sum.exponent); }
+py::Object as_tuple(const host::ScaledSum& sum) { return py::make_tuple(sum.value, sum.exponent); }
 
 // (sum |y - p|, sum (y - p)^2, rows with |y - p| <= theta), a sum as (value, exponent of 2)
 template <class F>
-py::tuple errors(const Array<F>& y, const Array<F>& p, double theta, int threads) {
+py::Object errors(const Array<F>& y, const Array<F>& p, double theta, int threads) {
   check_shape("y", y, y.size());
   check_shape("prediction", p, y.size());
   const auto e = unlocked([&] { return host::errors<F>(span(y), p.data(), theta, threads); });
@@ -105,7 +106,7 @@ py::tuple errors(const Array<F>& y, const Array<F>& p, double theta, int threads
 
 // (means of y and p less their first rows, yy, pp, yp, exponents of 2 that y and p are divided by)
 template <class F>
-py::tuple moments(const Array<F>& y, const Array<F>& p, int threads) {
+py::Object moments(const Array<F>& y, const Array<F>& p, int threads) {
   check_shape("y", y, y.size());
   check_shape("prediction", p, y.size());
   const auto m = unlocked([&] { return host::moments<F>(span(y), p.data(), threads); });
@@ -115,7 +116,7 @@ py::tuple moments(const Array<F>& y, const Array<F>& p, int threads) {
 // (rows with lower <= y <= upper, sum of upper - lower as (value, exponent of 2), the first row with lower > upper or
 // -1)
 template <class F>
-py::tuple coverage(const Array<F>& lower, const Array<F>& upper, const Array<F>& y, int threads) {
+py::Object coverage(const Array<F>& lower, const Array<F>& upper, const Array<F>& y, int threads) {
   const int64_t n = lower.size();
   check_shape("lower", lower, n);
   check_shape("upper", upper, n);
@@ -126,16 +127,13 @@ py::tuple coverage(const Array<F>& lower, const Array<F>& upper, const Array<F>&
 
 // ---- scores of the order of rows
 
-host::Column column(const char* name, const py::array& a, int64_t n) {
+host::Column column(const char* name, const py::AnyArray& a, int64_t n) {
   using host::ColumnType;
   check_shape(name, a, n);
-  if (!(a.flags() & py::array::c_style)) {
-    fail(name, "a contiguous array", "another");
-  }
-  const char kind = a.dtype().kind();
+  const char kind = a.kind();
   const auto size = a.itemsize();
   if ((kind != 'f' && kind != 'i') || (size != 4 && size != 8)) {
-    fail(name, "float32, float64, int32 or int64", std::string(py::str(a.dtype())));
+    fail(name, "float32, float64, int32 or int64", a.dtype());
   }
   const ColumnType type = kind == 'f' ? (size == 4 ? ColumnType::kFloat32 : ColumnType::kFloat64)
                                       : (size == 4 ? ColumnType::kInt32 : ColumnType::kInt64);
@@ -154,7 +152,7 @@ const double* weights(const Weights& w, int64_t n) {
 
 // (concordant, tied in the prediction, pairs of different y, pairs tied in both); reference: concordant by its rule for
 // ties.
-py::tuple xauc_counts(const py::array& y_, const py::array& p_, const Weights& w_, bool reference, int threads) {
+py::Object xauc_counts(const py::AnyArray& y_, const py::AnyArray& p_, const Weights& w_, bool reference, int threads) {
   const int64_t n = y_.size();
   const host::Column y = column("y", y_, n), p = column("prediction", p_, n);
   if (w_ && reference) {
@@ -168,27 +166,27 @@ py::tuple xauc_counts(const py::array& y_, const py::array& p_, const Weights& w
     return host::xauc_counts(y, p, w, n, threads);
   });
   return std::visit(
-      [](const auto& c) -> py::tuple { return py::make_tuple(c.concordant, c.tied, c.pairs, c.tied_both); }, count);
+      [](const auto& c) -> py::Object { return py::make_tuple(c.concordant, c.tied, c.pairs, c.tied_both); }, count);
 }
 
 // (concordant, tied, pairs, tied in both) over all groups; then of the groups with a pair: how many, the sums of
 // concordant / pairs and tied / pairs.
-py::tuple xauc_groups(const py::array& y_, const py::array& p_, const Weights& w_, const Array<int64_t>& group,
-                      int threads) {
+py::Object xauc_groups(const py::AnyArray& y_, const py::AnyArray& p_, const Weights& w_, const Array<int64_t>& group,
+                       int threads) {
   const int64_t n = y_.size();
   const host::Column y = column("y", y_, n), p = column("prediction", p_, n);
   check_shape("group", group, n);
   const double* w = weights(w_, n);
   const auto count = unlocked([&] { return host::xauc_groups(y, p, w, group.data(), n, threads); });
   return std::visit(
-      [](const auto& c) -> py::tuple {
+      [](const auto& c) -> py::Object {
         return py::make_tuple(c.pairs.concordant, c.pairs.tied, c.pairs.pairs, c.pairs.tied_both, c.groups,
                               c.concordant, c.tied);
       },
       count);
 }
 
-double srcc(const py::array& y_, const py::array& p_, int threads) {
+double srcc(const py::AnyArray& y_, const py::AnyArray& p_, int threads) {
   const int64_t n = y_.size();
   const host::Column y = column("y", y_, n), p = column("prediction", p_, n);
   return unlocked([&] { return host::srcc(y, p, n, threads); });
@@ -230,8 +228,8 @@ void check_outcome(host::HistogramOutcome outcome, int64_t edges) {
 
 // (sum over groups of the divergence in nats, NaN if a number is; groups)
 template <class F>
-py::tuple histogram_jsd(const Array<F>& y, const Array<F>& p, const Array<int64_t>& group, const Array<double>& edges,
-                        int threads) {
+py::Object histogram_jsd(const Array<F>& y, const Array<F>& p, const Array<int64_t>& group, const Array<double>& edges,
+                         int threads) {
   const auto rows = histogram_rows(y, p, group);
   const auto bins_ = bins<F>(edges);
   host::DivergenceSum total;
@@ -243,8 +241,8 @@ py::tuple histogram_jsd(const Array<F>& y, const Array<F>& p, const Array<int64_
 
 // (ids [G] rising, counts [G, 2, M])
 template <class F>
-py::tuple histogram_counts(const Array<F>& y, const Array<F>& p, const Array<int64_t>& group,
-                           const Array<double>& edges, int threads) {
+py::Object histogram_counts(const Array<F>& y, const Array<F>& p, const Array<int64_t>& group,
+                            const Array<double>& edges, int threads) {
   const auto rows = histogram_rows(y, p, group);
   const auto bins_ = bins<F>(edges);
   std::vector<host::HistogramPart> parts;
@@ -253,7 +251,7 @@ py::tuple histogram_counts(const Array<F>& y, const Array<F>& p, const Array<int
   for (const auto& part : parts) {
     G += static_cast<int64_t>(part.ids.size());
   }
-  Array<int64_t> ids(G), counts({G, int64_t(2), bins_.size()});
+  Array<int64_t> ids({G}), counts({G, int64_t(2), bins_.size()});
   int64_t *id = ids.mutable_data(), *count = counts.mutable_data();
   for (const auto& part : parts) {
     id = std::copy(part.ids.begin(), part.ids.end(), id);
@@ -265,7 +263,7 @@ py::tuple histogram_counts(const Array<F>& y, const Array<F>& p, const Array<int
 // counts [A, B] += 1 at the bins of each row.
 template <class F>
 void joint_counts(const Array<F>& y, const Array<F>& p, const Array<double>& y_edges, const Array<double>& p_edges,
-                  Array<int64_t>& counts, int threads) {
+                  py::OutputArray<int64_t>& counts, int threads) {
   const int64_t n = y.size();
   check_shape("y", y, n);
   check_shape("prediction", p, n);
@@ -307,9 +305,9 @@ host::Encoder encoder(const Array<int64_t>& array, double tolerance) {
 
 // (whole [N], index of the first that is no label or -1)
 template <class F>
-py::tuple to_units(const Array<F>& labels, double scale, double slack, int threads) {
+py::Object to_units(const Array<F>& labels, double scale, double slack, int threads) {
   check_vector("labels", labels, "[N]");
-  Array<int64_t> out(labels.size());
+  Array<int64_t> out({labels.size()});
   int64_t* to = out.mutable_data();
   const int64_t bad = unlocked([&] { return host::to_units<F>(span(labels), scale, slack, threads, to); });
   return py::make_tuple(out, bad);
@@ -322,31 +320,25 @@ Array<int64_t> vocabulary_fit(const Array<int64_t>& labels, double q_start, doub
   if (n < 1 || n >= (int64_t(1) << 32)) {
     fail("labels", "from 1 to 2^32 - 1 of them", std::to_string(n));
   }
-  const auto poll = [] {
-    py::gil_scoped_acquire hold;
-    if (PyErr_CheckSignals() != 0) {
-      throw py::error_already_set();
-    }
-  };
   const host::VocabularyFit options{q_start, q_end, alpha, epsilon};
-  const auto values = unlocked([&] { return host::vocabulary_fit(span(labels), options, threads, poll); });
-  return Array<int64_t>(static_cast<py::ssize_t>(values.size()), values.data());
+  const auto values = unlocked([&] { return host::vocabulary_fit(span(labels), options, threads, py::check_signals); });
+  return Array<int64_t>(values);
 }
 
 // (tokens [N, T], lengths [N], remainders [N], whether all fit)
 template <class I>
-py::tuple encode_as(const Array<int64_t>& labels, const host::Encoder& encoder, int64_t T, int threads) {
+py::Object encode_as(const Array<int64_t>& labels, const host::Encoder& encoder, int64_t T, int threads) {
   const int64_t n = labels.size();
   Array<I> tokens({n, T});
-  Array<int32_t> lengths(n);
-  Array<int64_t> remainders(n);
+  Array<int32_t> lengths({n});
+  Array<int64_t> remainders({n});
   const host::Encoded<I> out{tokens.mutable_data(), lengths.mutable_data(), remainders.mutable_data()};
   const bool fits = unlocked([&] { return host::vocabulary_encode(span(labels), encoder, T, threads, out); });
   return py::make_tuple(tokens, lengths, remainders, fits);
 }
 
-py::tuple vocabulary_encode(const Array<int64_t>& labels, const Array<int64_t>& values, double tolerance, int64_t T,
-                            int threads) {
+py::Object vocabulary_encode(const Array<int64_t>& labels, const Array<int64_t>& values, double tolerance, int64_t T,
+                             int threads) {
   check_labels(labels);
   const auto encoder_ = encoder(values, tolerance);
   if (T < 1 || T > INT32_MAX) {
@@ -357,50 +349,53 @@ py::tuple vocabulary_encode(const Array<int64_t>& labels, const Array<int64_t>& 
 }
 
 // (how often each value is used [V], lengths [N], remainders [N])
-py::tuple vocabulary_usage(const Array<int64_t>& labels, const Array<int64_t>& values, double tolerance, int threads) {
+py::Object vocabulary_usage(const Array<int64_t>& labels, const Array<int64_t>& values, double tolerance, int threads) {
   check_labels(labels);
   const auto encoder_ = encoder(values, tolerance);
-  Array<int64_t> lengths(labels.size()), remainders(labels.size());
+  Array<int64_t> lengths({labels.size()}), remainders({labels.size()});
   int64_t *length = lengths.mutable_data(), *remainder = remainders.mutable_data();
   const auto counts =
       unlocked([&] { return host::vocabulary_usage(span(labels), encoder_, threads, length, remainder); });
-  return py::make_tuple(Array<int64_t>(static_cast<py::ssize_t>(counts.size()), counts.data()), lengths, remainders);
+  return py::make_tuple(Array<int64_t>(counts), lengths, remainders);
 }
 
-template <class F>
-void bind(py::module_& m) {
-  using py::arg;
-  const auto values = arg("values").noconvert(), offsets = arg("offsets").noconvert(), group = arg("group").noconvert(),
-             time = arg("time").noconvert(), y = arg("y").noconvert(), prediction = arg("prediction").noconvert(),
-             lower = arg("lower").noconvert(), upper = arg("upper").noconvert();
-  const arg levels("levels"), threads("num_threads"), edges("edges");
-  m.def("segment_quantiles", &segment_quantiles<F>, values, offsets, levels, threads);
-  m.def("leave_one_out_quantiles", &leave_one_out_quantiles<F>, values, offsets, levels, threads);
-  m.def("history_quantiles", &history_quantiles<F>, values, group, time, levels, arg("min_events"), threads);
-  m.def("errors", &errors<F>, y, prediction, arg("theta"), threads);
-  m.def("moments", &moments<F>, y, prediction, threads);
-  m.def("coverage", &coverage<F>, lower, upper, y, threads);
-  m.def("histogram_jsd", &histogram_jsd<F>, y, prediction, group, edges, threads);
-  m.def("histogram_counts", &histogram_counts<F>, y, prediction, group, edges, threads);
-  m.def("joint_counts", &joint_counts<F>, y, prediction, arg("y_edges"), arg("p_edges"), arg("counts").noconvert(),
-        threads);
-  m.def("to_units", &to_units<F>, arg("labels").noconvert(), arg("scale"), arg("slack"), arg("threads"));
-}
+// Of both floating types.
+#define ORD_OF_FLOATS(function) py::method<&function<float>, &function<double>>(#function)
+
+PyMethodDef methods[] = {
+    ORD_OF_FLOATS(segment_quantiles),
+    ORD_OF_FLOATS(leave_one_out_quantiles),
+    ORD_OF_FLOATS(history_quantiles),
+    ORD_OF_FLOATS(errors),
+    ORD_OF_FLOATS(moments),
+    ORD_OF_FLOATS(coverage),
+    ORD_OF_FLOATS(histogram_jsd),
+    ORD_OF_FLOATS(histogram_counts),
+    ORD_OF_FLOATS(joint_counts),
+    ORD_OF_FLOATS(to_units),
+    py::method<&xauc_counts>("xauc_counts"),
+    py::method<&xauc_groups>("xauc_groups"),
+    py::method<&srcc>("srcc"),
+    py::method<&vocabulary_fit>("vocabulary_fit"),
+    py::method<&vocabulary_encode>("vocabulary_encode"),
+    py::method<&vocabulary_usage>("vocabulary_usage"),
+    {nullptr, nullptr, 0, nullptr},
+};
+
+PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT,
+    "_host",
+    "Data-side kernels of ordkernels on NumPy arrays. Use ordkernels.quantiles, .scores and .vocabulary; these "
+    "functions "
+    "check less.",
+    -1,
+    methods,
+    nullptr,
+    nullptr,
+    nullptr,
+    nullptr,
+};
 
 }  // namespace
 
-PYBIND11_MODULE(_host, m) {
-  using py::arg;
-  m.doc() =
-      "Data-side kernels of ordkernels on NumPy arrays. Use ordkernels.quantiles, .scores and .vocabulary; these "
-      "functions check less.";
-  bind<float>(m);
-  bind<double>(m);
-  m.def("xauc_counts", &xauc_counts, arg("y"), arg("prediction"), arg("weight"), arg("reference"), arg("num_threads"));
-  m.def("xauc_groups", &xauc_groups, arg("y"), arg("prediction"), arg("weight"), arg("group").noconvert(),
-        arg("num_threads"));
-  m.def("srcc", &srcc, arg("y"), arg("prediction"), arg("num_threads"));
-  m.def("vocabulary_fit", &vocabulary_fit);
-  m.def("vocabulary_encode", &vocabulary_encode);
-  m.def("vocabulary_usage", &vocabulary_usage);
-}
+extern "C" __attribute__((visibility("default"))) PyObject* PyInit__host() { return PyModule_Create(&definition); }

@@ -3,8 +3,7 @@
 
 #include <algorithm>
 #include <atomic>
-#include <exception>
-#include <mutex>
+#include <new>
 #include <thread>
 #include <vector>
 
@@ -19,19 +18,15 @@ void parallel_for(int64_t chunks, int threads, ChunkFunction body) {
     return;
   }
   std::atomic<int64_t> next{0};
-  std::exception_ptr error;
-  std::mutex lock;
+  std::atomic<bool> failed{false};
   const auto work = [&] {
     try {
       for (int64_t c; (c = next.fetch_add(1)) < chunks;) {
         body(c);
       }
-    } catch (...) {
+    } catch (const std::bad_alloc&) {
       next.store(chunks);
-      std::lock_guard<std::mutex> hold(lock);
-      if (!error) {
-        error = std::current_exception();
-      }
+      failed.store(true);
     }
   };
   std::vector<std::thread> pool;
@@ -47,8 +42,8 @@ void parallel_for(int64_t chunks, int threads, ChunkFunction body) {
   for (auto& thread : pool) {
     thread.join();
   }
-  if (error) {
-    std::rethrow_exception(error);
+  if (failed) {
+    throw std::bad_alloc();
   }
 }
 

@@ -19,7 +19,7 @@ class ChunkFunction {
 };
 
 // Calls body(chunk) for every chunk in [0, chunks), handed out in order to `threads` threads, the caller among them.
-// The first exception of any thread stops the hand-out and is rethrown here.
+// A std::bad_alloc of any thread, the one exception that a body may throw, stops the hand-out and is thrown here.
 void parallel_for(int64_t chunks, int threads, ChunkFunction body);
 
 }  // namespace ordkernels::host
