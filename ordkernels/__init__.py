@@ -6,6 +6,7 @@
 - `metrics`: torchmetrics classes of all scores; `diagnostics`: the theory behind DiffoR and GR as measurements
 - `data`: loaders of public data sets
 - `swap_in`, `swap_out`: layers, schedulers and functions of other packages, replaced in place; `swap`: rules for more of them
+- `adapters`: parts of this package as classes of Pyro and diffusers
 
 Kernels compute in fp32 (fp64 stays fp64) and round once. NaN stays in its own row. The same seed and row id give the same draw on every
 backend, in any batch. Errors name the argument, what was expected and what came. Submodules load on first use.

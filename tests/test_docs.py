@@ -1,6 +1,7 @@
 """The API reference builds, and every public name is documented in one dialect."""
 
 import importlib
+import importlib.util
 import inspect
 import re
 import warnings
@@ -13,7 +14,8 @@ MODULES = ["ops", "rng", "quantiles", "scores", "vocabulary", "schedules", "nn",
 
 
 def public():
-    for name in MODULES:
+    adapters = [f"adapters.{peer}" for peer in ("diffusers", "pyro") if importlib.util.find_spec(peer)]
+    for name in MODULES + adapters:
         module = importlib.import_module(f"ordkernels.{name}")
         for attribute in module.__all__:
             value = getattr(module, attribute)
@@ -36,6 +38,8 @@ def test_docstring(name):
 @pytest.mark.slow
 def test_the_api_reference_builds(tmp_path):
     pdoc = pytest.importorskip("pdoc")
+    for peer in ("diffusers", "pyro"):  # what the adapters import
+        pytest.importorskip(peer)
     pdoc.render.configure(docformat="google")
     with warnings.catch_warnings():
         warnings.simplefilter("error")

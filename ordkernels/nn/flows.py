@@ -46,8 +46,8 @@ class PlanarTransform(Transform):
         torch.Size([3])
     """
 
-    domain = constraints.independent(constraints.real, 1)
-    codomain = constraints.independent(constraints.real, 1)
+    domain = constraints.real_vector
+    codomain = constraints.real_vector
 
     def __init__(self, u: Tensor, w: Tensor, b: Tensor, *, constrained: Constrained = True, cache_size: int = 0) -> None:
         super().__init__(cache_size=cache_size)

@@ -91,7 +91,7 @@ class _Scheduler:
 
 @rule("diffusers.schedulers.scheduling_ddim.DDIMScheduler", op="reverse_step", unless=_unless, kinks=True, beyond=_beyond,
       relies_on=("_get_variance",))  # fmt: skip
-class _DDIM(_Scheduler):
+class DDIMSteps(_Scheduler):
     num_inference_steps: int | None
     final_alpha_cumprod: Tensor
 
@@ -152,7 +152,7 @@ class _DDIM(_Scheduler):
 
 @rule("diffusers.schedulers.scheduling_ddpm.DDPMScheduler", op="reverse_step", unless=_unless, kinks=True, beyond=_beyond,
       relies_on=("previous_timestep",))  # fmt: skip
-class _DDPM(_Scheduler):
+class DDPMSteps(_Scheduler):
     num_inference_steps: int | None
     custom_timesteps: bool
     variance_type: str
