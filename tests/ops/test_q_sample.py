@@ -46,6 +46,7 @@ def test_opcheck() -> None:
 @pytest.mark.parametrize(
     ("call", "error", "text"),
     [
+        (lambda: q_sample(X, torch.zeros(2, 5, 1, 3), 0.5), ValueError, r"noise: expected \[B, D\] or \[B, K, D\], got 4 dim"),
         (lambda: q_sample(X, torch.zeros(2, 5, 4), 0.5), ValueError, r"noise: expected \[B, D\] or \[B, K, D\] with B = 2, D = 3, got \[2, 5, 4\]"),  # noqa: E501
         (lambda: q_sample(X, X, 1.01), ValueError, r"alpha_bar: expected values in \(0, 1\], got 1.01"),
     ],
