@@ -1,0 +1,183 @@
+"""What the estimators share: fitting on a person's table, point and distribution predictions."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, RegressorMixin
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor, nn
+
+from .. import models
+from ._columns import Column, table_columns, target_column
+from ._distribution import PredictedDistribution
+from ._features import Features, Roles
+
+__all__ = ["GenerativeRegressor", "TableRegressor"]
+
+Floats = NDArray[np.float64]
+
+
+class TableRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
+    """A regressor of a number of at least 0 on a table: a model of `ordkernels.models` behind scikit-learn's interface.
+
+    Fitted attributes: ``model_``, ``features_``, ``history_`` (a dict an epoch, with ``valid`` where there is a validation part),
+    ``n_features_in_`` and ``feature_names_in_`` (the columns of X).
+    """
+
+    _model: ClassVar[str]
+    model_: Any
+    _needs: ClassVar[tuple[str, ...]] = ()  # roles that the model cannot do without
+
+    def __init__(
+        self,
+        *,
+        user: str | None = None,
+        item: str | None = None,
+        time: str | None = None,
+        row_id: str | None = None,
+        capacity: str | None = None,
+        history: bool = False,
+        epochs: int = 20,
+        batch_size: int = 256,
+        learning_rate: float = 2e-3,
+        validation_fraction: float = 0.1,
+        patience: int | None = 3,
+        options: dict[str, Any] | None = None,
+        random_state: int = 0,
+        verbose: bool = False,
+    ) -> None:
+        self.user, self.item, self.time, self.row_id, self.capacity = user, item, time, row_id, capacity
+        self.history = history
+        self.epochs, self.batch_size, self.learning_rate = epochs, batch_size, learning_rate
+        self.validation_fraction, self.patience = validation_fraction, patience
+        self.options = options
+        self.random_state, self.verbose = random_state, verbose
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> TableRegressor:
+        """Train on a table.
+
+        Args:
+            X: pandas, polars, Arrow, NumPy ``[N, F]`` or a dict of columns; its columns are features, but for those with a role.
+            y: ``[N]``, finite, at least 0.
+            sample_weight: ``[N]``, at least 0: rows are drawn for training in proportion to it.
+
+        Returns:
+            self.
+
+        Raises:
+            TypeError, ValueError: what is wrong, with the column and the row, and what was expected.
+        """
+        columns = table_columns(X)
+        N = len(next(iter(columns.values())).values)
+        target = target_column(y, N)
+        if N < 2:
+            raise ValueError(f"X: expected at least 2 rows to train on, got {N} sample")
+        roles = Roles(self.user, self.item, self.time, self.row_id, self.capacity)
+        for role in self._needs:
+            if vars(roles)[role] is None:
+                raise ValueError(f"{role}: expected the name of a column, which {type(self).__name__} cannot do without, got None")
+        rows = self._training_rows(columns, N)
+        self.features_ = Features(roles, history=self.history)
+        train = self.features_.fit({name: c.rows(rows[0]) for name, c in columns.items()}, target[rows[0]])
+        train = self._weighted(train, sample_weight, rows[0], N)
+        valid = self._validation(columns, target, rows[1])
+        torch_state = torch.random.get_rng_state()
+        try:
+            torch.manual_seed(self.random_state)
+            self.model_ = self._make()
+        finally:
+            torch.random.set_rng_state(torch_state)
+        self.n_features_in_, self.feature_names_in_ = len(columns), np.array(list(columns), dtype=object)
+        self.history_ = models.fit(
+            self.model_, train, epochs=self.epochs, batch_size=min(self.batch_size, len(train["y"])), lr=self.learning_rate,
+            seed=self.random_state, progress=self.verbose, valid=valid, patience=self.patience if valid is not None else None,
+        )  # fmt: skip
+        return self
+
+    def predict(self, X: Any) -> Floats:
+        """Point predictions ``[N]``, in the target's unit."""
+        batch, _ = self._batch(X)
+        return self._array(self.model_.predict(batch))
+
+    def _make(self) -> nn.Module:
+        f = self.features_
+        model: nn.Module = getattr(models, self._model)(f.n_users, f.n_items, f.dense_width, quantiles=f.quantiles, **self._flags())
+        return model
+
+    def _flags(self) -> dict[str, Any]:
+        return dict(self.options or {})
+
+    def _batch(self, X: Any) -> tuple[dict[str, Tensor], Tensor]:
+        check_is_fitted(self, "model_")
+        columns = table_columns(X)
+        N = len(next(iter(columns.values())).values)
+        return self.features_.batch(columns, N), self.features_.row_ids(columns, N)
+
+    @staticmethod
+    def _array(t: Tensor) -> Floats:
+        return t.double().cpu().numpy()
+
+    def _training_rows(self, columns: dict[str, Column], N: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Row numbers of the training and the validation part: the latest rows where there is a time, else random ones."""
+        if not 0 <= self.validation_fraction < 1:
+            raise ValueError(f"validation_fraction: expected a share in [0, 1), got {self.validation_fraction!r}")
+        held = int(N * self.validation_fraction)
+        if self.time is not None and self.time in columns:
+            order = np.argsort(columns[self.time].values, kind="stable")
+        else:
+            order = np.random.default_rng(self.random_state).permutation(N)
+        return np.sort(order[: N - held]), np.sort(order[N - held :])
+
+    def _validation(self, columns: dict[str, Column], y: Floats, rows: NDArray[np.int64]) -> dict[str, Tensor] | None:
+        if not len(rows):
+            return None
+        batch = self.features_.batch({name: c.rows(rows) for name, c in columns.items()}, len(rows))
+        return {**batch, "y": torch.from_numpy(y[rows].astype(np.float32))}
+
+    def _weighted(self, train: dict[str, Tensor], weight: Any, rows: NDArray[np.int64], N: int) -> dict[str, Tensor]:
+        if weight is None:
+            return train
+        w = np.asarray(weight, dtype=np.float64)
+        if w.shape != (N,):
+            raise ValueError(f"sample_weight: expected shape [N] = [{N}], got {list(w.shape)}")
+        if not (np.isfinite(w).all() and (w >= 0).all()):
+            raise ValueError("sample_weight: expected finite numbers of at least 0")
+        if not w[rows].sum():
+            raise ValueError("sample_weight: expected a positive weight in the training part, got none")
+        drawn = np.random.default_rng(self.random_state).choice(len(rows), size=len(rows), p=w[rows] / w[rows].sum())
+        return {name: t[torch.from_numpy(drawn)] for name, t in train.items()}
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        tags.input_tags.string = True
+        tags.input_tags.categorical = True
+        tags.target_tags.positive_only = True
+        tags.non_deterministic = False
+        return tags
+
+
+class GenerativeRegressor(TableRegressor):
+    """A `TableRegressor` that predicts distributions, by draws."""
+
+    def predict(self, X: Any, *, n: int = 32, seed: int = 0, statistic: str = "median") -> Floats:
+        """The median or mean of n draws, ``[N]``, in the target's unit."""
+        batch, ids = self._batch(X)
+        return self._array(self.model_.predict(batch, n, seed, ids, statistic))
+
+    def predict_quantiles(self, X: Any, alpha: float | ArrayLike = (0.1, 0.5, 0.9), *, n: int = 128, seed: int = 0) -> Floats:
+        """Quantiles ``[N, len(alpha)]`` of n draws, ``[N]`` of one level."""
+        return self.predict_proba(X, n=n, seed=seed).ppf(alpha)
+
+    def predict_interval(self, X: Any, coverage: float = 0.8, *, n: int = 128, seed: int = 0) -> Floats:
+        """Lower and upper end, ``[N, 2]``, of the central interval of that coverage."""
+        return self.predict_proba(X, n=n, seed=seed).interval(coverage)
+
+    def predict_proba(self, X: Any, *, n: int = 128, seed: int = 0) -> PredictedDistribution:
+        """The predictive distributions, from n draws a row. A row's draws depend on its row id and the seed."""
+        batch, ids = self._batch(X)
+        return PredictedDistribution(self._array(self.model_.sample(batch, n, seed, ids)))

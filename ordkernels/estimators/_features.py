@@ -1,0 +1,257 @@
+"""Columns of a table as what the models read: standardised numbers, flags and categories in ``dense``, ids, histories, capacities."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..quantiles import history_quantiles
+from ._columns import Column, Kind
+
+__all__ = ["Features", "Roles"]
+
+Floats = NDArray[np.float64]
+
+CATEGORIES = 32  # of a column that get a feature each; the others share one
+UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Names of the columns with a meaning of their own; the others are features."""
+
+    user: str | None = None
+    item: str | None = None
+    time: str | None = None
+    row_id: str | None = None
+    capacity: str | None = None
+
+    def named(self) -> dict[str, str]:
+        return {role: name for role, name in vars(self).items() if name is not None}
+
+
+@dataclass
+class Feature:
+    """How one column becomes features: what was seen of it in training."""
+
+    kind: Kind
+    mean: float = 0.0
+    spread: float = 1.0
+    logarithm: bool = False
+    categories: list[str] = field(default_factory=list)
+    has_missing: bool = False
+    constant: bool = False
+
+    @classmethod
+    def of(cls, c: Column) -> Feature:
+        seen = c.values[~c.missing]
+        found = cls(c.kind, has_missing=bool(c.missing.any()))
+        if c.kind == "category":
+            names, counts = np.unique(seen.astype(str), return_counts=True)
+            found.categories = names[np.argsort(-counts, kind="stable")][:CATEGORIES].tolist()
+        elif len(seen):
+            x = seen.astype(np.float64)
+            found.logarithm = c.kind == "number" and x.min() >= 0 and x.max() > 50 * max(float(np.median(x)), 1e-12)
+            x = np.log1p(x) if found.logarithm else x
+            found.mean, found.spread = float(x.mean()), float(x.std())
+        found.constant = not found.categories and not found.spread
+        found.spread = found.spread or 1.0
+        return found
+
+    def width(self) -> int:
+        return sum(1 for _ in self.names(""))
+
+    def names(self, name: str) -> list[str]:
+        """Of the features, in their order."""
+        found = [f"{name}={c}" for c in self.categories] + [f"{name}={UNKNOWN}"] if self.kind == "category" else [name]
+        if self.kind == "time":
+            found += [f"{name} {part}" for part in ("hour sin", "hour cos", "weekday sin", "weekday cos")]
+        return found + ([f"{name} missing"] if self.has_missing else [])
+
+    def features(self, c: Column) -> list[Floats]:
+        """``[N]`` each; a missing number counts as the mean, a missing or unknown category as unknown."""
+        if self.kind == "category":
+            text = c.values.astype(str)
+            found = [np.asarray((text == name) & ~c.missing, dtype=np.float64) for name in self.categories]
+            found.append(np.ones(len(text)) - sum(found))
+        else:
+            x = c.values.astype(np.float64)
+            x = np.log1p(np.maximum(x, 0)) if self.logarithm else x
+            found = [np.clip(np.where(c.missing, 0.0, (x - self.mean) / self.spread), -1e3, 1e3)]
+        if self.kind == "time":
+            day, week = 2 * math.pi * (c.values / 8.64e10 % 1), 2 * math.pi * (c.values / 6.048e11 % 1)
+            found += [np.sin(day), np.cos(day), np.sin(week), np.cos(week)]
+        return found + ([c.missing.astype(np.float64)] if self.has_missing else [])
+
+
+@dataclass
+class Features:
+    """What a fitted estimator knows of its table: roles, features, ids, and the events of its histories.
+
+    Args:
+        roles: names of columns.
+        quantiles: L of the history quantiles.
+        history: quantiles of each user's and item's strictly earlier targets.
+    """
+
+    roles: Roles
+    quantiles: int = 20
+    history: bool = False
+    columns: dict[str, Feature] = field(default_factory=dict)
+    kinds: dict[str, Kind] = field(default_factory=dict)
+    ids: dict[str, dict[str, int]] = field(default_factory=dict)
+    events: dict[str, NDArray[Any]] = field(default_factory=dict)  # user, item, time, y of the training rows
+
+    @property
+    def n_users(self) -> int:
+        return len(self.ids.get("user", ())) + 1  # the last one: unknown
+
+    @property
+    def n_items(self) -> int:
+        return len(self.ids.get("item", ())) + 1
+
+    @property
+    def dense_width(self) -> int:
+        return max(1, sum(f.width() for f in self.columns.values()))
+
+    def fit(self, columns: Mapping[str, Column], y: Floats) -> dict[str, Tensor]:
+        """Learns from the training rows; returns their batch, with ``y``."""
+        self._check_roles(columns)
+        taken = set(self.roles.named().values()) - {self.roles.time}
+        self.columns = {name: Feature.of(c) for name, c in columns.items() if name not in taken}
+        self.columns = {name: f for name, f in self.columns.items() if not f.constant or f.has_missing}
+        self.kinds = {name: c.kind for name, c in columns.items()}
+        for role in ("user", "item"):
+            name = vars(self.roles)[role]
+            if name is not None:
+                keys = _keys(columns[name])
+                self.ids[role] = {key: k for k, key in enumerate(sorted(set(keys[~columns[name].missing].tolist())))}
+        if self.history:
+            self.events = {side: self._id(side, columns, len(y)) for side in ("user", "item")}
+            self.events |= {"time": self._times(columns), "y": y}
+        return {**self.batch(columns, len(y), training=True), "y": torch.from_numpy(y.astype(np.float32))}
+
+    def batch(self, columns: Mapping[str, Column], N: int, *, training: bool = False) -> dict[str, Tensor]:
+        """What the models read of these rows, without the target."""
+        if not training:
+            self._check_columns(columns)
+        dense = [x for name, f in self.columns.items() for x in f.features(columns[name])] or [np.zeros(N)]
+        found: dict[str, NDArray[Any]] = {"dense": np.stack(dense, axis=1).astype(np.float32)}
+        for side in ("user", "item"):
+            found[side] = self._id(side, columns, N)
+            q = self._histories(side, columns, N, training)
+            has = np.asarray(~np.isnan(q).any(axis=1))
+            found[f"q_{side}"] = np.where(has[:, None], q, 0.0).astype(np.float32)
+            found[f"has_{side}"] = has.astype(np.float32)
+        if self.roles.capacity is not None:
+            found["capacity"] = self._capacity(columns[self.roles.capacity])
+            found["duration"] = found["capacity"]
+        return {name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in found.items()}
+
+    def row_ids(self, columns: Mapping[str, Column], N: int) -> Tensor:
+        """What the rows' noise belongs to: the column of that role, or the rows' places."""
+        name = self.roles.row_id
+        if name is None:
+            return torch.arange(N)
+        c = columns[name]
+        if c.missing.any():
+            raise ValueError(f"column {name!r}: expected a row id in every row, got none at row {int(c.missing.argmax())}")
+        if c.kind != "number":
+            raise TypeError(f"column {name!r}: expected whole numbers as row ids, got {_described(c.kind)}")
+        if (c.values != np.floor(c.values)).any():
+            raise ValueError(f"column {name!r}: expected whole numbers as row ids, got {c.values[c.values != np.floor(c.values)][0]:g}")
+        return torch.from_numpy(c.values.astype(np.int64))
+
+    def _check_roles(self, columns: Mapping[str, Column]) -> None:
+        for role, name in self.roles.named().items():
+            if name not in columns:
+                raise ValueError(f"{role}: expected the name of a column ({', '.join(map(repr, columns))}), got {name!r}")
+        if self.history:
+            if self.roles.time is None:
+                raise ValueError("history: expected time= with it, the column whose order tells what was earlier, got None")
+            if self.roles.user is None and self.roles.item is None:
+                raise ValueError("history: expected user= or item= with it, whose histories to take, got neither")
+
+    def _check_columns(self, columns: Mapping[str, Column]) -> None:
+        needed = [name for name in self.kinds if name in self.columns or name in self.roles.named().values()]
+        for name in needed:
+            if name not in columns:
+                raise ValueError(f"X: expected the column {name!r}, as in training, got {', '.join(map(repr, columns))}")
+            found, expected = columns[name].kind, self.kinds[name]
+            if found != expected and not columns[name].missing.all() and not {found, expected} <= {"number", "flag"}:
+                raise TypeError(f"column {name!r}: expected {_described(expected)}, as in training, got {_described(found)}")
+
+    def _id(self, side: str, columns: Mapping[str, Column], N: int) -> NDArray[np.int64]:
+        name, known = vars(self.roles)[side], self.ids.get(side, {})
+        if name is None:
+            return np.zeros(N, dtype=np.int64)
+        unknown = len(known)
+        keys = _keys(columns[name])
+        return np.array([unknown if gone else known.get(k, unknown) for k, gone in zip(keys, columns[name].missing, strict=True)], np.int64)
+
+    def _times(self, columns: Mapping[str, Column]) -> NDArray[Any]:
+        assert self.roles.time is not None
+        c = columns[self.roles.time]
+        if c.missing.any():
+            raise ValueError(f"column {self.roles.time!r}: expected a time in every row, got none at row {int(c.missing.argmax())}")
+        if c.kind not in ("time", "number"):
+            raise TypeError(f"column {self.roles.time!r}: expected times or numbers, got {_described(c.kind)}")
+        return c.values
+
+    def _histories(self, side: str, columns: Mapping[str, Column], N: int, training: bool) -> Floats:
+        """Quantiles of the targets of strictly earlier training events of the row's user or item, NaN without any: ``[N, L]``."""
+        L = self.quantiles
+        if not self.history or vars(self.roles)[side] is None:
+            return np.full((N, L), np.nan)
+        levels = (np.arange(L) + 0.5) / L
+        past = self.events
+        if training:
+            return np.asarray(history_quantiles(past["y"], past[side], past["time"], levels))
+        # The rows to score are events whose own targets no other row sees: each sees the training events before it.
+        return _past_quantiles(past["y"], past[side], past["time"], self._id(side, columns, N), self._times(columns), levels)
+
+    def _capacity(self, c: Column) -> NDArray[np.float32]:
+        name = self.roles.capacity
+        if c.kind != "number":
+            raise TypeError(f"column {name!r}: expected numbers as capacities, got {_described(c.kind)}")
+        bad: NDArray[np.bool_] = np.asarray(c.missing | ~(c.values >= 0))
+        if bad.any():
+            raise ValueError(f"column {name!r}: expected a capacity of at least 0 in every row, got {c.values[bad][0]:g} at {bad.argmax()}")
+        return c.values.astype(np.float32)
+
+
+def _past_quantiles(
+    y: Floats, group: NDArray[np.int64], time: NDArray[Any], of_group: NDArray[np.int64], of_time: NDArray[Any], levels: Floats
+) -> Floats:
+    """Quantiles of ``{y[j]: group[j] == of_group[i], time[j] < of_time[i]}``: for each distinct past, one call's event."""
+    order = np.lexsort((time, group))
+    g, t = group[order], time[order]
+    start = np.searchsorted(g, of_group)
+    ends = np.searchsorted(g, of_group, side="right")
+    earlier = [np.searchsorted(t[a:b], x, side="left") for a, b, x in zip(start, ends, of_time, strict=True)]
+    stop = start + np.array(earlier, dtype=np.int64)
+    pasts, which = np.unique(np.stack((start, stop), axis=1), axis=0, return_inverse=True)
+    out = np.full((len(pasts), len(levels)), np.nan)
+    sorted_y = y[order]
+    for k, (a, b) in enumerate(pasts.tolist()):
+        if b > a:
+            out[k] = np.quantile(sorted_y[a:b], levels)
+    return out[which.reshape(-1)]
+
+
+def _keys(c: Column) -> NDArray[Any]:
+    """Ids as text: 7, 7.0 and "7" of a column of numbers are one id; text is as it is."""
+    if c.kind == "category":
+        return c.values.astype(str).astype(object)
+    return np.array([repr(int(v)) if isinstance(v, int) or v.is_integer() else repr(v) for v in c.values.tolist()], dtype=object)
+
+
+def _described(kind: Kind) -> str:
+    return {"number": "numbers", "flag": "booleans", "category": "text", "time": "times"}[kind]
