@@ -48,7 +48,7 @@ class PlanarFlow(TransformModule):
         self._last: tuple[Any, ...] = (None, None, None)  # x, y and their log-determinant
 
     @property
-    def bijective(self) -> bool:
+    def bijective(self) -> bool:  # type: ignore[override]
         return self.flow.constrained is not False
 
     def _call(self, x: Tensor) -> Tensor:
