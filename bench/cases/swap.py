@@ -43,7 +43,7 @@ class HandWritten(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.u, self.w, self.b = nn.Parameter(torch.randn(D)), nn.Parameter(torch.randn(D)), nn.Parameter(torch.randn(1))
+        self.u, self.w, self.b = (nn.Parameter(0.1 * torch.randn(n)) for n in (D, D, 1))
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
         wu = self.w @ self.u
