@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch.fx import Proxy
 
 from ._report import SwapError, Swapped
 from ._rules import Fallback, FunctionRule, Rule, match
@@ -176,6 +177,8 @@ def _method(rule: Rule, name: str, original: Any) -> Callable[..., Any]:
     @functools.wraps(ours)
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
         if not torch.compiler.is_compiling():
+            if any(isinstance(a, Proxy) for a in (*args, *kwargs.values())):
+                return theirs(self, *args, **kwargs)  # FX records the original: a proxy has no shape to check
             record = self._swap_record
             if record is not None:
                 return record.call(self, name, args, kwargs)

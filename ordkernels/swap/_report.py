@@ -99,6 +99,7 @@ class Report:
         for s in self.swapped:
             lines += [f"{s.path or '(model)'}: {n} calls served by the original: {reason}" for reason, n in s.fallbacks.items()]
             lines += [f"{s.path or '(model)'}: {note}" for note in s.notes]
+            lines += [f"{s.path or '(model)'}: in use, not verified"] * bool(s.calls and not s.verified and not s.notes)
         return "\n".join(lines + [f"left alone: {s.path or '(model)'} ({s.original}): {s.reason}" for s in self.skipped])
 
     def __str__(self) -> str:

@@ -36,12 +36,12 @@ class _Run:
 
 
 def can_verify(obj: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Real numbers everywhere: no fake, meta, wrapped or traced tensors."""
+    """Real numbers everywhere: no fake, meta or wrapped tensors."""
     if torch._C._functorch.peek_interpreter_stack() is not None:
         return False
     found: list[Tensor] = [*_tensors_of(obj)]
     _map_tensors((args, kwargs), lambda t: found.append(t) or t)  # type: ignore[func-returns-value]
-    return all(type(t) in (Tensor, nn.Parameter) and t.device.type != "meta" for t in found) and not _has_proxies(args, kwargs)
+    return all(type(t) in (Tensor, nn.Parameter) and t.device.type != "meta" for t in found)
 
 
 def verify_method(
@@ -237,10 +237,6 @@ def _map_tensors(tree: Any, f: Convert, arrays: bool = False, memo: dict[int, An
     if type(tree) in (list, tuple):
         return type(tree)(_map_tensors(value, f, arrays, memo) for value in tree)
     return tree
-
-
-def _has_proxies(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    return any(isinstance(a, torch.fx.Proxy) for a in (*args, *kwargs.values()))
 
 
 @contextmanager

@@ -37,9 +37,10 @@ def _flow(layer: Any, z: Tensor, op: Any) -> Any:
     u, w, b = layer.u, layer.w, layer.b
     if z.dim() != w.dim() or z.shape[1:] != w.shape[1:]:
         return Fallback(f"z of shape {list(z.shape)}, expected [B, {', '.join(map(str, w.shape[1:]))}]")
-    dtype = torch.result_type(z, u)
-    if not dtype.is_floating_point or u.dtype != dtype:
+    if z.dtype in (torch.bfloat16, torch.float16) and u.dtype == torch.float32:  # from autocast layers; the original promotes them too
+        z = z.float()
+    if z.dtype != u.dtype or not z.is_floating_point():
         return Fallback(f"z of {z.dtype} and parameters of {u.dtype}")
     D = w.numel()
-    out, log_det = op(z.to(dtype).reshape(-1, D), u.view(1, D), w.view(1, D), b.view(1))
-    return out.view(z.shape), log_det.to(dtype)
+    out, log_det = op(z.reshape(-1, D), u.view(1, D), w.view(1, D), b.view(1))
+    return out.view(z.shape), log_det.to(z.dtype)

@@ -119,3 +119,17 @@ def test_w_of_zero():
     report = swap_in(flow)
     torch.testing.assert_close(flow(z)[0], z + torch.ones(()).tanh())
     assert "not finite in fp64 of the original" in report.text
+
+
+@pytest.mark.registration
+def test_compile_and_export():
+    flow = layer(dtype=torch.float32)
+    z = torch.randn(7, 8)
+    before = flow(z)
+    swap_in(flow)
+    compiled = torch.compile(flow, fullgraph=True, backend="aot_eager")
+    exported = torch.export.export(flow, (z,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+    assert "planar_flow" in str(exported.graph)
+    for out in (compiled(z), exported.module()(z)):
+        torch.testing.assert_close(out, before, rtol=1e-4, atol=1e-5)
+    assert exported.module()(z[:3])[0].shape == (3, 8)

@@ -270,12 +270,20 @@ def test_compiled_code_follows_the_swap(model):
 
 
 def test_functional_transforms(model):
-    swap_in(model.layers[0])
+    report = swap_in(model.layers[0])
     layer = model.layers[0]
     each = torch.func.vmap(torch.func.jacrev(lambda z: layer(z[None])[0][0]))(Z[:5])
-    torch.testing.assert_close(torch.linalg.slogdet(each)[1], layer(Z[:5])[1], rtol=1e-4, atol=1e-5)
-    report = swap_in(Planar())
     assert report.swapped[0].verified == []
+    assert "(model): in use, not verified" in report.text
+    torch.testing.assert_close(torch.linalg.slogdet(each)[1], layer(Z[:5])[1], rtol=1e-4, atol=1e-5)
+
+
+def test_symbolic_tracing_records_the_original(model):
+    before = model.layers[0](Z)
+    report = swap_in(model.layers[0])
+    traced = torch.fx.symbolic_trace(model.layers[0])
+    assert same(traced(Z), before)
+    assert report.swapped[0].calls == 0
 
 
 def test_import_is_light():
