@@ -41,7 +41,8 @@ class _Record:
     pending: set[str]
     verify: bool
     saved: dict[str, Any] = field(default_factory=dict)  # attributes that the swap replaced
-    pending_of_made: set[str] | None = None  # the same as pending, of all objects that this one makes; None: not verified
+    pending_of_made: set[str] | None = None  # the same as pending, of all objects that this one makes; None: it has made none
+    made: weakref.WeakValueDictionary[int, Any] = field(default_factory=weakref.WeakValueDictionary)  # those, by id
 
     def call(self, obj: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if name in self.pending and can_verify(obj, args, kwargs) and not self._beyond(name, args, kwargs):
@@ -119,6 +120,7 @@ def adopt(parent: Any, child: Any) -> Any:
         if record.pending_of_made is None:
             record.pending_of_made = set(rule.checked_methods) if record.verify else set()
         vars(child)["_swap_record"] = _Record(rule, record.row, record.pending_of_made, record.verify)
+        record.made[id(child)] = child
     return child
 
 
@@ -140,6 +142,8 @@ def uninstall(obj: Any, row: Swapped | None = None) -> bool:
         return False
     record = vars(obj).pop("_swap_record", None)
     obj.__class__ = vars(type(obj))["_swap_original"]
+    for child in list(record.made.values()) if record else ():
+        uninstall(child)
     for name, value in record.saved.items() if record else ():
         if value is _MISSING:
             vars(obj).pop(name, None)

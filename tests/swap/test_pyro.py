@@ -84,7 +84,9 @@ def test_conditional_planar_in_fp64(context, x):
     assert row.max_gradient_error < 1e-10
     results(flow, x, context)
     assert (row.calls, row.verified) == (2, ["_call"])  # one check for all transforms that it makes
+    t = flow.condition(context)
     report.undo()
+    assert type(t) is type(flow.condition(context)) is transforms.planar(6).__class__.__mro__[1]  # what it made is restored too
     assert all(torch.equal(a, b) for a, b in zip(results(flow, x, context), before, strict=True))
 
 
