@@ -1,7 +1,9 @@
-# make setup | demo | test | test-fast | serving | wheels | lint | docs | bench | mutants | clean. Everything happens in .venv, created on first use.
+# make setup | demo | test | test-fast | serving | wheels | lint | docs | bench | mutants | fuzz | sanitize | soak | clean.
+# Everything happens in .venv, created on first use.
 #   make test TORCH=torch==2.12.0            another torch
 #   make test TORCH_INDEX=https://download.pytorch.org/whl/cpu   where to take torch from (this one: the CPU builds)
 #   make test ARGS="-k crps"                 arguments for pytest
+#   make soak MINUTES=5                      for how long
 PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
@@ -9,6 +11,7 @@ TRITON ?= triton==3.7.1
 TORCH_INDEX ?=
 ARGS ?=
 JOBS ?= 2
+MINUTES ?= 30
 PY = $(VENV)/bin/python
 # Processes in place of threads: two that each spin on two cores take three times as long. Tests of threads set their own number.
 # Bytecode is written even where the environment says not to: each of these processes would compile every test again.
@@ -73,6 +76,13 @@ lint: $(VENV)/done
 	$(VENV)/bin/clang-format --dry-run -Werror $$(git ls-files "csrc/*.h" "csrc/*.cpp" "examples/*.cpp")
 	$(VENV)/bin/mypy
 
+# Standing guard, see RELIABILITY.md. `sanitize` builds the C++ parts twice more, below build/sanitize.
+sanitize: $(VENV)/done
+	$(PY) tests/guard/sanitize.py $(ARGS)
+
+soak: $(VENV)/done
+	$(PY) tests/guard/soak.py --minutes $(MINUTES) $(ARGS)
+
 docs: $(VENV)/done
 	$(VENV)/bin/pdoc -d google -o build/docs ordkernels
 
@@ -91,4 +101,4 @@ mutants: $(VENV)/done
 clean:
 	rm -rf $(VENV) build dist *.egg-info ordkernels/*.so ordkernels/_build_info.py
 
-.PHONY: bench clean demo docs fuzz lint mutants serving setup test test-fast wheels
+.PHONY: bench clean demo docs fuzz lint mutants sanitize serving setup soak test test-fast wheels

@@ -6,6 +6,8 @@ because pip hides the output of a build that succeeds. A compiler that is there 
 
 Ninja compiles, in `build/obj`: only what has changed (headers and flags count), and a line for each file. Editable installs and
 wheels share the objects. `python setup.py -q build_ext` shows the lines that pip hides; `MAX_JOBS` says how many files at once.
+
+`ORDKERNELS_SANITIZE=address` (and undefined behaviour) or `thread` builds for tests/guard: `build --build-lib build/sanitize/...`.
 """
 
 import importlib.util
@@ -40,7 +42,18 @@ ISA: dict[str, list[str]] = {  # instruction set -> flags of its files alone
 # Large kernels that are as fast with it, and compile in two thirds of the time.
 O2 = ("gemm", "nested_min", "planar_flow", "planar_flow_backward", "planar_flow_inverse", "planar_flow_inverse_backward")
 ARCHS = ("80", "90", "100")
-OBJECTS = Path("build/obj")
+# Flags that come last and win. An instruction set's code is checked as it is: `omp simd` loops are vectorised at -O1 too.
+# Division by zero is left out: it is IEEE arithmetic, and used.
+SANITIZERS = {
+    "": [],
+    "address": ["-fsanitize=address,undefined,float-cast-overflow", "-O1", "-g1", "-fno-omit-frame-pointer"],
+    "thread": ["-fsanitize=thread", "-O1", "-g1", "-fno-omit-frame-pointer"],  # `_host` alone: torch itself would have to be built so
+}
+SANITIZED = Path("build/sanitize")
+SANITIZE = os.environ.get("ORDKERNELS_SANITIZE", "")
+if SANITIZE not in SANITIZERS:
+    raise SystemExit(f"ORDKERNELS_SANITIZE: expected 'address' or 'thread', got {SANITIZE!r}")
+OBJECTS = SANITIZED / SANITIZE / "obj" if SANITIZE else Path("build/obj")
 GENERATED = Path("build/generated")
 
 
@@ -98,10 +111,11 @@ class Ninja:
     """A build.ninja: objects with the headers that they read, libraries from them."""
 
     def __init__(self, compiler: list[str], linker: list[str]):
-        self.linker = linker
+        self.linker, sanitize = [*linker, *SANITIZERS[SANITIZE]], shlex.join(SANITIZERS[SANITIZE])
         self.rules = [
             f"builddir = {OBJECTS}",
-            f"rule compile\n  command = {shlex.join(compiler)} $flags -MMD -MF $out.d -c $in -o $out\n  depfile = $out.d\n  deps = gcc\n"
+            f"rule compile\n  command = {shlex.join(compiler)} $flags {sanitize} -MMD -MF $out.d -c $in -o $out\n"
+            "  depfile = $out.d\n  deps = gcc\n"
             "  description = $name",
         ]
 
@@ -137,6 +151,8 @@ class Ninja:
 
 class Build(build_ext):
     def run(self):
+        if SANITIZE and (self.inplace or not Path(self.build_lib).is_relative_to(SANITIZED)):  # never in place, never in a wheel
+            raise SystemExit(f"ORDKERNELS_SANITIZE: expected --build-lib below {SANITIZED}, got {self.build_lib}")
         for old in Path(self.build_lib, "ordkernels").glob("*.so"):  # else a part that is not built now gets into the wheel
             old.unlink()
         super().run()  # in here self.inplace is 0, whatever the user asked for
@@ -179,6 +195,8 @@ class Build(build_ext):
                 self.not_built[ext.name] = "torch was not installed when ordkernels was built; install torch, then ordkernels again"
             elif not self.have_compiler:  # the package still imports, on the reference
                 self.not_built[ext.name] = f"no C++ compiler: {self.compiler.compiler_cxx[0]!r} was not on the path"
+            elif ext.name == "ordkernels._C" and SANITIZE == "thread":
+                self.not_built[ext.name] = "built with ORDKERNELS_SANITIZE=thread"
             elif ext.name == "ordkernels._C":
                 torch = [*GLUE, "-DPy_LIMITED_API=0x030B0000", f"-DTORCH_TARGET_VERSION={TARGET}", "-isystem", str(INCLUDE), python]
                 checks = ninja.precompile("cpu/checks.h", torch)  # torch's headers, read once
