@@ -101,11 +101,14 @@ def op_calls(B: int, seed: int, dtype: torch.dtype = torch.float32) -> list[OpCa
 
 
 def step(call: OpCall) -> list[Tensor]:
-    """The gradients of the sum of a call's results: all of its floating rows that have one."""
-    rows = {name: t.detach().requires_grad_() if t.is_floating_point() else t for name, t in call.rows.items()}
-    out = call.op(**rows, **call.shared)
-    total = sum(t.float().sum() for t in (out if isinstance(out, tuple) else (out,)) if t.requires_grad)
-    leaves = [t for t in rows.values() if t.requires_grad]
-    if not isinstance(total, Tensor):
+    """The gradients of the sum of a call's results: of all floating tensors that have one, those that all rows share included."""
+    arguments = {
+        name: t.detach().requires_grad_() if isinstance(t, Tensor) and t.is_floating_point() else t
+        for name, t in (call.rows | call.shared).items()
+    }
+    out = call.op(**arguments)
+    results = [t.float().sum() for t in (out if isinstance(out, tuple) else (out,)) if t.requires_grad]
+    if not results:
         return []
-    return [g for g in torch.autograd.grad(total, leaves, allow_unused=True) if g is not None]
+    leaves = [t for t in arguments.values() if isinstance(t, Tensor) and t.requires_grad]
+    return [g for g in torch.autograd.grad(sum(results), leaves, allow_unused=True) if g is not None]
