@@ -14,11 +14,11 @@ Call = Callable[[int], Any]  # the number of threads -> the result
 
 
 def host_calls(n: int, seed: int, dtype: Any = np.float64) -> Iterator[tuple[str, Call]]:
-    """(name, call) of every function on n rows: numbers with ties, ragged groups, weights; threads share the arrays."""
+    """(name, call) of every function on n rows, at least 2: numbers with ties, ragged groups, weights; threads share the arrays."""
     rng = np.random.default_rng(seed)
     y, p = (np.round(rng.gamma(2.0, 20.0, n), digits).astype(dtype) for digits in (0, 2))
     group, time, weight = rng.integers(0, n // 20 + 1, n), rng.integers(0, n, n), rng.random(n)
-    binary = (y > np.median(y)).astype(np.int64) if n else y.astype(np.int64)
+    binary = np.arange(n) % 2
     offsets = np.unique(np.concatenate(([0, n], rng.integers(0, n + 1, n // 50))))
     edges = np.linspace(0, 200, 21)
     yield "segment_quantiles", lambda t: quantiles.segment_quantiles(y, offsets, LEVELS, num_threads=t)
@@ -29,6 +29,9 @@ def host_calls(n: int, seed: int, dtype: Any = np.float64) -> Iterator[tuple[str
     yield "xauc, weight", lambda t: scores.xauc(y, p, weight=weight, num_threads=t)
     yield "xauc, group", lambda t: scores.xauc(y, p, group=group, weight=weight, num_threads=t)
     yield "auc", lambda t: scores.auc(binary, p, num_threads=t)
+    yield "kendall_tau", lambda t: scores.kendall_tau(y, p, num_threads=t)
+    yield "normalized_gini", lambda t: scores.normalized_gini(y, p)
+    yield "decile_table", lambda t: scores.decile_table(y, p)
     yield "srcc", lambda t: scores.srcc(y, p, num_threads=t)
     yield "lcc", lambda t: scores.lcc(y, p, num_threads=t)
     yield "mae", lambda t: scores.mae(y, p, num_threads=t)

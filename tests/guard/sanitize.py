@@ -75,7 +75,7 @@ def run(kind: str, command: list[str], reports: Path, path: Path | None = None, 
         "UBSAN_OPTIONS": f"print_stacktrace=1:{log}",
         "TSAN_OPTIONS": f"{OPTIONS['thread']}:{log}",
         "PYTHONSAFEPATH": "1",  # the folder that it is started in holds the ordinary build
-        "PYTHONPATH": os.pathsep.join(map(str, filter(None, (path, *(ROOT / "tests" / name for name in ("guard", "models", "nn")))))),
+        "PYTHONPATH": os.pathsep.join(map(str, filter(None, (path, HERE)))),
         **variables,
     }
     # ThreadSanitizer's shadow memory needs the addresses that a process has without randomization.

@@ -77,7 +77,7 @@ class Load:
         self.train = {name: v[:4000].clone() for name, v in train.items()}
         self.models = {kind: kind(*self.sizes, **SMALL[kind]) for kind in KINDS}
         for model in self.models.values():
-            models.fit(model, self.train, epochs=1, progress=False)
+            models.fit(model, {name: v[:500] for name, v in self.train.items()}, epochs=1, batch_size=250, progress=False)
         self.work = [getattr(self, name) for name in dir(self) if name.startswith("do_")]
         self.calls = 0
 
@@ -99,7 +99,7 @@ class Load:
         step(self.random.choice(op_calls(self.rows(2000), self.calls, self.random.choice(DTYPES))))
 
     def do_data_side(self) -> None:
-        calls = list(host_calls(max(self.rows(20_000), 1), self.calls, self.random.choice((np.float32, np.float64))))
+        calls = list(host_calls(max(self.rows(20_000), 2), self.calls, self.random.choice((np.float32, np.float64))))
         for _, call in self.random.sample(calls, 4):
             call(self.random.choice((1, 2, 5)))
 
