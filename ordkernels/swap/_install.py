@@ -43,6 +43,7 @@ class _Record:
     saved: dict[str, Any] = field(default_factory=dict)  # attributes that the swap replaced
     pending_of_made: set[str] | None = None  # the same as pending, of all objects that this one makes; None: it has made none
     made: weakref.WeakValueDictionary[int, Any] = field(default_factory=weakref.WeakValueDictionary)  # those, by id
+    maker: weakref.ref[Any] | None = None  # the swapped object that has made this one
 
     def call(self, obj: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if name in self.pending and can_verify(obj, args, kwargs) and not self._beyond(name, args, kwargs):
@@ -80,7 +81,8 @@ class _Record:
         self.row.max_gradient_error = _larger(self.row.max_gradient_error, gradients.error)
         failures = outputs.failures + gradients.failures
         if failures:
-            uninstall(obj)
+            maker = self.maker() if self.maker else None
+            uninstall(obj if maker is None else maker)
             where = f"{self.row.path or '(model)'}: {self.row.original}.{name}"
             raise SwapError(f"{where} by ops.{self.row.op}: {'; '.join(failures)}. Its swap is undone.")
 
@@ -119,7 +121,7 @@ def adopt(parent: Any, child: Any) -> Any:
     if record is not None:
         if record.pending_of_made is None:
             record.pending_of_made = set(rule.checked_methods) if record.verify else set()
-        vars(child)["_swap_record"] = _Record(rule, record.row, record.pending_of_made, record.verify)
+        vars(child)["_swap_record"] = _Record(rule, record.row, record.pending_of_made, record.verify, maker=weakref.ref(parent))
         record.made[id(child)] = child
     return child
 

@@ -6,7 +6,7 @@ import pickle
 import pytest
 import torch
 
-from ordkernels import swap_in, swap_out
+from ordkernels import ops, swap, swap_in, swap_out
 
 pyro = pytest.importorskip("pyro", reason="pyro-ppl is not installed")
 dist = pyro.distributions
@@ -165,3 +165,15 @@ def test_where_the_original_is_wrong():
     report = swap_in(flow)
     torch.testing.assert_close(flow(x.clone()), x + flow.u * flow.bias.tanh())
     assert "not finite in fp64 of the original" in report.text
+
+
+def test_a_planted_error_undoes_what_made_the_transform(monkeypatch):
+    right = ops.planar_flow
+    monkeypatch.setattr(ops, "planar_flow", lambda *args, **_: tuple(1.001 * t for t in right(*args)))
+    flow = conditional()
+    swap_in(flow)
+    t = flow.condition(torch.randn(5, 3))
+    with pytest.raises(swap.SwapError, match=r"pyro.ConditionalPlanar._call by ops.planar_flow: output 0: error"):
+        t(torch.randn(5, 6))
+    assert type(flow) is transforms.ConditionalPlanar
+    assert type(t) is type(flow.condition(torch.randn(5, 3)))
