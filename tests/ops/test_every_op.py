@@ -102,6 +102,8 @@ def test_every_public_op_is_a_node_of_fx() -> None:
 @every_op
 @pytest.mark.filterwarnings("error:There is a performance drop")  # of the loop where no rule is registered
 def test_vmap(name: str) -> None:
+    if name == "rng.philox" and torch.__version__ < (2, 12):
+        pytest.skip("this torch has no batching rule for a view of another dtype")
     call = CALLS[name]
     arguments, rows = call.arguments(B), rows_of(call)
     stacked = [torch.stack((t, t.flip(0), t.roll(2, 0))) if i < rows else t for i, t in enumerate(arguments)]
