@@ -166,9 +166,9 @@ class Build(build_ext):
 
     def copy_extensions_to_source(self):
         for ext in self.extensions:
-            if ext.name in self.not_built:
-                ext.optional = True  # is not there to be copied
-                Path("ordkernels", Path(self.get_ext_filename(ext.name)).name).unlink(missing_ok=True)
+            ext.optional = ext.name in self.not_built  # is not there to be copied
+            for old in Path("ordkernels").glob(f"{ext.name.rpartition('.')[2]}.*so"):  # one for this Python alone would go before abi3
+                old.unlink()
         super().copy_extensions_to_source()
 
     def build_extensions(self):
