@@ -119,7 +119,8 @@ class Load:
     def do_training(self) -> None:
         model, batch = self._batch()
         if self.random.random() < 0.3:
-            models.fit(model, batch, epochs=1, batch_size=64, progress=False)
+            fresh = type(model)(*self.sizes, **SMALL[type(model)])  # `fit` prepares a model for its rows: not one that others use
+            models.fit(fresh, batch, epochs=1, batch_size=64, progress=False)
         else:
             model.train().loss(batch)["loss"].backward()
             model.zero_grad()
