@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+import os
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from .. import models
+from . import _saving
 from ._columns import Column, table_columns, target_column
 from ._distribution import PredictedDistribution
 from ._features import Features, Roles
@@ -102,6 +104,35 @@ class TableRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         """Point predictions ``[N]``, in the target's unit."""
         batch, _ = self._batch(X)
         return self._array(self.model_.predict(batch))
+
+    def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
+        """Writes the fitted estimator: ``config.json`` (class, parameters, schema of the table, versions, hashes), ``model.safetensors``,
+        and ``table.safetensors`` (ids and the events of histories). Nothing is pickled.
+
+        Args:
+            directory: made if it is not there. A folder whose writing was cut short is refused by `from_pretrained`.
+
+        Raises:
+            ImportError: safetensors is not installed.
+            TypeError: options that cannot be written without pickling.
+            sklearn.exceptions.NotFittedError: before ``fit``.
+        """
+        check_is_fitted(self, "model_")
+        _saving.save(self, directory)
+
+    @classmethod
+    def from_pretrained(cls, directory: str | os.PathLike[str]) -> Self:
+        """The estimator that `save_pretrained` wrote, on the CPU, with the same predictions bit for bit.
+
+        Args:
+            directory: a folder. Its estimator must be of this class or one derived from it: ``TableRegressor.from_pretrained`` takes all.
+
+        Raises:
+            ImportError: safetensors is not installed.
+            ValueError: files that are missing, damaged, changed, of a newer version, of another class or of another program.
+        """
+        estimator: Self = _saving.load(cls, directory)
+        return estimator
 
     def _make(self) -> nn.Module:
         f = self.features_

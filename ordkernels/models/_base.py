@@ -1,21 +1,76 @@
-"""What the models share: the scale of their targets, and sampling."""
+"""What the models share: saving, the scale of their targets, and sampling."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import os
+from pathlib import Path
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..samplers import Sampler, ScoringModule
+from . import _pretrained
 from ._checks import INPUT_KEYS
 from ._encoders import FeatureEncoder
 
-__all__ = ["GenerativeModel", "TargetModel"]
+__all__ = ["GenerativeModel", "SavedModel", "TargetModel"]
 
 
-class TargetModel(nn.Module):
+class SavedModel(nn.Module):
+    """A module that folders can hold: it remembers the arguments that it was made with.
+
+    Attributes that were changed after it was made are not saved, but for parameters and buffers.
+    """
+
+    _arguments: tuple[tuple[Any, ...], dict[str, Any]]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        model = super().__new__(cls)
+        model.__dict__["_arguments"] = args, kwargs
+        return model
+
+    def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
+        """Writes ``config.json`` (class, arguments, versions, hashes) and ``model.safetensors`` (parameters and buffers).
+
+        Args:
+            directory: made if it is not there. A folder whose writing was cut short is refused by `from_pretrained`.
+
+        Raises:
+            ImportError: safetensors is not installed (the extra ``ordkernels[estimators]``).
+            TypeError: made with an argument that cannot be written without pickling, as a denoiser of one's own.
+            ValueError: parameters of several dtypes; the directory is a file.
+
+        Example:
+            >>> import tempfile
+            >>> from ordkernels.models import DiffoR
+            >>> model, x = DiffoR(dense_width=2, T=20), {"dense": torch.zeros(3, 2)}
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     model.save_pretrained(folder)
+            ...     torch.equal(DiffoR.from_pretrained(folder).predict(x), model.predict(x))
+            True
+        """
+        content, tensors = _pretrained.described(self)
+        _pretrained.write(directory, "model", content, {_pretrained.WEIGHTS: tensors})
+
+    @classmethod
+    def from_pretrained(cls, directory: str | os.PathLike[str]) -> Self:
+        """The model that `save_pretrained` wrote, on the CPU and in eval mode, with the same predictions bit for bit.
+
+        Args:
+            directory: a folder. Its model must be of this class or one derived from it: ``GenerativeModel.from_pretrained`` takes all four.
+
+        Raises:
+            ImportError: safetensors is not installed.
+            ValueError: files that are missing, damaged, changed, of a newer version, of another class or of another program.
+        """
+        content, files = _pretrained.read(directory, "model")
+        model: Self = _pretrained.built(cls, content, files.get(_pretrained.WEIGHTS, {}), Path(directory))
+        return model
+
+
+class TargetModel(SavedModel):
     """A model of non-negative targets that stores, in buffers, what it must know of the training split's.
 
     ``prepare(train)`` takes the targets' standard deviation, largest value and quantiles from the whole split (``fit`` calls

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..._validation.numbers import one_of
 from ...nn._eval_mode import inference
+from .._base import SavedModel
 
 __all__ = ["HistoricalMedian"]
 
 
-class HistoricalMedian(nn.Module):
+class HistoricalMedian(SavedModel):
     """The median of the user's (or item's) earlier targets, read off the batch's history quantiles; nothing to train.
 
     Args:

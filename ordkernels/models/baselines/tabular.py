@@ -10,12 +10,13 @@ from torch.nn import functional as F
 
 from ..._validation.numbers import one_of
 from ...nn._eval_mode import eval_mode, inference
+from .._base import SavedModel
 from .._encoders import ContextEncoder
 
 __all__ = ["TableClassifier", "TableRegression"]
 
 
-class _TableModel(nn.Module):
+class _TableModel(SavedModel):
     """An encoder, and a head of two layers; what ``fit`` and ``predict`` need."""
 
     batch_keys = ("dense", "y")
