@@ -4,6 +4,7 @@
 - `quantiles`, `vocabulary`, `scores`: the data side, on NumPy arrays without torch
 - `nn`, `schedules`, `samplers`: building blocks; `models`: FlowTime, DiffoR, GR, iFusion and baselines, `models.fit`
 - `metrics`: torchmetrics classes of all scores; `diagnostics`: the theory behind DiffoR and GR as measurements
+- `Predictor`: predictions for many rows, arrays in and arrays out
 - `data`: loaders of public data sets
 - `swap_in`, `swap_out`: layers, schedulers and functions of other packages, replaced in place; `swap`: rules for more of them
 - `adapters`: parts of this package as classes of Pyro and diffusers
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
         testing,
         vocabulary,
     )
+    from .scaling import Predictor  # noqa: F401
     from .swap import swap_in, swap_out  # noqa: F401
 
 __version__ = "0.1.0"
@@ -45,14 +47,16 @@ __all__ = [
     "schedules", "scores", "scores_grid", "scores_stream", "scoring_file", "swap", "testing", "use_backend", "vocabulary",
 ]  # fmt: skip
 
+_FROM = {"Predictor": "scaling", "swap_in": "swap", "swap_out": "swap"}
+
 
 def __getattr__(name: str) -> Any:
-    if name in ("swap_in", "swap_out"):
-        return getattr(importlib.import_module(f"{__name__}.swap"), name)
+    if name in _FROM:
+        return getattr(importlib.import_module(f"{__name__}.{_FROM[name]}"), name)
     if name in __all__ or name == "metrics":  # needs an optional extra, so `import *` leaves it out
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, "metrics", "swap_in", "swap_out"])
+    return sorted([*__all__, "metrics", *_FROM])

@@ -90,6 +90,10 @@ class Sampler(Generic[Model]):
             raise ValueError(f"level: expected a share strictly between 0 and 1, got {level}")
         return self._statistics(x, n, seed, row_ids, [0.5 - level / 2, 0.5 + level / 2])
 
+    def quantiles(self, x: Batch, levels: Sequence[float], n: int = 128, seed: int = 0, row_ids: Tensor | None = None) -> Tensor:
+        """Quantiles of the ``n`` draws at levels in [0, 1], ``[B, len(levels)]``."""
+        return self._statistics(x, n, seed, row_ids, [real("levels", level, least=0, most=1) for level in levels])
+
     def _draws(self, x: Batch, n: int, seed: int, ids: Tensor) -> Tensor:
         """``[b, n]`` for one micro-batch."""
         raise NotImplementedError
