@@ -197,6 +197,14 @@ METRICS = [
     Entry(metric("LCC"), METRIC_PAIR, within(expected.lcc, 1e3), sizes=ROWS, covers="metrics.LCC"),
     Entry(metric("SRCC"), METRIC_PAIR, within(expected.srcc), sizes=ROWS, covers="metrics.SRCC"),
     Entry(
+        metric("KendallTau", settings=("variant",)),
+        METRIC_PAIR | dict(variant=Choice(("a", "b", "c"))),
+        against(expected.kendall_tau, rounding=1e-12),
+        sizes=FEW,
+        covers="metrics.KendallTau",
+    ),
+    Entry(metric("NormalizedGini"), METRIC_PAIR, within(expected.normalized_gini), sizes=FEW, covers="metrics.NormalizedGini"),
+    Entry(
         metric("XAUC", settings=("ties",)),
         METRIC_PAIR | dict(ties=Choice(("half", "strict"))),
         against(lambda y, prediction, ties: expected.xauc(y, prediction, ties)[0], rounding=1e-12),

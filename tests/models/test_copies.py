@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 import torch
-from test_dtypes import MODELS, prepare, table
+from test_model_dtypes import MODELS, prepare, table
 
 from ordkernels import nn, samplers, schedules
 

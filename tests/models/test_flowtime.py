@@ -282,7 +282,7 @@ def test_malformed_batches_are_named(changes, message) -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda m, x: m.sample(x, 0), "n: expected at least 1, got 0"),
+        (lambda m, x: m.sample(x, 0), "n: expected 1 to 16777216, got 0"),
         (lambda m, x: m.interval(x, 1.0), "level: expected a share strictly between 0 and 1"),
         (lambda m, x: m.predict(x, statistic="mode"), "statistic"),
         (lambda m, x: m.sample(x, 2, row_ids=torch.arange(3)), r"row_ids: expected shape \[B\] = \[4\], got \[3\]"),

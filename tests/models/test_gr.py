@@ -346,7 +346,7 @@ def test_sampler_and_batch_errors():
         (lambda: ValueSampler(m, temperature=0.0), "temperature: expected a number above 0, got 0.0"),
         (lambda: ValueSampler(m, max_rows=0), "max_rows: expected at least 1, got 0"),
         (lambda: m.predict(x, statistic="mode"), "statistic: expected 'median', 'mean' or 'greedy', got 'mode'"),
-        (lambda: m.sample(x, 0), "n: expected at least 1, got 0"),
+        (lambda: m.sample(x, 0), "n: expected 1 to 16777216, got 0"),
         (lambda: m.interval(x, 1.0), "level: expected a share strictly between 0 and 1"),
         (lambda: m.sample(x, 1, row_ids=torch.arange(3)), r"row_ids: expected shape \[B\] = \[4\], got \[3\]"),
         (lambda: m.sample({"y": x["y"]}, 1), "batch: expected the key 'dense', got y"),

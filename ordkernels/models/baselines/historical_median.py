@@ -23,6 +23,7 @@ class HistoricalMedian(SavedModel):
         ValueError: another side.
 
     Example:
+        >>> import torch
         >>> HistoricalMedian("user").predict({"q_user": torch.tensor([[1.0, 2.0, 4.0, 9.0]])})
         tensor([3.])
     """
