@@ -389,8 +389,8 @@ def _labels(labels: Any, unit: float | None, threads: int, kernels: Any, name: s
     if a.dtype.kind in "iu" and unit is None:
         if a.size and (a.min() < 0 or a.max() > _MAX_LABEL):
             _reject(name, a, (a < 0) | (a > _MAX_LABEL), "0 to 2^53")
-        return np.ascontiguousarray(a, np.int64)
-    x = np.ascontiguousarray(a, np.float32 if a.dtype in (np.float16, np.float32) else np.float64)
+        return arrays.aligned(a, np.int64)
+    x = arrays.aligned(a, np.float32 if a.dtype in (np.float16, np.float32) else np.float64)
     scale = 1.0 if unit is None else _units_in_one(unit)
     y, first_bad = kernels.to_units(x, scale, 0.0 if unit is None else 0.5, threads)
     if first_bad >= 0:

@@ -154,12 +154,12 @@ def integers(name: str, x: Any, *, letter: str = "N", length: int | None = None,
     a = vector(name, x, letter=letter, length=length, other=other)
     if a.dtype.kind not in "iu" and not (a.size == 0 and isinstance(x, list | tuple)):  # NumPy takes [] for float64
         raise TypeError(f"{name}: expected integers, got {dtype_name(x, a)}")
-    return _aligned(a).view(np.int64) if a.dtype == np.uint64 else _aligned(a, np.int64)
+    return aligned(a).view(np.int64) if a.dtype == np.uint64 else aligned(a, np.int64)
 
 
 def weights(name: str, x: Any, *, length: int, other: str = "y") -> NDArray[np.float64]:
     """A contiguous vector of finite numbers of at least 0."""
-    w = _aligned(numbers(name, x, length=length, other=other), np.float64)
+    w = aligned(numbers(name, x, length=length, other=other), np.float64)
     if (w < 0).any():
         raise ValueError(f"{name}: expected numbers of at least 0, got {w[w < 0][0]} at index {int((w < 0).argmax())}")
     reject_infinite(name, w)
@@ -237,10 +237,10 @@ def _rounded_down(a: Array) -> Array:
 def common_float(*arrays: Array) -> list[Array]:
     """All as contiguous float32 where that holds each exactly, else all as float64."""
     dtype = np.float32 if all(np.can_cast(a.dtype, np.float32) for a in arrays) else np.float64
-    return [_aligned(a, dtype) for a in arrays]
+    return [aligned(a, dtype) for a in arrays]
 
 
-def _aligned(a: Any, dtype: Any = None) -> Array:
+def aligned(a: Any, dtype: Any = None) -> Array:
     """Contiguous, at an address that suits its dtype."""
     return np.require(a, dtype, ("C_CONTIGUOUS", "ALIGNED"))
 
@@ -250,11 +250,11 @@ def same_order(a: Array) -> Array:
     if a.dtype == np.longdouble:
         return np.unique(a, return_inverse=True)[1].astype(np.int64)
     if a.dtype == np.uint64:
-        return _aligned(a ^ np.uint64(1 << 63)).view(np.int64)
+        return aligned(a ^ np.uint64(1 << 63)).view(np.int64)
     for dtype in (np.int32, np.int64) if a.dtype.kind in "biu" else (np.float32,):
         if np.can_cast(a.dtype, dtype):
-            return _aligned(a, dtype)
-    return _aligned(a, np.float64)
+            return aligned(a, dtype)
+    return aligned(a, np.float64)
 
 
 def like(x: Any, *arrays: Any) -> tuple[Any, ...]:

@@ -14,7 +14,7 @@ _FLOAT16 = (np.dtype("<f2"), np.dtype(">f2"))
 def as_values(values: Any) -> NDArray[Any]:
     """Values [N] as float32 or float64."""
     a = arrays.numbers("values", values, boolean=False)
-    return np.ascontiguousarray(a, np.float32 if a.dtype in (np.float16, np.float32) else np.float64)
+    return arrays.aligned(a, np.float32 if a.dtype in (np.float16, np.float32) else np.float64)
 
 
 def restore(values: Any, out: NDArray[Any]) -> Any:
@@ -47,7 +47,7 @@ def as_times(time: Any, n: int) -> NDArray[Any]:
         missing = np.isnat(a)
         if missing.any():
             raise ValueError(f"time: expected no NaT, got {missing.sum()} of {a.size}, the first at index {missing.argmax()}")
-        return np.ascontiguousarray(a).view(np.int64)
+        return arrays.aligned(a).view(np.int64)
     if a.dtype.kind not in "iuf":
         raise TypeError(f"time: expected integers, floats or datetime64, got {arrays.dtype_name(time, a)}")
     arrays.reject_nan("time", a)
