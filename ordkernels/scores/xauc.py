@@ -93,6 +93,12 @@ def xauc(
     return result(found.counts, found.sums if average == "group" else None, ties, found.exponent, found.everything)
 
 
+def pair_counts(y: Any, prediction: Any) -> tuple[int, int, int, int]:
+    """The pairs that are concordant; tied in the prediction, of different y; of different y; and tied in both."""
+    counts: tuple[int, int, int, int] = _count(compiled_host("xauc"), y, prediction, None, None, "half", None).counts
+    return counts
+
+
 def options(ties: Any, average: Any) -> tuple[Ties, Literal["group", "pair"]]:
     return one_of("ties", ties, get_args(Ties)), one_of("average", average, ("group", "pair"))
 

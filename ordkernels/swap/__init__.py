@@ -1,8 +1,8 @@
 """Replacing layers, schedulers and functions of other packages by ours, in place and reversibly, proved on the first call.
 
 `swap_in` walks a model for objects that a rule knows; each keeps its identity, parameters, hooks and ``state_dict``, and works as
-before but for the time. Rules exist for normflows and Pyro planar flows, diffusers' DDIM and DDPM schedulers and the decoder of
-GR's authors; `rule` and `function` add more.
+before but for the time. Rules exist for normflows and Pyro planar flows, diffusers' DDIM and DDPM schedulers, torchmetrics' Kendall
+correlation and the decoder of GR's authors; those for functions of a package are in a file of its name. `rule` and `function` add more.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from torch.nn.utils import parametrize
 
 from ._install import PATCHES, install, is_swapped, original, patch, uninstall
 from ._report import Report, Skipped, SwapError, Swapped
-from ._rules import FUNCTIONS, Fallback, Rule, disabled_ops, function, match, rule
+from ._rules import FUNCTIONS, Fallback, Rule, disabled_ops, function, functions_of, match, rule
 from ._walk import Selection, selection, walk
 
-from . import diffusers, gr_decoder, normflows, pyro  # noqa: F401, isort: skip  (they register rules)
+from . import diffusers, gr_decoder, normflows, pandas, properscoring, pyro, scipy, scoringrules  # noqa: F401, isort: skip
+from . import torchmetrics, torchrec, xauc_score, xskillscore  # noqa: F401, isort: skip  (they register rules)
 
 __all__ = ["Fallback", "Report", "Skipped", "SwapError", "Swapped", "function", "original", "rule", "swap_in", "swap_out"]
 
@@ -130,7 +131,7 @@ def swap_out(*targets: Any) -> list[str]:
             walk(target, visit)
             continue
         for path, found in list(PATCHES.items()):
-            if found.rule.package == target:
+            if found.rule.belongs_to(target):
                 found.undo()
                 restored.append(path)
     return restored
@@ -181,11 +182,10 @@ def _why_not(found: Rule, obj: Any, matched: type, disabled: set[str]) -> str | 
 
 
 def _swap_package(package: str, report: Report, disabled: set[str], verify: bool) -> None:
-    rules = [r for r in FUNCTIONS if r.package == package]
+    rules = functions_of(package)
     if not rules:
-        known = ", ".join(sorted({r.package for r in FUNCTIONS}))
+        known = ", ".join(sorted({r.path.split(".")[0] for r in FUNCTIONS} - {"*"}))
         raise ValueError(f"targets: expected a model or a package with rules for its functions ({known}), got {package!r}")
-    importlib.import_module(package)
     for found in rules:
         owner, theirs = _resolve(found.path)
         if found.path in PATCHES:

@@ -205,12 +205,11 @@ def _reduce(self: Any, protocol: Any) -> Any:
     if isinstance(state, dict):
         state = {k: v for k, v in state.items() if k != "_swap_record"}
         for name, value in record.saved.items() if record else ():
-            state.pop(name, None)
-            if value is not _MISSING:
+            if state.pop(name, _MISSING) is not _MISSING and value is not _MISSING:
                 state[name] = value
-    if call is copyreg.__newobj__ and len(args) == 1:  # type: ignore[attr-defined]
+    if call is copyreg.__newobj__:  # type: ignore[attr-defined]
         # pickle takes __newobj__ for the object's own class alone
-        call, args = copyreg._reconstructor, (original, object, None)  # type: ignore[attr-defined]
+        call, args = (original.__new__, args) if len(args) > 1 else (copyreg._reconstructor, (original, object, None))  # type: ignore[attr-defined]
     return (call, tuple(original if a is swapped else a for a in args), state, *rest)
 
 
@@ -268,15 +267,22 @@ def patch(rule: FunctionRule, owner: Any, row: Swapped, verify: bool) -> Patch:
     found = Patch(rule, row, original, weakref.ref(owner))
     pending = [verify]
 
+    def serve(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        try:
+            return rule.replacement(called, *args, **kwargs)
+        except (TypeError, ValueError) as e:  # most likely the original's own error
+            return Fallback(f"{type(e).__name__} in the replacement")
+
     @functools.wraps(called)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        result = rule.replacement(called, *args, **kwargs)
+        result = serve(args, kwargs)
         if isinstance(result, Fallback):
             row.fallbacks[result.reason] = row.fallbacks.get(result.reason, 0) + 1
-            return called(*args, **kwargs)
+            return result.result[0] if result.result else called(*args, **kwargs)
         if pending[0]:
             pending[0] = False
-            verdict = verify_function(rule, called, args, kwargs, result)
+            checked = rule.smaller(*args, **kwargs) if rule.smaller else (args, kwargs)
+            verdict = verify_function(rule, called, *checked, serve(*checked) if rule.smaller else result)
             row.max_error = _larger(row.max_error, verdict.error)
             row.verified.append(name)
             row.notes += verdict.notes

@@ -18,15 +18,28 @@ Either may return `Fallback(reason)`, before it draws random numbers: then the o
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from .._backend import OPS, load_all
 
-__all__ = ["FUNCTIONS", "RULES", "Fallback", "FunctionRule", "Rule", "disabled_ops", "function", "makes_swapped", "match", "rule"]
+__all__ = [
+    "FUNCTIONS",
+    "RULES",
+    "Fallback",
+    "FunctionRule",
+    "Rule",
+    "disabled_ops",
+    "function",
+    "functions_of",
+    "makes_swapped",
+    "match",
+    "rule",
+]
 
 Target = type | str | Callable[[Any], bool]
 C = TypeVar("C", bound=type)
@@ -38,14 +51,16 @@ class Fallback:
 
     Args:
         reason: why, for the report.
+        result: the original's result, where the replacement of a function has it already, which has called the original inside.
 
     Example:
         >>> Fallback("complex input").reason
         'complex input'
     """
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, *result: Any) -> None:
         self.reason = reason
+        self.result = result
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,10 +103,23 @@ class FunctionRule:
     unless: Callable[[Any], str | None]
     ulps: float
     tolerance: float
+    smaller: Callable[..., tuple[tuple[Any, ...], dict[str, Any]]] | None  # arguments -> fewer of them, to verify with
 
-    @property
-    def package(self) -> str:
-        return self.path.split(".")[0]
+    def belongs_to(self, package: str) -> bool:
+        return self.path.startswith(f"{package}.")
+
+
+def functions_of(package: str) -> list[FunctionRule]:
+    """The rules for functions of a package, and those for a function of any module where this one has it; imports it."""
+    own = [found for found in FUNCTIONS if found.belongs_to(package)]
+    try:
+        module: Any = importlib.import_module(package)
+    except ModuleNotFoundError:
+        if own:
+            raise
+        return []
+    anywhere = [found for found in FUNCTIONS if found.path.startswith("*.") and hasattr(module, found.path[2:])]
+    return own + [replace(found, path=f"{package}{found.path[1:]}") for found in anywhere]
 
 
 RULES: list[Rule] = []
@@ -174,18 +202,23 @@ def makes_swapped(method: F) -> F:
 
 
 def function(
-    path: str, *, op: str, unless: Callable[[Any], str | None] | None = None, ulps: float = 64.0, tolerance: float = 0.0
-) -> Callable[[F], F]:
+    path: str, *, op: str, unless: Callable[[Any], str | None] | None = None, ulps: float = 64.0, tolerance: float = 0.0,
+    smaller: Callable[..., tuple[tuple[Any, ...], dict[str, Any]]] | None = None,
+) -> Callable[[F], F]:  # fmt: skip
     """Decorator of a function that replaces another package's when `swap_in` is called with that package's name.
 
-    The replacement is called as ``replacement(original, *args, **kwargs)``.
+    The replacement is called as ``replacement(original, *args, **kwargs)``. Where it raises TypeError or ValueError the original
+    serves the call, or raises its own error.
 
     Args:
-        path: ``package.module.function``, or ``package.module.Class.method``.
+        path: ``package.module.function``, or ``package.module.Class.method``; ``*.function`` in any module that `swap_in` is called
+            with, where ``unless`` recognizes it.
         op: the name of the op that serves it.
         unless: the reason why the function that was found cannot be replaced, or None.
         ulps: roundings by which a result may differ from the original's, next to twice the original's own error.
         tolerance: an absolute difference that is allowed on top, for results that the original rounds.
+        smaller: ``(*args, **kwargs)`` -> arguments for the comparison, a tuple and a dict, where the original takes too long on those of
+            the call.
 
     Returns:
         The decorator; it returns its function.
@@ -202,7 +235,7 @@ def function(
     """
 
     def register(replacement: F) -> F:
-        FUNCTIONS.append(FunctionRule(path, op, replacement, unless or (lambda original: None), ulps, tolerance))
+        FUNCTIONS.append(FunctionRule(path, op, replacement, unless or (lambda original: None), ulps, tolerance, smaller))
         return replacement
 
     return register
