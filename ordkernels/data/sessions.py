@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -96,25 +97,29 @@ def user_log(
     sessions: int,
     items: int,
     long: int,
-    gap_ms: int = GAP_MS,
+    gap_ms: float = GAP_MS,
     current: bool = True,
     grow: bool = True,
+    of_user: np.ndarray | None = None,
+    of_time_ms: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
-    """Histories and sessions of every event of a log, in any order of rows.
+    """Histories and sessions of every event of a log, or of other rows, in any order of rows.
 
     Args:
-        user, item, time_ms: integers ``[N]``.
+        user, item: integers ``[N]``.
+        time_ms: ``[N]``, milliseconds.
         signals: ``[N, F]``, what ``feedback`` says of an earlier event.
         past_user, past_item: ``[P]``, items from before the whole log, each user's oldest first.
         sessions, items, long, current, grow: as in ``kuairand_sessions``.
         gap_ms: the longest pause within a session.
+        of_user, of_time_ms: ``[R]``, rows that are no events of the log: each sees the log before it, and no other row. None: the events.
 
     Returns:
         ``long``, ``long_length``, ``sessions`` and ``feedback`` as in ``kuairand_sessions``, in the order of the rows; ``feedback`` is
         ``[N, sessions, items, F + 1]``, the last entry log1p of the hours since.
 
     Raises:
-        ValueError: sizes below 1.
+        ValueError: sizes below 1, one of ``of_user`` and ``of_time_ms`` without the other.
 
     Example:
         >>> log = user_log(np.zeros(3, int), np.array([5, 6, 7]), np.array([0, 1000, 2000]), np.ones((3, 1)), sessions=1, items=2, long=2)
@@ -122,30 +127,55 @@ def user_log(
         [[[0, 0]], [[6, 0]], [[6, 7]]]
     """
     positive_sizes(sessions=sessions, items=items, long=long)
+    if (of_user is None) != (of_time_ms is None):
+        raise ValueError("of_user, of_time_ms: expected both or neither, got one of them")
     none = np.zeros(0, dtype=np.int64)
     past_user, past_item = (none if v is None else v for v in (past_user, past_item))
     order = np.lexsort((time_ms, user))
-    u, token = user[order], item[order].astype(np.int32) + 1
-    first = starts_of_runs(u)
-    begin = start_of_run(first)  # [N], places in order: the user's first event
-    end = start_of_run(first | starts_of_runs(time_ms[order]))  # one after the last event that is strictly earlier
-    found = _last_sessions(u, time_ms[order], token, signals[order].astype(np.float32), begin, end, sessions, items, gap_ms, current)
-    found |= _histories(u, token, past_user, past_item.astype(np.int32) + 1, end if grow else begin, long)
+    u, t, token = user[order], time_ms[order], item[order].astype(np.int32) + 1
+    if of_user is None or of_time_ms is None:
+        first = starts_of_runs(u)
+        end = start_of_run(first | starts_of_runs(t))  # one after the last event that is strictly earlier
+        rows = _Rows(u, t, start_of_run(first), end)
+    else:
+        rows = _Rows(of_user, of_time_ms, np.searchsorted(u, of_user), _earlier(u, t, of_user, of_time_ms))
+    found = _last_sessions(u, t, token, signals[order].astype(np.float32), rows, sessions, items, gap_ms, current)
+    found |= _histories(u, token, past_user, past_item.astype(np.int32) + 1, rows, rows.end if grow else rows.begin, long)
+    if of_user is not None:
+        return found
     columns = {name: np.empty_like(column) for name, column in found.items()}
     for name, column in found.items():
         columns[name][order] = column
     return columns
 
 
+class _Rows(NamedTuple):
+    """Rows whose pasts are the events in places [begin, end) of a log in order of (user, time)."""
+
+    user: np.ndarray
+    time: np.ndarray
+    begin: np.ndarray
+    end: np.ndarray
+
+
+def _earlier(u: np.ndarray, t: np.ndarray, of_user: np.ndarray, of_time: np.ndarray) -> np.ndarray:
+    """How many events in order of (user, time) come strictly before each row in that order."""
+    order = np.lexsort((np.repeat((1, 0), (len(u), len(of_user))), np.concatenate((t, of_time)), np.concatenate((u, of_user))))
+    events = np.cumsum(order < len(u))
+    count = np.empty(len(order), dtype=np.int64)
+    count[order] = events
+    return count[len(u) :]
+
+
 def _last_sessions(
-    u: np.ndarray, t: np.ndarray, token: np.ndarray, signals: np.ndarray, begin: np.ndarray, end: np.ndarray,
-    sessions: int, items: int, gap_ms: int, current: bool,
+    u: np.ndarray, t: np.ndarray, token: np.ndarray, signals: np.ndarray, rows: _Rows,
+    sessions: int, items: int, gap_ms: float, current: bool,
 ) -> dict[str, np.ndarray]:  # fmt: skip
-    """``sessions`` and ``feedback`` of events in order of (user, time)."""
-    N = len(u)
+    """``sessions`` and ``feedback`` of rows, from events in order of (user, time)."""
+    N, R, (_, time, begin, end) = len(u), len(rows.user), rows
     found = {
-        "sessions": np.zeros((N, sessions, items), dtype=np.int32),
-        "feedback": np.zeros((N, sessions, items, signals.shape[1] + 1), dtype=np.float32),
+        "sessions": np.zeros((R, sessions, items), dtype=np.int32),
+        "feedback": np.zeros((R, sessions, items, signals.shape[1] + 1), dtype=np.float32),
     }
     if not N:
         return found
@@ -156,17 +186,18 @@ def _last_sessions(
     stop = np.append(start[1:], N)
     last = np.where(end > begin, session[end - 1], -1)  # the last session with a strictly earlier event
     if not current:
-        last = np.where(last == session, last - 1, last)
+        last = np.where((end > begin) & (time - t[end - 1] <= gap_ms), last - 1, last)
+    first = session[np.minimum(begin, N - 1)]
     for k in range(sessions):
         s = last - k
-        exists = (end > begin) & (s >= session[begin])
+        exists = (end > begin) & (s >= first)
         s = np.where(exists, s, 0)
         high = np.where(exists, np.minimum(stop[s], end), 0)
         low = np.maximum(start[s], high - items)
-        event = low[:, None] + np.arange(items)  # [N, items]
+        event = low[:, None] + np.arange(items)  # [R, items]
         inside = (event < high[:, None]) & exists[:, None]
         event = np.where(inside, event, 0)
-        hours = np.log1p(np.maximum(t[:, None] - t[event], 0) / 3.6e6)
+        hours = np.log1p(np.maximum(time[:, None] - t[event], 0) / 3.6e6)
         place = sessions - 1 - k
         found["sessions"][:, place] = np.where(inside, token[event], 0)
         found["feedback"][:, place] = np.where(inside[..., None], np.concatenate((signals[event], hours[..., None]), axis=2), 0)
@@ -174,19 +205,16 @@ def _last_sessions(
 
 
 def _histories(
-    u: np.ndarray, token: np.ndarray, past_user: np.ndarray, past_token: np.ndarray, stop: np.ndarray, long: int
+    u: np.ndarray, token: np.ndarray, past_user: np.ndarray, past_token: np.ndarray, rows: _Rows, stop: np.ndarray, long: int
 ) -> dict[str, np.ndarray]:
-    """``long`` and ``long_length`` of events in order of (user, time), of the past and of events before place ``stop``."""
-    N = len(u)
-    users = np.concatenate((past_user, u))
-    order = np.argsort(users, kind="stable")  # a user's past, then the user's events
-    history = np.concatenate((past_token, token))[order]
-    place = np.empty(len(users), dtype=np.int64)
-    place[order] = np.arange(len(users))
-    high = place[len(past_user) :][stop]
-    low = np.maximum(np.searchsorted(users[order], u), high - long)
-    found = {"long": np.zeros((N, long), dtype=np.int32), "long_length": high - low}
-    for j in range(long if N else 0):  # a column at a time: no [N, long] of int64
+    """``long`` and ``long_length`` of rows, of the past and of events before place ``stop``."""
+    R = len(rows.user)
+    history = np.concatenate((past_token, token))[np.argsort(np.concatenate((past_user, u)), kind="stable")]  # a user's past, then events
+    past = np.sort(past_user)
+    high = stop + np.searchsorted(past, rows.user, side="right")
+    low = np.maximum(rows.begin + np.searchsorted(past, rows.user), high - long)
+    found: dict[str, np.ndarray] = {"long": np.zeros((R, long), dtype=np.int32), "long_length": high - low}
+    for j in range(long if R and len(history) else 0):  # a column at a time: no [R, long] of int64
         inside = low + j < high
         found["long"][:, j] = np.where(inside, history[np.where(inside, low + j, 0)], 0)
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -13,14 +14,18 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from .. import models
+from .._validation.numbers import integer
 from . import _saving
 from ._columns import Column, table_columns, target_column
 from ._distribution import PredictedDistribution
 from ._features import Features, Roles
+from ._past import Sessions
 
 __all__ = ["GenerativeRegressor", "TableRegressor"]
 
 Floats = NDArray[np.float64]
+
+_BLOCK_ROWS, _BLOCK_DRAWS = 2**14, 2**18  # the most that are scored at a time
 
 
 class TableRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
@@ -83,7 +88,7 @@ class TableRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
             if vars(roles)[role] is None:
                 raise ValueError(f"{role}: expected the name of a column, which {type(self).__name__} cannot do without, got None")
         rows = self._training_rows(columns, N)
-        self.features_ = Features(roles, history=self.history)
+        self.features_ = Features(roles, history=self.history, sessions=self._sessions())
         train = self.features_.fit({name: c.rows(rows[0]) for name, c in columns.items()}, target[rows[0]])
         train = self._weighted(train, sample_weight, rows[0], N)
         valid = self._validation(columns, target, rows[1])
@@ -102,8 +107,7 @@ class TableRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
 
     def predict(self, X: Any) -> Floats:
         """Point predictions ``[N]``, in the target's unit."""
-        batch, _ = self._batch(X)
-        return self._array(self.model_.predict(batch))
+        return self._by_blocks(X, lambda batch, _: self.model_.predict(batch))
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
         """Writes the fitted estimator: ``config.json`` (class, parameters, schema of the table, versions, hashes), ``model.safetensors``,
@@ -139,18 +143,32 @@ class TableRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         model: nn.Module = getattr(models, self._model)(f.n_users, f.n_items, f.dense_width, quantiles=f.quantiles, **self._flags())
         return model
 
+    def _sessions(self) -> Sessions | None:
+        """Of which the model reads what a user did before."""
+        return None
+
     def _flags(self) -> dict[str, Any]:
         return dict(self.options or {})
 
-    def _batch(self, X: Any) -> tuple[dict[str, Tensor], Tensor]:
+    def _by_blocks(self, X: Any, score: Callable[[dict[str, Tensor], Tensor], Tensor | Floats], n: int = 1) -> Floats:
+        """What ``score(batch, row ids)`` makes of blocks of rows, one after the other: memory that does not grow with their number.
+
+        Args:
+            X: the table.
+            score: -> ``[B, ...]``.
+            n: draws of a row, which a block's rows times stay the same.
+        """
         check_is_fitted(self, "model_")
         columns = table_columns(X)
         N = len(next(iter(columns.values())).values)
-        return self.features_.batch(columns, N), self.features_.row_ids(columns, N)
-
-    @staticmethod
-    def _array(t: Tensor) -> Floats:
-        return t.double().cpu().numpy()
+        ids = self.features_.row_ids(columns, N)
+        size = min(_BLOCK_ROWS, max(1, _BLOCK_DRAWS // n))
+        found = []
+        for k in range(0, N, size):
+            rows = {name: c.rows(slice(k, k + size)) for name, c in columns.items()}
+            scored = score(self.features_.batch(rows, min(size, N - k)), ids[k : k + size])
+            found.append(scored.double().cpu().numpy() if isinstance(scored, Tensor) else scored)
+        return np.concatenate(found)
 
     def _training_rows(self, columns: dict[str, Column], N: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Row numbers of the training and the validation part: the latest rows where there is a time, else random ones."""
@@ -197,18 +215,23 @@ class GenerativeRegressor(TableRegressor):
 
     def predict(self, X: Any, *, n: int = 32, seed: int = 0, statistic: str = "median") -> Floats:
         """The median or mean of n draws, ``[N]``, in the target's unit."""
-        batch, ids = self._batch(X)
-        return self._array(self.model_.predict(batch, n, seed, ids, statistic))
+        n = integer("n", n, least=1)
+        return self._by_blocks(X, lambda batch, ids: self.model_.predict(batch, n, seed, ids, statistic), n)
 
     def predict_quantiles(self, X: Any, alpha: float | ArrayLike = (0.1, 0.5, 0.9), *, n: int = 128, seed: int = 0) -> Floats:
         """Quantiles ``[N, len(alpha)]`` of n draws, ``[N]`` of one level."""
-        return self.predict_proba(X, n=n, seed=seed).ppf(alpha)
+        return self._statistic(X, n, seed, lambda d: d.ppf(alpha))
 
     def predict_interval(self, X: Any, coverage: float = 0.8, *, n: int = 128, seed: int = 0) -> Floats:
         """Lower and upper end, ``[N, 2]``, of the central interval of that coverage."""
-        return self.predict_proba(X, n=n, seed=seed).interval(coverage)
+        return self._statistic(X, n, seed, lambda d: d.interval(coverage))
 
     def predict_proba(self, X: Any, *, n: int = 128, seed: int = 0) -> PredictedDistribution:
         """The predictive distributions, from n draws a row. A row's draws depend on its row id and the seed."""
-        batch, ids = self._batch(X)
-        return PredictedDistribution(self._array(self.model_.sample(batch, n, seed, ids)))
+        return PredictedDistribution(self._statistic(X, n, seed, lambda d: d.draws))
+
+    def _statistic(self, X: Any, n: int, seed: int, of: Callable[[PredictedDistribution], Floats]) -> Floats:
+        n = integer("n", n, least=1)
+        return self._by_blocks(
+            X, lambda batch, ids: of(PredictedDistribution(self.model_.sample(batch, n, seed, ids).double().cpu().numpy())), n
+        )

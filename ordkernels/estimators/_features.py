@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..quantiles import history_quantiles
 from ._columns import Column, Kind
+from ._past import Pasts, Sessions, session_columns
 
 __all__ = ["Features", "Roles"]
 
@@ -54,8 +55,8 @@ class Feature:
         seen = c.values[~c.missing]
         found = cls(c.kind, has_missing=bool(c.missing.any()))
         if c.kind == "category":
-            names, counts = np.unique(seen.astype(str), return_counts=True)
-            found.categories = names[np.argsort(-counts, kind="stable")][:CATEGORIES].tolist()
+            counts = Counter(seen.tolist())
+            found.categories = sorted(counts, key=lambda name: (-counts[name], name))[:CATEGORIES]
         elif len(seen):
             x = seen.astype(np.float64)
             found.logarithm = c.kind == "number" and x.min() >= 0 and x.max() > 50 * max(float(np.median(x)), 1e-12)
@@ -78,9 +79,10 @@ class Feature:
     def features(self, c: Column) -> list[Floats]:
         """``[N]`` each; a missing number counts as the mean, a missing or unknown category as unknown."""
         if self.kind == "category":
-            text = c.values.astype(str)
-            found = [np.asarray((text == name) & ~c.missing, dtype=np.float64) for name in self.categories]
-            found.append(np.ones(len(text)) - sum(found))
+            place, unknown = {name: k for k, name in enumerate(self.categories)}, len(self.categories)
+            code = np.array([place.get(name, unknown) for name in c.values.tolist()], dtype=np.int64)
+            code[c.missing] = unknown
+            found = [np.asarray(code == k, dtype=np.float64) for k in range(unknown + 1)]
         else:
             x = c.values.astype(np.float64)
             x = np.log1p(np.maximum(x, 0)) if self.logarithm else x
@@ -99,15 +101,23 @@ class Features:
         roles: names of columns.
         quantiles: L of the history quantiles.
         history: quantiles of each user's and item's strictly earlier targets.
+        sessions: of each user's strictly earlier events, for the models that read them.
     """
 
     roles: Roles
     quantiles: int = 20
     history: bool = False
+    sessions: Sessions | None = None
     columns: dict[str, Feature] = field(default_factory=dict)
     kinds: dict[str, Kind] = field(default_factory=dict)
     ids: dict[str, dict[str, int]] = field(default_factory=dict)
-    events: dict[str, NDArray[Any]] = field(default_factory=dict)  # user, item, time, y of the training rows
+    events: dict[str, NDArray[Any]] = field(default_factory=dict)  # user, item, time, y (and click) of the training rows
+
+    def __post_init__(self) -> None:
+        self._derived: dict[str, Any] = {}  # of the events: what a batch looks up, made when it is first needed
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_derived": {}}
 
     @property
     def n_users(self) -> int:
@@ -124,32 +134,38 @@ class Features:
     def fit(self, columns: Mapping[str, Column], y: Floats) -> dict[str, Tensor]:
         """Learns from the training rows; returns their batch, with ``y``."""
         self._check_roles(columns)
-        taken = set(self.roles.named().values()) - {self.roles.time}
+        taken = set(self.roles.named().values()) - {self.roles.time} | ({self.sessions.click} if self.sessions else set())
         self.columns = {name: Feature.of(c) for name, c in columns.items() if name not in taken}
         self.columns = {name: f for name, f in self.columns.items() if not f.constant or f.has_missing}
         self.kinds = {name: c.kind for name, c in columns.items()}
         for role in ("user", "item"):
             name = vars(self.roles)[role]
             if name is not None:
-                keys = _keys(columns[name])
-                self.ids[role] = {key: k for k, key in enumerate(sorted(set(keys[~columns[name].missing].tolist())))}
-        if self.history:
+                seen = np.unique(columns[name].values[~columns[name].missing]).tolist()
+                self.ids[role] = {key: k for k, key in enumerate(sorted(map(_key, seen)))}
+        self._derived = {}
+        if self.history or self.sessions:
             self.events = {side: self._id(side, columns, len(y)) for side in ("user", "item")}
             self.events |= {"time": self._times(columns), "y": y}
-        return {**self.batch(columns, len(y), training=True), "y": torch.from_numpy(y.astype(np.float32))}
+        click = {"click": self._clicks(columns)} if self.sessions and self.sessions.click else {}
+        self.events |= click
+        found = {**self.batch(columns, len(y)), "y": torch.from_numpy(y.astype(np.float32))}
+        return found | {name: torch.from_numpy(a.astype(np.float32)) for name, a in click.items()}
 
-    def batch(self, columns: Mapping[str, Column], N: int, *, training: bool = False) -> dict[str, Tensor]:
-        """What the models read of these rows, without the target."""
-        if not training:
-            self._check_columns(columns)
+    def batch(self, columns: Mapping[str, Column], N: int) -> dict[str, Tensor]:
+        """What the models read of these rows, without the target. Histories are of training events strictly before the row: the
+        training rows' own, and those that rows to score go on from, whose targets no other row sees."""
+        self._check_columns(columns)
         dense = [x for name, f in self.columns.items() for x in f.features(columns[name])] or [np.zeros(N)]
         found: dict[str, NDArray[Any]] = {"dense": np.stack(dense, axis=1).astype(np.float32)}
         for side in ("user", "item"):
             found[side] = self._id(side, columns, N)
-            q = self._histories(side, columns, N, training)
+            q = self._histories(side, columns, found[side])
             has = np.asarray(~np.isnan(q).any(axis=1))
             found[f"q_{side}"] = np.where(has[:, None], q, 0.0).astype(np.float32)
             found[f"has_{side}"] = has.astype(np.float32)
+        if self.sessions:
+            found |= session_columns(self._log(), self._pasts("user"), self.sessions, found["user"], self._seconds(self._times(columns)))
         if self.roles.capacity is not None:
             found["capacity"] = self._capacity(columns[self.roles.capacity])
             found["duration"] = found["capacity"]
@@ -192,9 +208,13 @@ class Features:
         name, known = vars(self.roles)[side], self.ids.get(side, {})
         if name is None:
             return np.zeros(N, dtype=np.int64)
-        unknown = len(known)
-        keys = _keys(columns[name])
-        return np.array([unknown if gone else known.get(k, unknown) for k, gone in zip(keys, columns[name].missing, strict=True)], np.int64)
+        c, unknown = columns[name], len(known)
+        if c.kind == "category":
+            ids = np.array([known.get(key, unknown) for key in c.values.tolist()], dtype=np.int64)
+        else:
+            values, where = np.unique(c.values, return_inverse=True)
+            ids = np.array([known.get(key, unknown) for key in map(_key, values.tolist())], dtype=np.int64)[where.reshape(-1)]
+        return np.where(c.missing, unknown, ids)
 
     def _times(self, columns: Mapping[str, Column]) -> NDArray[Any]:
         assert self.roles.time is not None
@@ -205,17 +225,51 @@ class Features:
             raise TypeError(f"column {self.roles.time!r}: expected times or numbers, got {_described(c.kind)}")
         return c.values
 
-    def _histories(self, side: str, columns: Mapping[str, Column], N: int, training: bool) -> Floats:
+    def _seconds(self, time: NDArray[Any]) -> Floats:
+        """Times as numbers are seconds already."""
+        assert self.roles.time is not None
+        return time / 1e6 if self.kinds[self.roles.time] == "time" else time.astype(np.float64)
+
+    def _pasts(self, side: str) -> Pasts:
+        key = f"pasts of {side}"
+        if key not in self._derived:
+            self._derived[key] = Pasts(self.events[side], self.events["time"], len(self.ids[side]))
+        found: Pasts = self._derived[key]
+        return found
+
+    def _histories(self, side: str, columns: Mapping[str, Column], ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """Quantiles of the targets of strictly earlier training events of the row's user or item, NaN without any: ``[N, L]``."""
-        L = self.quantiles
+        L, key = self.quantiles, f"quantiles of {side}"
         if not self.history or vars(self.roles)[side] is None:
-            return np.full((N, L), np.nan)
-        levels = (np.arange(L) + 0.5) / L
-        past = self.events
-        if training:
-            return np.asarray(history_quantiles(past["y"], past[side], past["time"], levels))
-        # The rows to score are events whose own targets no other row sees: each sees the training events before it.
-        return _past_quantiles(past["y"], past[side], past["time"], self._id(side, columns, N), self._times(columns), levels)
+            return np.full((len(ids), L), np.nan, dtype=np.float32)
+        pasts = self._pasts(side)
+        if key not in self._derived:
+            self._derived[key] = pasts.table(self.events["y"], (np.arange(L) + 0.5) / L)
+        return pasts.quantiles(self._derived[key], ids, self._times(columns))
+
+    def _log(self) -> dict[str, NDArray[Any]]:
+        """The events with their feedback: log1p of targets over their mean, and the click where there is one."""
+        if "log" not in self._derived:
+            e = self.events
+            signals = [np.log1p(e["y"] / (e["y"].mean() or 1.0)), *([e["click"]] if "click" in e else [])]
+            self._derived["log"] = {**e, "seconds": self._seconds(e["time"]), "signals": np.stack(signals, axis=1)}
+        found: dict[str, NDArray[Any]] = self._derived["log"]
+        return found
+
+    def _clicks(self, columns: Mapping[str, Column]) -> Floats:
+        assert self.sessions is not None
+        assert self.sessions.click is not None
+        name = self.sessions.click
+        if name not in columns:
+            raise ValueError(f"click: expected the name of a column ({', '.join(map(repr, columns))}), got {name!r}")
+        c = columns[name]
+        bad = c.missing | (c.kind not in ("flag", "number")) | ~np.isin(c.values, (0, 1))
+        if bad.any():
+            row = int(bad.argmax())
+            raise ValueError(
+                f"column {name!r}: expected 0 or 1 in every row, got {'none' if c.missing[row] else c.values[row]} at row {row}"
+            )
+        return c.values.astype(np.float64)
 
     def _capacity(self, c: Column) -> NDArray[np.float32]:
         name = self.roles.capacity
@@ -227,30 +281,9 @@ class Features:
         return c.values.astype(np.float32)
 
 
-def _past_quantiles(
-    y: Floats, group: NDArray[np.int64], time: NDArray[Any], of_group: NDArray[np.int64], of_time: NDArray[Any], levels: Floats
-) -> Floats:
-    """Quantiles of ``{y[j]: group[j] == of_group[i], time[j] < of_time[i]}``: for each distinct past, one call's event."""
-    order = np.lexsort((time, group))
-    g, t = group[order], time[order]
-    start = np.searchsorted(g, of_group)
-    ends = np.searchsorted(g, of_group, side="right")
-    earlier = [np.searchsorted(t[a:b], x, side="left") for a, b, x in zip(start, ends, of_time, strict=True)]
-    stop = start + np.array(earlier, dtype=np.int64)
-    pasts, which = np.unique(np.stack((start, stop), axis=1), axis=0, return_inverse=True)
-    out = np.full((len(pasts), len(levels)), np.nan)
-    sorted_y = y[order]
-    for k, (a, b) in enumerate(pasts.tolist()):
-        if b > a:
-            out[k] = np.quantile(sorted_y[a:b], levels)
-    return out[which.reshape(-1)]
-
-
-def _keys(c: Column) -> NDArray[Any]:
-    """Ids as text: 7, 7.0 and "7" of a column of numbers are one id; text is as it is."""
-    if c.kind == "category":
-        return c.values.astype(str).astype(object)
-    return np.array([repr(int(v)) if isinstance(v, int) or v.is_integer() else repr(v) for v in c.values.tolist()], dtype=object)
+def _key(value: Any) -> str:
+    """An id as text: 7, 7.0 and "7" of a column of numbers are one id; text is as it is."""
+    return value if isinstance(value, str) else str(int(value)) if float(value).is_integer() else repr(value)
 
 
 def _described(kind: Kind) -> str:

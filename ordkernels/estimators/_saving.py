@@ -13,11 +13,12 @@ from torch import Tensor
 from ..models import _pretrained
 from ..models._base import SavedModel
 from ._features import Feature, Features, Roles
+from ._past import Sessions
 
 __all__ = ["load", "save"]
 
 _TABLE = "table.safetensors"  # ids and the events of histories
-_TYPES: dict[str, type] = {t.__name__: t for t in (Feature, Features, Roles)}
+_TYPES: dict[str, type] = {t.__name__: t for t in (Feature, Features, Roles, Sessions)}
 
 
 def save(estimator: Any, directory: str | os.PathLike[str]) -> None:
@@ -27,7 +28,7 @@ def save(estimator: Any, directory: str | os.PathLike[str]) -> None:
     fitted = {
         name: value for name, value in vars(estimator).items() if name.endswith("_") and not name.startswith("_") and name != "model_"
     }
-    features = {**vars(fitted.pop("features_"))}
+    features = {name: value for name, value in vars(fitted.pop("features_")).items() if not name.startswith("_")}
     ids = {side: _packed(list(known)) for side, known in features.pop("ids").items()}  # numbered in this order
     content = {
         "class": _pretrained.class_name(type(estimator)),
