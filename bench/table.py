@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
-BEGIN, END = "<!-- headline:begin -->", "<!-- headline:end -->"
+BEGIN, END = "<!-- {}:begin -->", "<!-- {}:end -->"  # of a table of the README, by its name
 OURS = "ordkernels"
 OTHER_MACHINES = {"zen5": "Zen 5, AVX-512", "avx2": "AVX2"}  # folders of bench/results, measured on earlier states of the kernels
 LEVEL = 1.05  # below this a speedup counts as level or a loss
@@ -37,6 +37,26 @@ HEADLINES = (
     Headline("value_decode: B=1 d=64 layers=2 V=64 T=12, no end", "`value_decode`, 12 tokens for one request"),
     Headline("segment_quantiles: N=10000000 G=200000 L=20", "`segment_quantiles`, 10 million values in 200,000 groups"),
     Headline("xauc: N=10000000", "`xauc`, exact, 10 million rows"),
+)
+
+FUNCTIONS = (  # rows of the README's table of swapped functions
+    Headline("swap_functions: scipy kendalltau tied N=1000000", "`scipy.stats.kendalltau`, 1 million rows with ties"),
+    Headline("swap_functions: torchmetrics kendall_rank_corrcoef N=10000", "torchmetrics `kendall_rank_corrcoef`, 10,000 rows (all pairs)"),
+    Headline(
+        "swap_functions: GR authors xauc_score N=100000", 'the GR or CWM authors\' `xauc_score`, by `swap_in("metrics")`, 100,000 rows'
+    ),
+    Headline(
+        "swap_functions: properscoring crps_ensemble B=10000 members=100", "properscoring `crps_ensemble` without Numba, 10,000 × 100"
+    ),
+    Headline(
+        "swap_functions: scoringrules crps_ensemble qd B=10000 members=100",
+        "scoringrules `crps_ensemble`, its default estimator, 10,000 × 100",
+    ),
+    Headline("swap_functions: xskillscore crps_ensemble B=10000 members=100", "xskillscore `crps_ensemble`, 10,000 × 100"),
+    Headline(
+        "swap_functions: pandas groupby(...).quantile N=1000000 G=20000, 1 level", "pandas `groupby(...).quantile`, 1 level, 20,000 groups"
+    ),
+    Headline("swap_functions: pandas groupby(...).quantile N=1000000 G=20000, 20 levels", "the same, 20 levels"),
 )
 
 QUALITY = {  # file in bench/results -> heading
@@ -69,16 +89,22 @@ def main(argv: list[str] | None = None) -> int:
 
 def documents() -> dict[Path, str]:
     """Path -> text of every generated document."""
-    readme = (ROOT / "README.md").read_text()
-    if readme.count(BEGIN) != 1 or readme.count(END) != 1:
-        raise SystemExit(f"README.md: expected one {BEGIN} and one {END}")
-    before, rest = readme.split(BEGIN)
     speed = [read(path) for path in sorted(HERE.glob("results/cpu_*.json"))]
     return {
         HERE / "RESULTS.md": speed_document(speed),
         HERE / "QUALITY.md": quality_document(),
-        ROOT / "README.md": f"{before}{BEGIN}\n{headlines(speed)}\n{END}{rest.split(END)[1]}",
+        ROOT / "README.md": _with_tables((ROOT / "README.md").read_text(), {"headline": headlines(speed), "functions": functions(speed)}),
     }
+
+
+def _with_tables(readme: str, tables: dict[str, str]) -> str:
+    for name, table in tables.items():
+        begin, end = BEGIN.format(name), END.format(name)
+        if readme.count(begin) != 1 or readme.count(end) != 1:
+            raise SystemExit(f"README.md: expected one {begin} and one {end}")
+        before, rest = readme.split(begin)
+        readme = f"{before}{begin}\n{table}\n{end}{rest.split(end)[1]}"
+    return readme
 
 
 def read(path: Path) -> Report:
@@ -99,6 +125,17 @@ def headlines(reports: list[Report]) -> str:
         lines.append((what, f"{_ms(ours)} ms", f"{alternative}: {_ms(other)} ms", f"{row['ratio']:.1f}x",
                       f"`python -m ordkernels bench {row['op']}`"))  # fmt: skip
     return markdown(("", "ordkernels", "fastest alternative", "speedup", "shown by"), lines)
+
+
+def functions(reports: list[Report]) -> str:
+    """The README's rows of swapped functions, on one thread."""
+    rows = {_name(row): row for report in reports for row in report["results"] if row["threads"] == 1}
+    lines = []
+    for case, what in FUNCTIONS:
+        before, after = (rows[case]["ms"][name]["median"] for name in (rows[case]["best_baseline"], OURS))
+        ratio = before / after
+        lines.append((what, f"{_ms(before)} ms", f"{_ms(after)} ms", f"{ratio:,.0f}x" if ratio >= 100 else f"{ratio:.1f}x"))
+    return markdown(("function", "before", "after", "speedup"), lines)
 
 
 def speed_document(reports: list[Report]) -> str:

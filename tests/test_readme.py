@@ -64,7 +64,7 @@ def test_links_lead_somewhere():
 
 
 def test_it_fits():
-    assert len(README.splitlines()) <= 170
+    assert len(README.splitlines()) <= 185
 
 
 def test_generated_documents_are_up_to_date(table):
@@ -73,7 +73,9 @@ def test_generated_documents_are_up_to_date(table):
 
 
 def test_headline_commands_name_ops_that_have_cases(table):
-    commands = re.findall(r"`(python -m ordkernels bench .*?)`", README.split(table.BEGIN)[1].split(table.END)[0])
+    commands = re.findall(
+        r"`(python -m ordkernels bench .*?)`", README.split(table.BEGIN.format("headline"))[1].split(table.END.format("headline"))[0]
+    )
     assert len(commands) == len(table.HEADLINES) == 5
     for command in commands:
         assert (ROOT / "bench/cases" / f"{shlex.split(command)[-1]}.py").exists(), command

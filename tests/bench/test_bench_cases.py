@@ -123,12 +123,14 @@ def test_generated_documents(monkeypatch, tmp_path, cases, run):
     for name in ("speed", "quality"):
         (results / f"about_{name}.md").write_text(f"About {name}: not yet measured.\n")
     readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n")
+    blocks = [f"{table.BEGIN.format(name)}\nold\n{table.END.format(name)}\n" for name in ("headline", "functions")]
+    readme.write_text(f"before\n{''.join(blocks)}after\n")
     for name, value in (
         ("HERE", tmp_path / "bench"),
         ("ROOT", tmp_path),
         ("QUALITY", {}),
         ("HEADLINES", [table.Headline("op: double", "twice")]),
+        ("FUNCTIONS", [table.Headline("op: double", "doubled")]),
     ):
         monkeypatch.setattr(table, name, value)
     assert table.main(["--check"]) == 1
@@ -136,9 +138,10 @@ def test_generated_documents(monkeypatch, tmp_path, cases, run):
     assert table.main([]) == table.main(["--check"]) == 0
     text = readme.read_text()
     assert text.startswith("before\n")
-    assert text.endswith(f"{table.END}\nafter\n")
+    assert text.endswith(f"{table.END.format('functions')}\nafter\n")
     assert "old" not in text
     assert "| twice |" in text
+    assert "| doubled |" in text
     assert "`python -m ordkernels bench op`" in text
     speed = (tmp_path / "bench/RESULTS.md").read_text()
     assert "| op: double |" in speed
