@@ -66,7 +66,7 @@ def test_a_scoring_module_is_a_copy_in_eval_mode() -> None:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ({"n": 0}, "n: expected 1 to 16777216, got 0"),
+        ({"n": 0}, "n: expected at least 1, got 0"),
         ({"statistic": "mode"}, "statistic: expected 'median' or 'mean', got 'mode'"),
         ({"levels": [0.5, 1.5]}, "levels: expected a finite number of 0 to 1, got 1.5"),
     ],

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from test_dtypes import MODELS, prepare, table
+from test_model_dtypes import MODELS, prepare, table
 
 from ordkernels import models
 from ordkernels.models import DiffoR, EncoderConfig, FlowTime, GenerativeRegression, HistoricalMedian, TableClassifier

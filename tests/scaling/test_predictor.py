@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from test_dtypes import MODELS, prepare, table
+from test_model_dtypes import MODELS, prepare, table
 
 import ordkernels
 from ordkernels import Predictor, models
