@@ -27,10 +27,10 @@ def crps_kernel(
     x = tl.load(samples + r[:, None] * L + l[None, :], mask=mask, other=0.0)
     d, column = sort_rows(x - label[:, None], l, L)  # [BLOCK_B, BLOCK_L]
     sign = (d > 0).to(tl.float32) - (d < 0).to(tl.float32)
-    sign = tl.where(d != d, d, sign)
     slope = sign * per_row - (2 * l - (L - 1)).to(tl.float32)[None, :] * per_pair
     total = tl.sum(tl.where(mask, d * slope, 0.0), 1)
     has_nan = tl.max((mask & (d != d)).to(tl.int32), 1) > 0
+    slope = tl.where(has_nan[:, None], float("nan"), slope)
     infinite = (tl.abs(label) == float("inf")) & (~has_nan)  # though a factor may be 0
     tl.store(value + r, tl.where(infinite, float("inf"), total), mask=r < B)
     if SLOPES:

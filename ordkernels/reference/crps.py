@@ -16,7 +16,7 @@ def crps(samples: Tensor, y: Tensor, fair: bool, grad_mask: int = 3) -> tuple[Te
     L = samples.shape[1]
     d, order = (samples - y[:, None]).sort(dim=1, stable=True)  # shifting by y changes no difference, and keeps them exact; NaN last
     lift = (2 * torch.arange(L, device=d.device, dtype=d.dtype) - (L - 1)) / (L * max(L - 1 if fair else L, 1))
-    slope = (torch.where(d.isnan(), d, d.sign()) / L - lift).detach()
+    slope = torch.where(d[:, -1:].isnan(), torch.nan, d.sign() / L - lift).detach()  # a row with a NaN is NaN, each slope too
     terms = d * slope
     terms = torch.where(y.isinf()[:, None] & ~(terms > 0) & ~d.isnan(), 0.0, terms)  # infinite, though a factor may be 0
     value = terms.sum(1)

@@ -132,21 +132,13 @@ RS_INLINE void load_tile(const F* __restrict samples, const F* __restrict y, int
   }
 }
 
-// Column r of a sorted tile -> slopes [L], in the order of the samples x [L].
+// Column r of a sorted tile -> slopes [L], in the order of the samples; NaN in a row that has a NaN.
 template <class F, class Key>
-RS_INLINE void write_slopes(const Key* __restrict column, const F* __restrict lift, F per_row, const F* __restrict x,
-                            F y, bool has_nan, int64_t L, F* __restrict slopes) {
+RS_INLINE void write_slopes(const Key* __restrict column, const F* __restrict lift, F per_row, bool has_nan, int64_t L,
+                            F* __restrict slopes) {
   for (int64_t l = 0; l < L; ++l) {
     const Key k = column[l * kRows];
-    slopes[place(k)] = sign(number(k)) * per_row - lift[l];
-  }
-  if (!has_nan) {
-    return;
-  }
-  for (int64_t l = 0; l < L; ++l) {
-    if (x[l] - y != x[l] - y) {
-      slopes[l] = (F)__builtin_nan("");
-    }
+    slopes[place(k)] = has_nan ? (F)__builtin_nan("") : sign(number(k)) * per_row - lift[l];
   }
 }
 
@@ -175,8 +167,7 @@ static void forward(const CrpsArgs& a, void* scratch, int64_t begin, int64_t end
       const bool infinite_y = y[r0 + r] == infinity || y[r0 + r] == -infinity;  // one of its factors may be 0
       value[r0 + r] = has_nan[r] ? (F)__builtin_nan("") : infinite_y ? infinity : (F)sums[r];
       if constexpr (sizeof(Key) > sizeof(F)) {  // keys with places
-        const int64_t at = (r0 + r) * L;
-        write_slopes(tile + r, lift, per_row, samples + at, y[r0 + r], has_nan[r], L, slopes + at);
+        write_slopes(tile + r, lift, per_row, has_nan[r], L, slopes + (r0 + r) * L);
       }
     }
   }
