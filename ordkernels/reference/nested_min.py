@@ -3,7 +3,8 @@
 ``a_k = clip(v_k, 0, w_k)``, ``vbar_k = min(a_k, C - sum_{j<k} vbar_j)``, ``yhat = sum_k vbar_k``.
 
 The gradient of clip is torch.clamp's: ties with 0 and w_k pass it. That of the minimum is stated by `torch.where`, since
-`torch.minimum` would halve it at ties: from the first k where the sum reaches C, a tie included, the cap's branch holds.
+`torch.minimum` would halve it at ties: from the first k where the sum reaches C, a tie included, the cap's branch holds. A NaN
+counts as reaching C: from there on the row is NaN, and its gradients are those of a row that reaches C there.
 """
 
 import math
@@ -26,9 +27,9 @@ def nested_min(increments: Tensor, widths: Tensor, capacity: Tensor | None = Non
     for a_k in a.unbind(1):
         left = C - S
         reached = ~done & ~(a_k < left)  # NaN counts as reached and stays
-        left = torch.where(a_k == a_k, left, a_k)
-        parts.append(torch.where(reached, left, torch.where(done, torch.where(S == S, 0.0, S), a_k)))
-        S = torch.where(reached, torch.where(left == left, C, left), torch.where(done, S, S + a_k))
+        left = torch.where(a_k == a_k, left, left + a_k.detach())
+        parts.append(torch.where(reached, left, torch.where(done, torch.where(S == S, 0.0, S.detach()), a_k)))
+        S = torch.where(reached, torch.where(left == left, C, C + left.detach()), torch.where(done, S, S + a_k))
         done = done | reached
     return S.to(increments.dtype), torch.stack(parts, 1).to(increments.dtype)
 
