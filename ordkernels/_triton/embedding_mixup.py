@@ -29,11 +29,22 @@ def mixup_kernel(
     row_mask = rows < R
     lo, hi, best, norm = softmax_terms(x, rows, row_mask, V, first, half, ALL, True, BLOCK_R, BLOCK_V)
     acc = tl.zeros([BLOCK_R, BLOCK_E], tl.float32)
+    special = 0  # 0 inf is NaN: what is outside of a row's window must not be multiplied
     for v0 in range(0, V, BLOCK_V):
         j = v0 + tl.arange(0, BLOCK_V)
         p = window_exps(x, rows, row_mask, j, V, lo, hi, best)
         t = tl.load(table + j[:, None] * E + e[None, :], mask=(j < V)[:, None] & (e < E)[None, :], other=0.0).to(tl.float32)
-        acc = tl.dot(p, t, acc, input_precision="ieee")
+        finite = tl.abs(t) < float("inf")
+        special = tl.maximum(special, tl.max(tl.ravel((~finite).to(tl.int32)), 0))
+        acc = tl.dot(p, tl.where(finite, t, 0.0), acc, input_precision="ieee")
+    if special > 0:  # again: kept through the loop above they would spill
+        lo, hi, best, norm = softmax_terms(x, rows, row_mask, V, first, half, ALL, True, BLOCK_R, BLOCK_V)
+    for k in range(V * special):
+        one = k + tl.arange(0, 1)
+        row = tl.load(table + one.to(tl.int64)[:, None] * E + e[None, :], mask=(e < E)[None, :], other=0.0).to(tl.float32)
+        inside = (one[None, :] >= lo[:, None]) & (one[None, :] < hi[:, None])
+        add = inside & (~(tl.abs(row) < float("inf")))  # [BLOCK_R, BLOCK_E]
+        acc += tl.where(add, window_exps(x, rows, row_mask, one, V, lo, hi, best) * row, 0.0)
     tl.store(
         out + rows[:, None] * E + e[None, :], (acc * norm[:, None]).to(out.dtype.element_ty), mask=row_mask[:, None] & (e < E)[None, :]
     )
@@ -66,9 +77,12 @@ def mixup_logits_kernel(
         j = (i - tl.where(writing, blocks, 0)) * BLOCK_V + tl.arange(0, BLOCK_V)
         p = window_exps(x, rows, row_mask, j, V, lo, hi, best) * norm[:, None]
         d = _weight_gradient(table, g, rows, row_mask, j, V, E, BLOCK_R, BLOCK_V, BLOCK_E)
+        inside = (j[None, :] >= lo[:, None]) & (j[None, :] < hi[:, None])
+        d = tl.where(inside, d, 0.0)  # an embedding outside may be NaN
         mean += tl.where(writing, 0.0, tl.sum(p * d, 1))
         mask = row_mask[:, None] & (j < V)[None, :] & writing
-        tl.store(gx + rows[:, None] * V + j[None, :], (p * (d - mean[:, None])).to(gx.dtype.element_ty), mask=mask)
+        slope = tl.where(inside, p * (d - mean[:, None]), 0.0)
+        tl.store(gx + rows[:, None] * V + j[None, :], slope.to(gx.dtype.element_ty), mask=mask)
 
 
 @triton.jit

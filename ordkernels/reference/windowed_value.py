@@ -10,7 +10,7 @@ from ._tokens import near
 def windowed_value(logits: Tensor, values: Tensor, window: int) -> Tensor:
     """logits [R,V], values [V] -> [R] in the values' dtype."""
     p, inside = _shares(logits, window)
-    return torch.where(inside, p * values.to(p.dtype), 0.0).sum(-1).to(values.dtype)
+    return (p * torch.where(inside, values.to(p.dtype), 0.0)).sum(-1).to(values.dtype)
 
 
 def windowed_value_backward(logits: Tensor, values: Tensor, g: Tensor | None, window: int, grad_mask: int = 3) -> tuple[Tensor, Tensor]:
