@@ -47,6 +47,7 @@ struct Conditional {
   int64_t B, N, H, C, rows, size;  // C = K (2D + 1); rows per block; bytes of a storage element
   Tensor z, h, weight, bias;       // weight and bias in the compute type
   Tensor params;                   // one block [rows, C]
+  int extreme = 0;                 // set by a kernel that meets a layer for which fp32 may not do
 
   Conditional(const Tensor& z_, const Tensor& h_, const Tensor& weight_, const Tensor& bias_, int64_t mode)
       : storage(z_.scalar_type()), compute(compute_type(z_)) {
@@ -111,7 +112,18 @@ struct Conditional {
     FlowArgs b = a;
     b.G = n;
     b.z = at(z.const_data_ptr(), r * N * a.D, size);
+    b.extreme = a.mode != 0 && compute != ScalarType::Double ? &extreme : nullptr;
     return b;
+  }
+
+  // u, w [n, K, D] and b [n, K] of a block of parameters or of their gradients.
+  std::tuple<Tensor, Tensor, Tensor> split(const Tensor& block, int64_t n) const {
+    const int64_t D = a.D, K = a.K, layer = 2 * D + 1, e = compute_size(a.row_type);
+    const auto view = [&](int64_t first, std::vector<int64_t> shape, std::vector<int64_t> strides) {
+      return torch::stable::from_blob(at(block.const_data_ptr(), first, e), shape, strides,
+                                      torch::stable::Device(torch::headeronly::DeviceType::CPU), compute);
+    };
+    return {view(0, {n, K, D}, {C, layer, 1}), view(D, {n, K, D}, {C, layer, 1}), view(2 * D, {n, K}, {C, layer})};
   }
 };
 
@@ -133,6 +145,12 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& z, const Tensor& h, con
     a.log_det = c.at(log_det.mutable_data_ptr(), r * c.N, e);
     a.act = c.at(act.mutable_data_ptr(), r * c.N * K, e);
     run(a, ORD_DISPATCH(planar_flow));
+    if (c.extreme) {
+      const auto [u, w, b] = c.split(c.params, n);
+      redo_extreme_rows(rows_of(c.z, r, n), u, w, b, a.mode, ORD_DISPATCH(planar_flow),
+                        {rows_of(out, r, n), rows_of(log_det, r, n), rows_of(act, r, n)});
+    }
+    c.extreme = 0;
   }
   return {out, log_det, act};
 }
@@ -174,6 +192,16 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& z, const Tenso
     a.gu_group = a.gw_group = a.gb_group = C;
     a.gu_layer = a.gw_layer = a.gb_layer = 2 * D + 1;
     run_backward(a, ORD_DISPATCH(planar_flow_backward), c.z);
+    if (c.extreme) {  // the gradients took the place of the parameters
+      const Tensor gradients = torch::stable::clone(c.params);
+      c.start(r, n, h_block);
+      const auto [u, w, b] = c.split(c.params, n);
+      const auto [du, dw, db] = c.split(gradients, n);
+      redo_extreme_rows(rows_of(c.z, r, n), rows_of(act, r, n), u, w, rows_of(gz, r, n), rows_of(gl, r, n), a.mode,
+                        ORD_DISPATCH(planar_flow_backward), {rows_of(dz, r, n), du, dw, db});
+      torch::stable::copy_(c.params, gradients);
+      c.extreme = 0;
+    }
 
     const void *const g = c.params.const_data_ptr(), *const w = c.weight.const_data_ptr(),
                       *const hb = h_block.const_data_ptr();

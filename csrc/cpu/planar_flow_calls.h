@@ -128,28 +128,88 @@ struct Inputs {
 
 inline Tensor to_double(const Tensor& t) { return torch::stable::to(t, ScalarType::Double); }
 
-// Whether a layer that is not 0 has |w|^2 outside of kNorms: its correction is then computed in fp64.
-inline bool has_extreme_w(const Tensor& w_) {
-  const Tensor w = as_contiguous(to_double(w_));
-  const int64_t D = w.size(-1), layers = w.numel() / D;
-  const double* p = in<double>(w);
-  for (int64_t i = 0; i < layers; ++i, p += D) {
-    double norm = 0;
+// Whether one of `layers` layers, `stride` elements apart, is not 0 and has |w|^2 outside of kNorms or a correction
+// beyond them: it is then computed in fp64.
+template <class T>
+inline bool has_extreme_layer(const T* u, const T* w, int64_t layers, int64_t stride, int64_t D) {
+  for (int64_t i = 0; i < layers; ++i, u += stride, w += stride) {
+    double norm = 0, product = 0;
     for (int64_t d = 0; d < D; ++d) {
-      norm += p[d] * p[d];
+      norm += (double)w[d] * (double)w[d];
+      product += (double)w[d] * (double)u[d];
     }
-    if ((norm > 0 && norm < kNorms[0]) || (norm > kNorms[1] && norm < __builtin_inf())) {
+    const double size = __builtin_fabs(product);
+    if (norm > 0 && norm < __builtin_inf() && size < __builtin_inf() &&
+        (norm < kNorms[0] || norm > kNorms[1] || size > kNorms[1] * norm)) {
       return true;
     }
   }
   return false;
 }
 
+inline Tensor rows_of(Tensor t, int64_t begin, int64_t n) { return torch::stable::narrow(t, 0, begin, n); }
+inline void write_rows(const Tensor& to, int64_t begin, int64_t n, const Tensor& from) {
+  Tensor rows = rows_of(to, begin, n);
+  torch::stable::copy_(rows, from);
+}
+
+// f(first row, rows) for the runs of rows that need fp64: no other row may change with them. Shared parameters: all or
+// none of `rows`.
+template <class F>
+void for_each_extreme_run(const Tensor& u_, const Tensor& w_, int64_t rows, const F& f) {
+  const Tensor u = as_contiguous(to_double(u_)), w = as_contiguous(to_double(w_));
+  const int64_t K = u.size(-2), D = u.size(-1), groups = u.dim() == 2 ? 1 : rows;
+  const auto is_extreme = [&](int64_t g) {
+    return has_extreme_layer(in<double>(u) + g * K * D, in<double>(w) + g * K * D, K, D, D);
+  };
+  for (int64_t g = 0, first = 0; g <= groups; ++g) {
+    if (g < groups && is_extreme(g)) {
+      continue;
+    }
+    if (g > first) {
+      f(first, groups == 1 ? rows : g - first);
+    }
+    first = g + 1;
+  }
+}
+
+using Mapped = std::tuple<Tensor, Tensor, Tensor>;             // z_out, log_det, act
+using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor>;  // of z, u, w, b
+inline Mapped map(Inputs& in, const Tensor& b, Kernel kernel);
+inline Gradients map_backward(Inputs& in, const Tensor& act_, const Tensor& gz_, const Tensor& gl_, Kernel kernel);
+
+// The rows with an extreme layer once more, in fp64, into `to`.
+inline void redo_extreme_rows(const Tensor& z, const Tensor& u, const Tensor& w, const Tensor& b, int mode,
+                              Kernel kernel, const Mapped& to) {
+  for_each_extreme_run(u, w, z.size(0), [&](int64_t first, int64_t n) {
+    const auto part = [&](const Tensor& t) { return to_double(u.dim() == 2 ? t : rows_of(t, first, n)); };
+    Inputs wide(to_double(rows_of(z, first, n)), part(u), part(w), mode);
+    const auto [z_out, log_det, act] = map(wide, part(b), kernel);
+    write_rows(std::get<0>(to), first, n, z_out);
+    write_rows(std::get<1>(to), first, n, log_det);
+    write_rows(std::get<2>(to), first, n, act);
+  });
+}
+inline void redo_extreme_rows(const Tensor& z, const Tensor& act, const Tensor& u, const Tensor& w, const Tensor& gz,
+                              const Tensor& gl, int mode, Kernel kernel, const Gradients& to) {
+  for_each_extreme_run(u, w, z.size(0), [&](int64_t first, int64_t n) {
+    const auto rows = [&](const Tensor& t) { return to_double(rows_of(t, first, n)); };
+    const auto part = [&](const Tensor& t) { return u.dim() == 2 ? to_double(t) : rows(t); };
+    Inputs wide(rows(z), part(u), part(w), mode);
+    const auto [dz, du, dw, db] = map_backward(wide, rows(act), rows(gz), rows(gl), kernel);
+    write_rows(std::get<0>(to), first, n, dz);
+    const int64_t at = u.dim() == 2 ? 0 : first;
+    write_rows(std::get<1>(to), at, du.size(0), du);
+    write_rows(std::get<2>(to), at, du.size(0), dw);
+    write_rows(std::get<3>(to), at, du.size(0), db);
+  });
+}
+
 // (z_out, log_det, act) by one of the two maps.
-inline std::tuple<Tensor, Tensor, Tensor> map(Inputs& in, const Tensor& b, Kernel kernel) {
+inline Mapped map(Inputs& in, const Tensor& b, Kernel kernel) {
   FlowArgs& a = in.a;
-  int extreme_w = 0;
-  a.extreme_w = a.mode != 0 && a.row_type != DType::f64 ? &extreme_w : nullptr;
+  int extreme = 0;
+  a.extreme = a.mode != 0 && a.row_type != DType::f64 ? &extreme : nullptr;
   check_dtype("b", b, in.z.scalar_type());
   check_shape("b", b, in.shared ? std::vector<int64_t>{a.K} : std::vector<int64_t>{in.z.size(0), a.K});
   a.b = b.const_data_ptr();
@@ -164,21 +224,18 @@ inline std::tuple<Tensor, Tensor, Tensor> map(Inputs& in, const Tensor& b, Kerne
     a.act = act.mutable_data_ptr();
     run(a, kernel);
   }
-  if (extreme_w && has_extreme_w(in.w)) {
-    Inputs wide(to_double(in.z), to_double(in.u), to_double(in.w), a.mode);
-    const auto [z_out, wide_log_det, wide_act] = map(wide, to_double(b), kernel);
-    return {torch::stable::to(z_out, in.z.scalar_type()), torch::stable::to(wide_log_det, compute),
-            torch::stable::to(wide_act, compute)};
+  const Mapped mapped{out, log_det, act};
+  if (extreme) {
+    redo_extreme_rows(in.z, in.u, in.w, b, a.mode, kernel, mapped);
   }
-  return {out, log_det, act};
+  return mapped;
 }
 
 // (dz, du, dw, db) of one of the two maps.
-inline std::tuple<Tensor, Tensor, Tensor, Tensor> map_backward(Inputs& in, const Tensor& act_, const Tensor& gz_,
-                                                               const Tensor& gl_, Kernel kernel) {
+inline Gradients map_backward(Inputs& in, const Tensor& act_, const Tensor& gz_, const Tensor& gl_, Kernel kernel) {
   FlowArgs& a = in.a;
-  int extreme_w = 0;
-  a.extreme_w = a.mode != 0 && a.row_type != DType::f64 ? &extreme_w : nullptr;
+  int extreme = 0;
+  a.extreme = a.mode != 0 && a.row_type != DType::f64 ? &extreme : nullptr;
   check_like("gz", gz_, in.z);
   const ScalarType compute = compute_type(in.z);
   check_shape("gl", gl_, rows_shape(in.z));
@@ -206,14 +263,11 @@ inline std::tuple<Tensor, Tensor, Tensor, Tensor> map_backward(Inputs& in, const
   a.gb_group = a.K;
   a.gb_layer = 1;
   run_backward(a, kernel, in.z);
-  if (extreme_w && has_extreme_w(in.w)) {
-    Inputs wide(to_double(in.z), to_double(in.u), to_double(in.w), a.mode);
-    const auto [wz, wu, ww, wb] = map_backward(wide, to_double(act), to_double(gz), to_double(gl), kernel);
-    const ScalarType type = in.z.scalar_type();
-    return {torch::stable::to(wz, type), torch::stable::to(wu, type), torch::stable::to(ww, type),
-            torch::stable::to(wb, type)};
+  const Gradients gradients{dz, du, dw, db};
+  if (extreme) {
+    redo_extreme_rows(in.z, act, in.u, in.w, gz, gl, a.mode, kernel, gradients);
   }
-  return {dz, du, dw, db};
+  return gradients;
 }
 
 }  // namespace planar

@@ -70,16 +70,21 @@ def _expm1_negative(x):
 
 
 @triton.jit
-def layer_terms(wu, ww, MODE: tl.constexpr):
-    """From w.u and w.w: (c, s, x, sp, n2, slope).
+def layer_terms(u, w, MODE: tl.constexpr):
+    """From the rows of u and w: (c, s, x, sp, n2, slope, scale).
 
-    uhat = u + c w, s = w.uhat, x the softplus argument, sp = softplus(x), slope = ds/d(w.u).
+    uhat = u + c (scale w), s = w.uhat, x the softplus argument, sp = softplus(x), slope = ds/d(w.u), n2 = |scale w|^2 with
+    scale = 1 / max |w|: neither |w|^2 nor the factor of w leaves the dtype's range.
     """
+    wu = tl.sum(w * u, 1)
     if MODE == UNCONSTRAINED:
         one = tl.zeros_like(wu) + 1.0
-        return tl.zeros_like(wu), wu, wu, one, one, one
-    has_w = ww > 0  # w = 0: no correction and no gradient of it, uhat = u
-    n2 = tl.where(has_w, ww, 1.0)
+        return tl.zeros_like(wu), wu, wu, one, one, one, one
+    size = tl.max(tl.abs(w), 1)
+    has_w = ~(size < (1e-300 if w.dtype == tl.float64 else 1e-38))  # w = 0: no correction and no gradient of it, uhat = u
+    scale = 1.0 / tl.where(has_w, size, 1.0)
+    unit = w * scale[:, None]
+    n2 = tl.where(has_w, tl.sum(unit * unit, 1), 1.0)
     shift = SMOOTH_SHIFT if MODE == SMOOTH else 0.0
     x = wu + shift
     e = tl.exp(-tl.abs(x))
@@ -91,10 +96,10 @@ def layer_terms(wu, ww, MODE: tl.constexpr):
         y = log1p(tl.where(wu < 0, 1.0 - INVERSE_E, INVERSE_E) * _expm1_negative(tl.where(near, tl.abs(wu), 0.0)))
         m = tl.where(near, tl.where(wu < 0, y, wu + y), m)
         rest = tl.where(near, tl.where(wu < 0, y - wu, y), rest)
-    c = tl.where(has_w, rest / n2, 0.0)
+    c = tl.where(has_w, rest / n2 * scale, 0.0)
     slope = tl.where(has_w, tl.where(x < 0, e, 1.0) / (1.0 + e), 1.0)
     s = tl.where((c == c) & (wu > -float("inf")), tl.where(has_w, m, wu), float("nan"))  # w.uhat is NaN where uhat is
-    return c, s, x, sp, n2, slope
+    return c, s, x, sp, n2, slope, scale
 
 
 @triton.jit
@@ -135,10 +140,12 @@ def log_det_slopes(t, h, s, x, sp, slope, MODE: tl.constexpr):
 
 
 @triton.jit
-def layer_gradients(u, w, c, n2, slope, pulled, gc, gx, gaz):
-    """(gu, gw): pulled is the gradient of uhat = u + c w, gc = pulled.w, gx that of w.u through the log-det, gaz = sum_n ga z."""
-    gx += gc * (slope - 1.0) / n2
-    return pulled + gx * w, gaz + c * pulled - (2.0 * gc * c / n2) * w + gx * u
+def layer_gradients(u, w, c, n2, slope, scale, pulled, gx, gaz):
+    """(gu, gw): pulled is the gradient of uhat = u + c (scale w), gx that of w.u through the log-det, gaz = sum_n ga z."""
+    unit = w * scale[:, None]
+    gc = tl.sum(pulled * unit, 1)
+    gx = (gx + gc * (slope - 1.0) / n2 * scale)[:, None]
+    return pulled + gx * w, gaz + (c[:, None] * pulled - (2.0 * gc * c / n2)[:, None] * unit) * scale[:, None] + gx * u
 
 
 @triton.jit

@@ -5,8 +5,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._math import layer_terms
-
 TILE_ROWS = 512  # elements of z in a program: per-row parameters, four 4-byte loads a thread
 TILE_GROUPS = 1024  # and where rows share parameters
 
@@ -14,11 +12,6 @@ TILE_GROUPS = 1024  # and where rows share parameters
 @triton.jit
 def load_as(p, offset, mask, ACC: tl.constexpr):
     return tl.load(p + offset, mask=mask, other=0.0).to(ACC)
-
-
-@triton.jit
-def terms(uk, wk, MODE: tl.constexpr):
-    return layer_terms(tl.sum(wk * uk, 1), tl.sum(wk * wk, 1), MODE)  # each [BLOCK_G]
 
 
 @triton.jit

@@ -12,8 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._math import layer_gradients, log_det_slopes, tanh_sech2
-from ._planar_flow import grouped, load_as, max_registers, offsets_and_masks, terms, tile, with_strides
+from ._math import layer_gradients, layer_terms, log_det_slopes, tanh_sech2
+from ._planar_flow import grouped, load_as, max_registers, offsets_and_masks, tile, with_strides
 
 REGISTER_LAYERS = 4  # layers whose parameters and states are held in registers
 PARTIALS = 512  # programs that each sum shared parameters' gradients over their tiles
@@ -21,11 +21,10 @@ PARTIALS = 512  # programs that each sum shared parameters' gradients over their
 
 @triton.jit
 def _store_gradients(
-    uk, wk, c, n2, slope, pulled, gx, gaz, gbk, gu, gw, gb, layer, d, D, pm, gm, first, ACCUMULATE: tl.constexpr
+    uk, wk, c, n2, slope, scale, pulled, gx, gaz, gbk, gu, gw, gb, layer, d, D, pm, gm, first, ACCUMULATE: tl.constexpr
 ):  # fmt: skip
     """A program with several tiles adds to what it alone wrote before, in order: no atomics."""
-    gc = tl.sum(pulled * wk, 1)
-    guk, gwk = layer_gradients(uk, wk, c[:, None], n2[:, None], slope[:, None], pulled, gc[:, None], gx[:, None], gaz)
+    guk, gwk = layer_gradients(uk, wk, c, n2, slope, scale, pulled, gx, gaz)
     po = layer[:, None] * D + d
     if ACCUMULATE:
         guk += tl.load(gu + po, mask=pm & (first == 0), other=0.0)
@@ -53,9 +52,9 @@ def _backward_tile(
         zk = load_as(z, (g2 * z_g + n[None, :] * z_n)[:, :, None] + d3, zm, ACC)
         for j in range(k0):  # the state at layer k0
             uj, wj = load_as(u, g2 * u_g + j * u_k + d, pm, ACC), load_as(w, g2 * w_g + j * w_k + d, pm, ACC)
-            c, _s, _x, _sp, _n2, _slope = terms(uj, wj, MODE)
+            c, _s, _x, _sp, _n2, _slope, scale = layer_terms(uj, wj, MODE)
             t, _h = tanh_sech2(load_as(act, row * K + j, rm, ACC))
-            zk += (uj + c[:, None] * wj)[:, None, :] * t[:, :, None]
+            zk += (uj + c[:, None] * (wj * scale[:, None]))[:, None, :] * t[:, :, None]
         us, ws, states, acts = (), (), (), ()
         for i in tl.static_range(DEPTH):
             k = k0 + i
@@ -64,21 +63,21 @@ def _backward_tile(
             ak = load_as(act, row * K + k, rm & more, ACC)
             us, ws, states, acts = us + (uk,), ws + (wk,), states + (zk,), acts + (ak,)  # noqa: RUF005  not Triton's language
             if i + 1 < DEPTH:
-                c, _s, _x, _sp, _n2, _slope = terms(uk, wk, MODE)
+                c, _s, _x, _sp, _n2, _slope, scale = layer_terms(uk, wk, MODE)
                 t, _h = tanh_sech2(ak)
-                zk += (uk + c[:, None] * wk)[:, None, :] * t[:, :, None]
+                zk += (uk + c[:, None] * (wk * scale[:, None]))[:, None, :] * t[:, :, None]
         for i in tl.static_range(DEPTH - 1, -1, -1):
             k = k0 + i
             more = k < K
             uk, wk = us[i], ws[i]
-            c, s, x, sp, n2, slope = terms(uk, wk, MODE)
+            c, s, x, sp, n2, slope, scale = layer_terms(uk, wk, MODE)
             t, h = tanh_sech2(acts[i])
             by_a, by_x, _inv = log_det_slopes(t, h, s[:, None], x[:, None], sp[:, None], slope[:, None], MODE)
-            uhat = uk + c[:, None] * wk
+            uhat = uk + c[:, None] * (wk * scale[:, None])
             ga = tl.sum(gk * uhat[:, None, :], 2) * h + gld * by_a  # [BLOCK_G, BLOCK_N]
             pulled = tl.sum(t[:, :, None] * gk, 1)  # gradient of uhat [BLOCK_G, BLOCK_D]
             gaz = tl.sum(ga[:, :, None] * states[i], 1)
-            _store_gradients(uk, wk, c, n2, slope, pulled, tl.sum(gld * by_x, 1), gaz, tl.sum(ga, 1), gu, gw, gb,
+            _store_gradients(uk, wk, c, n2, slope, scale, pulled, tl.sum(gld * by_x, 1), gaz, tl.sum(ga, 1), gu, gw, gb,
                 (slot * G + g) * K + k, d, D, pm & more, gm & more, first, ACCUMULATE)  # fmt: skip
             gk += ga[:, :, None] * wk[:, None, :]
     tl.store(gz + row[:, :, None] * D + d3, gk.to(gz.dtype.element_ty), mask=zm)
@@ -99,16 +98,16 @@ def _inverse_backward_tile(
     gld = load_as(gl, row, rm, ACC)
     for k in range(K):
         uk, wk = load_as(u, g2 * u_g + k * u_k + d, pm, ACC), load_as(w, g2 * w_g + k * w_k + d, pm, ACC)
-        c, s, x, sp, n2, slope = terms(uk, wk, MODE)
+        c, s, x, sp, n2, slope, scale = layer_terms(uk, wk, MODE)
         t, h = tanh_sech2(load_as(act, row * K + k, rm, ACC))
         by_a, by_x, inv = log_det_slopes(t, h, s[:, None], x[:, None], sp[:, None], slope[:, None], MODE)
-        uhat = uk + c[:, None] * wk
+        uhat = uk + c[:, None] * (wk * scale[:, None])
         gk += (gld * by_a)[:, :, None] * wk[:, None, :]
         gk -= (h * tl.sum(gk * uhat[:, None, :], 2) * inv)[:, :, None] * wk[:, None, :]  # the layer's inverse Jacobian, transposed
         ga = gld * by_a - tl.sum(gk * uhat[:, None, :], 2) * h
         pulled = -tl.sum(t[:, :, None] * gk, 1)
         gaz = tl.sum(ga[:, :, None] * zk, 1)
-        _store_gradients(uk, wk, c, n2, slope, pulled, tl.sum(gld * by_x, 1), gaz, tl.sum(ga, 1), gu, gw, gb,
+        _store_gradients(uk, wk, c, n2, slope, scale, pulled, tl.sum(gld * by_x, 1), gaz, tl.sum(ga, 1), gu, gw, gb,
             (slot * G + g) * K + k, d, D, pm, gm, first, ACCUMULATE)  # fmt: skip
         zk += uhat[:, None, :] * t[:, :, None]
     tl.store(gz + row[:, :, None] * D + d3, gk.to(gz.dtype.element_ty), mask=zm)

@@ -7,8 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._math import log_abs_det, solve_layer, tanh_sech2
-from ._planar_flow import grouped, load_as, max_registers, offsets_and_masks, terms, tile, with_strides
+from ._math import layer_terms, log_abs_det, solve_layer, tanh_sech2
+from ._planar_flow import grouped, load_as, max_registers, offsets_and_masks, tile, with_strides
 
 UNROLL = 8  # layers that the kernel unrolls; more run in a loop
 
@@ -19,13 +19,13 @@ def _layer(zk, ld, k, u, w, b, act, u_g, u_k, w_g, w_k, b_g, b_k, g, d, row, pm,
     uk = load_as(u, g[:, None] * u_g + k * u_k + d, pm, zk.dtype)  # [BLOCK_G, BLOCK_D]
     wk = load_as(w, g[:, None] * w_g + k * w_k + d, pm, zk.dtype)
     bk = load_as(b, g * b_g + k * b_k, gm, zk.dtype)  # [BLOCK_G]
-    c, s, x, sp, _n2, _slope = terms(uk, wk, MODE)
+    c, s, x, sp, _n2, _slope, scale = layer_terms(uk, wk, MODE)
     a = tl.sum(zk * wk[:, None, :], 2) + bk[:, None]  # [BLOCK_G, BLOCK_N]
     if INVERSE:
         a = solve_layer(a, s[:, None])
     t, h = tanh_sech2(a)
     tl.store(act + row * K + k, a, mask=rm)
-    step = (uk + c[:, None] * wk)[:, None, :] * t[:, :, None]
+    step = (uk + c[:, None] * (wk * scale[:, None]))[:, None, :] * t[:, :, None]
     if INVERSE:
         zk -= step
     else:

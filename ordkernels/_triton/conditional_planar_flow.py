@@ -56,11 +56,6 @@ def _parameters(h, weight, bias, k, r, rm, d, D, H, h_r, w_r, ACC: tl.constexpr,
 
 
 @triton.jit
-def _terms(uk, wk, MODE: tl.constexpr):
-    return layer_terms(tl.sum(wk * uk, 1), tl.sum(wk * wk, 1), MODE)  # each [BLOCK_B]
-
-
-@triton.jit
 def forward_kernel(
     z, h, weight, bias, out, log_det, act, B, D, H, z_r, h_r, w_r,
     K: tl.constexpr, MODE: tl.constexpr, WIDEN: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_H: tl.constexpr,
@@ -75,11 +70,11 @@ def forward_kernel(
     ld = tl.zeros([BLOCK_B], ACC)
     for k in range(K):
         uk, wk, bk = _parameters(h, weight, bias, k, r, rm, d, D, H, h_r, w_r, ACC, WIDEN, BLOCK_H)
-        c, s, x, sp, _n2, _slope = _terms(uk, wk, MODE)
+        c, s, x, sp, _n2, _slope, scale = layer_terms(uk, wk, MODE)
         a = tl.sum(zk * wk, 1) + bk
         t, sech2 = tanh_sech2(a)
         tl.store(act + r * K + k, a, mask=rm)
-        zk += (uk + c[:, None] * wk) * t[:, None]
+        zk += (uk + c[:, None] * (wk * scale[:, None])) * t[:, None]
         ld += log_abs_det(t, sech2, s, x, sp, MODE)
     tl.store(out + r[:, None] * D + d[None, :], zk.to(out.dtype.element_ty), mask=zm)
     tl.store(log_det + r, ld, mask=rm)

@@ -19,10 +19,10 @@ struct FlowArgs {
   int64_t G, N, K, D, parts, block;  // parts of a group's rows in backward; rows at a time
   bool stream;                       // write the parameters' gradients past the caches
   int mode;                          // 0 unconstrained, 1 constrained, 2 smooth
-  int* extreme_w;  // set to 1 where a constrained layer's |w|^2 is not within kNorms, where fp32 is safe; or null
+  int* extreme;  // set to 1 where a constrained layer's |w|^2 or correction is not within kNorms; or null
 };
 
-constexpr float kNorms[2] = {1e-30f, 1e30f};
+constexpr float kNorms[2] = {1e-30f, 1e30f};  // where fp32 is safe
 constexpr int64_t kFlowRows = 16;    // most rows at a time: their scalar functions are vectorised over the rows
 constexpr int64_t kFlowScalars = 6;  // that a forward keeps of every row and layer
 constexpr int64_t flow_padded(int64_t D) { return (D + 15) / 16 * 16; }

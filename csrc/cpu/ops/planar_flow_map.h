@@ -65,17 +65,19 @@ struct FlowMap : Flow<Scalar, kD> {
       // kept in x and s until all are made
       this->products(rows.own, i, rows.n - i < W ? rows.n - i : W, q.x + i, q.s + i);
     }
-    V least = V{} + 1.0f, most = least;
+    V least = V{} + 1.0f, most = least, correction = {};
     for (int64_t k = 0; k < K; ++k) {
       for (int64_t i = k * R; i < k * R + rows.n; i += W) {
         const V ww = load(q.s + i);
         least = ww < least ? ww : least;
         most = ww > most ? ww : most;
-        q.set_terms(i, layer_terms(load(q.x + i), ww, a.mode));
+        const auto l = layer_terms(load(q.x + i), ww, a.mode);
+        const V size = absolute(l.c);
+        correction = size > correction ? size : correction;
+        q.set_terms(i, l);
       }
     }
-    this->note_extremes(least);
-    this->note_extremes(most);
+    this->note_extremes(least, most, correction);
   }
 
   // A layer waits for the tanh of the one before. What no layer waits for, the determinants, is left to the end, where

@@ -119,8 +119,8 @@ struct Flow : Width<kD> {
         ww += wv * wv;
       }
       const V norm = V{} + sum(ww);
-      note_extremes(norm);
       const auto l = layer_terms(V{} + sum(wu), norm, a.mode);
+      note_extremes(norm, norm, absolute(l.c));
       for (int64_t d = 0; d < Dp; d += W) {
         store(uk + d, load(uk + d) + l.c * load(wk + d));
       }
@@ -203,9 +203,10 @@ struct Flow : Width<kD> {
     }
   }
 
-  void note_extremes(V ww) const {
-    if (a.extreme_w && any((ww < kNorms[0]) | (ww > kNorms[1]))) {
-      __atomic_store_n(a.extreme_w, 1, __ATOMIC_RELAXED);
+  // least, most: |w|^2; correction: |c|
+  void note_extremes(V least, V most, V correction) const {
+    if (a.extreme && any((least < kNorms[0]) | (most > kNorms[1]) | (correction > kNorms[1]))) {
+      __atomic_store_n(a.extreme, 1, __ATOMIC_RELAXED);
     }
   }
 

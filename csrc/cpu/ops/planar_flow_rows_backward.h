@@ -129,8 +129,8 @@ struct FlowRowsBackward : Flow<Scalar, kD> {
     for (int64_t k = 0; k < K; ++k) {
       const int64_t at = k * R;
       const V ww = load(l.n2 + at);
-      this->note_extremes(ww);
       const auto e = layer_terms(load(l.c + at), ww, a.mode);
+      this->note_extremes(ww, ww, absolute(e.c));
       V t, h, by_a, by_x, inverse;
       tanh_sech2(load(l.t + at), t, h);
       log_det_slopes(t, h, e, a.mode, by_a, by_x, inverse);
