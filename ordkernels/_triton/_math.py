@@ -70,19 +70,31 @@ def _expm1_negative(x):
 
 
 @triton.jit
+def _inverse_scale(size):
+    """1 / size to a power of 2, which rounds nothing; 0 for infinity and NaN. size is normal."""
+    if size.dtype == tl.float64:
+        power = (size.to(tl.int64, bitcast=True) & 0x7FF0000000000000).to(tl.float64, bitcast=True)
+        largest = 8.98846567431158e307
+    else:
+        power = (size.to(tl.int32, bitcast=True) & 0x7F800000).to(tl.float32, bitcast=True)
+        largest = 8.507059173023462e37
+    return 1.0 / tl.where((power > largest) & (power < float("inf")), largest, power)  # the inverse of more is subnormal
+
+
+@triton.jit
 def layer_terms(u, w, MODE: tl.constexpr):
     """From the rows of u and w: (c, s, x, sp, n2, slope, scale).
 
     uhat = u + c (scale w), s = w.uhat, x the softplus argument, sp = softplus(x), slope = ds/d(w.u), n2 = |scale w|^2 with
-    scale = 1 / max |w|: neither |w|^2 nor the factor of w leaves the dtype's range.
+    scale about 1 / max |w|: neither |w|^2 nor the factor of w leaves the dtype's range.
     """
     wu = tl.sum(w * u, 1)
     if MODE == UNCONSTRAINED:
         one = tl.zeros_like(wu) + 1.0
         return tl.zeros_like(wu), wu, wu, one, one, one, one
     size = tl.max(tl.abs(w), 1)
-    has_w = ~(size < (1e-300 if w.dtype == tl.float64 else 1e-38))  # w = 0: no correction and no gradient of it, uhat = u
-    scale = 1.0 / tl.where(has_w, size, 1.0)
+    has_w = ~(size < (1e-300 if w.dtype == tl.float64 else 1.2e-38))  # w = 0: no correction and no gradient of it, uhat = u
+    scale = _inverse_scale(tl.where(has_w, size, 1.0))
     unit = w * scale[:, None]
     n2 = tl.where(has_w, tl.sum(unit * unit, 1), 1.0)
     shift = SMOOTH_SHIFT if MODE == SMOOTH else 0.0

@@ -49,7 +49,7 @@ def outputs_and_gradients(f: Callable[..., Any], inputs: list[Tensor]) -> tuple[
     out = f(*ts)
     outs = [out] if isinstance(out, Tensor) else list(out)
     generator = torch.Generator().manual_seed(3)
-    loss = sum((o * torch.randn(o.shape, generator=generator)).sum() for o in outs)
+    loss = torch.stack([(o * torch.randn(o.shape, generator=generator)).sum() for o in outs]).sum()
     return [o.detach() for o in outs], list(torch.autograd.grad(loss, ts))
 
 
