@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from .. import models
 from .._validation.numbers import integer
 from . import _saving
-from ._columns import Column, table_columns, target_column
+from ._columns import Column, row_count, table_columns, target_column
 from ._distribution import PredictedDistribution
 from ._features import Features, Roles
 from ._past import Sessions
@@ -79,7 +79,7 @@ class TableRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
             TypeError, ValueError: what is wrong, with the column and the row, and what was expected.
         """
         columns = table_columns(X)
-        N = len(next(iter(columns.values())).values)
+        N = row_count(columns)
         target = target_column(y, N)
         if N < 2:
             raise ValueError(f"X: expected at least 2 rows to train on, got {N} sample")
@@ -160,7 +160,7 @@ class TableRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         """
         check_is_fitted(self, "model_")
         columns = table_columns(X)
-        N = len(next(iter(columns.values())).values)
+        N = row_count(columns)
         ids = self.features_.row_ids(columns, N)
         size = min(_BLOCK_ROWS, max(1, _BLOCK_DRAWS // n))
         found = []
@@ -206,7 +206,6 @@ class TableRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         tags.input_tags.string = True
         tags.input_tags.categorical = True
         tags.target_tags.positive_only = True
-        tags.non_deterministic = False
         return tags
 
 

@@ -10,7 +10,7 @@ import narwhals.stable.v2 as nw
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Column", "Kind", "table_columns", "target_column"]
+__all__ = ["Column", "Kind", "row_count", "table_columns", "target_column"]
 
 Kind = Literal["number", "flag", "category", "time"]
 
@@ -42,6 +42,11 @@ def table_columns(X: Any, name: str = "X") -> dict[str, Column]:
         if length != lengths[first]:
             raise ValueError(f"column {column!r}: expected {lengths[first]} rows, as {first!r} has, got {length}")
     return columns
+
+
+def row_count(columns: Mapping[str, Column]) -> int:
+    """Of `table_columns`, which has at least one column, and as many rows in each."""
+    return len(next(iter(columns.values())).values)
 
 
 def target_column(y: Any, rows: int, name: str = "y") -> NDArray[np.float64]:

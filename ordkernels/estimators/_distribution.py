@@ -54,11 +54,8 @@ class PredictedDistribution:
         levels = np.asarray(alpha, dtype=np.float64)
         if levels.ndim > 1 or not ((levels > 0) & (levels < 1)).all():
             raise ValueError(f"alpha: expected levels strictly between 0 and 1, got {alpha!r}")
-        return np.moveaxis(np.quantile(self.draws, levels, axis=1, method="hazen"), 0, -1) if levels.ndim else self._one(float(levels))
-
-    def _one(self, level: float) -> Floats:
-        found: Floats = np.quantile(self.draws, level, axis=1, method="hazen")
-        return found
+        found: Floats = np.quantile(self.draws, levels, axis=1, method="hazen")  # levels first
+        return found.T
 
     def cdf(self, y: float | ArrayLike) -> Floats:
         """The share of the draws that are at most y, a number or ``[N]``: ``[N]``."""

@@ -67,7 +67,7 @@ class Feature:
         return found
 
     def width(self) -> int:
-        return sum(1 for _ in self.names(""))
+        return len(self.names(""))
 
     def names(self, name: str) -> list[str]:
         """Of the features, in their order."""

@@ -50,12 +50,14 @@ class Pasts:
         self.unknown = unknown
         self.order = known[np.lexsort((time[known], group[known]))]
         self.times = np.unique(time)
+        self.width = len(self.times) + 2  # places of a group's keys: before its events, each time, after them
         self.keys = self._keys(group[self.order], time[self.order])
+        self.groups = np.unique(group[self.order])
 
     def _keys(self, group: Ids, time: NDArray[Any] | int) -> Ids:
         """Numbers in the order of (group, time); a time between two events' is the later one's."""
         place = np.searchsorted(self.times, time) if isinstance(time, np.ndarray) else time
-        return np.asarray(group * (len(self.times) + 2) + place)
+        return np.asarray(group * self.width + place)
 
     def span(self, group: Ids, time: NDArray[Any]) -> tuple[Ids, Ids]:
         """The past of each row, as places in ``order`` ``[begin, end)``."""
@@ -72,19 +74,17 @@ class Pasts:
 
     def table(self, y: Floats, levels: Floats) -> NDArray[np.float32]:
         """Quantiles ``[M + G, L]`` of the past of every event in ``order``, then of all events of each group that has any."""
-        width = len(self.times) + 2
-        group, time = self.keys // width, self.keys % width
-        groups = np.unique(group)
-        values = np.concatenate((y[self.order], np.zeros(len(groups))))
-        end = np.full(len(groups), len(self.times))
-        found = history_quantiles(values, np.concatenate((group, groups)), np.concatenate((time, end)), levels)
+        group, time = self.keys // self.width, self.keys % self.width
+        values = np.concatenate((y[self.order], np.zeros(len(self.groups))))
+        end = np.full(len(self.groups), len(self.times))
+        found = history_quantiles(values, np.concatenate((group, self.groups)), np.concatenate((time, end)), levels)
         return np.asarray(found, dtype=np.float32)
 
     def quantiles(self, table: NDArray[np.float32], group: Ids, time: NDArray[Any]) -> NDArray[np.float32]:
         """Of the targets in each row's past, NaN without any: ``[N, L]``. A past that ends before an event is that event's."""
         begin, end = self.span(group, time)
         stop = np.searchsorted(self.keys, self._keys(group, len(self.times) + 1))
-        whole = len(self.keys) + np.searchsorted(np.unique(self.keys // (len(self.times) + 2)), group)
+        whole = len(self.keys) + np.searchsorted(self.groups, group)
         at = np.where(end < stop, end, whole)
         found = np.full((len(group), table.shape[1]), np.nan, dtype=np.float32)
         past = end > begin

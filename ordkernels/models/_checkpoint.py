@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from .._atomic import replacing
 
 __all__ = ["load", "save"]
 
@@ -15,17 +15,9 @@ _FORMAT = 1
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Written beside `path`, then renamed: whenever the process ends, `path` is the old state or the new one."""
-    handle, part = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            torch.save({"format": _FORMAT, **state}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except BaseException:
-        Path(part).unlink(missing_ok=True)
-        raise
+    """Whenever the process ends, `path` is the old state or the new one."""
+    with replacing(path) as file:
+        torch.save({"format": _FORMAT, **state}, file)
 
 
 def load(path: Path, settings: dict[str, Any]) -> dict[str, Any]:

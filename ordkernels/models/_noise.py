@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -50,8 +51,7 @@ class LossNoise:
         u = self.uniform(rows, copies=copies).double()  # in (0, 1]
         return low + (u * (high - low)).ceil().long().clamp(1, high - low) - 1
 
-    def _keyed(self, source: object, copies: int, shape: tuple[int, ...]) -> Tensor:
-        assert callable(source)
+    def _keyed(self, source: Callable[..., Tensor], copies: int, shape: tuple[int, ...]) -> Tensor:
         found = [source(self.key, self.row_ids, self.draws, math.prod(shape), c).view(-1, *shape) for c in range(copies)]
         self.draws += 1
         return torch.cat(found) if copies > 1 else found[0]

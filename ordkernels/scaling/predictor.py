@@ -195,10 +195,10 @@ class Predictor:
 
     def _table(self, rows: Any) -> tuple[Callable[[Tensor], Batch], int, Tensor, Callable[[Tensor], Any]]:
         """An estimator's table: what makes a batch of some rows, their number, their ids, and the container of the result."""
-        from ..estimators._columns import table_columns
+        from ..estimators._columns import row_count, table_columns
 
         columns, features = table_columns(rows), self.model.features_
-        B = len(next(iter(columns.values())).values)
+        B = row_count(columns)
 
         def batch_of(chosen: Tensor) -> Batch:
             found: Batch = features.batch({name: c.rows(chosen.numpy()) for name, c in columns.items()}, len(chosen))

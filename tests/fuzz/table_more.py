@@ -145,6 +145,7 @@ LISTED = Column(dtypes=FLOAT_COLUMN, low=-9.0, high=9.0, map=lambda a: a.round(2
 TWO = FEW | {"L": (2, 3, 8, 9)}
 JSD_ARGUMENTS: dict[str, Any] = ANY_PAIR | dict(group=GROUP, edges=Made(edges), base=Number((2.0, math.e)))
 METRIC_PAIR = dict(prediction=MODEST, y=MODEST)
+SAMPLES: dict[str, Any] = dict(samples=Made(samples), y=LISTED)
 STREAMING = [
     Entry(
         errors,
@@ -164,7 +165,7 @@ STREAMING = [
     ),
     Entry(
         sample_scores,
-        dict(samples=Made(samples), y=LISTED, fair=FLAG),
+        SAMPLES | dict(fair=FLAG),
         within(mean_crps, 10.0),
         sizes=TWO,
         covers="scores.streaming.SampleScores",
@@ -173,7 +174,7 @@ STREAMING = [
     ),
     Entry(
         quantile_scores,
-        dict(samples=Made(samples), y=LISTED, levels=Made(levels)),
+        SAMPLES | dict(levels=Made(levels)),
         lambda e, c, b: run(e, c.arguments, b) and None,
         sizes=TWO,
         covers="scores.streaming.SampleScores",
@@ -220,7 +221,7 @@ METRICS = [
     ),
     Entry(
         metric("CRPS", settings=("fair",), columns=("samples", "y")),
-        dict(samples=Made(samples), y=LISTED, fair=FLAG),
+        SAMPLES | dict(fair=FLAG),
         within(mean_crps, 10.0),
         sizes=TWO,
         covers="metrics.CRPS",
@@ -252,7 +253,7 @@ METRICS = [
     ),
     Entry(
         metric("Pinball", settings=("levels",), columns=("samples", "y")),
-        dict(samples=Made(samples), y=LISTED, levels=Made(levels)),
+        SAMPLES | dict(levels=Made(levels)),
         lambda e, c, b: run(e, c.arguments, b) and None,
         sizes=TWO,
         covers="metrics.Pinball",

@@ -61,6 +61,7 @@ def schedule(name: str) -> NoiseSchedule:
 EARLIER = Level(limit=lambda x: share(x) / 2, numbers=(0.5, 1e-4, 0.25))
 LATER = Level(limit=lambda x: 0.6 + 0.4 * share(x), numbers=(0.7, 1.0, 0.999, 1))
 SCHEDULE = Made(lambda d: schedule(d.choose("linear", "cosine")))
+ROW_NOISE: dict[str, Any] = dict(seed=SEED, row_ids=Ids(), draw_ids=Ids(low=0, high=9))
 STEPS = Choice((1, 3, [20, 11, 2], torch.tensor([20, 11, 2, 1])))
 
 
@@ -201,9 +202,7 @@ OPS = [
             prediction=Choice((None, "eps", "x0", "v")),
             eta=Number((0.0, 1.0)),
             clip=Number((None, 1.0)),
-            seed=SEED,
-            row_ids=Ids(),
-            draw_ids=Ids(low=0, high=9),
+            **ROW_NOISE,
         ),
         kernel,
         kinds=FINITE,
@@ -223,9 +222,7 @@ OPS = [
             steps=STEPS,
             gamma_cp=Number((2.0, 0, 1, -1.5)),
             gamma_tf=Number((1.0, 0, 0.5)),
-            seed=SEED,
-            row_ids=Ids(),
-            draw_ids=Ids(low=0, high=9),
+            **ROW_NOISE,
         ),
         kernel,
         kinds=FINITE,
@@ -262,9 +259,7 @@ OPS = [
             temperature=Number((0.0, 1.0, 0.3, 1e-300, 1e300)),
             monotone=FLAG,
             capacity=Floats("B", at_least_zero, number=True, optional=True, kinds=FINITE),
-            seed=SEED,
-            row_ids=Ids(),
-            draw_ids=Ids(low=0, high=9),
+            **ROW_NOISE,
         ),
         kernel,
         kinds=FINITE,
