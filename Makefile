@@ -33,6 +33,11 @@ $(VENV)/done: $(VENV)/deps setup.py $(shell find csrc -type f)
 	$(PIP) --no-build-isolation -e .
 	touch $@
 
+# The CUDA C++ kernels for the CPU, for tests (csrc/cuda/README.md); nvcc is asked by the tests themselves.
+$(VENV)/emulated: $(VENV)/done
+	ORDKERNELS_CUDA=0 ORDKERNELS_CUDA_EMULATE=1 $(PY) setup.py -q build_ext --inplace
+	touch $@
+
 setup: $(VENV)/done
 
 demo: $(VENV)/done
@@ -41,10 +46,11 @@ demo: $(VENV)/done
 # The first pass runs on the best instruction set of this machine, the next ones, on those below it, only what depends on it: not the
 # tests of registration. Each of them collects only files that can have tests for it: those that name the mark or the backends.
 NATIVE = -m "native and not registration" $$(grep -rliE --include="test_*.py" "native|backends" tests)
-test: $(VENV)/done
+test: $(VENV)/done $(VENV)/emulated
 	$(PYTEST) --doctest-modules ordkernels tests
 	ORDKERNELS_ISA=base $(PYTEST) $(NATIVE)
 	if $(PY) -m ordkernels info --json | grep -q '"isa": "avx512"'; then ORDKERNELS_ISA=avx2 $(PYTEST) $(NATIVE); fi
+	ORDKERNELS_CUDA_EMULATE=1 $(PYTEST) -m cuda tests/cuda
 	TRITON_INTERPRET=1 $(PYTEST) -m triton $$(grep -rliE --include="test_*.py" "triton|backends" tests)
 
 # Every public function under hostile arguments (tests/fuzz), new ones each time; a failure comes again with the SEED that is printed.
@@ -73,7 +79,7 @@ test-fast: $(VENV)/done
 lint: $(VENV)/done
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/clang-format --dry-run -Werror $$(git ls-files "csrc/*.h" "csrc/*.cpp" "examples/*.cpp")
+	$(VENV)/bin/clang-format --dry-run -Werror $$(git ls-files "csrc/*.h" "csrc/*.cpp" "csrc/*.cu" "tests/cuda/*.cu" "tests/cuda/*.h" "examples/*.cpp")
 	$(VENV)/bin/mypy
 
 # Standing guard, see RELIABILITY.md. `sanitize` builds the C++ parts twice more, below build/sanitize.

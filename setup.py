@@ -7,6 +7,10 @@ because pip hides the output of a build that succeeds. A compiler that is there 
 Ninja compiles, in `build/obj`: only what has changed (headers and flags count), and a line for each file. Editable installs and
 wheels share the objects. `python setup.py -q build_ext` shows the lines that pip hides; `MAX_JOBS` says how many files at once.
 
+`_cuda` is built where nvcc is on the path and the torch beside this interpreter has CUDA (a CPU build of it could not load the part);
+`ORDKERNELS_CUDA=1` builds it whatever torch that is, `ORDKERNELS_CUDA=0` leaves it out. `ORDKERNELS_CUDA_EMULATE=1` compiles the same
+sources for the CPU, `_cuda_emulated`, in place and for tests alone (csrc/cuda/README.md).
+
 `ORDKERNELS_SANITIZE=address` (and undefined behaviour) or `thread` builds for tests/guard: `build --build-lib build/sanitize/...`.
 """
 
@@ -42,6 +46,11 @@ ISA: dict[str, list[str]] = {  # instruction set -> flags of its files alone
 # Large kernels that are as fast with it, and compile in two thirds of the time.
 O2 = ("gemm", "nested_min", "planar_flow", "planar_flow_backward", "planar_flow_inverse", "planar_flow_inverse_backward")
 ARCHS = ("80", "90", "100")
+EMULATE = os.environ.get("ORDKERNELS_CUDA_EMULATE", "") == "1"
+EMULATED = Path("ordkernels/_cuda_emulated.so")
+# Indices of local arrays are checked (csrc/cuda/emulate.h has the handler), and what they hold is not zero by chance.
+EMULATOR = ["-std=c++20", "-O1", "-g1", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Wno-unused-parameter",
+            "-fsanitize=bounds", "-fno-sanitize-recover=bounds", "-ftrivial-auto-var-init=pattern"]  # fmt: skip
 # Flags that come last and win. An instruction set's code is checked as it is: `omp simd` loops are vectorised at -O1 too.
 # Division by zero is left out: it is IEEE arithmetic, and used.
 SANITIZERS = {
@@ -110,10 +119,11 @@ def kernel_flags(source: str) -> list[str] | None:
 class Ninja:
     """A build.ninja: objects with the headers that they read, libraries from them."""
 
-    def __init__(self, compiler: list[str], linker: list[str]):
+    def __init__(self, compiler: list[str], linker: list[str], part: str = ""):
+        self.folder = OBJECTS / part  # of ninja's own files
         self.linker, sanitize = [*linker, *SANITIZERS[SANITIZE]], shlex.join(SANITIZERS[SANITIZE])
         self.rules = [
-            f"builddir = {OBJECTS}",
+            f"builddir = {self.folder}",
             f"rule compile\n  command = {shlex.join(compiler)} $flags {sanitize} -MMD -MF $out.d -c $in -o $out\n"
             "  depfile = $out.d\n  deps = gcc\n"
             "  description = $name",
@@ -141,8 +151,8 @@ class Ninja:
         self.rules.append(f"build {out}: link_{out.stem} {' '.join(map(str, objects))}")
 
     def run(self) -> None:
-        OBJECTS.mkdir(parents=True, exist_ok=True)
-        file = OBJECTS / "build.ninja"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        file = self.folder / "build.ninja"
         file.write_text("\n".join(self.rules) + "\n")
         ninja = [sys.executable, "-m", "ninja"] if importlib.util.find_spec("ninja") else ["ninja"]
         jobs = os.environ.get("MAX_JOBS") or str(len(os.sched_getaffinity(0)))
@@ -153,6 +163,8 @@ class Build(build_ext):
     def run(self):
         if SANITIZE and (self.inplace or not Path(self.build_lib).is_relative_to(SANITIZED)):  # never in place, never in a wheel
             raise SystemExit(f"ORDKERNELS_SANITIZE: expected --build-lib below {SANITIZED}, got {self.build_lib}")
+        if EMULATE and not self.inplace:
+            raise SystemExit("ORDKERNELS_CUDA_EMULATE: expected build_ext --inplace, it is for tests and never in a wheel")
         for old in Path(self.build_lib, "ordkernels").glob("*.so"):  # else a part that is not built now gets into the wheel
             old.unlink()
         super().run()  # in here self.inplace is 0, whatever the user asked for
@@ -233,32 +245,40 @@ class Build(build_ext):
         return folder
 
     def build_cuda(self):
+        """`_cuda` by nvcc, and the emulated one."""
         wish, nvcc = os.environ.get("ORDKERNELS_CUDA", ""), shutil.which("nvcc")
         sources = sorted(map(str, Path("csrc/cuda").glob("*.cu")))
         if wish not in ("", "0", "1"):
             raise SystemExit(f"ORDKERNELS_CUDA: expected 0 or 1, got {wish!r}")
         reason = None
-        if not sources:
-            reason = "this version has no CUDA C++ kernels (Triton serves CUDA tensors)"
-        elif wish == "0":
+        if wish == "0":
             reason = "built with ORDKERNELS_CUDA=0"
         elif wish == "" and nvcc is None:
             reason = "nvcc was not on the path"
         elif INCLUDE is None:
             reason = "torch was not installed when ordkernels was built; install torch, then ordkernels again"
+        elif wish == "" and not Path(INCLUDE, "../lib/libtorch_cuda.so").exists():
+            reason = "the torch beside it had no CUDA (ORDKERNELS_CUDA=1 builds it all the same)"
+        defines = [f"-DTORCH_TARGET_VERSION={TARGET}", "-isystem", str(INCLUDE), "-Icsrc"]
+        link = [f"-L{self.stubs}", "-Xlinker", "--no-as-needed", "-ltorch_cpu"]
         if reason:
             self.not_built["ordkernels._cuda"] = reason
-            return
-        out = Path(self.build_lib, "ordkernels/_cuda.so")
-        out.parent.mkdir(parents=True, exist_ok=True)
-        targets = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in ARCHS]
-        targets.append(f"-gencode=arch=compute_{ARCHS[-1]},code=compute_{ARCHS[-1]}")
-        subprocess.run(
-            [nvcc or "nvcc", "-shared", "-std=c++20", "-O3", "-Xcompiler", "-fPIC,-fvisibility=hidden", "-cudart", "static",
-             "-Xptxas", "-v", f"-DTORCH_TARGET_VERSION={TARGET}", "-DUSE_CUDA", "-isystem", str(INCLUDE), "-Icsrc", *targets, *sources,
-             "-o", str(out), f"-L{self.stubs}", "-Xlinker", "--no-as-needed", "-ltorch_cpu", "-ltorch_cuda"],
-            check=True,
-        )  # fmt: skip
+        else:
+            targets = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in ARCHS]
+            targets.append(f"-gencode=arch=compute_{ARCHS[-1]},code=compute_{ARCHS[-1]}")
+            flags = ["-std=c++20", "-O3", "-Xcompiler", "-fPIC,-fvisibility=hidden", "-DUSE_CUDA", *defines, *targets]
+            ninja = Ninja([nvcc or "nvcc"], [nvcc or "nvcc", "-shared", "-cudart", "static"], "cuda")
+            objects = [ninja.compile(source, "cuda", flags) for source in sources]
+            ninja.link(OBJECTS / "_cuda.so", objects, [*link, "-ltorch_cuda"])
+            ninja.run()
+            out = Path(self.build_lib, "ordkernels/_cuda.so")
+            out.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(OBJECTS / "_cuda.so", out)
+        if EMULATE and INCLUDE and self.have_compiler:
+            ninja = Ninja([*self.compiler.compiler_so_cxx, *EMULATOR], self.compiler.linker_so_cxx, "emulated")
+            objects = [ninja.compile(source, "emulated", ["-x", "c++", *defines]) for source in sources]
+            ninja.link(EMULATED, objects, link)
+            ninja.run()
 
 
 INCLUDE = torch_include()

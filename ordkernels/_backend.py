@@ -39,7 +39,7 @@ class OpInfo:
     native: bool = True  # for a host op: `_host` has it; else only the reference serves it
     on_device: str = ""  # for a host op: what serves tensors on a GPU, if they are not copied to the CPU
     triton: str | None = None  # module below ordkernels._triton
-    cuda: bool = False  # a CUDA C++ kernel
+    cuda: bool = False  # CUDA C++ kernels, by a module below ordkernels._cuda
     alias_of: str | None = None  # the dispatcher op that serves it, when the names differ
     # Why it cannot run on each backend that some thread has forced: looked up, not computed, so that torch.compile can trace a call.
     block_reasons: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -117,7 +117,8 @@ def use_backend(name: str) -> Iterator[None]:
 
     It holds for the calling thread alone; of nested contexts the innermost counts. The choice is made when an op is called and kept
     for its backward pass, whatever thread that runs in. ``"reference"`` is plain torch, differentiable any number of times; ``"cuda"``
-    means CUDA C++ alone; ``"triton"`` on CPU tensors needs ``TRITON_INTERPRET=1``. A forced backend never falls back silently.
+    means CUDA C++ alone; ``"triton"`` on CPU tensors needs ``TRITON_INTERPRET=1``, ``"cuda"`` on them a build for tests
+    (csrc/cuda/README.md). A forced backend never falls back silently.
 
     Raises:
         ValueError: an unknown name.
@@ -235,14 +236,14 @@ def _triton_reasons(info: OpInfo) -> list[str]:
 def _cuda_reasons(info: OpInfo) -> list[str]:
     import torch
 
-    from ._library import NOT_LOADED
+    from ._library import EMULATED, NOT_LOADED
 
     reasons = []
     if not info.cuda:
         reasons.append(f"{info.name} has no CUDA C++ kernel" + ("; Triton serves CUDA tensors" if info.triton else ""))
     if "ordkernels._cuda" in NOT_LOADED:
         reasons.append(NOT_LOADED["ordkernels._cuda"])
-    if not torch.cuda.is_available():
+    if not EMULATED and not torch.cuda.is_available():
         reasons.append("no CUDA device")
     return reasons
 
@@ -256,10 +257,18 @@ def backend_error(info: OpInfo, backend: str, reasons: Any) -> RuntimeError:
     return RuntimeError(f"{info.name} cannot run on the backend {backend!r}: {'; '.join(reasons)}")
 
 
+def emulating() -> bool:
+    """Do CUDA C++ kernels run on the CPU, for tests?"""
+    from ._library import EMULATED
+
+    return EMULATED
+
+
 def check_device(info: OpInfo, backend: str, tensor: Any) -> None:
     """Is the tensor where the forced backend works? "reference" takes any."""
     device = tensor.device.type
-    expected = "cpu" if backend == "cpu" or (backend == "triton" and interpreting()) else "cuda"
+    on_cpu = backend == "cpu" or (backend == "triton" and interpreting()) or (backend == "cuda" and emulating())
+    expected = "cpu" if on_cpu else "cuda"
     if device != expected:
         raise backend_error(info, backend, [f"expected tensors on {expected}, got {device}"])
 

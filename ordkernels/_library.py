@@ -5,16 +5,22 @@ that they did not bring are defined.
 """
 
 import importlib
+import os
 import warnings
 from pathlib import Path
 
 import torch
 
-from ._schemas import definitions
+from ._schemas import cuda_definitions, definitions
 
 NAMESPACE = "ordkernels"
 LIB = torch.library.Library(NAMESPACE, "FRAGMENT")
+CUDA_NAMESPACE = "ordkernels_cuda"  # CUDA C++: called by the launchers of `_cuda`, which the key CUDA of an op may choose
+CUDA_LIB = torch.library.Library(CUDA_NAMESPACE, "FRAGMENT")
 NOT_LOADED: dict[str, str] = {}
+# CUDA C++ kernels compiled for the CPU (csrc/cuda/README.md), for tests: they take CPU tensors.
+EMULATED_BUILD = "ORDKERNELS_CUDA_EMULATE=1 python setup.py build_ext --inplace"
+EMULATED = os.environ.get("ORDKERNELS_CUDA_EMULATE") == "1"
 
 
 def has_kernel(op: str, key: str) -> bool:
@@ -39,15 +45,26 @@ def _load() -> None:
     except ImportError as e:
         reason = NOT_LOADED.setdefault("ordkernels._C", str(e))
         warnings.warn(f"ordkernels runs on its plain torch reference, without native CPU kernels: {reason}", stacklevel=2)
+    for schema in cuda_definitions():
+        CUDA_LIB.define(schema)
+    if EMULATED:
+        _load_cuda("_cuda_emulated.so")
+        return
     # By the build of torch, not by `torch.cuda.is_available()`: that starts the driver (and breaks a later fork), while the
     # library needs libtorch_cuda.so alone. On a CPU-only torch it cannot load.
     if torch.version.cuda is None:
         NOT_LOADED.setdefault("ordkernels._cuda", "this torch has no CUDA")
     elif "ordkernels._cuda" not in NOT_LOADED:
-        try:
-            torch.ops.load_library(Path(__file__).parent / "_cuda.so")
-        except OSError as e:
-            NOT_LOADED["ordkernels._cuda"] = str(e)
+        _load_cuda("_cuda.so")
+
+
+def _load_cuda(file: str) -> None:
+    NOT_LOADED.pop("ordkernels._cuda", None)
+    try:
+        torch.ops.load_library(Path(__file__).parent / file)
+    except OSError as e:
+        how = f" ({EMULATED_BUILD} builds it)" if EMULATED else ""
+        NOT_LOADED["ordkernels._cuda"] = f"{e}{how}"
 
 
 def _define() -> None:

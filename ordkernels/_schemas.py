@@ -119,3 +119,18 @@ def definitions() -> list[str]:
         if backward is not None:
             found += [f"_{name}{forward}", f"{name}_backward{backward}", f"_{name}_backward{backward}"]
     return found
+
+
+# CUDA C++ kernels that take what the op takes. Registered as `ordkernels_cuda::<op>`: the launchers of `_cuda` call them.
+CUDA_OPS = ("planar_flow",)
+# Those that take something else, as csrc/cuda/<op>.cu says.
+CUDA_SCHEMAS: dict[str, str] = {}
+
+
+def cuda_definitions() -> list[str]:
+    """The schemas of the CUDA C++ kernels."""
+    found = [name + schema for name, schema in CUDA_SCHEMAS.items()]
+    for name in CUDA_OPS:
+        forward, backward = SCHEMAS[name]
+        found += [name + forward, f"{name}_backward{backward}"]
+    return found

@@ -24,8 +24,8 @@ from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 from torch.overrides import has_torch_function
 
-from .. import _backend
-from .._library import LIB, NAMESPACE, op
+from .. import _backend, _cuda
+from .._library import LIB, NAMESPACE, NOT_LOADED, op
 
 Kernel = Callable[..., Any]
 VmapRule = Callable[..., Any]  # of (info, dims, *args)
@@ -115,11 +115,13 @@ def grad_mask_of(*tensors: Any) -> int:
 class Op(Generic[R]):
     """An op without gradients. reference and fake are functions of the schema's arguments; fake takes those it names, by name.
 
-    ``ordkernels._triton.<module>`` holds the launcher, a function of the kernel's name. Where it cannot run every call it also holds
-    ``unavailable_reasons(*args)``: such a call raises where Triton is forced, else runs on the reference.
+    ``ordkernels._triton.<module>`` holds the launcher, a function of the kernel's name, and so does ``ordkernels._cuda.<name>`` where
+    there are CUDA C++ kernels. A module that cannot run every call also holds ``unavailable_reasons(*args)``, and for the backward op
+    ``backward_unavailable_reasons(*args)``: such a call raises where that backend is forced, else runs on the other, or the reference.
 
     Args:
         name: of the public function; serves: of the dispatcher op, triton: of the module, where they have other names.
+        cuda: are there CUDA C++ kernels?
     """
 
     def __init__(
@@ -131,10 +133,11 @@ class Op(Generic[R]):
         vmap: Callable[[OpOverload], VmapRule] = loop_batches,
         serves: str = "",
         triton: str = "",
+        cuda: bool = False,
     ) -> None:
         self.name, self.kernel_name = name, serves or name
         self.reference = reference
-        self.info = _backend.register(_backend.OpInfo(name, triton=triton or self.kernel_name, alias_of=serves or None))
+        self.info = _backend.register(_backend.OpInfo(name, triton=triton or self.kernel_name, cuda=cuda, alias_of=serves or None))
         self.op = op(self.kernel_name)
         self.optional_numbers = optional_numbers(self.op)
         self._define(self.op, reference, self._launch, fake, vmap)
@@ -149,36 +152,56 @@ class Op(Generic[R]):
             return self.reference(*args)
         if forced is not None:
             _backend.check_device(self.info, forced, args[0])
-        if forced != "triton":
+        if forced not in ("triton", "cuda"):
             return self.op(*self.storable(args) if is_compiling() else args)
-        if reasons := self._launch_reasons(args):
-            raise _backend.backend_error(self.info, forced, reasons)
-        return self.forced_triton_kernel()(*args)
+        if is_compiling() and forced == "cuda":
+            self._check_choice(forced, args)
+            return self.op(*self.storable(args))
+        return self.forced_kernel(forced)(*args)
 
     def storable(self, args: tuple[Any, ...]) -> list[Any]:
         """The arguments of a compiled call: None for infinite optional numbers."""
         return [None if i in self.optional_numbers and a == math.inf else a for i, a in enumerate(args)]
 
-    def triton_kernel(self, suffix: str = "") -> Kernel:
-        """The launcher of the op, or with the suffix "_backward" of its backward op; imported at the first call."""
-        module = importlib.import_module(f"ordkernels._triton.{self.info.triton}")
-        kernel: Kernel = getattr(module, self.kernel_name + suffix)
-        return kernel
+    def _launcher(self, backend: str, suffix: str = "") -> tuple[Kernel, Kernel]:
+        """(launcher, reasons against a call) of the op, or with the suffix "_backward" of its backward op; imported at the first call."""
+        name = f"_triton.{self.info.triton}" if backend == "triton" else f"_cuda.{self.kernel_name}"
+        module = importlib.import_module(f"ordkernels.{name}")
+        check: Kernel = getattr(module, f"{suffix[1:]}_unavailable_reasons" if suffix else "unavailable_reasons", _no_reasons)
+        return getattr(module, self.kernel_name + suffix), check
 
-    def forced_triton_kernel(self, suffix: str = "") -> Kernel:
+    def forced_kernel(self, backend: str, suffix: str = "") -> Kernel:
         """The launcher without the dispatcher, which would resolve lazy views: a kernel reads the memory of a tensor."""
-        kernel = self.triton_kernel(suffix)
-        return lambda *args: kernel(*map(_resolve_lazy_views, args))
+        kernel, check = self._launcher(backend, suffix)
 
-    def _launch_reasons(self, args: tuple[Any, ...]) -> list[str]:
-        module = importlib.import_module(f"ordkernels._triton.{self.info.triton}")
-        check = getattr(module, "unavailable_reasons", None)
-        reasons: list[str] = check(*args) if check is not None else []
-        return reasons
+        def run(*args: Any) -> Any:
+            args = tuple(map(_resolve_lazy_views, args))
+            if reasons := check(*args):
+                raise _backend.backend_error(self.info, backend, reasons)
+            return kernel(*args)
+
+        return run
+
+    def _choice(self, args: tuple[Any, ...], suffix: str = "") -> str:
+        """What runs a call on CUDA tensors where no backend is forced: of CUDA C++ and Triton the one that is expected to be faster."""
+        has_cuda = self.info.cuda and "ordkernels._cuda" not in NOT_LOADED and not self._launcher("cuda", suffix)[1](*args)
+        if has_cuda and _cuda.prefers(self.kernel_name + suffix):
+            return "cuda"
+        if not self._launcher("triton", suffix)[1](*args):
+            return "triton"
+        return "cuda" if has_cuda else "reference"
+
+    def _check_choice(self, forced: str, args: tuple[Any, ...]) -> None:
+        """Compiled code and torch.func go through the dispatcher, whose key CUDA makes its own choice."""
+        if _backend.emulating():
+            raise _backend.backend_error(self.info, forced, ["its emulation serves plain calls, not torch.compile or torch.func"])
+        if (choice := self._choice(args)) != forced:
+            raise _backend.backend_error(self.info, forced, [f"in compiled code and torch.func {choice} runs this call"])
 
     def _launch(self, *args: Any) -> Any:
-        """The CUDA key, where no backend is forced."""
-        return self.reference(*args) if self._launch_reasons(args) else self.triton_kernel()(*args)
+        """The CUDA key."""
+        choice = self._choice(args)
+        return self.reference(*args) if choice == "reference" else self._launcher(choice)[0](*args)
 
     @staticmethod
     def _define(kernel: OpOverload, reference: Kernel, launch: Kernel, fake: Kernel, vmap: Callable[[OpOverload], VmapRule]) -> None:
@@ -232,8 +255,10 @@ class DifferentiableOp(Op[R]):
         vmap: Callable[[OpOverload], VmapRule] = fold_rows,
         vmap_backward: Callable[[OpOverload], VmapRule] | None = None,
         finalize_grads: Callable[..., tuple[Any, ...]] | None = None,
+        cuda: bool = False,
     ) -> None:
-        super().__init__(name, reference=reference, fake=fake, vmap=vmap)
+        super().__init__(name, reference=reference, fake=fake, vmap=vmap, cuda=cuda)
+        self.reference_backward = reference_backward
         self.tensors, self.public, self.saved, self.finalize_grads = tensors, public, saved, finalize_grads
         self.op_without_autograd = op(f"_{name}")
         self.op_backward, self.op_backward_without_autograd = op(f"{name}_backward"), op(f"_{name}_backward")
@@ -277,6 +302,11 @@ class DifferentiableOp(Op[R]):
             return self.reference(*args)
         if forced is not None:
             _backend.check_device(self.info, forced, args[0])
+        through_dispatcher = (
+            functorch_is_active() or forward_ad._current_level >= 0 or is_compiling() or has_torch_function(args[: self.tensors])
+        )
+        if forced == "cuda" and through_dispatcher:
+            self._check_choice(forced, args)
         if functorch_is_active() or forward_ad._current_level >= 0:
             if is_compiling():
                 return self.reference(*args)
@@ -285,16 +315,16 @@ class DifferentiableOp(Op[R]):
             return self.op(*self.storable(args))
         if has_torch_function(args[: self.tensors]):
             return self.op(*args)
-        kernels = (self.forced_triton_kernel(), self.forced_triton_kernel("_backward")) if forced == "triton" else self.kernels
+        kernels: tuple[Kernel, Kernel] = self.kernels
+        if forced in ("triton", "cuda"):
+            kernels = self.forced_kernel(forced), self.forced_kernel(forced, "_backward")
         if torch.is_grad_enabled() and _any_requires_grad(args[: self.tensors]):
             return self.eager.apply(kernels, *args)
         return kernels[0](*args)
 
-    def _launch(self, *args: Any) -> Any:
-        return self.triton_kernel()(*args)
-
     def _launch_backward(self, *args: Any) -> Any:
-        return self.triton_kernel("_backward")(*args)
+        choice = self._choice(args, "_backward")
+        return self.reference_backward(*args) if choice == "reference" else self._launcher(choice, "_backward")[0](*args)
 
     def save(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         ctx.save_for_backward(*self.saved(inputs, (output,) if self.single else output))
@@ -343,6 +373,10 @@ def _with_infinities(kernel: OpOverload, run: Kernel) -> Kernel:
         return run(*(math.inf if i in places and a is None else a for i, a in enumerate(args)))
 
     return call if places else run
+
+
+def _no_reasons(*_: Any) -> list[str]:
+    return []
 
 
 def _resolve_lazy_views(argument: Any) -> Any:

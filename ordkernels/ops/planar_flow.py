@@ -58,4 +58,5 @@ _OP: DifferentiableOp[tuple[Tensor, Tensor]] = DifferentiableOp(
     fake_backward=fake_flow_backward,
     saved=lambda inputs, out: (inputs[0], out[2], inputs[1], inputs[2]),  # z, act, u, w
     vmap=fold_groups,
+    cuda=True,
 )

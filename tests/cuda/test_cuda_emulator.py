@@ -1,0 +1,114 @@
+"""The emulator itself: every feature, every mistake that it is to find, and mistakes planted into the kernels' sources."""
+
+import ctypes
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import compile_cuda
+import numpy as np
+import pytest
+import torch
+from emulated import EMULATED
+
+from ordkernels.reference import planar_flow as reference
+from ordkernels.testing.inputs import flow_inputs
+
+pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not EMULATED, reason="ORDKERNELS_CUDA_EMULATE=1 is not set")]
+
+
+def library(path: Path) -> ctypes.CDLL:
+    lib = ctypes.CDLL(str(path))
+    for name in ("selftest", "run"):
+        if hasattr(lib, name):
+            getattr(lib, name).restype = ctypes.c_char_p
+    return lib
+
+
+def pointer(a: Any) -> Any:
+    return a.ctypes.data_as(ctypes.c_void_p) if isinstance(a, np.ndarray) else a
+
+
+@pytest.fixture(scope="module")
+def selftest(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, int], Any]:
+    lib = library(compile_cuda.emulated(compile_cuda.HERE / "selftest.cu", tmp_path_factory.mktemp("selftest") / "selftest.so"))
+
+    def run(bug: int, n: int) -> Any:
+        given, out, count = np.arange(n + 64, dtype=np.float32), np.full(64, np.nan, np.float32), np.zeros(1, np.int32)
+        said = lib.selftest(bug, pointer(given), n, pointer(out), pointer(count))
+        return said and said.decode(), given, out, count
+
+    return run
+
+
+def test_every_feature(selftest: Callable[[int, int], Any], order: int) -> None:
+    said, given, out, count = selftest(-1, 1400)
+    assert said is None
+    assert out[:3].tolist() == [given[512 * b : min(512 * (b + 1), 1400)].sum() for b in range(3)]
+    assert count[0] == 3 * 4 * 16
+
+
+@pytest.mark.parametrize(
+    ("bug", "message"),
+    [
+        (0, "race|nobody wrote"),
+        (1, "elements 64 to 64 of an array of 64"),
+        (2, "nobody wrote"),
+        (3, "have returned|deadlock"),
+        (4, "divergent|deadlock"),
+        (5, "deadlock"),
+        (6, "not in its mask"),
+        (7, "not in the mask"),
+        (8, "misaligned"),
+        (9, "elements 64 to 64 of an array of 64"),
+        (10, "nobody wrote|did not wait"),
+        (11, "race"),
+        (12, "race|nobody wrote"),
+        (13, r"selftest.cu:\d+"),
+        (14, "launched with 256"),
+        (15, "have returned|deadlock"),
+    ],
+)
+def test_every_mistake(selftest: Callable[[int, int], Any], order: int, bug: int, message: str) -> None:
+    said = selftest(bug, 64)[0]
+    assert said is not None
+    assert re.search(message, said), said
+
+
+def planar_flow(lib: ctypes.CDLL) -> str:
+    """The message, or the largest error."""
+    args = flow_inputs(6, 2, 64)
+    outs = [torch.full(shape, torch.nan) for shape in ((6, 64), (6,), (6, 2))]
+    said = lib.run(*(pointer(t.numpy()) for t in (*args, *outs)), 6, 2, 64)
+    truth = reference.planar_flow(*(t.double() for t in args))
+    errors = [(o.double() - t).abs().max().item() for o, t in zip(outs, truth, strict=True)]
+    return said.decode() if said else f"error {max(errors):.1e}"
+
+
+WRONG = r"error ([^e]*$|.*e\+|.*e-0[12]|nan)"
+LEAVES = "if (row >= B) {\n    return;  //"  # the rows past the end
+# name: kernel, header, old, new, what is said
+MISTAKES = {
+    "none": ("planar_flow", "planar_flow", "kWarps = 4", "kWarps = 2", r"error \d\.\de-0[67]"),
+    "a shuffle without the upper lanes": ("planar_flow", "numbers", "sync(kAll", "sync(0xFFFF", r"lane \d+ is not in its mask"),
+    "a butterfly with a step too few": ("planar_flow", "numbers", "m = 16", "m = 8", WRONG),
+    "lanes past the row leave early": ("planar_flow", "planar_flow", LEAVES, LEAVES.replace("B)", "B || lane > 29)"), "deadlock"),
+    "a row too many": ("planar_flow", "planar_flow", LEAVES, LEAVES.replace(">=", ">"), r"reads elements \d+ to \d+ of an array"),
+    "a layer twice": ("planar_flow", "planar_flow", "k + 1 < K ? k + 1 : k", "k", WRONG),
+}
+RUNS: dict[str, Callable[[ctypes.CDLL], str]] = {"planar_flow": planar_flow}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_planted_mistakes_show(name: str, tmp_path: Path) -> None:
+    kernel, header, old, new, message = MISTAKES[name]
+    csrc = shutil.copytree(compile_cuda.CSRC / "cuda", tmp_path / "cuda").parent
+    path = csrc / "cuda/kernels" / f"{header}.h"
+    text = path.read_text()
+    assert text.count(old) == 1
+    path.write_text(text.replace(old, new))
+    so = compile_cuda.emulated(compile_cuda.HERE / "planted.cu", tmp_path / "planted.so", f"-D{kernel.upper()}", csrc=csrc)
+    said = RUNS[kernel](library(so))
+    assert re.search(message, said), said
