@@ -5,12 +5,6 @@ the same result.
 """
 
 import functools
-import lzma
-import struct
-import sys
-import tokenize
-import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from .column import Chunk, Column, Columns
+from .damage import readable
 from .delimited import read_delimited
 from .npz import read_npz
 from .parquet import read_parquet
@@ -25,11 +20,6 @@ from .parquet import read_parquet
 __all__ = ["Chunk", "Column", "Columns", "common_dtype", "joined", "read"]
 
 ROWS = 1 << 17
-
-_DAMAGED = (
-    EOFError, LookupError, OSError, OverflowError, RuntimeError, SyntaxError, UnicodeDecodeError, lzma.LZMAError, struct.error,
-    tokenize.TokenError, zipfile.BadZipFile, zlib.error,
-)  # fmt: skip
 
 
 def read(path: Path, columns: Columns) -> Iterator[Chunk]:
@@ -54,15 +44,8 @@ def read(path: Path, columns: Columns) -> Iterator[Chunk]:
         chunks = read_parquet(path, columns)
     else:
         raise ValueError(f"{path}: expected a name that ends in .csv, .tsv (or these and .gz), .npz or .parquet")
-    try:
+    with readable(path):
         yield from _of_equal_length(chunks)
-    except _DAMAGED as error:
-        raise ValueError(f"{path}: expected a file that can be read, got {type(error).__name__}: {error}") from error
-    except Exception as error:
-        pa = sys.modules.get("pyarrow")
-        if pa is None or not isinstance(error, pa.ArrowException) or isinstance(error, MemoryError):
-            raise
-        raise ValueError(f"{path}: expected a file that can be read, got {type(error).__name__}: {error}") from error
 
 
 def _of_equal_length(chunks: Iterator[Chunk]) -> Iterator[Chunk]:

@@ -22,7 +22,7 @@ import numpy as np
 from .cells import CellError, Parser
 from .column import Chunk, Columns, require
 
-__all__ = ["read_delimited"]
+__all__ = ["names", "read_cells", "read_delimited"]
 
 BLOCK = 1 << 22
 MAX_COLUMNS = 1 << 17
@@ -31,16 +31,42 @@ _BATCH = 1 << 14  # rows as lists of text: more objects alive at once make the g
 
 
 def read_delimited(path: Path, columns: Columns) -> Iterator[Chunk]:
-    name = path.name.lower()
-    open_file: Any = gzip.open if name.endswith(".gz") else open
-    with open_file(path, "rb") as f:
-        table = _Table(path, f, "\t" if name.endswith((".tsv", ".tsv.gz")) else ",")
+    with _opened(path, _delimiter(path)) as table:
         require(path, columns, table.names)
-        index = [table.names.index(column.name) for column in columns]
         parsers = [Parser(column.name, column.kind) for column in columns]
-        with contextlib.closing(table.by_csv(index) if importlib.util.find_spec("pyarrow") is None else table.by_arrow(index)) as batches:
+        with contextlib.closing(table.cells([column.name for column in columns])) as batches:
             for batch in batches:
                 yield _parse(parsers, batch)
+
+
+def names(path: Path) -> list[str]:
+    with _opened(path, _found_delimiter(path)) as table:
+        return table.names
+
+
+def read_cells(path: Path, chosen: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The cells of these columns in batches: as pyarrow arrays of binary, or lists of text."""
+    with _opened(path, _found_delimiter(path)) as table, contextlib.closing(table.cells(chosen)) as batches:
+        for batch in batches:
+            yield dict(zip(chosen, batch, strict=True))
+
+
+@contextlib.contextmanager
+def _opened(path: Path, delimiter: str) -> Iterator["_Table"]:
+    open_file: Any = gzip.open if path.name.lower().endswith(".gz") else open
+    with open_file(path, "rb") as f:
+        yield _Table(path, f, delimiter)
+
+
+def _delimiter(path: Path) -> str:
+    return "\t" if path.name.lower().endswith((".tsv", ".tsv.gz")) else ","
+
+
+def _found_delimiter(path: Path) -> str:
+    """The one that the header has most of: many files that end in .csv have semicolons."""
+    with _opened(path, _delimiter(path)) as table:
+        header = table.delimiter.join(table.names)
+    return max((_delimiter(path), "\t", ";", ",", "|"), key=header.count)
 
 
 def _parse(parsers: Sequence[Parser], batch: Sequence[Any]) -> Chunk:
@@ -110,6 +136,11 @@ class _Table:
 
     def _place(self) -> str:
         return f"in row {self.n_rows}" if self.n_rows >= 0 else "in the header"
+
+    def cells(self, chosen: Sequence[str]) -> Generator[list[Any], None, None]:
+        """The columns of these names."""
+        index = [self.names.index(name) for name in chosen]
+        return self.by_csv(index) if importlib.util.find_spec("pyarrow") is None else self.by_arrow(index)
 
     def by_csv(self, index: Sequence[int]) -> Generator[list[Any], None, None]:
         """The columns at `index` of the rows from `begin` on, as lists of text."""

@@ -195,9 +195,12 @@ class Features:
             if self.roles.user is None and self.roles.item is None:
                 raise ValueError("history: expected user= or item= with it, whose histories to take, got neither")
 
+    def needed(self) -> list[str]:
+        """The columns that predictions depend on."""
+        return [name for name in self.kinds if name in self.columns or name in self.roles.named().values()]
+
     def _check_columns(self, columns: Mapping[str, Column]) -> None:
-        needed = [name for name in self.kinds if name in self.columns or name in self.roles.named().values()]
-        for name in needed:
+        for name in self.needed():
             if name not in columns:
                 raise ValueError(f"X: expected the column {name!r}, as in training, got {', '.join(map(repr, columns))}")
             found, expected = columns[name].kind, self.kinds[name]

@@ -23,7 +23,7 @@ from torch import Tensor
 from .._atomic import replacing
 from ..vocabulary import ValueVocabulary
 
-__all__ = ["CONFIG", "WEIGHTS", "built", "class_name", "decode", "described", "encode", "read", "saved_class", "types_of", "write"]
+__all__ = ["CONFIG", "WEIGHTS", "built", "class_name", "decode", "described", "encode", "kind", "read", "saved_class", "types_of", "write"]
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 _VERSION = 1
@@ -93,6 +93,18 @@ def read(directory: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], 
         except Exception as error:  # the parser's own error class
             raise ValueError(f"{folder / name}: expected a safetensors file, got {error}") from error
     return config, files
+
+
+def kind(directory: str | os.PathLike[str]) -> str:
+    """``"model"`` or ``"estimator"``, as the folder's configuration says it is; ValueError for another folder."""
+    path = Path(directory) / CONFIG
+    if not Path(directory).is_dir():
+        raise ValueError(f"{directory}: expected a folder that save_pretrained wrote, got {'a file' if path.parent.exists() else 'none'}")
+    for found in ("model", "estimator"):
+        if f'"ordkernels.{found}"'.encode() in _bytes(path):
+            _config(path, found)
+            return found
+    raise ValueError(f"{path}: expected a saved model of ordkernels, got another file")
 
 
 def _config(path: Path, kind: str) -> dict[str, Any]:

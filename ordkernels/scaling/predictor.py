@@ -68,7 +68,7 @@ class Predictor:
         self,
         rows: Any,
         *,
-        statistic: str | None = None,
+        statistic: str | Callable[[Tensor], Tensor] | None = None,
         n: int | None = None,
         quantiles: Sequence[float] | None = None,
         seed: int = 0,
@@ -79,7 +79,8 @@ class Predictor:
         Args:
             rows: for a model the batch that its ``predict`` takes, as a dict or Arrow table of columns (NumPy, Arrow, tensors or lists;
                 several numbers a row: ``[B, F]``, or lists of one length); for an estimator a table as its ``predict`` takes it.
-            statistic: ``"median"`` (the default), ``"mean"``, ``"samples"`` for the draws themselves, or another of the model's.
+            statistic: ``"median"`` (the default), ``"mean"``, ``"samples"`` for the draws themselves, another of the model's, or a function
+                of the draws of some rows, ``[b, n] -> [b, ...]``.
             n: draws of each row; None: 32 for a statistic, 128 for quantiles.
             quantiles: levels in [0, 1], instead of a statistic.
             seed: of the draws.
@@ -172,10 +173,12 @@ class Predictor:
             torch.set_num_threads(callers)  # of this thread, and of those that start later
         return self._pool
 
-    def _scorer(self, statistic: str | None, n: int, quantiles: Sequence[float] | None, seed: int) -> Callable[[Batch, Tensor], Tensor]:
+    def _scorer(
+        self, statistic: str | Callable[[Tensor], Tensor] | None, n: int, quantiles: Sequence[float] | None, seed: int
+    ) -> Callable[[Batch, Tensor], Tensor]:
         m: Any = self.module
         if not isinstance(m, GenerativeModel):
-            if quantiles is not None or statistic == "samples":
+            if quantiles is not None or statistic == "samples" or callable(statistic):
                 raise ValueError(
                     f"{'quantiles' if quantiles is not None else 'statistic'}: expected None, {type(m).__name__} makes no draws"
                 )
@@ -187,6 +190,8 @@ class Predictor:
             return lambda x, ids: torch.from_numpy(PredictedDistribution(m.sample(x, n, seed, ids).double().cpu().numpy()).ppf(quantiles))
         if quantiles is not None:
             return lambda x, ids: m.sampler().quantiles(x, quantiles, n, seed, ids)
+        if callable(statistic):
+            return lambda x, ids: statistic(m.sample(x, n, seed, ids))
         if statistic == "samples":
             return lambda x, ids: m.sample(x, n, seed, ids)
         greedy = ("greedy",) if hasattr(m, "readout") else ()
