@@ -7,13 +7,13 @@ from .parts import PartFolder, PartScorer
 __all__ = ["run"]
 
 
-def run(folder: PartFolder, threads: int | None = None) -> None:
+def run(folder: PartFolder, scorer: PartScorer, workers: None = None) -> None:
     """Fills in the parts that are not there.
 
     Args:
         folder: opened with its job.
-        threads: that predict; None: torch's number.
+        scorer: of the same job.
+        workers: none but this process, as the other engines have them.
     """
-    scorer = PartScorer(folder.job, threads)
     for k, begin, block in folder.pending(scorer):
         folder.write(k, scorer(begin, block))

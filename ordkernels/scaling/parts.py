@@ -170,13 +170,29 @@ class PartFolder:
         if path.exists() and not path.is_dir():
             raise ValueError(f"{path}: expected a folder, or a path where one can be made, got a file")
         if (path / MANIFEST).exists():
-            _check_same(path, folder._made_of())
+            if any(path.glob("part-*")):
+                _check_same(path, folder._made_of())
+            folder._write_manifest()
         elif path.is_dir() and any(path.iterdir()):
             raise ValueError(f"{path}: expected a new or empty folder, or one that the same command began, got one with other files")
         else:
             path.mkdir(parents=True, exist_ok=True)
             folder._write_manifest()
         return folder
+
+    @classmethod
+    def reopen(cls, path: Path, job: Job) -> PartFolder:
+        """As `open`, but the parts of another job are removed. ValueError for a folder without a manifest."""
+        try:
+            return cls.open(path, job)
+        except ValueError:
+            if not (path / MANIFEST).is_file():
+                raise
+        manifest(path)
+        for name in (MANIFEST, "part-*", ".part-*"):
+            for file in path.glob(name):
+                file.unlink()
+        return cls.open(path, job)
 
     def part(self, k: int) -> Path:
         return self.path / f"part-{k:06d}{self.job.ending}"

@@ -40,7 +40,7 @@ def contents(folder):
 
 def test_parts_hold_what_the_model_predicts(job, columns, tmp_path):
     folder = PartFolder.open(tmp_path / "out", job)
-    run(folder, threads=1)
+    run(folder, PartScorer(job, threads=1))
     assert folder.finish() == N
     folder.join(tmp_path / "all.npz")
     with np.load(tmp_path / "all.npz") as found:
@@ -56,7 +56,7 @@ def test_parts_hold_what_the_model_predicts(job, columns, tmp_path):
 
 
 def test_any_order_again_and_from_another_process_makes_the_same_bytes(job, tmp_path):
-    run(PartFolder.open(tmp_path / "whole", job), threads=1)
+    run(PartFolder.open(tmp_path / "whole", job), PartScorer(job, threads=1))
     expected = contents(tmp_path / "whole")
     assert len(expected) == 3
     folder, scorer = pickle.loads(pickle.dumps((PartFolder.open(tmp_path / "parts", job), PartScorer(job, threads=2))))
@@ -70,7 +70,7 @@ def test_any_order_again_and_from_another_process_makes_the_same_bytes(job, tmp_
     again = PartFolder.open(tmp_path / "parts", job)
     assert again.missing() == [1]
     assert not manifest(folder.path)["complete"]
-    run(again)
+    run(again, scorer)
     assert again.finish() == N
     assert manifest(folder.path)["complete"]
     assert contents(folder.path) == expected
@@ -78,17 +78,23 @@ def test_any_order_again_and_from_another_process_makes_the_same_bytes(job, tmp_
 
 
 def test_parts_of_another_job_are_not_mixed(job, columns, tmp_path):
-    PartFolder.open(tmp_path / "out", job)
+    folder, scorer = PartFolder.open(tmp_path / "out", Job(**{**vars(job), "seed": 5})), PartScorer(job, threads=1)
+    folder = PartFolder.open(tmp_path / "out", job)  # no part is there yet
+    folder.write(0, scorer(*folder.block(0, scorer)))
     for change, text in (({"seed": 1}, "expected seed 0, as its parts were made with, got 1"), ({"keep": ()}, "expected keep")):
         with pytest.raises(ValueError, match=text):
             PartFolder.open(tmp_path / "out", Job(**{**vars(job), **change}))
     np.savez(tmp_path / "t.npz", **columns)
     with pytest.raises(ValueError, match="expected the table that its parts were made of"):
         PartFolder.open(tmp_path / "out", Job(**{**vars(job), "table": str(tmp_path / "t.npz")}))
+    assert PartFolder.reopen(tmp_path / "out", job).done(0)
+    assert not PartFolder.reopen(tmp_path / "out", Job(**{**vars(job), "seed": 1})).done(0)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("precious")
     with pytest.raises(ValueError, match="got one with other files"):
-        PartFolder.open(tmp_path / "mine", job)
+        PartFolder.reopen(tmp_path / "mine", job)
+    assert (tmp_path / "mine" / "notes.txt").read_text() == "precious"
+    folder.write(0, scorer(*folder.block(0, scorer)))
     (tmp_path / "out" / MANIFEST).write_text(json.dumps({"format": "something else"}))
     with pytest.raises(ValueError, match="expected the manifest of a folder of predictions"):
         PartFolder.open(tmp_path / "out", job)
