@@ -224,13 +224,18 @@ def _triton_reasons(info: OpInfo) -> list[str]:
     import torch
 
     reasons = []
-    if info.triton is None:
-        reasons.append(f"{info.name} has no Triton kernel")
+    if not has_triton_module(info.triton):
+        reasons.append(f"{info.name} has no Triton kernel yet; its reference serves CUDA tensors")
     if importlib.util.find_spec("triton") is None:
         reasons.append("triton is not installed")
     if not interpreting() and not torch.cuda.is_available():
         reasons.append("no CUDA device (on a CPU: Triton's interpreter, TRITON_INTERPRET=1 before the first import)")
     return reasons
+
+
+@cache
+def has_triton_module(name: str | None) -> bool:
+    return name is not None and importlib.util.find_spec(f"ordkernels._triton.{name}") is not None
 
 
 def _cuda_reasons(info: OpInfo) -> list[str]:

@@ -87,6 +87,15 @@ SCHEMAS: dict[str, tuple[str, str | None]] = {
         " -> (Tensor x_0, Tensor states)",
         None,
     ),
+    # networks of one hidden layer: w_in [H, D], w_out [O, H], or G of them side by side; cond, time: rows [T, H] by index [R];
+    # seed: [] on the CPU, None without dropout
+    "mlp": (
+        "(Tensor x, Tensor w_in, Tensor? b_in, Tensor? cond, Tensor? time, Tensor w_out, Tensor? b_out, Tensor? cond_index,"
+        " Tensor? time_index, Tensor? seed, Tensor? row_ids, float dropout) -> Tensor",
+        "(Tensor x, Tensor w_in, Tensor? b_in, Tensor? cond, Tensor? time, Tensor w_out, Tensor? b_out, Tensor? cond_index,"
+        " Tensor? time_index, Tensor? seed, Tensor? row_ids, Tensor g, float dropout, int grad_mask)"
+        " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    ),
     # window: -1 for the whole vocabulary
     "embedding_mixup": (
         "(Tensor logits, Tensor embedding, int window, int first) -> Tensor",

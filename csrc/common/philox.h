@@ -128,8 +128,9 @@ PHILOX_INLINE float cosine(float t) {
 
 // Pairs of words -> pairs of floats. By value throughout, and not inlined: references into the loop and the loss of
 // `__restrict` both stop the vectoriser.
-__attribute__((noinline)) static void normals(const uint32_t* __restrict a, const uint32_t* __restrict b, int n,
-                                              float* __restrict out) {
+[[maybe_unused]] __attribute__((noinline)) static void normals(const uint32_t* __restrict a,
+                                                               const uint32_t* __restrict b, int n,
+                                                               float* __restrict out) {
   // j is not int: under -fwrapv (which setuptools adds) 2 * j could wrap, and nothing would be vectorised.
 #pragma omp simd
   for (int64_t j = 0; j < n; ++j) {
@@ -143,8 +144,9 @@ __attribute__((noinline)) static void normals(const uint32_t* __restrict a, cons
   }
 }
 
-__attribute__((noinline)) static void uniforms(const uint32_t* __restrict a, const uint32_t* __restrict b, int n,
-                                               float* __restrict out) {
+[[maybe_unused]] __attribute__((noinline)) static void uniforms(const uint32_t* __restrict a,
+                                                                const uint32_t* __restrict b, int n,
+                                                                float* __restrict out) {
 #pragma omp simd
   for (int64_t j = 0; j < n; ++j) {
     out[2 * j] = uniform(a[j]);

@@ -30,6 +30,7 @@ from .flow_step import flow_step
 from .fusion_chain import fusion_chain
 from .guided_posterior_step import guided_posterior_step
 from .interval_score import interval_score
+from .mlp import mlp
 from .nested_min import nested_min
 from .pinball import pinball
 from .planar_flow import planar_flow
@@ -44,15 +45,15 @@ from .windowed_value import windowed_value
 __all__ = [
     "DecodeResult", "DecoderWeights", "MLPWeights", "SessionWeights", "XAUCResult", "auc", "conditional_planar_flow", "coverage", "crps",
     "cumulative_score", "decile_table", "denoise_chain", "embedding_mixup", "encode_increments", "flow_sample", "flow_step", "fusion_chain",
-    "guided_posterior_step", "histogram_jsd", "interval_score", "kendall_tau", "lcc", "mae", "mae_by_interval", "nested_min",
-    "normalized_gini", "pinball", "planar_flow", "planar_flow_inverse", "predict_x0", "q_sample", "relaimpr", "reverse_step", "rmse",
-    "srcc", "value_decode", "wasserstein_quantile_loss", "windowed_value", "xauc",
+    "guided_posterior_step", "histogram_jsd", "interval_score", "kendall_tau", "lcc", "mae", "mae_by_interval", "mlp",
+    "nested_min", "normalized_gini", "pinball", "planar_flow", "planar_flow_inverse", "predict_x0", "q_sample", "relaimpr", "reverse_step",
+    "rmse", "srcc", "value_decode", "wasserstein_quantile_loss", "windowed_value", "xauc",
 ]  # fmt: skip
 
 # A call of `ops.<name>` with a proxy is one node of `torch.fx.symbolic_trace`'s graph: a proxy is no tensor to check.
 for _name in (
     "conditional_planar_flow", "crps", "denoise_chain", "embedding_mixup", "encode_increments", "flow_sample", "flow_step", "fusion_chain",
-    "guided_posterior_step", "interval_score", "nested_min", "pinball", "planar_flow", "planar_flow_inverse", "predict_x0", "q_sample",
-    "reverse_step", "value_decode", "wasserstein_quantile_loss", "windowed_value",
+    "guided_posterior_step", "interval_score", "mlp", "nested_min", "pinball", "planar_flow", "planar_flow_inverse", "predict_x0",
+    "q_sample", "reverse_step", "value_decode", "wasserstein_quantile_loss", "windowed_value",
 ):  # fmt: skip
     torch.fx.wrap(_name)

@@ -68,6 +68,7 @@ def op_calls(B: int, seed: int, dtype: torch.dtype = torch.float32) -> list[OpCa
     sessions = {"h_long": normal(B, D, dtype=single), "g_cp": normal(B, K, C, dtype=single), "g_tf": normal(B, K, C, dtype=single)}
     sessions["mask"] = torch.rand(B, K, generator=generator) < 0.7
     hyper = {"weight": 0.2 * normal(LAYERS * (2 * D + 1), C), "bias": normal(LAYERS * (2 * D + 1))}
+    network = {"w_in": normal(K, D) / 3, "b_in": normal(K), "w_out": normal(C, K) / 3, "b_out": normal(C)}
     decoding = {"decoder": decoder, "values": token_values, "max_tokens": 6, "temperature": 0.7, "seed": seed}
     return [
         OpCall(ops.encode_increments, {"y": 5 * uniform(B)}, {"widths": uniform(K)}),
@@ -75,6 +76,7 @@ def op_calls(B: int, seed: int, dtype: torch.dtype = torch.float32) -> list[OpCa
         OpCall(ops.planar_flow, {"z": normal(B, D), **flow}, {}),
         OpCall(ops.planar_flow_inverse, {"z_out": normal(B, D), **flow}, {}),
         OpCall(ops.conditional_planar_flow, {"z": normal(B, D), "h": normal(B, C)}, hyper, dense=True),
+        OpCall(ops.mlp, {"x": normal(B, D), "time": normal(B, K), **keyed}, {**network, "dropout": 0.2, "seed": seed}, dense=True),
         OpCall(ops.q_sample, {"x0": normal(B, D), "noise": normal(B, D), "alpha_bar": uniform(B)}, {}),
         OpCall(ops.predict_x0, {**state, "alpha_bar": uniform(B)}, {"prediction": "v"}),
         OpCall(ops.reverse_step, {**state, **times, **keyed}, {"eta": 1.0, "seed": seed, "step": 3}),

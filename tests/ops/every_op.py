@@ -75,6 +75,10 @@ CALLS = {
     ),
     "embedding_mixup": Call(lambda x, e: ops.embedding_mixup(x, e, window=4), normals((9,)), (torch.randn(9, 5),)),
     "windowed_value": Call(lambda x, v: ops.windowed_value(x, v, window=4), normals((9,)), (torch.arange(9.0),)),
+    "mlp": Call(
+        lambda x, c, w, v, b: ops.mlp(x, w, None, v, b, time=c, dropout=0.3, seed=4), normals((3,), (6,)),
+        (torch.randn(6, 3), torch.randn(4, 6), torch.randn(4)),
+    ),
     "denoise_chain": Call(
         lambda x, c: ops.denoise_chain(x, c, _MLP, SCHEDULE, steps=5, aligned=[16, 8], eta=1.0, seed=2), normals((4,), (3,)),
         differentiable=False,

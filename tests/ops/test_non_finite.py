@@ -6,6 +6,7 @@ be anything: rows and parameters are compared where the reference is finite.
 """
 
 import math
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from test_extremes import BACKENDS
 from torch import Tensor
 
+import ordkernels
 from ordkernels import ops, use_backend
 
 B = 9
@@ -34,6 +36,12 @@ CASES: dict[str, Case] = {
     "wasserstein": (lambda s, q, p: ops.wasserstein_quantile_loss(s, q, p, lam=0.3), lambda: [r(B, 5) for _ in range(3)], 3),
     "embedding_mixup": (lambda x, e: ops.embedding_mixup(x, e, window=4), lambda: [r(B, 12), r(12, 3)], 1),
     "windowed_value": (lambda x, v: ops.windowed_value(x, v, window=4), lambda: [r(B, 12), r(12)], 1),
+    "mlp": (
+        lambda x, c, *w: ops.mlp(x, *w, cond=c, dropout=0.5, seed=1),
+        lambda: [r(B, 5), r(B, 7), r(7, 5), r(7), r(6, 7), r(6)],
+        2,
+    ),
+    "mlp, networks": (ops.mlp, lambda: [r(B, 3, 5), r(3, 7, 5), r(3, 7), r(3, 2, 7), r(3, 2)], 1),
     "q_sample": (lambda x, n: ops.q_sample(x, n, 0.7), lambda: [r(B, 5), r(B, 5)], 2),
     "predict_x0": (lambda x, o: ops.predict_x0(x, o, 0.7, clip=2.0), lambda: [r(B, 5), r(B, 5)], 2),
     "reverse_step": (
@@ -67,6 +75,10 @@ def broken(name: str) -> Iterator[tuple[int, list[Tensor], list[Tensor]]]:
 
 def agree(got: Tensor, want: Tensor) -> bool:
     return torch.allclose(got, want, rtol=1e-3, atol=1e-4, equal_nan=True)
+
+
+if ordkernels.available_backends("mlp")["triton"]:
+    CASES = {name: case for name, case in CASES.items() if os.environ.get("TRITON_INTERPRET") != "1" or not name.startswith("mlp")}
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -134,8 +134,23 @@ def flows() -> dict[str, Call]:
     }
 
 
+def networks() -> dict[str, Call]:
+    x, c, index = normal(B, 4), normal(3, 6), torch.arange(B) % 3
+    weights = [normal(6, 4), normal(6), normal(5, 6), normal(5)]
+    grouped = [normal(2, 6, 4), normal(2, 6), normal(2, 1, 6), normal(2, 1)]
+    return {
+        "mlp": (ops.mlp, [x, *weights]),
+        "mlp, rows, dropout": (
+            lambda x, c, t, *w: ops.mlp(x, *w, cond=c, cond_index=index, time=t, dropout=0.4, seed=2), [x, c, normal(1, 6), *weights],
+        ),
+        "mlp, own rows": (lambda x, c, *w: ops.mlp(x, *w, cond=c), [x, normal(B, 6), *weights]),
+        "mlp, networks": (lambda *a: ops.mlp(*a, dropout=0.4, seed=2), [normal(B, 2, 4), *grouped]),
+        "mlp, networks, one input": (ops.mlp, [normal(B, 1, 4), *grouped]),
+    }  # fmt: skip
+
+
 torch.manual_seed(7)
-CALLS = increments() | scores() | tokens() | noising() | steps() | flows()
+CALLS = increments() | scores() | tokens() | noising() | steps() | flows() | networks()
 
 
 def as_its_fake(op: DifferentiableOp, backward: Callable[..., object], *arguments: object) -> object:

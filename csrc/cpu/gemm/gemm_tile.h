@@ -7,7 +7,7 @@
 
 namespace ORD_ISA {
 
-// c [rows, 64] = start (+ bias) + a [rows, k] tile [k, 64]; rows of a and c are 64 apart.
+// c [rows, 64] = start (+ bias) + a [rows, k] tile [k, 64]; rows of a and c are 64 apart. "Across": a is [k, rows].
 template <class T>
 struct TileProduct {
   const T *a, *tile;
@@ -22,7 +22,7 @@ struct TileProduct {
 namespace {
 
 // c [M, NV vectors] = p (+ q) + a [M, k] b [k, NV vectors]; rows of a, c are 64 apart, rows of p are `p_row` apart.
-template <class T, int M, int NV>
+template <class T, int M, int NV, bool kAcross>
 ORD_INLINE void product(const T* a, const T* b, int64_t k, const T* p, int64_t p_row, const T* q, T* c) {
   using V = typename Traits<T>::V;
   constexpr int W = kLanes<T>;
@@ -51,7 +51,7 @@ ORD_INLINE void product(const T* a, const T* b, int64_t k, const T* p, int64_t p
     }
 #pragma GCC unroll 8
     for (int m = 0; m < M; ++m) {
-      const T am = a[m * kTileWidth + i];
+      const T am = kAcross ? a[i * kTileWidth + m] : a[m * kTileWidth + i];
 #pragma GCC unroll 8
       for (int v = 0; v < NV; ++v) {
         acc[m][v] += am * bv[v];
@@ -76,42 +76,43 @@ constexpr int kPanel = ORD_BYTES == 64 ? (sizeof(T) == 4 ? 4
                                        : 2;
 
 // `n` strips of M rows by one tile.
-template <class T, int M>
+template <class T, int M, bool kAcross>
 __attribute__((noinline)) static void strips(int64_t n, const TileProduct<T>& p) {
   constexpr int NV = kPanel<T, M>, N = NV * kLanes<T>;
   for (int64_t j = 0; j < p.columns; j += N) {
     for (int64_t s = 0; s < n; ++s) {
-      product<T, M, NV>(p.a + s * M * kTileWidth, p.tile + j, p.k, p.start + s * M * p.start_row + j, p.start_row,
-                        p.bias ? p.bias + j : nullptr, p.c + s * M * kTileWidth + j);
+      product<T, M, NV, kAcross>(p.a + s * M * (kAcross ? 1 : kTileWidth), p.tile + j, p.k,
+                                 p.start + s * M * p.start_row + j, p.start_row, p.bias ? p.bias + j : nullptr,
+                                 p.c + s * M * kTileWidth + j);
     }
   }
 }
 
-template <class T>
+template <class T, bool kAcross>
 static void strips_of(int64_t m, int64_t n, const TileProduct<T>& p) {
   switch (m) {
-    case 1: return strips<T, 1>(n, p);
-    case 2: return strips<T, 2>(n, p);
-    case 3: return strips<T, 3>(n, p);
-    case 4: return strips<T, 4>(n, p);
-    case 5: return strips<T, 5>(n, p);
-    case 6: return strips<T, 6>(n, p);
+    case 1: return strips<T, 1, kAcross>(n, p);
+    case 2: return strips<T, 2, kAcross>(n, p);
+    case 3: return strips<T, 3, kAcross>(n, p);
+    case 4: return strips<T, 4, kAcross>(n, p);
+    case 5: return strips<T, 5, kAcross>(n, p);
+    case 6: return strips<T, 6, kAcross>(n, p);
   }
 }
 
 // In strips of up to six rows, as even as can be.
-template <class T>
+template <class T, bool kAcross = false>
 static void multiply_in_strips(int64_t rows, const TileProduct<T>& p) {
   const int64_t n = (rows + 5) / 6, low = rows / n, big = rows % n, r = big * (low + 1);
   if (!big) {
-    return strips_of<T>(low, n, p);
+    return strips_of<T, kAcross>(low, n, p);
   }
-  strips_of<T>(low + 1, big, p);
+  strips_of<T, kAcross>(low + 1, big, p);
   TileProduct<T> rest = p;
-  rest.a += r * kTileWidth;
+  rest.a += r * (kAcross ? 1 : kTileWidth);
   rest.start += r * p.start_row;
   rest.c += r * kTileWidth;
-  strips_of<T>(low, n - big, rest);
+  strips_of<T, kAcross>(low, n - big, rest);
 }
 
 // w [n, k], rows `stride` apart -> tiles [tiles of n][tiles of k][64 k][64 n]; columns past n are zero.

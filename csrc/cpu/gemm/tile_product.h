@@ -6,6 +6,9 @@ namespace ORD_ISA {
 
 void multiply_tile(int64_t rows, const TileProduct<float>& p);
 void multiply_tile(int64_t rows, const TileProduct<double>& p);
+// a [k, rows]: its columns by those of the tile, the sums over k.
+void multiply_tile_across(int64_t rows, const TileProduct<float>& p);
+void multiply_tile_across(int64_t rows, const TileProduct<double>& p);
 
 // w [n, k], rows `stride` apart -> tiles [tiles of n][tiles of k][64 k][64 n]; columns past n are zero.
 void pack_tiles(const float* w, int64_t stride, int64_t n, int64_t k, float* to);

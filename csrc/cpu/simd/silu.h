@@ -25,6 +25,13 @@ ORD_INLINE vf silu(vf x) {
   const vf f = _mm512_maskz_reduce_ps(kAll, z, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);  // 0 for infinity
   return x / (_mm512_maskz_scalef_ps(kAll, power_of_two(f), z - f) + 1.0f);
 }
+// 1 / (1 + exp(-x)), absolute error below 1e-7.
+ORD_INLINE vf logistic(vf x) {
+  constexpr __mmask16 kAll = 0xFFFF;
+  const vf z = x * -1.44269504f;
+  const vf f = _mm512_maskz_reduce_ps(kAll, z, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  return 1.0f / (_mm512_maskz_scalef_ps(kAll, power_of_two(f), z - f) + 1.0f);
+}
 #else
 // z within [-126, 128], NaN as it is. One instruction a bound; the comparison written out becomes two.
 ORD_INLINE vf exponent_within(vf z) {
@@ -39,17 +46,27 @@ ORD_INLINE vf exponent_within(vf z) {
 #endif
 }
 
-ORD_INLINE vf silu(vf x) {
-  const vf z = exponent_within(x * -1.44269504f);  // at 128 exp is infinite, and the quotient -0
-  const vf t = z + 12582912.0f;                    // rounds to the nearest integer: + 1.5 * 2^23
+// 1 + exp(-x); infinite from x = -88.7 down.
+ORD_INLINE vf one_plus_exp_neg(vf x) {
+  const vf z = exponent_within(x * -1.44269504f);
+  const vf t = z + 12582912.0f;  // rounds to the nearest integer: + 1.5 * 2^23
   const vf s = (vf)((vi)((vu)t << 23) + 0x3F800000);
-  return x / (s * power_of_two(z - (t - 12582912.0f)) + 1.0f);
+  return s * power_of_two(z - (t - 12582912.0f)) + 1.0f;
 }
+
+ORD_INLINE vf silu(vf x) { return x / one_plus_exp_neg(x); }
+// 1 / (1 + exp(-x)), absolute error below 1e-7.
+ORD_INLINE vf logistic(vf x) { return 1.0f / one_plus_exp_neg(x); }
 #endif
 ORD_INLINE vd silu(vd x) {
   vd e, em1;
   exp_neg(x, e, em1);
   return (x < 0.0 ? x * e : x) / (e + 1.0);
+}
+ORD_INLINE vd logistic(vd x) {
+  vd e, em1;
+  exp_neg(x, e, em1);
+  return (x < 0.0 ? e : vd{} + 1.0) / (e + 1.0);
 }
 
 template <class T>
