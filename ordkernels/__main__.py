@@ -1,4 +1,4 @@
-"""`python -m ordkernels info | bench | demo | score-file`."""
+"""`python -m ordkernels fit | score | report | info | demo | bench | score-file`."""
 
 import argparse
 import contextlib
@@ -8,19 +8,30 @@ import runpy
 import sys
 from pathlib import Path
 
+from .commands import fit, report, score
+from .commands._options import Help
 from .scores.files import add_arguments as add_score_arguments
 from .scores.files import file_first
+
+_ON_TABLES = {"fit": fit.main, "score": score.main, "report": report.main}
+_EPILOG = """\
+from a table to calibrated predictions:
+  python -m ordkernels fit may.parquet --target seconds --user user --item video --time when --out model/
+  python -m ordkernels score model/ june.parquet predictions.csv
+  python -m ordkernels report predictions.csv --truth seconds
+
+`python -m ordkernels COMMAND --help` says more."""
 
 
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ["bench"]:  # its arguments are bench/run.py's own
         return _bench(argv[1:])
-    if argv[:1] == ["score-file"]:
-        argv = ["score-file", *file_first(argv[1:])]
+    if argv[:1] in (["score-file"], ["report"]):
+        argv = [argv[0], *file_first(argv[1:])]
     args = _parser().parse_args(argv)
     try:
-        code = {"info": _info, "demo": _demo, "score-file": _score_file}[args.command](args)
+        code = {"info": _info, "demo": _demo, "score-file": _score_file}.get(args.command, _on_table)(args)
         print(end="", flush=True)
     except OSError as error:
         if error.filename is not None:
@@ -42,8 +53,14 @@ def _cannot_write(command: str, error: OSError) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m ordkernels", description="Kernels and samplers for generative ordinal regression.")
+    parser = argparse.ArgumentParser(
+        "python -m ordkernels", usage="python -m ordkernels COMMAND ...", formatter_class=Help, epilog=_EPILOG,
+        description="Kernels, samplers and models for generative ordinal regression.",
+    )  # fmt: skip
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    for command in (fit, score, report):
+        command.add_parser(commands)
 
     info = commands.add_parser("info", help="versions, machine, compiled parts; which backend serves each op, and why not the others")
     form = info.add_mutually_exclusive_group()
@@ -66,8 +83,8 @@ def _parser() -> argparse.ArgumentParser:
 
     commands.add_parser("bench", help="measure the kernels against their peers; from a checkout: the same as `python bench/run.py`")
 
-    score = commands.add_parser("score-file", help="scores of the predictions in a CSV, NPZ or Parquet file, of any size")
-    add_score_arguments(score)
+    score_file = commands.add_parser("score-file", help="scores of the predictions in a CSV, NPZ or Parquet file, of any size")
+    add_score_arguments(score_file)
     return parser
 
 
@@ -100,6 +117,19 @@ def _score_file(args: argparse.Namespace) -> int:
     from .scores import files
 
     return files.main(args)
+
+
+def _on_table(args: argparse.Namespace) -> int:
+    try:
+        return _ON_TABLES[args.command](args)
+    except KeyboardInterrupt:
+        print(f"\n{args.command}: interrupted", file=sys.stderr)
+        return 130
+    except (OSError, ImportError, MemoryError, TypeError, ValueError) as error:
+        if isinstance(error, OSError) and error.filename is None and error.errno is not None:
+            raise  # of the output stream
+        print(f"{args.command}:", " ".join(str(error).split()) or type(error).__name__, file=sys.stderr)  # on one line
+        return 2
 
 
 def _bench(argv: list[str]) -> int:

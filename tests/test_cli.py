@@ -99,7 +99,7 @@ def test_bench_without_a_checkout_says_what_to_do(tmp_path):
     ("argv", "text"),
     [
         ([], "required: COMMAND"),
-        (["score"], "invalid choice: 'score'"),
+        (["scores"], "invalid choice: 'scores'"),
         (["demo", "--seed", "-1"], "--seed: expected"),
         (["demo", "--seed", "x"], "expected a whole number from 0 up, got 'x'"),
         (["demo", "--fast"], "unrecognized arguments: --fast"),

@@ -3,6 +3,7 @@
 Memory holds a block, not the file. Columns are pyarrow's arrays, or NumPy's of NPZ files and where CSV is read without pyarrow.
 """
 
+import datetime
 import importlib
 import importlib.util
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -10,12 +11,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from . import delimited, inferred, npz
+from .cells import _NUMBER
 from .column import Column, require
 from .damage import readable
 
-__all__ = ["READABLE", "Block", "Table", "kind_of", "length"]
+__all__ = ["READABLE", "Block", "Table", "as_array", "kind_of", "length"]
 
 Block = dict[str, Any]
 
@@ -40,6 +43,34 @@ def kind_of(path: Path) -> str:
 def length(block: Block) -> int:
     """How many rows a block has."""
     return len(next(iter(block.values())))
+
+
+def as_array(column: Any) -> NDArray[Any]:
+    """A column of a block as NumPy's numbers, text or times: missing ones as NaN, "" and NaT."""
+    if isinstance(column, np.ndarray) and column.dtype != object:
+        return column
+    values = column.tolist() if isinstance(column, np.ndarray) else None
+    if values is None:
+        pa = importlib.import_module("pyarrow")
+        kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+        column = column.cast(kind) if kind != column.type else column
+        if pa.types.is_temporal(kind) and not pa.types.is_duration(kind):
+            return np.asarray(column.cast(pa.timestamp("us")), dtype="datetime64[us]")
+        if pa.types.is_integer(kind) and not column.null_count:
+            return np.asarray(column)
+        if pa.types.is_floating(kind):
+            return np.asarray(column, dtype=np.float32 if pa.types.is_float32(kind) else np.float64)
+        values = column.to_pylist()
+    if any(isinstance(v, str) for v in values):
+        return np.array(["" if v is None else str(v) for v in values])
+    if any(isinstance(v, datetime.date) for v in values):
+        return np.array(
+            [None if v is None else v.astimezone(datetime.UTC).replace(tzinfo=None) if getattr(v, "tzinfo", None) else v for v in values],
+            "datetime64[us]",
+        )
+    if None not in values:
+        return np.array(values)
+    return np.array([np.nan if v is None else float(v) for v in values])
 
 
 class _File(NamedTuple):
@@ -71,9 +102,18 @@ class Table:
         if not self.names:
             raise ValueError(f"{path}: expected at least one column, got none")
 
+    def require(self, option: str, names: Collection[str]) -> None:
+        """ValueError unless each of the names that an option gives is one column's."""
+        try:
+            require(self.path, [Column(name, argument=f"--{option}") for name in names], self.names)
+        except ValueError as error:
+            if self.kind == "csv" and all(_NUMBER.fullmatch(name) for name in self.names):
+                raise ValueError(f"{error}: there seems to be no header line with the columns' names") from None
+            raise
+
     def columns(self, chosen: Collection[str] | None = None) -> list[str]:
         """All names, or the chosen ones, in the table's order. ValueError for one that is not there, or twice."""
-        require(self.path, [Column(name) for name in (self.names if chosen is None else chosen)], self.names)
+        require(self.path, [Column(name) for name in dict.fromkeys(self.names if chosen is None else chosen)], self.names)
         return [name for name in self.names if chosen is None or name in chosen]
 
     def blocks(
@@ -114,9 +154,9 @@ class Table:
                 rows += sum(map(length, form.read(file.path, self.names[:1], 0))) if known is None else known
         return rows
 
-    def read(self) -> Block:
-        """All rows and columns."""
-        ((_, _, block),) = self.blocks(1 << 62)
+    def read(self, columns: Collection[str] | None = None) -> Block:
+        """All rows."""
+        ((_, _, block),) = self.blocks(1 << 62, columns)
         assert block is not None
         return block
 

@@ -12,7 +12,6 @@ pickle; a worker that can read the table needs no more than a block's number.
 
 from __future__ import annotations
 
-import datetime
 import hashlib
 import json
 import os
@@ -28,11 +27,11 @@ from torch import Tensor
 
 from .._atomic import replacing
 from .._tables import npz, written
-from .._tables.blocks import Block, Table, length
+from .._tables.blocks import Block, Table, as_array, length
 from ..models._pretrained import CONFIG
 from .predictor import Predictor
 
-__all__ = ["MANIFEST", "Job", "PartFolder", "PartScorer", "as_array", "manifest"]
+__all__ = ["MANIFEST", "Job", "PartFolder", "PartScorer", "manifest"]
 
 Columns = dict[str, NDArray[Any]]
 
@@ -101,10 +100,8 @@ class PartScorer:
     def _choose_columns(self, model: Any, table: Table) -> None:
         """The columns to read, those of them that are text, and those that are copied."""
         job, target = self.job, getattr(model, "target_", None) if self.is_estimator else "y"
-        for option, names in (("keep", job.keep), ("row-id", [job.row_id] if job.row_id else [])):
-            for name in names:
-                if name not in table.names:
-                    raise ValueError(f"--{option}: expected a column of {job.table}, {_one_of(table)}, got {name!r}")
+        table.require("keep", job.keep)
+        table.require("row-id", [job.row_id] if job.row_id else [])
         self.keep = list(dict.fromkeys([*job.keep, *([target] if target in table.names else [])]))
         self.text: list[str] = []
         needed = set(table.names)
@@ -113,7 +110,10 @@ class PartScorer:
             needed = set(model.features_.needed())
             for name in model.features_.needed():
                 if name not in table.names:
-                    raise ValueError(f"{job.table}: expected the column {name!r}, as in training, got {_one_of(table)}")
+                    raise ValueError(f"{job.table}: expected the column {name!r}, as in training, got {', '.join(map(repr, table.names))}")
+        else:
+            copied = set(self.keep) - set(model.batch_keys)
+            self.inputs = [name for name in table.names if name not in (*copied, job.row_id, "y")]
         self.columns = table.columns(needed | set(self.keep))
         names = [self.row_id or "row", *(name for name in self.keep if name != self.row_id), *self._predicted()]
         if twice := [name for name in names if names.count(name) > 1]:
@@ -141,7 +141,7 @@ class PartScorer:
         found: Columns = {self.row_id or "row": ids, **{name: as_array(block[name]) for name in self.keep if name != self.row_id}}
         inputs, row_ids = block, ids if self.row_id is None else None
         if not self.is_estimator:
-            inputs, row_ids = {name: c for name, c in block.items() if name not in (*job.keep, job.row_id, "y")}, ids
+            inputs, row_ids = {name: c for name, c in block.items() if name in self.inputs}, ids
         if not self.has_draws:
             return found | {"prediction": predictor(inputs, row_ids=row_ids).astype(self.dtype)}
         drawn = predictor(inputs, statistic=self._of_draws, n=max(job.draws, job.samples), seed=job.seed, row_ids=row_ids)
@@ -231,6 +231,13 @@ class PartFolder:
         self._write_manifest(rows=rows, parts=-(-rows // self.job.rows))
         return rows
 
+    def remove_if_empty(self) -> None:
+        """The folder goes if it has no part yet, as where the first rows cannot be scored."""
+        if not any(self.path.glob("part-*")):
+            for file in (*self.path.glob(".*"), self.path / MANIFEST):
+                file.unlink(missing_ok=True)
+            self.path.rmdir()
+
     def join(self, path: Path) -> None:
         """One file of all parts, which are NPZ files."""
         rows = self._table().count()
@@ -298,36 +305,3 @@ def _loaded(folder: Path) -> tuple[Any, bool]:
     from ..estimators import TableRegressor
 
     return TableRegressor.from_pretrained(folder), True
-
-
-def _one_of(table: Table) -> str:
-    return f"one of {', '.join(map(repr, table.names))}"
-
-
-def as_array(column: Any) -> NDArray[Any]:
-    """A column of a block as NumPy's numbers, text or times: missing ones as NaN, "" and NaT."""
-    if isinstance(column, np.ndarray) and column.dtype != object:
-        return column
-    values = column.tolist() if isinstance(column, np.ndarray) else None
-    if values is None:
-        import pyarrow as pa
-
-        kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-        column = column.cast(kind) if kind != column.type else column
-        if pa.types.is_temporal(kind) and not pa.types.is_duration(kind):
-            return np.asarray(column.cast(pa.timestamp("us")), dtype="datetime64[us]")
-        if pa.types.is_integer(kind) and not column.null_count:
-            return np.asarray(column)
-        if pa.types.is_floating(kind):
-            return np.asarray(column, dtype=np.float32 if pa.types.is_float32(kind) else np.float64)
-        values = column.to_pylist()
-    if any(isinstance(v, str) for v in values):
-        return np.array(["" if v is None else str(v) for v in values])
-    if any(isinstance(v, datetime.date) for v in values):
-        return np.array(
-            [None if v is None else v.astimezone(datetime.UTC).replace(tzinfo=None) if getattr(v, "tzinfo", None) else v for v in values],
-            "datetime64[us]",
-        )
-    if None not in values:
-        return np.array(values)
-    return np.array([np.nan if v is None else float(v) for v in values])

@@ -17,7 +17,7 @@ from .grid import GridXAUC
 from .ranking import auc, srcc, xauc
 from .streaming import Errors, GroupedJSD
 
-__all__ = ["add_arguments", "main", "score_file", "text"]
+__all__ = ["add_arguments", "add_columns", "add_options", "main", "score_file", "text"]
 
 
 def score_file(
@@ -195,9 +195,21 @@ def text(found: dict[str, Any]) -> str:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, metavar="FILE", help=".csv, .tsv (or these and .gz), .npz or .parquet (needs pyarrow)")
+    add_columns(parser)
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    add_options(parser)
+
+
+def add_columns(parser: Any, pred: str | None = None) -> None:
+    """The options that name columns; that of the predictions has the name `pred` by default, if one is given."""
+    default = "" if pred is None else f" (default {pred})"
     parser.add_argument("--truth", required=True, metavar="COLUMN", help="the labels")
-    parser.add_argument("--pred", required=True, metavar="COLUMN", help="the predictions")
-    parser.add_argument("--group", metavar="COLUMN", help="integers (users): XAUC within each, averaged over those with a pair")
+    parser.add_argument("--pred", required=pred is None, default=pred, metavar="COLUMN", help=f"the predictions{default}")
+    parser.add_argument("--group", metavar="COLUMN", help="users, or other groups; of integers: XAUC averaged over those with a pair")
+
+
+def add_options(parser: Any) -> None:
+    """How scores are computed."""
     parser.add_argument("--weight", metavar="COLUMN", help="of rows: in XAUC and AUC a pair counts the product of its weights")
     parser.add_argument("--ties", choices=("half", "strict", "reference"), default="half", help="what a tied prediction counts in XAUC")
     parser.add_argument(
@@ -208,7 +220,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--edges", type=float, nargs="+", metavar="E", help="with --group: divergence of histograms with these edges, in bits"
     )
-    parser.add_argument("--json", action="store_true", help="as JSON")
 
 
 def file_first(argv: list[str]) -> list[str]:
@@ -237,13 +248,14 @@ def _is_number(word: str) -> bool:
 
 def main(args: argparse.Namespace) -> int:
     """Run `score_file` on parsed arguments; returns 2 if the file or a column cannot be scored."""
+    command = getattr(args, "command", "score-file")
     try:
         found = score_file(
             args.file, args.truth, args.pred, group=args.group, weight=args.weight, ties=args.ties, binned=args.binned_xauc,
-            thetas=args.theta, edges=args.edges, say=lambda line: print(f"score-file: {line}", file=sys.stderr),
+            thetas=args.theta, edges=args.edges, say=lambda line: print(f"{command}: {line}", file=sys.stderr),
         )  # fmt: skip
     except (OSError, ImportError, MemoryError, TypeError, ValueError) as error:
-        print("score-file:", *(str(error) or type(error).__name__).split("\n"), file=sys.stderr)  # on one line
+        print(f"{command}:", *(str(error) or type(error).__name__).split("\n"), file=sys.stderr)  # on one line
         return 2
     if args.json:
         found["scores"] = {name: x if math.isfinite(x) else None for name, x in found["scores"].items()}

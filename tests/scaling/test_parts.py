@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from ordkernels._tables.blocks import Table
+from ordkernels._tables.blocks import Table, as_array
 from ordkernels.models import DiffoR
 from ordkernels.scaling.local import run
-from ordkernels.scaling.parts import MANIFEST, Job, PartFolder, PartScorer, as_array, manifest
+from ordkernels.scaling.parts import MANIFEST, Job, PartFolder, PartScorer, manifest
 
 pytest.importorskip("safetensors")
 
