@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from .._validation.flags import with_flags
 from .._validation.numbers import positive_sizes
 from ..nn import QuantileEncoder
+from ..nn._mlp import MLP
 from ._checks import INPUT_KEYS, check_batch, check_dtype, check_ids, check_target, require_keys
 from ._noise import LossNoise
 
@@ -100,7 +101,7 @@ class FeatureEncoder(nn.Module):
         nn.init.zeros_(self.user_embedding.weight)
         nn.init.zeros_(self.item_embedding.weight)
         width = dense_width + 2 * config.id_width + (2 * config.pattern_width if patterns_in_context else 0)
-        self.trunk = nn.Sequential(nn.Linear(width, 2 * hidden), nn.SiLU(), nn.Dropout(dropout), nn.Linear(2 * hidden, hidden))
+        self.trunk = MLP(width, 2 * hidden, hidden, dropout)
         self.user_pattern = QuantileEncoder(quantiles, config.pattern_width, encoder=config.encoder, heads=1)
         self.item_pattern = QuantileEncoder(quantiles, config.pattern_width, encoder=config.encoder, heads=1)
         self.register_buffer("overall", torch.zeros(quantiles))
@@ -179,9 +180,7 @@ class ContextEncoder(nn.Module):
         self.dense_width, self.quantiles, self.plain = dense_width, quantiles, n_users == n_items == 0
         if self.plain:
             self.keys: tuple[str, ...] = ("dense",)
-            self.net: nn.Module = nn.Sequential(
-                nn.Linear(dense_width, 2 * hidden), nn.SiLU(), nn.Dropout(dropout), nn.Linear(2 * hidden, hidden)
-            )
+            self.net: nn.Module = MLP(dense_width, 2 * hidden, hidden, dropout)
             return
         self.keys = INPUT_KEYS
         self.net = FeatureEncoder(n_users, n_items, dense_width, hidden=hidden, quantiles=quantiles, dropout=dropout, config=config)

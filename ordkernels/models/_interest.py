@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from .. import ops
 from .._validation.numbers import positive_sizes
 from .._validation.tensors import can_read_values
+from ..nn._mlp import MLP
 from ..nn.transformer import TransformerLayer
 from ..samplers.fusion import InterestSampler
 from ._base import GenerativeModel
@@ -172,8 +173,8 @@ class InterestModel(GenerativeModel):
         self.session_encoder = SequenceEncoder(D, 64, layers=1, heads=sequence.attention_heads, dropout=dropout)
         self.project = nn.Linear(D, D)
         width = 3 * D + hidden + 2
-        self.click_head = nn.Sequential(nn.Linear(width, 2 * hidden), nn.SiLU(), nn.Dropout(dropout), nn.Linear(2 * hidden, 1))
-        self.number_head = nn.Sequential(nn.Linear(width, 2 * hidden), nn.SiLU(), nn.Dropout(dropout), nn.Linear(2 * hidden, L + 1))
+        self.click_head = MLP(width, 2 * hidden, 1, dropout)
+        self.number_head = MLP(width, 2 * hidden, L + 1, dropout)
         self.target = TargetMap("quantile")
         self.register_buffer("levels", (torch.arange(L) + 0.5) / L, persistent=False)
         optional = (("feedback",) if self.feedback_width else ()) + (("click",) if self.click_weight else ())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from .._validation.flags import with_flags
 from .._validation.numbers import one_of, positive_sizes
 from ..nn import IncrementHeads, MLPDenoiser, TransformerDenoiser
 from ..nn._eval_mode import eval_mode
+from ..nn.denoisers import conditioned
 from ..samplers import DiffoRSampler
 from ..schedules import NoiseSchedule, aligned_timesteps, mixture_timesteps, noise_schedule
 from ._base import GenerativeModel
@@ -25,6 +26,7 @@ from .target_transforms import TargetMap, interval_widths
 
 __all__ = ["DiffoR", "DiffoRLoss", "DiffusionConfig", "IncrementConfig"]
 
+Denoise = Callable[[Tensor, Tensor | float], Tensor]  # (x [B, D] or [B, K, D], t) -> like x, under the batch's condition
 _LEAST_DEVIATION = 0.05  # of an increment, as a share of its width: one row in a thousand must not become a latent of 30
 
 
@@ -282,13 +284,19 @@ class DiffoR(GenerativeModel):
         context = self.encoder(batch)
         v = ops.encode_increments(self.target(batch["y"]) * self.heads.heads, self.heads.widths)  # [B, H]
         z0 = self._latent(v)
-        random = LossNoise(batch, context)
-        parts = {"noise": self._noise_loss(z0.detach(), context, random), "increment": self._increment_loss(v, z0, context, random)}
+        random, denoise = LossNoise(batch, context), self._conditioned(context)
+        parts = {
+            "noise": self._noise_loss(z0.detach(), context, random, denoise),
+            "increment": self._increment_loss(v, z0, context, random, denoise),
+        }
         total = parts["noise"] + self.loss_config.increment_weight * parts["increment"]
         if self.loss_config.crps_weight:
-            parts["crps"] = self._crps_loss(batch, context, random)
+            parts["crps"] = self._crps_loss(batch, context, random, denoise)
             total = total + self.loss_config.crps_weight * parts["crps"]
         return {"loss": total, **{k: p.detach() for k, p in parts.items()}}
+
+    def _conditioned(self, context: Tensor) -> Denoise:
+        return conditioned(self.denoiser, context, self.schedule.T)
 
     def _latent(self, v: Tensor) -> Tensor:
         """``z_0 = A s``, with A scaled so that ``E |z_0|^2 = tr(A M A^T) = D``: ``[B, H] -> [B, D]``."""
@@ -296,33 +304,35 @@ class DiffoR(GenerativeModel):
         A = A * (A.shape[0] / ((A @ self.v_moment) * A).sum()).sqrt()
         return ((v - self.v_mean) / self.v_spread) @ A.T
 
-    def _noise_loss(self, z0: Tensor, context: Tensor, random: LossNoise) -> Tensor:
+    def _noise_loss(self, z0: Tensor, context: Tensor, random: LossNoise, denoise: Denoise | None = None) -> Tensor:
+        denoise = denoise or self._conditioned(context)
         T = self.schedule.T
         t = mixture_timesteps(len(z0), T, self.aligned, self.rho, random.seed(), row_ids=random.ids(len(z0)))
         noise = random.normal(*z0.shape)
         if self.process == "flow_matching":
-            return F.mse_loss(self.denoiser(ops.flow_sample(z0, noise, t / T), t, context), noise - z0)
+            return F.mse_loss(denoise(ops.flow_sample(z0, noise, t / T), t), noise - z0)
         ab = self.alpha_bar[t]
-        out = self.denoiser(ops.q_sample(z0, noise, ab), t, context)
+        out = denoise(ops.q_sample(z0, noise, ab), t)
         if self.prediction == "v":
             aim = ab.sqrt()[:, None] * noise - (1 - ab).sqrt()[:, None] * z0
         else:
             aim = noise if self.prediction == "eps" else z0
         return F.mse_loss(out, aim)
 
-    def _increment_loss(self, v: Tensor, z0: Tensor, context: Tensor, random: LossNoise) -> Tensor:
+    def _increment_loss(self, v: Tensor, z0: Tensor, context: Tensor, random: LossNoise, denoise: Denoise | None = None) -> Tensor:
+        denoise = denoise or self._conditioned(context)
         noise = random.normal(len(z0), len(self.aligned), z0.shape[1])  # [B, K, D]
         if self.process == "flow_matching":
             t = self.taus / self.schedule.T
             z = ops.flow_sample(z0, noise, t)
-            states = z - t[:, None] * self.denoiser(z, self.taus, context)
+            states = z - t[:, None] * denoise(z, self.taus)
         else:
             ab = self.alpha_bar[self.taus]
             z = ops.q_sample(z0, noise, ab)
-            states = ops.predict_x0(z, self.denoiser(z, self.taus, context), ab, prediction=self.prediction, clip=self.clip)
+            states = ops.predict_x0(z, denoise(z, self.taus), ab, prediction=self.prediction, clip=self.clip)
         return F.mse_loss(self._increments(states), v)
 
-    def _crps_loss(self, batch: dict[str, Tensor], context: Tensor, random: LossNoise) -> Tensor:
+    def _crps_loss(self, batch: dict[str, Tensor], context: Tensor, random: LossNoise, denoise: Denoise | None = None) -> Tensor:
         """CRPS of the chain's own draws, with their gradient through all of it.
 
         The denoiser drops nothing here: it would spread the draws of a row, and sampling has no dropout to do that."""
@@ -332,7 +342,7 @@ class DiffoR(GenerativeModel):
         if self.eta:  # the steps' own noise, another each time
             keyed = {"seed": random.seed(), "row_ids": random.ids(len(y))}
         with eval_mode(self.denoiser):
-            states = DiffoRSampler(self).sample_stepwise(noise, context, **keyed).flatten(0, 1)
+            states = DiffoRSampler(self).sample_stepwise(noise, context, denoise=denoise, **keyed).flatten(0, 1)
         cap = (self.target(batch["capacity"]) * H).repeat_interleave(m) if self.capacity else None
         u = ops.nested_min(self._increments(states), self.heads.widths, cap)[0].view(-1, m) / H
         mapped, linear = self.loss_config.crps_space != "linear", self.loss_config.crps_space != "mapped"

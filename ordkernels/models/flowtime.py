@@ -12,8 +12,10 @@ from torch.nn import functional as F
 from .. import ops
 from .._validation.flags import with_flags
 from .._validation.numbers import one_of, positive_sizes
+from ..nn._mlp import MLP, copies_of_rows, kernel_serves
 from ..nn.flows import Constrained
 from ..nn.priors import DiffusionPrior, FlowPrior, StandardPrior
+from ..ops.mlp import mlp
 from ..samplers import FlowSampler
 from ._base import GenerativeModel
 from ._checks import check_batch
@@ -176,7 +178,7 @@ class FlowTime(GenerativeModel):
             n_users, n_items, dense_width, hidden=hidden, quantiles=quantiles, dropout=dropout, config=encoder,
             patterns_in_context=decoder_patterns,
         )  # fmt: skip
-        self.posterior = nn.Sequential(nn.Linear(hidden + 2, hidden), nn.SiLU(), nn.Linear(hidden, 2 * latent))
+        self.posterior = MLP(hidden + 2, hidden, 2 * latent)
         self.prior = _prior(prior, latent, self.encoder.pattern_width, hidden, layers)
         self.decoder = _Decoder(latent, hidden, hidden)
 
@@ -277,6 +279,13 @@ class _Decoder(nn.Module):
         self.direct = nn.Linear(context, 1)
 
     def forward(self, latents: Tensor, context: Tensor) -> Tensor:
-        hidden = F.silu(self.from_latent(latents) + self.from_context(F.silu(context))[:, None])
-        value: Tensor = self.out(hidden)[..., 0] + self.direct(context) + 1.0
-        return value
+        shift, first = self.from_context(F.silu(context)), self.from_latent
+        if kernel_serves(latents, first, self.out):
+            B, N, D = latents.shape
+            row, _ = copies_of_rows(B, N, latents.device)
+            x = latents.reshape(B * N, D)
+            value = mlp(x, first.weight, first.bias, self.out.weight, self.out.bias, cond=shift, cond_index=row).view(B, N)
+        else:
+            value = self.out(F.silu(first(latents) + shift[:, None]))[..., 0]
+        out: Tensor = value + self.direct(context) + 1.0
+        return out

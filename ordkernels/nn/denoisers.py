@@ -12,6 +12,8 @@ from torch.nn import functional as F
 
 from .._validation.numbers import one_of, positive_sizes
 from ..ops._weights import MLPWeights, Prediction
+from ..ops.mlp import mlp
+from ._mlp import copies_of_rows, kernel_serves
 from .transformer import TransformerLayer
 
 __all__ = ["FoldedMLP", "MLPDenoiser", "TimeEmbedding", "TransformerDenoiser"]
@@ -129,10 +131,35 @@ class MLPDenoiser(nn.Module):
     def forward(self, x: Tensor, t: Tensor | float, cond: Tensor) -> Tensor:
         t = _timesteps(x, t, cond, self.width, self.cond_width)
         shift = self.condition(cond)  # [B, H]
+        if kernel_serves(x, self.input, self.output):
+            return self._by_kernel(x, t, shift)
         shift = self.time_bias(t) + (shift[:, None] if x.dim() == 3 else shift)
         h = F.silu(F.linear(x, self.input.weight[:, : self.width]) + shift)
         out: Tensor = self.output(F.dropout(h, self.dropout, self.training))
         return out
+
+    def conditioned(self, cond: Tensor, T: int) -> Callable[[Tensor, Tensor | float], Tensor]:
+        """``f(x, t)`` under one condition, for many calls at whole timesteps up to T: both are projected once."""
+        if not kernel_serves(cond, self.input, self.output):
+            return lambda x, t: self(x, t, cond)
+        shift, times = self.condition(cond), self.time_bias(torch.arange(T + 1, device=cond.device))
+        return lambda x, t: self._by_kernel(x, _timesteps(x, t, cond, self.width, self.cond_width), shift, times)
+
+    def _by_kernel(self, x: Tensor, t: Tensor, shift: Tensor, times: Tensor | None = None) -> Tensor:
+        """x [B, D] or [B, K, D], shift [B, H], times [T + 1, H]: what each timestep adds, if that is known already."""
+        B, K = x.shape[0], x.shape[1] if x.dim() == 3 else 1
+        row, copy = copies_of_rows(B, K, x.device)
+        at = copy if t.dim() == 1 and x.dim() == 3 else row if t.dim() == 2 and t.shape[1] == 1 else None  # which of t is an entry's
+        if times is None:
+            times, index = self.time_bias(t).view(-1, self.hidden), at
+        else:
+            index = t.reshape(-1).to(torch.int64)
+            index = index.expand(B * K) if len(index) == 1 else index if at is None else index[at]
+        out = mlp(
+            x.reshape(-1, self.width), self.input.weight[:, : self.width], None, self.output.weight, self.output.bias, cond=shift,
+            cond_index=row, time=times, time_index=index, dropout=self.dropout if self.training else 0.0,
+        )  # fmt: skip
+        return out.view(x.shape)
 
     def time_bias(self, t: Tensor) -> Tensor:
         """``W_t e(t) + b``: ``[...] -> [..., H]``, all that a timestep adds to the hidden layer."""
@@ -234,6 +261,13 @@ class TransformerDenoiser(nn.Module):
 
     def extra_repr(self) -> str:
         return f"width={self.width}, cond_width={self.cond_width}, tokens={self.tokens}"
+
+
+def conditioned(denoiser: nn.Module, cond: Tensor, T: int) -> Callable[[Tensor, Tensor | float], Tensor]:
+    """Any denoiser under one condition, ``f(x, t)`` at whole timesteps up to T; what an ``MLPDenoiser`` can prepare is made once."""
+    if isinstance(denoiser, MLPDenoiser):
+        return denoiser.conditioned(cond, T)
+    return lambda x, t: denoiser(x, t, cond)
 
 
 def _timesteps(x: Tensor, t: Tensor | float, cond: Tensor, D: int, C: int) -> Tensor:

@@ -9,6 +9,8 @@ from torch.nn import functional as F
 from .._validation import tensors as _checks
 from .._validation.numbers import positive_sizes
 from ..ops._weights import SessionWeights
+from ..ops.mlp import mlp
+from ._mlp import MLP, kernel_serves
 from .denoisers import MLPDenoiser
 
 __all__ = ["SessionDenoiser", "SessionFilters", "pad_sessions"]
@@ -115,6 +117,8 @@ class SessionDenoiser(nn.Module):
     def _run(self, x: Tensor, t: Tensor, shifts: list[Tensor], mask: Tensor | None) -> Tensor:
         """x [R, B, D], shifts R times [B, K, H]: what each session adds to the hidden layer -> [R, B, D]."""
         net, K = self.network, shifts[0].shape[1]
+        if not self.parallel and kernel_serves(x, net.input, net.output):
+            return self._run_by_kernel(x, t, shifts, mask)
         w, time = net.input.weight[:, : self.width], net.time_bias(t)  # [H, D], [H] or [B, H]
         if self.parallel:
             return self._in_parallel(x, F.linear(x, w) + time, torch.stack(shifts), mask)
@@ -123,6 +127,34 @@ class SessionDenoiser(nn.Module):
             y = net.output(F.dropout(h, net.dropout, net.training))
             x = y if mask is None else torch.where(mask[:, k, None], y, x)
         return x
+
+    def _run_by_kernel(self, x: Tensor, t: Tensor, shifts: list[Tensor], mask: Tensor | None) -> Tensor:
+        """The same on the rows alone that have a session, where the mask can be read; shifts by index, none is copied per pass."""
+        net, (R, B, D) = self.network, x.shape
+        K, each = shifts[0].shape[1], torch.arange(B, device=x.device)
+        shared = [s.stride()[:2] == (0, 0) for s in shifts]  # the empty guidance, the same for all rows
+        cond = torch.cat([s[:1, :1].flatten(0, 1) if same else s.flatten(0, 1) for s, same in zip(shifts, shared, strict=True)])
+        first, at = 0, []  # of each branch and row: the rows of cond, for all K sessions
+        for same in shared:
+            at.append(torch.full((B, K), first, device=x.device) if same else first + each[:, None] * K + torch.arange(K, device=x.device))
+            first += 1 if same else B * K
+        index, time = torch.cat(at), net.time_bias(t).view(-1, net.hidden)  # [R B, K], [1 or B, H]
+        time_index, x = each.repeat(R) if len(time) > 1 else None, x.reshape(R * B, D)
+        some = mask is not None and _checks.can_read_values(mask)
+        for k in range(K):
+            rows = mask[:, k].repeat(R).nonzero()[:, 0] if mask is not None and some else None
+            here = slice(None) if rows is None else rows
+            y = mlp(
+                x[here], net.input.weight[:, :D], None, net.output.weight, net.output.bias, cond=cond, cond_index=index[here, k], time=time,
+                time_index=None if time_index is None else time_index[here], dropout=net.dropout if net.training else 0.0,
+            )  # fmt: skip
+            if rows is not None:
+                x = x.index_copy(0, rows, y)
+            elif mask is not None:
+                x = torch.where(mask[:, k].repeat(R)[:, None], y, x)
+            else:
+                x = y
+        return x.view(R, B, D)
 
     def _in_parallel(self, x: Tensor, start: Tensor, shift: Tensor, mask: Tensor | None) -> Tensor:
         """start [R, B, H], shift [R, B, K, H]; the output layer is linear, so the hidden units are averaged."""
@@ -218,10 +250,7 @@ class SessionFilters(nn.Module):
         hidden = 2 * width if hidden is None else hidden
         positive_sizes(width=width, out_width=out, hidden=hidden)
         self.width = width
-        self.core, self.transient = (
-            nn.Sequential(nn.Linear(width, hidden), nn.SiLU(), nn.Dropout(p), nn.Linear(hidden, out))
-            for p in (core_dropout, transient_dropout)
-        )
+        self.core, self.transient = (MLP(width, hidden, out, p) for p in (core_dropout, transient_dropout))
         self.score = nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 1, bias=False))
 
     def forward(self, items: Tensor, mask: Tensor | None = None, *, offsets: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -25,7 +25,7 @@ from torch.compiler import is_compiling
 from torch.overrides import has_torch_function
 
 from .. import _backend, _cuda
-from .._library import LIB, NAMESPACE, NOT_LOADED, op
+from .._library import LIB, NAMESPACE, NOT_LOADED, has_kernel, op
 
 Kernel = Callable[..., Any]
 VmapRule = Callable[..., Any]  # of (info, dims, *args)
@@ -140,6 +140,7 @@ class Op(Generic[R]):
         self.info = _backend.register(_backend.OpInfo(name, triton=triton or self.kernel_name, cuda=cuda, alias_of=serves or None))
         self.op = op(self.kernel_name)
         self.optional_numbers = optional_numbers(self.op)
+        self.native = has_kernel(self.kernel_name, "CPU")
         self._define(self.op, reference, self._launch, fake, vmap)
 
     def __call__(self, *args: Any) -> R:
@@ -158,6 +159,13 @@ class Op(Generic[R]):
             self._check_choice(forced, args)
             return self.op(*self.storable(args))
         return self.forced_kernel(forced)(*args)
+
+    def has_kernel(self, t: Tensor) -> bool:
+        """Whether a kernel would run a call on the tensor's device: modules ask, whose own layers are faster than the reference."""
+        forced = _backend.forced_backend()
+        if forced is not None:
+            return forced != "reference" and not self.info.block_reasons[forced]
+        return self.native if t.device.type == "cpu" else t.is_cuda and _backend.has_triton_module(self.info.triton)
 
     def storable(self, args: tuple[Any, ...]) -> list[Any]:
         """The arguments of a compiled call: None for infinite optional numbers."""

@@ -129,7 +129,7 @@ def _table(name: str, rows: Tensor | None, index: Any, x: Tensor, w_in: Tensor, 
 def _seed(seed: int | Tensor | None) -> Tensor:
     """A tensor, so that a compiled call need not know its value."""
     if seed is None:
-        return torch.randint(-(2**63), 2**63 - 1, ())
+        return torch.randint(-(2**63), 2**63 - 1, (1,)).view(())
     if not isinstance(seed, Tensor):
         return torch.tensor(signed_seed(seed))
     if seed.dtype != torch.int64 or seed.dim() or seed.device.type not in ("cpu", "meta"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from .. import ops
 from .._validation.numbers import boolean, real
 from ..nn import MLPDenoiser
+from ..nn.denoisers import conditioned
 from ..reference.denoise_chain import chain_steps
 from ..schedules import NoiseSchedule
 from ._base import Batch, SampledModel, Sampler, Steps, mirrored_noise, requested_steps
@@ -123,13 +125,25 @@ class DiffoRSampler(Sampler[ChainModel]):
         )[1]  # fmt: skip
         return states.view(B, n, *states.shape[1:])
 
-    def sample_stepwise(self, x_T: Tensor, cond: Tensor, *, seed: int = 0, row_ids: Tensor | None = None) -> Tensor:
-        """``sample_fused`` step by step, for any denoiser, and differentiable: ``[B, n, K, D]``."""
+    def sample_stepwise(
+        self,
+        x_T: Tensor,
+        cond: Tensor,
+        *,
+        seed: int = 0,
+        row_ids: Tensor | None = None,
+        denoise: Callable[[Tensor, int], Tensor] | None = None,
+    ) -> Tensor:
+        """``sample_fused`` step by step, for any denoiser, and differentiable: ``[B, n, K, D]``.
+
+        denoise: ``f(x, t)``, the denoiser under ``cond``, where the caller has prepared it for more than this chain.
+        """
         m = self.model
+        f = denoise or conditioned(m.denoiser, cond, m.schedule.T)
         x, estimates = x_T, []
         T, alpha_bar = m.schedule.T, m.schedule.exact  # numbers on the host: no step waits for the device
         for t, s in zip(self.steps, [*self.steps[1:], 0], strict=True):
-            out = m.denoiser(x, t, cond)
+            out = f(x, t)
             if m.process == "flow_matching":
                 x, x0 = ops.flow_step(x, out, t / T, s / T)
             else:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..._validation.flags import with_flags
 from ..._validation.numbers import one_of
 from ...nn import SessionFilters
+from ...nn._mlp import MLP
 from ...samplers.fusion import InterestSampler
 from .._encoders import EncoderConfig
 from .._interest import InterestModel, Interests, PredictionLoss, SequenceConfig
@@ -87,7 +88,7 @@ class PooledFusion(InterestModel):
         self.pooling = one_of("pooling", pooling, ("average", "attention"))
         self.filters = SessionFilters(latent)
         self.score = nn.Sequential(nn.Linear(latent, latent), nn.Tanh(), nn.Linear(latent, 1, bias=False))
-        self.mlp = nn.Sequential(nn.Linear(latent, fusion_hidden), nn.SiLU(), nn.Dropout(dropout), nn.Linear(fusion_hidden, latent))
+        self.mlp = MLP(latent, fusion_hidden, latent, dropout)
 
     def loss(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """``loss`` (the total) and its parts, ``click`` and ``number``, on one batch."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from ..._validation.numbers import one_of
 from ...nn._eval_mode import eval_mode, inference
+from ...nn._mlp import MLP
 from .._base import SavedModel
 from .._encoders import ContextEncoder
 
@@ -24,7 +25,7 @@ class _TableModel(SavedModel):
     def __init__(self, dense_width: int, outputs: int, hidden: int, dropout: float) -> None:
         super().__init__()
         self.encoder = ContextEncoder(0, 0, dense_width, hidden, dropout=dropout)
-        self.head = nn.Sequential(nn.Linear(hidden, 2 * hidden), nn.SiLU(), nn.Dropout(dropout), nn.Linear(2 * hidden, outputs))
+        self.head = MLP(hidden, 2 * hidden, outputs, dropout)
 
     def _out(self, batch: dict[str, Tensor]) -> Tensor:
         out: Tensor = self.head(self.encoder(batch))

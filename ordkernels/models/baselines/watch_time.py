@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from ..._validation.numbers import integer, one_of
 from ...nn._eval_mode import eval_mode, inference
+from ...nn._mlp import MLP
 from .._base import TargetModel
 from .._checks import check_target, require_keys
 from .._encoders import ContextEncoder
@@ -41,7 +42,7 @@ class _WatchTimeModel(TargetModel):
     def __init__(self, n_users: int, n_items: int, dense_width: int, outputs: int, hidden: int, quantiles: int, flags: dict[str, Any]):
         super().__init__()
         self.encoder = ContextEncoder(n_users, n_items, dense_width, hidden, quantiles, **flags)
-        self.head = nn.Sequential(nn.Linear(hidden, 2 * hidden), nn.SiLU(), nn.Linear(2 * hidden, outputs))
+        self.head = MLP(hidden, 2 * hidden, outputs)
         self.batch_keys = (*self.encoder.keys, *(("duration",) if self.duration else ()), "y")
 
     def loss(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:

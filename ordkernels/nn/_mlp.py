@@ -1,0 +1,55 @@
+"""Networks of one hidden layer through ``ops.mlp`` where a kernel serves it, else by torch's own layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .._validation.tensors import autocast_is_active
+from ..ops.mlp import _OP, mlp
+
+__all__ = ["MLP", "kernel_serves"]
+
+
+class MLP(nn.Sequential):
+    """``Linear, SiLU, Dropout, Linear`` (without Dropout where ``dropout`` is None): ``[..., width] -> [..., out]``."""
+
+    def __init__(self, width: int, hidden: int, out: int, dropout: float | None = None) -> None:
+        middle = [nn.SiLU()] if dropout is None else [nn.SiLU(), nn.Dropout(dropout)]
+        super().__init__(nn.Linear(width, hidden), *middle, nn.Linear(hidden, out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        layers: tuple[Any, ...] = tuple(self._modules.values())
+        first, *middle, last = layers
+        if [type(m) for m in middle] not in ([nn.SiLU], [nn.SiLU, nn.Dropout]) or not kernel_serves(x, *layers):
+            return super().forward(x)  # type: ignore[no-any-return, no-untyped-call]
+        p = middle[1].p if self.training and len(middle) > 1 else 0.0
+        y = mlp(x.reshape(-1, x.shape[-1]), first.weight, first.bias, last.weight, last.bias, dropout=p)
+        return y.view(*x.shape[:-1], y.shape[-1])
+
+
+def kernel_serves(x: Any, *layers: nn.Module | None) -> bool:
+    """Whether a kernel of ``ops.mlp`` may stand for these layers.
+
+    Not under autocast, where torch's products have another dtype; nor where a layer has been replaced, or has hooks, or weights of
+    a tensor subclass (sharded, quantized).
+    """
+    return _OP.has_kernel(x) and not autocast_is_active() and all(map(_is_plain, layers))
+
+
+def _is_plain(layer: Any) -> bool:
+    if type(layer) not in (nn.Linear, nn.SiLU, nn.Dropout):
+        return False
+    if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks:
+        return False
+    return all(p is None or type(p) in (Tensor, nn.Parameter) for p in layer._parameters.values())
+
+
+def copies_of_rows(B: int, copies: int, device: torch.device) -> tuple[Tensor | None, Tensor | None]:
+    """For B rows of so many copies each, one after the other: which row, and which copy, an entry is; None: as it comes."""
+    if copies == 1:
+        return None, None
+    index = torch.arange(B * copies, device=device)
+    return index // copies, index % copies
