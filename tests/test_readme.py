@@ -1,10 +1,13 @@
 """The README's Python blocks run as they stand, its op table is complete, and the generated documents agree with the results."""
 
+import os
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import ordkernels
@@ -29,6 +32,28 @@ def test_python_blocks_run(block):
     if "kuairand()" in block and not (ROOT / "bench/data/kuairand_pure").is_dir():
         pytest.skip("the data is not part of this copy")
     exec(compile(block, "README.md", "exec"), {})
+
+
+def test_commands_on_a_table_run(tmp_path):
+    for package in ("narwhals", "safetensors", "sklearn", "pyarrow"):
+        pytest.importorskip(package)
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    section = README.split("\n## From a table to calibrated predictions\n")[1].split("\n## ")[0]
+    (block,) = re.findall(r"```bash\n(.*?)```", section, re.S)
+    rng = np.random.default_rng(0)
+    for month, start in (("may", 0), ("june", 31)):
+        ids = {name: rng.integers(0, 9, 300) for name in ("user", "video")}
+        when = np.datetime64("2024-05-01", "s") + (start + rng.integers(0, 30, 300)) * 86400
+        parquet.write_table(pa.table({**ids, "when": when, "seconds": rng.gamma(2, 1 + ids["video"])}), tmp_path / f"{month}.parquet")
+    for line in block.strip().splitlines():
+        argv = [sys.executable, *shlex.split(line, comments=True)[1:]]
+        env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(argv, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "predictions.csv").read_text().startswith("row,seconds,prediction,q0.05,q0.5,q0.95\n")
+    assert "Calibration" in (tmp_path / "predictions.html").read_text()
 
 
 def test_there_are_blocks():

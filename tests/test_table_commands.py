@@ -173,6 +173,22 @@ def test_a_run_killed_half_way_goes_on_to_the_same_bytes(folder, tmp_path):
     assert not (tmp_path / ".one.csv.parts").exists()
 
 
+@pytest.mark.parametrize(("form", "out"), [("parquet", "out"), ("csv", "out.npz")])
+def test_memory_does_not_grow_with_the_rows(form, out, folder, tmp_path):
+    code = "import resource, sys\nfrom ordkernels.__main__ import main\nassert main(sys.argv[1:]) == 0\n"
+    code += "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    new, peaks = table(1, 12_000), []
+    for times in (1, 10):
+        path, env = tmp_path / f"{times}.{form}", command()[1]
+        whole = pa.concat_tables([new] * times)
+        parquet.write_table(whole, path, row_group_size=5000) if form == "parquet" else csv.write_csv(whole, path)
+        argv = ("score", folder / "model", path, tmp_path / f"{times}{out}", "--draws", 4, "--part-rows", 4000, "--threads", 1)
+        done = subprocess.run([sys.executable, "-c", code, *map(str, argv)], env=env, capture_output=True, text=True, timeout=500)
+        assert done.returncode == 0, done.stderr
+        peaks.append(int(done.stdout.split()[-1]) / 1024)
+    assert peaks[1] - peaks[0] < 32, f"MiB of 12,000 and 120,000 rows: {peaks}"  # the rows are 11 MiB as text, 30 and more as columns
+
+
 def test_a_saved_model_scores_its_batches(tmp_path):
     """`score MODEL INPUT OUTPUT`, without an estimator."""
     import torch
