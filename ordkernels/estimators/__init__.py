@@ -2,7 +2,7 @@
 
 >>> from ordkernels.estimators import FlowTimeRegressor
 >>> model = FlowTimeRegressor(user="user", item="video", time="when", history=True)  # doctest: +SKIP
->>> model.fit(table, table["seconds"]).predict_quantiles(new, [0.1, 0.5, 0.9])  # doctest: +SKIP
+>>> model.fit(table, "seconds").predict_quantiles(new, [0.1, 0.5, 0.9])  # doctest: +SKIP
 """
 
 try:
@@ -15,6 +15,7 @@ except ImportError as error:
     ) from error
 
 from ._base import GenerativeRegressor, TableRegressor
+from ._checks import expected_failed_checks
 from ._distribution import PredictedDistribution
 from .baselines import CREADRegressor, D2QRegressor, EGMNRegressor, TPMRegressor, ValueRegressor, WLRRegressor
 from .generative import DiffoRRegressor, FlowTimeRegressor, GRRegressor, IFusionRegressor
@@ -22,4 +23,5 @@ from .generative import DiffoRRegressor, FlowTimeRegressor, GRRegressor, IFusion
 __all__ = [
     "CREADRegressor", "D2QRegressor", "DiffoRRegressor", "EGMNRegressor", "FlowTimeRegressor", "GRRegressor", "GenerativeRegressor",
     "IFusionRegressor", "PredictedDistribution", "TPMRegressor", "TableRegressor", "ValueRegressor", "WLRRegressor",
+    "expected_failed_checks",
 ]  # fmt: skip

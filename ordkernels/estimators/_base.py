@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
@@ -15,17 +16,19 @@ from torch import Tensor, nn
 
 from .. import models
 from .._validation.numbers import integer
+from ..scaling.predictor import Predictor
 from . import _saving
-from ._columns import Column, row_count, table_columns, target_column
+from ._columns import Column, Table, row_count, split_target, target_column
 from ._distribution import PredictedDistribution
 from ._features import Features, Roles
 from ._past import Sessions
+from ._report import scoring_report, training_report
 
 __all__ = ["GenerativeRegressor", "TableRegressor"]
 
 Floats = NDArray[np.float64]
 
-_BLOCK_ROWS, _BLOCK_DRAWS = 2**14, 2**18  # the most that are scored at a time
+_BLOCK = 256  # rows: few, so that one row is predicted soon
 
 
 class TableRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
@@ -64,13 +67,14 @@ class TableRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         self.options = options
         self.random_state, self.verbose = random_state, verbose
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> TableRegressor:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Train on a table.
 
         Args:
-            X: pandas, polars, Arrow, NumPy ``[N, F]`` or a dict of columns; its columns are features, but for those with a role.
-            y: ``[N]``, finite, at least 0.
-            sample_weight: ``[N]``, at least 0: rows are drawn for training in proportion to it.
+            X: pandas, polars, Arrow, NumPy ``[N, F]`` or a dict of columns; its columns are features, but for those with a role. Text
+                that is ISO dates counts as times. Missing values, and categories and ids that are new later, are handled: ``report_``.
+            y: ``[N]``, finite, at least 0; or the name of the column of X that has it. A column of X with y's name is no feature.
+            sample_weight: ``[N]``, at least 0: rows are repeated in proportion to it.
 
         Returns:
             self.
@@ -78,27 +82,29 @@ class TableRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         Raises:
             TypeError, ValueError: what is wrong, with the column and the row, and what was expected.
         """
-        columns = table_columns(X)
+        table = Table(X)
+        target, y = split_target(table, y)
+        columns = table.columns()
         N = row_count(columns)
-        target = target_column(y, N)
+        y = target_column(y, N)
         if N < 2:
             raise ValueError(f"X: expected at least 2 rows to train on, got {N} sample")
-        roles = Roles(self.user, self.item, self.time, self.row_id, self.capacity)
-        for role in self._needs:
-            if vars(roles)[role] is None:
-                raise ValueError(f"{role}: expected the name of a column, which {type(self).__name__} cannot do without, got None")
+        self.features_ = Features(self._roles(), history=self.history, sessions=self._sessions())
+        self.features_.check_training(columns, N)
         rows = self._training_rows(columns, N)
-        self.features_ = Features(roles, history=self.history, sessions=self._sessions())
-        train = self.features_.fit({name: c.rows(rows[0]) for name, c in columns.items()}, target[rows[0]])
+        train = self.features_.fit({name: c.rows(rows[0]) for name, c in columns.items()}, y[rows[0]])
         train = self._weighted(train, sample_weight, rows[0], N)
-        valid = self._validation(columns, target, rows[1])
+        valid = self._validation(columns, y, rows[1])
+        self.report_ = training_report(self.features_, columns, rows, target)
+        if self.verbose:
+            print("\n".join(self.report_))
         torch_state = torch.random.get_rng_state()
         try:
             torch.manual_seed(self.random_state)
             self.model_ = self._make()
         finally:
             torch.random.set_rng_state(torch_state)
-        self.n_features_in_, self.feature_names_in_ = len(columns), np.array(list(columns), dtype=object)
+        self._name_columns(table, target)
         self.history_ = models.fit(
             self.model_, train, epochs=self.epochs, batch_size=min(self.batch_size, len(train["y"])), lr=self.learning_rate,
             seed=self.random_state, progress=self.verbose, valid=valid, patience=self.patience if valid is not None else None,
@@ -106,8 +112,28 @@ class TableRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def predict(self, X: Any) -> Floats:
-        """Point predictions ``[N]``, in the target's unit."""
+        """Point predictions ``[N]``, in the target's unit.
+
+        Args:
+            X: a table with the columns that training had, of the same types; others are not read.
+
+        Raises:
+            TypeError, ValueError: a column that is not there or of another type, with its name and what was expected.
+        """
         return self._by_blocks(X, lambda batch, _: self.model_.predict(batch))
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """R² of `predict`; X and y as of `fit`."""
+        table = Table(X)
+        _, y = split_target(table, y)
+        found: float = super().score(table.series, target_column(y, table.rows()), sample_weight)
+        return found
+
+    def table_report(self, X: Any) -> list[str]:
+        """What of a table to score the estimator does not know: missing values, new ids and categories, columns that are not read."""
+        check_is_fitted(self, "model_")
+        table = self._aligned(Table(X))
+        return scoring_report(self.features_, table.columns(self.features_.needed()), table.names)
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
         """Writes the fitted estimator: ``config.json`` (class, parameters, schema of the table, versions, hashes), ``model.safetensors``,
@@ -150,32 +176,67 @@ class TableRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
     def _flags(self) -> dict[str, Any]:
         return dict(self.options or {})
 
-    def _by_blocks(self, X: Any, score: Callable[[dict[str, Tensor], Tensor], Tensor | Floats], n: int = 1) -> Floats:
-        """What ``score(batch, row ids)`` makes of blocks of rows, one after the other: memory that does not grow with their number.
+    def _roles(self) -> Roles:
+        roles = Roles(self.user, self.item, self.time, self.row_id, self.capacity)
+        for role in self._needs:
+            if vars(roles)[role] is None:
+                raise ValueError(f"{role}: expected the name of a column, which {type(self).__name__} cannot do without, got None")
+        return roles
 
-        Args:
-            X: the table.
-            score: -> ``[B, ...]``.
-            n: draws of a row, which a block's rows times stay the same.
-        """
+    def _name_columns(self, table: Table, target: str | None) -> None:
+        self.n_features_in_ = len(table.names)
+        for name, value in (("feature_names_in_", np.array(table.names, dtype=object) if table.has_names else None), ("target_", target)):
+            if value is not None:
+                setattr(self, name, value)
+            elif hasattr(self, name):
+                delattr(self, name)  # of an earlier fit
+
+    def _aligned(self, table: Table) -> Table:
+        """With the names of training, where one of both has none: then the places count."""
+        named = hasattr(self, "feature_names_in_")
+        if table.has_names and named:
+            return table
+        if len(table.names) != self.n_features_in_:
+            cls = type(self).__name__
+            raise ValueError(f"X has {len(table.names)} features, but {cls} is expecting {self.n_features_in_} features as input")
+        if table.has_names != named:
+            given, fitted = ("does not have valid", "with") if named else ("has", "without")
+            warnings.warn(
+                f"X {given} feature names, but {type(self).__name__} was fitted {fitted} feature names; columns are taken in their order",
+                UserWarning,
+                stacklevel=4,
+            )
+            table.series = dict(zip(self.features_.kinds, table.series.values(), strict=True))
+        return table
+
+    def rows_to_score(self, X: Any) -> tuple[Callable[[Tensor], dict[str, Tensor]], int, Tensor]:
+        """For `ordkernels.Predictor`: what makes a batch of some rows of X, the number of rows, and their ids."""
         check_is_fitted(self, "model_")
-        columns = table_columns(X)
-        N = row_count(columns)
-        ids = self.features_.row_ids(columns, N)
-        size = min(_BLOCK_ROWS, max(1, _BLOCK_DRAWS // n))
-        found = []
-        for k in range(0, N, size):
-            rows = {name: c.rows(slice(k, k + size)) for name, c in columns.items()}
-            scored = score(self.features_.batch(rows, min(size, N - k)), ids[k : k + size])
-            found.append(scored.double().cpu().numpy() if isinstance(scored, Tensor) else scored)
-        return np.concatenate(found)
+        table = self._aligned(Table(X))
+        columns, N = table.columns(self.features_.needed()), table.rows()
+        self.features_.prepare(columns)
+        if self.verbose:
+            print("\n".join(scoring_report(self.features_, columns, table.names)))
+
+        def batch_of(chosen: Tensor) -> dict[str, Tensor]:
+            found = self.features_.batch({name: c.rows(chosen.numpy()) for name, c in columns.items()}, len(chosen))
+            return {name: t.clone() for name, t in found.items()}  # torch's own memory: its alignment decides on rounding too
+
+        return batch_of, N, self.features_.row_ids(columns, N)
+
+    def _by_blocks(self, X: Any, score: Callable[[dict[str, Tensor], Tensor], Tensor], n: int = 1) -> Floats:
+        """What ``score(batch, row ids)``, -> ``[B, ...]`` of n draws a row, makes of blocks of one size."""
+        batch_of, N, ids = self.rows_to_score(X)
+        with Predictor(self, _BLOCK, threads=min(torch.get_num_threads(), 1 + N // _BLOCK)) as predictor:
+            found: Floats = predictor.in_blocks(batch_of, N, ids, n, score).double().numpy()
+        return found
 
     def _training_rows(self, columns: dict[str, Column], N: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Row numbers of the training and the validation part: the latest rows where there is a time, else random ones."""
         if not 0 <= self.validation_fraction < 1:
             raise ValueError(f"validation_fraction: expected a share in [0, 1), got {self.validation_fraction!r}")
         held = int(N * self.validation_fraction)
-        if self.time is not None and self.time in columns:
+        if self.time is not None:
             order = np.argsort(columns[self.time].values, kind="stable")
         else:
             order = np.random.default_rng(self.random_state).permutation(N)
@@ -193,12 +254,17 @@ class TableRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         w = np.asarray(weight, dtype=np.float64)
         if w.shape != (N,):
             raise ValueError(f"sample_weight: expected shape [N] = [{N}], got {list(w.shape)}")
-        if not (np.isfinite(w).all() and (w >= 0).all()):
-            raise ValueError("sample_weight: expected finite numbers of at least 0")
-        if not w[rows].sum():
-            raise ValueError("sample_weight: expected a positive weight in the training part, got none")
-        drawn = np.random.default_rng(self.random_state).choice(len(rows), size=len(rows), p=w[rows] / w[rows].sum())
-        return {name: t[torch.from_numpy(drawn)] for name, t in train.items()}
+        bad = ~(np.isfinite(w) & (w >= 0))
+        if bad.any():
+            raise ValueError(f"sample_weight: expected finite numbers of at least 0, got {w[bad][0]:g} at row {bad.argmax()}")
+        total = w[rows].sum()
+        if not total:
+            raise ValueError("sample_weight: expected a positive weight in the training part, got the weight zero in all of its rows")
+        # as many rows as before, each the whole part of its share in it times, or once more: equal weights leave all as they are
+        start = np.random.default_rng(self.random_state).random()
+        places = np.searchsorted(np.cumsum(w[rows]) / total, (np.arange(len(rows)) + start) / len(rows), side="right")
+        repeated = torch.from_numpy(np.minimum(places, np.flatnonzero(w[rows])[-1]))
+        return {name: t[repeated] for name, t in train.items()}
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -231,6 +297,9 @@ class GenerativeRegressor(TableRegressor):
 
     def _statistic(self, X: Any, n: int, seed: int, of: Callable[[PredictedDistribution], Floats]) -> Floats:
         n = integer("n", n, least=1)
-        return self._by_blocks(
-            X, lambda batch, ids: of(PredictedDistribution(self.model_.sample(batch, n, seed, ids).double().cpu().numpy())), n
-        )
+
+        def score(batch: dict[str, Tensor], ids: Tensor) -> Tensor:
+            draws = self.model_.sample(batch, n, seed, ids).double().cpu().numpy()
+            return torch.from_numpy(of(PredictedDistribution(draws)))
+
+        return self._by_blocks(X, score, n)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 __all__ = ["PredictedDistribution"]
 
@@ -37,6 +37,9 @@ class PredictedDistribution:
 
     def __getitem__(self, rows: Any) -> PredictedDistribution:
         return PredictedDistribution(np.atleast_2d(self.draws[rows]))
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.array(self.draws, dtype=dtype, copy=copy)
 
     def __repr__(self) -> str:
         return f"PredictedDistribution({len(self.draws)} rows, {self.draws.shape[1]} draws)"

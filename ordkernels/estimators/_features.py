@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time as clock
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ._columns import Column, Kind
+from ._columns import Column, Kind, described, first_value
 from ._past import Pasts, Sessions, session_columns
 
 __all__ = ["Features", "Roles"]
@@ -47,6 +48,7 @@ class Feature:
     spread: float = 1.0
     logarithm: bool = False
     categories: list[str] = field(default_factory=list)
+    rare: int = 0  # categories that share a feature
     has_missing: bool = False
     constant: bool = False
 
@@ -57,12 +59,13 @@ class Feature:
         if c.kind == "category":
             counts = Counter(seen.tolist())
             found.categories = sorted(counts, key=lambda name: (-counts[name], name))[:CATEGORIES]
+            found.rare = len(counts) - len(found.categories)
         elif len(seen):
             x = seen.astype(np.float64)
             found.logarithm = c.kind == "number" and x.min() >= 0 and x.max() > 50 * max(float(np.median(x)), 1e-12)
             x = np.log1p(x) if found.logarithm else x
             found.mean, found.spread = float(x.mean()), float(x.std())
-        found.constant = not found.categories and not found.spread
+        found.constant = not len(seen) or (not found.categories and not found.spread)
         found.spread = found.spread or 1.0
         return found
 
@@ -133,10 +136,11 @@ class Features:
 
     def fit(self, columns: Mapping[str, Column], y: Floats) -> dict[str, Tensor]:
         """Learns from the training rows; returns their batch, with ``y``."""
-        self._check_roles(columns)
         taken = set(self.roles.named().values()) - {self.roles.time} | ({self.sessions.click} if self.sessions else set())
         self.columns = {name: Feature.of(c) for name, c in columns.items() if name not in taken}
-        self.columns = {name: f for name, f in self.columns.items() if not f.constant or f.has_missing}
+        self.columns = {
+            name: f for name, f in self.columns.items() if not f.constant or (f.has_missing and not columns[name].missing.all())
+        }
         self.kinds = {name: c.kind for name, c in columns.items()}
         for role in ("user", "item"):
             name = vars(self.roles)[role]
@@ -145,7 +149,7 @@ class Features:
                 self.ids[role] = {key: k for k, key in enumerate(sorted(map(_key, seen)))}
         self._derived = {}
         if self.history or self.sessions:
-            self.events = {side: self._id(side, columns, len(y)) for side in ("user", "item")}
+            self.events = {side: self.id(side, columns, len(y)) for side in ("user", "item")}
             self.events |= {"time": self._times(columns), "y": y}
         click = {"click": self._clicks(columns)} if self.sessions and self.sessions.click else {}
         self.events |= click
@@ -155,11 +159,10 @@ class Features:
     def batch(self, columns: Mapping[str, Column], N: int) -> dict[str, Tensor]:
         """What the models read of these rows, without the target. Histories are of training events strictly before the row: the
         training rows' own, and those that rows to score go on from, whose targets no other row sees."""
-        self._check_columns(columns)
         dense = [x for name, f in self.columns.items() for x in f.features(columns[name])] or [np.zeros(N)]
         found: dict[str, NDArray[Any]] = {"dense": np.stack(dense, axis=1).astype(np.float32)}
         for side in ("user", "item"):
-            found[side] = self._id(side, columns, N)
+            found[side] = self.id(side, columns, N)
             q = self._histories(side, columns, found[side])
             has = np.asarray(~np.isnan(q).any(axis=1))
             found[f"q_{side}"] = np.where(has[:, None], q, 0.0).astype(np.float32)
@@ -180,15 +183,40 @@ class Features:
         if c.missing.any():
             raise ValueError(f"column {name!r}: expected a row id in every row, got none at row {int(c.missing.argmax())}")
         if c.kind != "number":
-            raise TypeError(f"column {name!r}: expected whole numbers as row ids, got {_described(c.kind)}")
-        if (c.values != np.floor(c.values)).any():
-            raise ValueError(f"column {name!r}: expected whole numbers as row ids, got {c.values[c.values != np.floor(c.values)][0]:g}")
+            raise TypeError(f"column {name!r}: expected whole numbers as row ids, got {described(c.kind)}{first_value(c)}")
+        parts = c.values != np.floor(c.values)
+        if parts.any():
+            row = int(parts.argmax())
+            raise ValueError(f"column {name!r}: expected whole numbers as row ids, got {c.values[row]:g} at row {row}")
         return torch.from_numpy(c.values.astype(np.int64))
+
+    def check_training(self, columns: Mapping[str, Column], N: int) -> None:
+        """TypeError, ValueError: roles of columns that are not there, or that have not what the role needs."""
+        self._check_roles(columns)
+        if all(c.missing.all() for c in columns.values()):
+            raise ValueError(f"X: expected a value in at least one column, got missing ones alone in all {N} rows of {_listed(columns)}")
+        for role in ("user", "item"):
+            name = vars(self.roles)[role]
+            if name is not None and columns[name].missing.all():
+                raise ValueError(f"column {name!r}: expected an id in at least one row, as the role {role}, got none in rows 0 to {N - 1}")
+        if self.roles.time is not None:
+            self._times(columns)
+            c = columns[self.roles.time]
+            tomorrow = int((clock.time() + 86400) * 1e6)  # no time zone is a day ahead
+            if c.kind == "time" and (c.values > tomorrow).any():
+                row = int(np.argmax(c.values > tomorrow))
+                found = np.datetime64(int(c.values[row]), "us")
+                raise ValueError(f"column {self.roles.time!r}: expected times of events that have happened, got {found} at row {row}")
+
+    def prepare(self, columns: Mapping[str, Column]) -> None:
+        """Checks the columns of rows to score, and makes once what their batches look up."""
+        self.check_columns(columns)
+        self.batch({name: c.rows(slice(0, 0)) for name, c in columns.items()}, 0)
 
     def _check_roles(self, columns: Mapping[str, Column]) -> None:
         for role, name in self.roles.named().items():
             if name not in columns:
-                raise ValueError(f"{role}: expected the name of a column ({', '.join(map(repr, columns))}), got {name!r}")
+                raise ValueError(f"{role}: expected the name of a column ({_listed(columns)}), got {name!r}")
         if self.history:
             if self.roles.time is None:
                 raise ValueError("history: expected time= with it, the column whose order tells what was earlier, got None")
@@ -199,15 +227,18 @@ class Features:
         """The columns that predictions depend on."""
         return [name for name in self.kinds if name in self.columns or name in self.roles.named().values()]
 
-    def _check_columns(self, columns: Mapping[str, Column]) -> None:
+    def check_columns(self, columns: Mapping[str, Column]) -> None:
         for name in self.needed():
             if name not in columns:
-                raise ValueError(f"X: expected the column {name!r}, as in training, got {', '.join(map(repr, columns))}")
+                raise ValueError(f"X: expected the column {name!r}, as in training, got {_listed(columns)}")
             found, expected = columns[name].kind, self.kinds[name]
             if found != expected and not columns[name].missing.all() and not {found, expected} <= {"number", "flag"}:
-                raise TypeError(f"column {name!r}: expected {_described(expected)}, as in training, got {_described(found)}")
+                raise TypeError(
+                    f"column {name!r}: expected {described(expected)}, as in training, got {described(found)}{first_value(columns[name])}"
+                )
 
-    def _id(self, side: str, columns: Mapping[str, Column], N: int) -> NDArray[np.int64]:
+    def id(self, side: str, columns: Mapping[str, Column], N: int) -> NDArray[np.int64]:
+        """Numbers of the rows' users or items; one more than those of training: unknown."""
         name, known = vars(self.roles)[side], self.ids.get(side, {})
         if name is None:
             return np.zeros(N, dtype=np.int64)
@@ -225,7 +256,7 @@ class Features:
         if c.missing.any():
             raise ValueError(f"column {self.roles.time!r}: expected a time in every row, got none at row {int(c.missing.argmax())}")
         if c.kind not in ("time", "number"):
-            raise TypeError(f"column {self.roles.time!r}: expected times or numbers, got {_described(c.kind)}")
+            raise TypeError(f"column {self.roles.time!r}: expected times or numbers, got {described(c.kind)}{first_value(c)}")
         return c.values
 
     def _seconds(self, time: NDArray[Any]) -> Floats:
@@ -264,7 +295,7 @@ class Features:
         assert self.sessions.click is not None
         name = self.sessions.click
         if name not in columns:
-            raise ValueError(f"click: expected the name of a column ({', '.join(map(repr, columns))}), got {name!r}")
+            raise ValueError(f"click: expected the name of a column ({_listed(columns)}), got {name!r}")
         c = columns[name]
         bad = c.missing | (c.kind not in ("flag", "number")) | ~np.isin(c.values, (0, 1))
         if bad.any():
@@ -277,17 +308,19 @@ class Features:
     def _capacity(self, c: Column) -> NDArray[np.float32]:
         name = self.roles.capacity
         if c.kind != "number":
-            raise TypeError(f"column {name!r}: expected numbers as capacities, got {_described(c.kind)}")
+            raise TypeError(f"column {name!r}: expected numbers as capacities, got {described(c.kind)}{first_value(c)}")
         bad: NDArray[np.bool_] = np.asarray(c.missing | ~(c.values >= 0))
         if bad.any():
-            raise ValueError(f"column {name!r}: expected a capacity of at least 0 in every row, got {c.values[bad][0]:g} at {bad.argmax()}")
+            row = int(bad.argmax())
+            what = "a missing value" if c.missing[row] else f"{c.values[row]:g}"
+            raise ValueError(f"column {name!r}: expected a capacity of at least 0 in every row, got {what} at row {row}")
         return c.values.astype(np.float32)
+
+
+def _listed(columns: Mapping[str, Column]) -> str:
+    return ", ".join(map(repr, columns))
 
 
 def _key(value: Any) -> str:
     """An id as text: 7, 7.0 and "7" of a column of numbers are one id; text is as it is."""
     return value if isinstance(value, str) else str(int(value)) if float(value).is_integer() else repr(value)
-
-
-def _described(kind: Kind) -> str:
-    return {"number": "numbers", "flag": "booleans", "category": "text", "time": "times"}[kind]

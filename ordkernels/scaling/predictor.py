@@ -102,7 +102,7 @@ class Predictor:
             ids = integers("row_ids", row_ids).cpu()
             if ids.shape != (B,):
                 raise ValueError(f"row_ids: expected shape [B] = [{B}], got {list(ids.shape)}")
-        return container(self._in_blocks(batch_of, B, ids, n, self._scorer(statistic, n, quantiles, seed)))
+        return container(self.in_blocks(batch_of, B, ids, n, self._scorer(statistic, n, quantiles, seed)))
 
     def warm_up(self, rows: Any, **arguments: Any) -> Predictor:
         """One block in every thread, of repeated rows: what a first call sets up. ``rows`` and arguments as of a call; the predictor."""
@@ -112,7 +112,7 @@ class Predictor:
         n, quantiles = draw_count(arguments.get("n") or 32), arguments.get("quantiles")
         score = self._scorer(arguments.get("statistic"), n, quantiles, arguments.get("seed", 0))
         repeated = self.batch_size * self.threads
-        self._in_blocks(lambda r: batch_of(r % B), repeated, ids[torch.arange(repeated) % B], n, score)
+        self.in_blocks(lambda r: batch_of(r % B), repeated, ids[torch.arange(repeated) % B], n, score)
         return self
 
     def close(self) -> None:
@@ -130,10 +130,18 @@ class Predictor:
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_pool": None}  # threads do not travel to another process
 
-    def _in_blocks(
+    def in_blocks(
         self, batch_of: Callable[[Tensor], Batch], B: int, ids: Tensor, n: int, score: Callable[[Batch, Tensor], Tensor]
     ) -> Tensor:
-        """``score`` of all rows, in blocks of one size."""
+        """``score(batch, row ids)`` of all rows, in blocks of one size.
+
+        Args:
+            batch_of: row numbers to their batch.
+            B: rows.
+            ids: of the rows.
+            n: draws of a row, which a block's rows times stay the same.
+            score: -> ``[b, ...]``.
+        """
         size = min(self.batch_size, max(1, _MOST_DRAWS // n))
         size = size - size % _TILE if size > _TILE else size
         backend, device = forced_backend(), next((t.device for t in self.module.state_dict().values()), torch.device("cpu"))
@@ -185,10 +193,10 @@ class Predictor:
                 )
             keywords = {} if statistic is None else {"statistic": statistic}
             return lambda x, ids: m.predict(x, **keywords)
-        if quantiles is not None and self._estimator:
-            from ..estimators import PredictedDistribution
-
-            return lambda x, ids: torch.from_numpy(PredictedDistribution(m.sample(x, n, seed, ids).double().cpu().numpy()).ppf(quantiles))
+        if quantiles is not None and self._estimator:  # as `PredictedDistribution.ppf`
+            return lambda x, ids: torch.from_numpy(
+                np.quantile(m.sample(x, n, seed, ids).double().cpu().numpy(), quantiles, axis=1, method="hazen").T
+            )
         if quantiles is not None:
             return lambda x, ids: m.sampler().quantiles(x, quantiles, n, seed, ids)
         if callable(statistic):
@@ -201,17 +209,8 @@ class Predictor:
 
     def _table(self, rows: Any) -> tuple[Callable[[Tensor], Batch], int, Tensor, Callable[[Tensor], Any]]:
         """An estimator's table: what makes a batch of some rows, their number, their ids, and the container of the result."""
-        from ..estimators._columns import row_count, table_columns
-
-        columns, features = table_columns(rows), self.model.features_
-        B = row_count(columns)
-
-        def batch_of(chosen: Tensor) -> Batch:
-            found: Batch = features.batch({name: c.rows(chosen.numpy()) for name, c in columns.items()}, len(chosen))
-            return {name: t.clone() for name, t in found.items()}  # torch's own memory: its alignment decides on rounding too
-
         container = _arrow if _is_arrow(rows) else _numpy
-        return batch_of, B, features.row_ids(columns, B), lambda out: container(out.double())
+        return *self.model.rows_to_score(rows), lambda out: container(out.double())
 
     def _columns(self, rows: Any) -> tuple[Callable[[Tensor], Batch], int, Tensor, Callable[[Tensor], Any]]:
         """The same of a model's batch."""

@@ -143,13 +143,6 @@ def test_wrong_options(options, text):
         ifusion(**options).fit(log(), target())
 
 
-def test_predictions_by_blocks(monkeypatch):
-    model = FlowTimeRegressor(epochs=1).fit(log(), target())
-    whole = model.predict_quantiles(log())
-    monkeypatch.setattr("ordkernels.estimators._base._BLOCK_DRAWS", 128 * 7)
-    np.testing.assert_allclose(model.predict_quantiles(log()), whole, rtol=1e-5)
-
-
 def test_the_log_is_kept_on_disk(tmp_path):
     pytest.importorskip("safetensors")
     model = ifusion(click="click").fit(log(), target())
