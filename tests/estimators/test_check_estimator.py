@@ -8,7 +8,7 @@ from ordkernels.estimators import expected_failed_checks
 
 SMALL = {
     "FlowTime": {"latent": 8, "hidden": 8, "layers": 1},
-    "DiffoR": {"T": 5, "steps": 2},
+    "DiffoR": {"T": 8, "hidden": 16},
     "GR": {"hidden": 16},
     "IFusion": {"latent": 8, "attention_heads": 2, "hidden": 8, "denoiser_hidden": 8, "sessions": 1, "long": 4, "session_items": 2},
     **{name: {} for name in ("Value", "CREAD", "TPM", "WLR", "D2Q", "EGMN")},
