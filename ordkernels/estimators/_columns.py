@@ -106,25 +106,25 @@ def split_target(table: Table, y: Any) -> tuple[str | None, Any]:
     return found
 
 
-def target_column(y: Any, rows: int) -> NDArray[np.float64]:
+def target_column(y: Any, rows: int, name: str = "y") -> NDArray[np.float64]:
     """The target, ``[N]`` finite numbers of at least 0.
 
     Raises:
         TypeError, ValueError: with the row, and what was expected.
     """
     if y is None:
-        raise ValueError("y: expected a number for each row of X, got None; fit requires y to be passed, but the target y is None")
-    column = _column("y", _one_column(y))
+        raise ValueError(f"{name}: expected a number for each row of X, got None; fit requires y to be passed, but the target y is None")
+    column = _column(name, _one_column(y))
     if column.kind not in ("number", "flag"):
-        raise TypeError(f"y: expected numbers, got {described(column.kind)}{first_value(column)}")
+        raise TypeError(f"{name}: expected numbers, got {described(column.kind)}{first_value(column)}")
     values = column.values.astype(np.float64)
     if len(values) != rows:
-        raise ValueError(f"y: expected {rows} rows, as X has, got {len(values)}")
+        raise ValueError(f"{name}: expected {rows} rows, as X has, got {len(values)}")
     for bad, what in ((column.missing, "a missing value"), (~np.isfinite(values), "an infinite value"), (values < 0, "a negative value")):
         if bad.any():
             row = int(bad.argmax())
             shown = "" if column.missing[row] else f": {values[row]:g}"
-            raise ValueError(f"y: expected finite numbers of at least 0, got {what} at row {row}{shown}")
+            raise ValueError(f"{name}: expected finite numbers of at least 0, got {what} at row {row}{shown}")
     return values
 
 
