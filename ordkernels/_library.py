@@ -6,6 +6,7 @@ that they did not bring are defined.
 
 import importlib
 import os
+import sys
 import warnings
 from pathlib import Path
 
@@ -68,14 +69,32 @@ def _load_cuda(file: str) -> None:
 
 
 def _define() -> None:
-    """Define what `_C` has not: everything without it, and ops that are newer than it."""
-    defined = {name for name in torch._C._dispatch_get_all_op_names() if name.startswith(f"{NAMESPACE}::")}
+    """Define what `_C` has not: everything without it, and ops that are newer than it.
+
+    Raises:
+        ImportError: `_C` is from other sources than this package: schemas differ, so its kernels would be called with wrong arguments.
+    """
+    known = {name for name in torch._C._dispatch_get_all_op_names() if name.startswith(f"{NAMESPACE}::")}
     for schema in definitions():
         name = schema.partition("(")[0]
-        if f"{NAMESPACE}::{name}" not in defined:
+        if f"{NAMESPACE}::{name}" not in known:
             LIB.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-        elif torch.Tag.pt2_compliant_tag not in op(name).tags:  # torch 2.11's stable ABI defines without tags
+            continue
+        found = torch._C._jit_get_schemas_for_operator(f"{NAMESPACE}::{name}")  # [] where `_C` has a kernel without a schema
+        if found != [torch._C.parse_schema(f"{NAMESPACE}::{schema}")]:
+            raise ImportError(_stale(schema, *found))
+        if torch.Tag.pt2_compliant_tag not in op(name).tags:  # torch 2.11's stable ABI defines without tags
             op(name)._tags = [*op(name).tags, torch.Tag.pt2_compliant_tag]
+
+
+def _stale(schema: str, found: object = "none") -> str:
+    module = sys.modules.get("ordkernels._C")
+    library = getattr(module, "__file__", None) or "a library that was loaded before ordkernels"
+    return (
+        f"ordkernels._C ({library}) was built from another version of ordkernels; rebuild it: in the checkout, `make setup` or "
+        "`pip install --force-reinstall --no-deps .` (with -e if it is installed so). "
+        f"It differs in a schema: expected {schema}, got {found}"
+    )
 
 
 _load()

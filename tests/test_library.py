@@ -47,3 +47,29 @@ def test_every_schema_is_defined_once_with_its_tag() -> None:
         kernel = _library.op(schema.partition("(")[0])
         assert torch._C.parse_schema(f"ordkernels::{schema}") == kernel._schema
         assert torch.Tag.pt2_compliant_tag in kernel.tags
+
+
+# What a library of other sources leaves behind: an op with another schema, or (before `_C` had schemas) kernels alone.
+OTHER_SCHEMA = "define('crps(Tensor samples, Tensor y) -> Tensor')"
+NO_SCHEMA = "impl('crps', lambda *x: None, 'CPU')"
+
+
+@pytest.mark.parametrize(("does", "got"), [(OTHER_SCHEMA, "ordkernels::crps(Tensor samples, Tensor y) -> Tensor"), (NO_SCHEMA, "none")])
+def test_a_stale_native_library_says_rebuild(does: str, got: str) -> None:
+    code = f"""
+import sys, types, torch
+library = torch.library.Library('ordkernels', 'FRAGMENT')
+library.{does}
+sys.modules['ordkernels._C'] = types.SimpleNamespace(__file__='old/_C.abi3.so')
+try:
+    import ordkernels.ops
+except ImportError as e:
+    print(e)
+"""
+    said = run(code)
+    assert said.startswith(
+        "ordkernels._C (old/_C.abi3.so) was built from another version of ordkernels; rebuild it: in the checkout, `make"
+    )
+    assert "`pip install --force-reinstall --no-deps .`" in said
+    assert "expected crps(Tensor samples, Tensor y, " in said
+    assert said.endswith(f"got {got}")

@@ -23,12 +23,18 @@ def floating(name: str, t: Any) -> None:
         raise TypeError(f"{name}: expected a torch.Tensor, got {type(t).__name__}")
     if t.dtype not in FLOATS:
         raise TypeError(f"{name}: expected float32, float64, bfloat16 or float16, got {t.dtype}")
-    dense(name, t)
+    if t.layout is not torch.strided or t.is_nested:  # its dtype is none of quantized tensors
+        raise _not_dense(name, t)
 
 
 def dense(name: str, t: Tensor) -> None:
-    if t.layout is not torch.strided or t.is_nested:
-        raise TypeError(f"{name}: expected a dense tensor, got {'a nested one' if t.is_nested else t.layout}")
+    if t.layout is not torch.strided or t.is_nested or t.is_quantized:
+        raise _not_dense(name, t)
+
+
+def _not_dense(name: str, t: Tensor) -> TypeError:
+    got = "a nested one" if t.is_nested else "a quantized one" if t.is_quantized else t.layout
+    return TypeError(f"{name}: expected a dense tensor, got {got}")
 
 
 def with_values(name: str, t: Tensor) -> None:

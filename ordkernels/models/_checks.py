@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._validation.tensors import can_read_values
+from .._validation.tensors import can_read_values, dense
 
 __all__ = [
     "INPUT_KEYS", "check_batch", "check_capacity", "check_dtype", "check_ids",
@@ -29,10 +29,13 @@ def check_batch(batch: dict[str, Tensor], dense_width: int, quantiles: int, *, t
 
 
 def require_keys(batch: dict[str, Tensor], names: tuple[str, ...]) -> None:
-    """``ValueError`` for the first of the names that the batch lacks."""
+    """``ValueError`` for the first of the names that the batch lacks, ``TypeError`` for one that is no dense tensor."""
     for name in names:
         if name not in batch:
             raise ValueError(f"batch: expected the key {name!r}, got {', '.join(sorted(batch)) or 'no keys'}")
+        if not isinstance(batch[name], Tensor):
+            raise TypeError(f"{name}: expected a torch.Tensor, got {type(batch[name]).__name__}")
+        dense(name, batch[name])
 
 
 def check_dtype(name: str, t: Tensor, dtype: torch.dtype) -> None:

@@ -34,7 +34,7 @@ def pinball(q: Any, y: Any, levels: Any) -> Any:
         array([[1.  , 0.25]])
     """
     p, t = score_tensors(q=q, y=y)
-    at = _levels(levels)
+    at = _levels(levels, p)
     if p.dim() != 2 or p.shape[1] != at.shape[0]:
         raise ValueError(f"q: expected [B, L] with L = {at.shape[0]}, as levels, got {list(p.shape)}")
     if t.shape != p.shape[:1]:
@@ -44,8 +44,9 @@ def pinball(q: Any, y: Any, levels: Any) -> Any:
     return out if isinstance(q, Tensor) else out.numpy()
 
 
-def _levels(levels: Any) -> Tensor:
+def _levels(levels: Any, q: Tensor) -> Tensor:
     if isinstance(levels, Tensor) and not checks.can_read_values(levels):
+        (checks.dense if q.is_meta else checks.with_values)("levels", levels)
         return levels.detach()
     t: Tensor = arrays.as_tensor("levels", arrays.levels("levels", levels))  # one of length 1 may have any stride
     return t

@@ -1,10 +1,13 @@
 """The checker of `make soak`: planted leaks are found, flat runs are not; and every piece of its work runs."""
 
+import ctypes
+import mmap
 import random
 from pathlib import Path
 
 import pytest
 import soak
+import torch
 from growth import BLOCKS, growth
 from soak import Reading
 
@@ -42,7 +45,7 @@ def test_too_few_values() -> None:
 
 
 def test_the_report_names_what_grows(capsys: pytest.CaptureFixture[str]) -> None:
-    flat = [Reading(500.0, 9000, 7, 12) for _ in range(100)]
+    flat = [Reading(180.0, 900.0, 90_000, 9000, 7, 12, resident=500.0 + i) for i in range(100)]  # gaps may grow
     assert soak.report(flat)
     assert "GROWS" not in capsys.readouterr().out
     leaking = [reading._replace(objects=9000 + 20 * i) for i, reading in enumerate(flat)]
@@ -51,14 +54,33 @@ def test_the_report_names_what_grows(capsys: pytest.CaptureFixture[str]) -> None
     assert [line.split()[0] for line in lines if "GROWS" in line] == ["objects"]
 
 
+needs_mallinfo = pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="needs glibc 2.33")
+
+
+@needs_mallinfo
 def test_readings_see_objects_files_and_memory(tmp_path: Path) -> None:
     before = soak.read()
-    held = [[i] for i in range(5000)], bytearray(b"x" * (64 << 20)), open(tmp_path / "file", "w")  # noqa: SIM115
+    held = [[i] for i in range(5000)], torch.ones(8 << 20), [torch.ones(100) for _ in range(5000)], open(tmp_path / "file", "w")  # noqa: SIM115
+    pages = mmap.mmap(-1, 16 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     after = soak.read()
-    held[2].close()
+    held[-1].close()
+    pages.close()
     assert after.objects - before.objects >= 5000
+    assert after.blocks - before.blocks >= 10_000
     assert after.files == before.files + 1
-    assert after.resident - before.resident > 50
+    assert after.used - before.used == pytest.approx(32 + 5000 * 400 / 2**20, abs=4)  # of one large block and of many small ones
+    assert after.mapped - before.mapped == pytest.approx(16, abs=6)
+    assert after.resident - before.resident > 30
+
+
+@needs_mallinfo
+def test_gaps_between_what_is_in_use_are_no_leak() -> None:
+    """Every second of many tensors freed: memory that stays resident and is free."""
+    before = soak.read()
+    held = [torch.ones(500) for _ in range(20_000)][::2]
+    half = soak.read()
+    assert half.used - before.used == pytest.approx(len(held) * 2000 / 2**20, abs=6)
+    assert half.resident - before.resident > 30
 
 
 @pytest.mark.slow

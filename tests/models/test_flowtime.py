@@ -280,6 +280,21 @@ def test_malformed_batches_are_named(changes, message) -> None:
 
 
 @pytest.mark.parametrize(
+    ("make", "got"),
+    [
+        (torch.Tensor.numpy, "expected a torch.Tensor, got ndarray"),
+        (torch.Tensor.to_sparse, "expected a dense tensor, got torch.sparse_coo"),
+        (lambda t: torch.quantize_per_tensor(t.float(), 0.1, 0, torch.qint8), "expected a dense tensor, got a quantized one"),
+    ],
+)
+@pytest.mark.parametrize("name", ["dense", "user", "has_item"])
+def test_what_is_no_dense_tensor_is_named(name, make, got) -> None:
+    batch = data(4)
+    with pytest.raises(TypeError, match=f"^{name}: {got}"):
+        small().loss({**batch, name: make(batch[name])})
+
+
+@pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda m, x: m.sample(x, 0), "n: expected 1 to 16777216, got 0"),
