@@ -254,8 +254,11 @@ class ValueVocabulary:
             raise ValueError(f"tokens: expected 0 to {self.size - 1}, got {a[i]} at index {list(i)}")
         before_eos = np.cumsum(a == EOS, axis=-1) == 0
         values = np.where(before_eos, np.concatenate((np.zeros(FIRST_VALUE, np.int64), self._values))[a], 0)
-        if a.shape[-1] * int(self._values[0]) >= 2**63 and (values.sum(-1, dtype=np.float64) >= 2**63).any():
-            raise ValueError(f"tokens: expected sums below 2^63 units, got at least {values.sum(-1, dtype=np.float64).max():g}")
+        if a.shape[-1] * int(self._values[0]) >= 2**63:
+            wraps = (values.cumsum(-1) < 0).any(-1)  # where a sum of numbers of at least 0 first exceeds int64, it is negative
+            if wraps.any():
+                i = np.unravel_index(wraps.argmax(), wraps.shape)
+                raise ValueError(f"tokens: expected sums below 2^63 units, got {sum(values[i].tolist())} at index {[*map(int, i)]}")
         return arrays.like(tokens, self._from_units(values.sum(-1)))[0]
 
     def report(self, labels: ArrayLike, tolerance: float = 0.001, *, num_threads: int | None = None) -> "VocabularyReport":

@@ -311,7 +311,7 @@ ONES, T, V = ValueVocabulary([1, 5]), TypeError, ValueError
         (lambda: ONES.decode([[-1]]), V, "tokens: expected 0 to 4, got -1 at index [0, 0]"),
         (lambda: ONES.decode([1.0]), T, "tokens: expected integers, got float64"),
         (lambda: ONES.decode([[3], [3, 4]]), V, "tokens: expected shape [..., T], got list"),
-        (lambda: ValueVocabulary([2**53]).decode(np.full(1100, 3)), V, "tokens: expected sums below 2^63 units, got at least"),
+        (lambda: ValueVocabulary([2**53]).decode(np.full((2, 1024), 3)), V, f"sums below 2^63 units, got {2**63} at index [0]"),
         (lambda: ONES.decode(3), V, "tokens: expected shape [..., T], got []"),
     ],
 )  # fmt: skip
@@ -319,6 +319,17 @@ def test_errors_say_what_was_expected_and_what_came(host_backend, call, error, t
     with pytest.raises(error) as caught:
         call()
     assert text in str(caught.value)
+
+
+def test_decoded_sums_are_exact_up_to_the_largest_int64():
+    """Where float64 rounds them: 1024 times 2^53 - 1 is 2^63 - 1024."""
+    vocabulary = ValueVocabulary([2**53 - 1, 1])
+    most = np.array([3] * 1024 + [4] * 1023)
+    assert vocabulary.decode(most) == 2**63 - 1
+    assert vocabulary.decode([[*most, 0], [*most[::-1], 2]]).tolist() == [2**63 - 1, 2**63 - 1]
+    for beyond in ([*most, 4], [4, *most]):
+        with pytest.raises(ValueError, match=rf"^tokens: expected sums below 2\^63 units, got {2**63} at index \[1\]"):
+            vocabulary.decode([[*most, 0], beyond])
 
 
 def test_backends_are_listed_and_refused():
