@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -134,8 +135,8 @@ def written_in(form, columns, folder, parts=1):
 
 
 @pytest.mark.parametrize("parts", [1, 3])
-@pytest.mark.parametrize("form", ["parquet", "arrow", "csv", "npz"])
-def test_blocks_of_a_table_are_the_same_in_every_format(form, parts, tmp_path):
+@pytest.mark.parametrize("form", ["parquet", "arrow", "csv", "csv without pyarrow", "npz"])
+def test_blocks_of_a_table_are_the_same_in_every_format(form, parts, tmp_path, monkeypatch):
     columns = {
         "number": np.where(np.arange(N) % 9, np.arange(N) / 8, np.nan),
         "id": np.arange(N) * 3,
@@ -143,7 +144,10 @@ def test_blocks_of_a_table_are_the_same_in_every_format(form, parts, tmp_path):
         "code": np.array([f"{k % 3}" for k in range(N)]),
         "when": np.datetime64("2024-02-28", "us") + np.arange(N) * 1_000_000,
     }
-    table = Table(written_in(form, columns, tmp_path, parts))
+    path = written_in(form.split()[0], columns, tmp_path, parts)
+    if form.endswith("without pyarrow"):
+        monkeypatch.setitem(sys.modules, "pyarrow", None)
+    table = Table(path)
     assert table.names == list(columns)
     assert table.count() == N
     begins = []
@@ -157,3 +161,78 @@ def test_blocks_of_a_table_are_the_same_in_every_format(form, parts, tmp_path):
                 np.testing.assert_array_equal(found, values[begin : begin + n])
     assert begins == [(0, 150), (150, 150), (300, 150), (450, 150), (600, 100)]
     assert sum(n for _, n, _ in table.blocks(150, ["id"], done=lambda k: k < 5)) == N
+
+
+CELLS = {
+    "whole": ["7", "007", " -3\t", "+2", "NA"],
+    "number": ["1.5", ".5", "1e3", "-2", ""],
+    "flag": ["true", "False", "TRUE", "n/a", "false"],
+    "date": ["2024-02-29", "2024-03-01 12:30:00", "", "2024-03-01T00:00:01", "1969-12-31"],
+    "zone": ["2024-03-01T12:00:00Z", "2024-03-01T12:00:00+02:00", "", "2024-03-01T00:00:00Z", "2024-03-01T00:00:00Z"],
+    "hexadecimal": ["0x10", "1", "2", "3", "4"],
+    "grouped": ["1_000", "1", "2", "3", "4"],
+    "mixed": ["1", "2", "three", "4.5", "null"],
+    "missing": ["", "NA", "null", "none", "nan"],
+    "large": ["9007199254740993", "-9223372036854775808", "1", "2", "3"],
+}
+
+
+@pytest.mark.parametrize("reader", ["pyarrow", "stdlib"])
+def test_types_of_cells_are_the_same_with_and_without_pyarrow(reader, tmp_path, monkeypatch):
+    pytest.importorskip("pyarrow")
+    path = tmp_path / "t.csv"
+    path.write_text("\n".join([",".join(CELLS), *map(",".join, zip(*CELLS.values(), strict=True))]) + "\n")
+    if reader == "stdlib":
+        monkeypatch.setitem(sys.modules, "pyarrow", None)
+    found = {name: as_array(column) for name, column in Table(path).read().items()}
+    nan, nat = np.nan, np.datetime64("NaT")
+    expected = {
+        "whole": [7, 7, -3, 2, nan],
+        "number": [1.5, 0.5, 1000, -2, nan],
+        "flag": [1, 0, 1, nan, 0],
+        "date": np.array(["2024-02-29", "2024-03-01T12:30", nat, "2024-03-01T00:00:01", "1969-12-31"], "datetime64[us]"),
+        "zone": np.array(["2024-03-01T12", "2024-03-01T10", nat, "2024-03-01", "2024-03-01"], "datetime64[us]"),
+        "hexadecimal": CELLS["hexadecimal"],
+        "grouped": CELLS["grouped"],
+        "mixed": ["1", "2", "three", "4.5", ""],
+        "missing": [nan] * 5,
+        "large": [9007199254740993, -(2**63), 1, 2, 3],
+    }
+    for name, values in expected.items():
+        np.testing.assert_array_equal(found[name], np.array(values), err_msg=name)
+    texts = {name: as_array(column).tolist() for name, column in next(iter(Table(path).blocks(5, text=["whole", "flag"])))[2].items()}
+    assert texts["whole"] == ["7", "007", " -3\t", "+2", ""]
+    assert texts["flag"] == ["true", "False", "TRUE", "", "false"]
+
+
+@pytest.mark.parametrize("end", [";", "\t", "|"])
+def test_delimiters_are_seen_in_the_header(end, tmp_path):
+    (tmp_path / "t.csv").write_text(f"a{end}b, c{end}d\n1{end}2{end}3\n")
+    assert Table(tmp_path / "t.csv").names == ["a", "b, c", "d"]
+    assert [as_array(column).tolist() for column in Table(tmp_path / "t.csv").read().values()] == [[1], [2], [3]]
+
+
+def test_names_of_folders_are_columns(tmp_path):
+    for day in ("2024-01-01", "2024-01-02"):
+        (tmp_path / f"day={day}" / "_temporary").mkdir(parents=True)
+        (tmp_path / f"day={day}" / "_temporary" / "half.csv").write_text("broken")
+        (tmp_path / f"day={day}" / "part.csv").write_text("x\n1\n2\n")
+    table = Table(tmp_path)
+    assert table.names == ["x", "day"]
+    block = table.read()
+    assert as_array(block["x"]).tolist() == [1, 2, 1, 2]
+    assert as_array(block["day"]).astype("datetime64[D]").astype(str).tolist() == ["2024-01-01"] * 2 + ["2024-01-02"] * 2
+    (tmp_path / "other.npz").write_bytes(b"")
+    with pytest.raises(ValueError, match="expected a folder of files of one kind, got csv and npz"):
+        Table(tmp_path)
+
+
+def test_columns_of_several_axes_and_orders(tmp_path):
+    x = np.arange(2100.0).reshape(3, 700).T
+    np.savez_compressed(tmp_path / "t.npz", columns_first=x, rows_first=np.ascontiguousarray(x))
+    for begin, n, block in Table(tmp_path / "t.npz").blocks(300, done=lambda k: k == 0):
+        for found in (block or {}).values():
+            np.testing.assert_array_equal(found, x[begin : begin + n])
+    np.savez(tmp_path / "o.npz", a=np.array([{}]))
+    with pytest.raises(TypeError, match="a: expected numbers, text or times, got objects"):
+        Table(tmp_path / "o.npz").read()
