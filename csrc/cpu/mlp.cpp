@@ -1,4 +1,6 @@
 // mlp, networks of one hidden layer in one call: check, pack the weights once, share out rows or chunks of rows.
+#include <cstring>
+#include <utility>
 #include <vector>
 
 #include "cpu/checks.h"
@@ -142,6 +144,35 @@ struct MlpCall {
   Tensor stored(const Tensor& t) const { return storage == compute ? t : torch::stable::to(t, storage); }
 };
 
+// Memory of a call besides its outputs: behind the calling thread's own scratch, which is there already at the next
+// call, or, where it is large, a tensor.
+struct Workspace {
+  static constexpr int64_t kLargest = INT64_C(8) << 20;  // bytes
+  std::optional<Tensor> large;
+  std::vector<void*> parts;
+
+  Workspace(const MlpCall& c, int64_t scratch, std::initializer_list<int64_t> elements) {
+    const auto rounded = [](int64_t bytes) { return (bytes + 63) / 64 * 64; };
+    int64_t all = rounded(scratch);
+    for (const int64_t n : elements) {
+      all += rounded(c.bytes(n));
+    }
+    char* p;
+    if (all <= kLargest) {
+      p = static_cast<char*>(thread_scratch(all));
+      STD_TORCH_CHECK(p, "mlp: out of memory");
+      p += rounded(scratch);
+    } else {
+      large = c.made({all / c.bytes(1)});
+      p = static_cast<char*>(large->mutable_data_ptr());
+    }
+    for (const int64_t n : elements) {
+      parts.push_back(p);
+      p += rounded(c.bytes(n));
+    }
+  }
+};
+
 MlpCall call_of(const Tensor& x, const Tensor& w_in, const OptionalTensor& b_in, const OptionalTensor& cond,
                 const OptionalTensor& time, const Tensor& w_out, const OptionalTensor& b_out,
                 const OptionalTensor& cond_index, const OptionalTensor& time_index, const OptionalTensor& seed,
@@ -169,8 +200,8 @@ Tensor forward(const Tensor& x, const Tensor& w_in, const OptionalTensor& b_in, 
   if (a.R == 0) {
     return c.stored(y);
   }
-  Tensor packed = c.made({mlp_op_packed(a)});
-  a.packed = packed.mutable_data_ptr();
+  const Workspace work(c, c.bytes(mlp_op_scratch(a)), {mlp_op_packed(a)});
+  a.packed = work.parts[0];
   a.y = y.mutable_data_ptr();
   ORD_DISPATCH(mlp_op_pack)(a, false);
   const auto kernel = ORD_DISPATCH(mlp_op_forward);
@@ -182,25 +213,32 @@ Tensor forward(const Tensor& x, const Tensor& w_in, const OptionalTensor& b_in, 
   return c.stored(y);
 }
 
-// For each chunk of rows, the rows of a table that it adds to: each has a slot of its own.
+// The sums that are the gradient of a table: for each chunk of rows a slot for each row of the table that it adds to.
+// Where no two chunks add to the same row, the gradient's own rows are the slots.
 struct Slots {
-  std::vector<int32_t> slot;
-  std::vector<int64_t> first, row;
+  std::vector<int64_t> slot, first, row;  // [R], [chunks + 1]: the first one of a chunk, [slots]: the row of the table
+  bool direct;
 
-  Slots(const MlpTable& table, const MlpOpArgs& a) : slot(a.R), first(a.chunks + 1) {
-    std::vector<int64_t> seen(table.T, -1);  // the last chunk that has a slot for a row of the table
-    std::vector<int32_t> at(table.T);
+  Slots(const MlpTable& table, const MlpOpArgs& a) : slot(a.R), first(a.chunks + 1), direct(a.H % kTileWidth == 0) {
+    std::vector<int64_t> seen(table.T, -1), at(table.T);  // the last chunk that has a slot for a row, and that slot
     for (int64_t r = 0; r < a.R; ++r) {
       const int64_t chunk = r / a.chunk_rows, i = table.row(r);
       if (seen[i] != chunk) {
+        direct &= seen[i] < 0;
         seen[i] = chunk;
-        at[i] = static_cast<int32_t>(first[chunk + 1]++);
+        at[i] = first[chunk + 1]++;
         row.push_back(i);
       }
       slot[r] = at[i];
     }
     for (int64_t chunk = 0; chunk < a.chunks; ++chunk) {
       first[chunk + 1] += first[chunk];
+    }
+    if (direct) {
+      std::fill(first.begin(), first.end(), 0);
+      for (int64_t r = 0; r < a.R; ++r) {
+        slot[r] = table.row(r);
+      }
     }
   }
 };
@@ -220,19 +258,24 @@ struct Gradient {
 };
 
 void run_backward(const MlpCall& c, MlpOpArgs& a) {
-  Tensor packed = c.made({mlp_op_packed(a)}), partial = c.made({a.chunks, mlp_op_partial(a)});
-  a.packed = packed.mutable_data_ptr();
-  a.partial = partial.mutable_data_ptr();
+  const Workspace work(c, c.bytes(mlp_op_scratch(a)), {mlp_op_packed(a), a.chunks * mlp_op_partial(a)});
+  a.packed = work.parts[0];
+  a.partial = work.parts[1];
   std::optional<Slots> slots[2];
-  Tensor sums[2] = {packed, packed};
+  Tensor sums[2] = {c.x, c.x};
   for (int t = 0; t < 2; ++t) {
     if (a.dtable[t]) {
-      slots[t].emplace(a.tables[t], a);
-      sums[t] = c.made({static_cast<int64_t>(slots[t]->row.size()), tiles_of(a.H) * kTileWidth});
-      a.slots[t] = sums[t].mutable_data_ptr();
-      a.slot[t] = slots[t]->slot.data();
-      a.first_slot[t] = slots[t]->first.data();
-      a.slot_row[t] = slots[t]->row.data();
+      const Slots& s = slots[t].emplace(a.tables[t], a);
+      if (s.direct) {
+        std::memset(a.dtable[t], 0, c.bytes(a.tables[t].T * a.H));
+        a.slots[t] = std::exchange(a.dtable[t], nullptr);
+      } else {
+        sums[t] = c.made({s.first.back(), tiles_of(a.H) * kTileWidth});
+        a.slots[t] = sums[t].mutable_data_ptr();
+      }
+      a.slot[t] = s.slot.data();
+      a.first_slot[t] = s.first.data();
+      a.slot_row[t] = s.row.data();
     }
   }
   ORD_DISPATCH(mlp_op_pack)(a, true);

@@ -34,7 +34,7 @@ struct MlpOpArgs {
   int64_t chunks, chunk_rows;    // rows whose gradients are summed before they are added to those of others
   void* partial;                 // [chunks][mlp_op_partial]
   void* slots[2];                // [slots of all chunks][h_tiles 64]: sums for a row of the table
-  const int32_t* slot[2];        // [R]: which one of them takes row r
+  const int64_t* slot[2];        // [R]: which one of them takes row r
   const int64_t* first_slot[2];  // [chunks + 1]
   const int64_t* slot_row[2];    // [slots]: the row of the table
   void* dtable[2];               // [T, H]
