@@ -131,9 +131,25 @@ def definitions() -> list[str]:
 
 
 # CUDA C++ kernels that take what the op takes. Registered as `ordkernels_cuda::<op>`: the launchers of `_cuda` call them.
-CUDA_OPS = ("planar_flow",)
+CUDA_OPS = ("planar_flow", "nested_min", "encode_increments", "crps", "wasserstein_quantile_loss")
 # Those that take something else, as csrc/cuda/<op>.cu says.
-CUDA_SCHEMAS: dict[str, str] = {}
+CUDA_SCHEMAS: dict[str, str] = {
+    "denoise_chain": (
+        "(Tensor x, Tensor shift, Tensor times, Tensor w_in, Tensor w_out, Tensor b_out, Tensor step_coefficients, Tensor? noise,"
+        " Tensor? row_ids, Tensor? draw_ids, int K, float clip, int seed, int path) -> (Tensor x_0, Tensor states)"
+    ),
+    "fusion_chain": (
+        "(Tensor h_long, Tensor mask, Tensor empty, Tensor shift, Tensor times, Tensor w_in, Tensor w_out, Tensor b_out,"
+        " Tensor step_coefficients, Tensor? noise, Tensor? row_ids, Tensor? draw_ids, float w_un, float w_1, float w_2, int seed,"
+        " int path) -> Tensor"
+    ),
+    "value_decode": (
+        "(Tensor layers, Tensor embedding, Tensor head_w, Tensor head_b, Tensor? last, Tensor? position, Tensor values, Tensor constants,"
+        " Tensor? capacity, Tensor? row_ids, Tensor? draw_ids, int d, int heads, int units, bool pre, bool gelu, float eps, int steps,"
+        " int window, int mixup, bool windowed, float temperature, bool monotone, float cap, int seed)"
+        " -> (Tensor value, Tensor tokens, Tensor lengths)"
+    ),
+}
 
 
 def cuda_definitions() -> list[str]:

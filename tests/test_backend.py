@@ -92,11 +92,11 @@ def test_threads_with_overlapping_contexts() -> None:
 
 
 def test_another_thread_is_not_forced() -> None:
-    y, widths = torch.rand(3), torch.ones(2)
-    with use_backend("cuda"):  # encode_increments has no CUDA C++ kernel
-        with pytest.raises(RuntimeError, match="encode_increments cannot run on the backend 'cuda'"):
-            ops.encode_increments(y, widths)
-        assert in_thread(lambda: ops.encode_increments(y, widths)).shape == (3, 2)
+    q, y, levels = torch.rand(3, 2), torch.rand(3), torch.tensor([0.1, 0.9])
+    with use_backend("cuda"):  # pinball has no CUDA C++ kernel
+        with pytest.raises(RuntimeError, match="pinball cannot run on the backend 'cuda'"):
+            ops.pinball(q, y, levels)
+        assert in_thread(lambda: ops.pinball(q, y, levels)).shape == (3, 2)
         assert in_thread(lambda: rng.normal(0, [1], 0, 4)).shape == (1, 4)
         assert isinstance(in_thread(lambda: ordkernels.scores.mae([1.0], [2.0])), float)
 

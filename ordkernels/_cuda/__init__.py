@@ -7,6 +7,13 @@ CUDA C++ is forced, else Triton takes it. `prefers` says which of the two runs a
 # Is CUDA C++ expected to be faster than Triton, on an H100? An estimate: no kernel has been measured on a GPU yet.
 FASTER = {
     "planar_flow": True,  # parameters are read while the layer before is computed; log dets once for 32 layers
+    "nested_min": True,  # the scan in order costs a thread K additions, and no split of tiles into columns
+    "encode_increments": True,
+    "crps": True,  # sorted in registers, where a program of Triton's goes through shared memory at every step of its network
+    "wasserstein_quantile_loss": True,
+    "denoise_chain": True,  # weights stay in shared memory, where Triton's come from L2 at every step
+    "fusion_chain": True,
+    "value_decode": True,  # finished rows are retired, and other rows' tokens do not wait for them
 }
 
 

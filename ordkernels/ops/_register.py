@@ -138,6 +138,7 @@ class Op(Generic[R]):
         self.name, self.kernel_name = name, serves or name
         self.reference = reference
         self.info = _backend.register(_backend.OpInfo(name, triton=triton or self.kernel_name, cuda=cuda, alias_of=serves or None))
+        self.launchers: dict[tuple[str, str], tuple[Kernel, Kernel]] = {}
         self.op = op(self.kernel_name)
         self.optional_numbers = optional_numbers(self.op)
         self.native = has_kernel(self.kernel_name, "CPU")
@@ -173,10 +174,12 @@ class Op(Generic[R]):
 
     def _launcher(self, backend: str, suffix: str = "") -> tuple[Kernel, Kernel]:
         """(launcher, reasons against a call) of the op, or with the suffix "_backward" of its backward op; imported at the first call."""
-        name = f"_triton.{self.info.triton}" if backend == "triton" else f"_cuda.{self.kernel_name}"
-        module = importlib.import_module(f"ordkernels.{name}")
-        check: Kernel = getattr(module, f"{suffix[1:]}_unavailable_reasons" if suffix else "unavailable_reasons", _no_reasons)
-        return getattr(module, self.kernel_name + suffix), check
+        found = self.launchers.get((backend, suffix))
+        if found is None:
+            module = importlib.import_module(f"ordkernels._{backend}.{self.info.triton if backend == 'triton' else self.kernel_name}")
+            check: Kernel = getattr(module, f"{suffix[1:]}_unavailable_reasons" if suffix else "unavailable_reasons", _no_reasons)
+            found = self.launchers[backend, suffix] = getattr(module, self.kernel_name + suffix), check
+        return found
 
     def forced_kernel(self, backend: str, suffix: str = "") -> Kernel:
         """The launcher without the dispatcher, which would resolve lazy views: a kernel reads the memory of a tensor."""

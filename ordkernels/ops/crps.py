@@ -67,4 +67,5 @@ _OP: DifferentiableOp[Tensor] = DifferentiableOp(
     fake=_fake,
     fake_backward=_fake_backward,
     saved=lambda inputs, out: (out[1],),  # slopes
+    cuda=True,
 )

@@ -59,7 +59,8 @@ def denoise_chain(
 
     Raises:
         TypeError, ValueError: naming the argument, what was expected and what came. RuntimeError: ``use_backend("triton")`` with fp64
-        or D above 128, which its kernel does not have; on a GPU without a forced backend these run as a loop in torch.
+        or D above 128, which its kernel does not have; on a GPU without a forced backend these run in CUDA C++, where that is built, or
+        as a loop in torch.
 
     Source: DiffoR, section 4.3.2 (one chain that visits every aligned timestep); Song, Meng, Ermon, Denoising Diffusion Implicit
     Models, eq. 12 and 16.
@@ -123,4 +124,4 @@ def _fake(x: Tensor, K: int) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape), x.new_empty(x.shape[0], K, x.shape[1])
 
 
-_OP: Op[tuple[Tensor, Tensor]] = Op("denoise_chain", reference=reference.chain_from_weights, fake=_fake)
+_OP: Op[tuple[Tensor, Tensor]] = Op("denoise_chain", reference=reference.chain_from_weights, fake=_fake, cuda=True)

@@ -59,4 +59,5 @@ _OP: DifferentiableOp[Tensor] = DifferentiableOp(
     fake_backward=_fake_backward,
     saved=lambda inputs, out: inputs[:2],
     vmap=fold_widths,
+    cuda=True,
 )

@@ -120,4 +120,4 @@ def _fake(h_long: Tensor) -> Tensor:
     return h_long.new_empty(h_long.shape)
 
 
-_OP: Op[Tensor] = Op("fusion_chain", reference=reference.chain_from_weights, fake=_fake)
+_OP: Op[Tensor] = Op("fusion_chain", reference=reference.chain_from_weights, fake=_fake, cuda=True)

@@ -68,4 +68,5 @@ _OP: DifferentiableOp[tuple[Tensor, Tensor]] = DifferentiableOp(
     fake_backward=_fake_backward,
     saved=lambda inputs, out: inputs[:3],
     vmap=fold_widths,
+    cuda=True,
 )

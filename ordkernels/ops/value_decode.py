@@ -154,4 +154,4 @@ def _fake(memory: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
     return memory.new_empty(B), memory.new_empty((B, steps), dtype=torch.int64), memory.new_empty(B, dtype=torch.int64)
 
 
-_OP: Op[tuple[Tensor, Tensor, Tensor]] = Op("value_decode", reference=reference.value_decode, fake=_fake)
+_OP: Op[tuple[Tensor, Tensor, Tensor]] = Op("value_decode", reference=reference.value_decode, fake=_fake, cuda=True)

@@ -93,4 +93,5 @@ _OP: DifferentiableOp[Tensor] = DifferentiableOp(
     fake=_fake,
     fake_backward=_fake_backward,
     saved=lambda inputs, out: (out[1], out[2], inputs[3]),  # signs, slope, lam
+    cuda=True,
 )

@@ -1,6 +1,7 @@
 """Compiles CUDA C++ for tests: with g++ for the emulator, with nvcc for GPUs that need not be there.
 
-python tests/cuda/compile_cuda.py: rewrites tests/cuda/resources.json, the registers and the static shared memory of every kernel.
+python tests/cuda/compile_cuda.py [FILE.cu ...]: rewrites tests/cuda/resources.json, the registers and the static shared memory of
+every kernel, or of those of some files.
 """
 
 import importlib.util
@@ -80,7 +81,9 @@ def sources() -> list[Path]:
 if __name__ == "__main__":
     if shutil.which("nvcc") is None:
         sys.exit("nvcc is not on the path")
-    table = {source.name: nvcc(source) for source in [*sources(), HERE / "selftest.cu"]}
-    RESOURCES.write_text(
-        json.dumps({"nvcc": nvcc_version(), "kernels": table}, indent=None, separators=(", ", ": ")).replace('}, "', '},\n"') + "\n"
-    )
+    found = json.loads(RESOURCES.read_text())["kernels"] if RESOURCES.exists() and sys.argv[1:] else {}
+    for source in [*sources(), HERE / "selftest.cu"]:
+        if not sys.argv[1:] or source.name in sys.argv[1:]:
+            found[source.name] = nvcc(source)
+    text = json.dumps({"nvcc": nvcc_version(), "kernels": dict(sorted(found.items()))}, separators=(", ", ": "))
+    RESOURCES.write_text(text.replace('}, "', '},\n"') + "\n")

@@ -1,0 +1,156 @@
+// value_decode: a persistent block has R slots; a row takes one from SOS until it ends, then the slot's next row
+// follows.
+//
+// So rows of a tile are at positions of their own, finished rows are retired at once, and keys and values take R slots
+// of workspace for each block, whatever the number of rows.
+#pragma once
+#include "decoder_tokens.h"
+
+namespace decoder {
+
+struct Decode {
+  Reading how;
+  In<float> constants, capacity;  // [B, L, n]: what attention to the memory adds; [B] or null
+  In<int64_t> row_ids, draw_ids;  // [B] or null
+  Out<float> workspace, value;    // [blocks, L, steps, 2, R, n], [B]
+  Out<int64_t> tokens, lengths;   // [B, steps], of zeros, and [B]
+  int64_t B;
+  int steps;
+  float cap;
+};
+
+template <int R>
+struct Slots {
+  Shared<int64_t> row;  // or -1
+  Shared<int> at, length;
+  Shared<float> total, read, remaining;
+  __device__ __forceinline__ explicit Slots(SharedMemory& memory)
+      : row(memory.take<int64_t>(R)),
+        at(memory.take<int>(R)),
+        length(memory.take<int>(R)),
+        total(memory.take<float>(R)),
+        read(memory.take<float>(R)),
+        remaining(memory.take<float>(R)) {}
+};
+
+template <int R>
+size_t shared_bytes(int n, int width) {  // width: of the scratch rows
+  return R * (2 * stride_of(n) + stride_of(width) + 7) * 4 + 128;
+}
+
+__device__ __forceinline__ float capacity_of(const Decode& a, int64_t row) {
+  return a.capacity ? static_cast<float>(a.capacity[row]) : a.cap;
+}
+
+// A warp's: the slot r begins with a row, if there is one: its first input is SOS.
+template <int R>
+__device__ __forceinline__ void start_row(const Network& net, const Decode& a, const Slots<R>& slots, const Rows& x,
+                                          int r, int64_t row) {
+  const int lane = threadIdx.x % 32;
+  const bool any = row < a.B;
+  for (int i = lane; i < net.n; i += 32) {
+    const float first = net.position ? static_cast<float>(net.position[i]) : 0.0f;
+    x[r][i] = any ? net.embedding[kSOS * net.n + i] + first : 0.0f;
+  }
+  if (lane == 0) {
+    slots.row[r] = any ? row : -1;
+    slots.at[r] = 0, slots.length[r] = 0, slots.total[r] = 0.0f, slots.read[r] = 0.0f;
+    slots.remaining[r] = any ? capacity_of(a, row) : 0.0f;
+  }
+}
+
+// A warp's: the token after the slot's logits; then the row's next input, or the slot's next row.
+template <int R>
+__device__ __forceinline__ void next_token(const Network& net, const Decode& a, const Slots<R>& slots, const Rows& x,
+                                           Shared<float> logits, int r) {
+  const int lane = threadIdx.x % 32, at = slots.at[r];
+  const int64_t row = slots.row[r];
+  if (row < 0) {
+    return;
+  }
+  const bool sampled = a.how.temperature > 0.0f;
+  const Choice choice =
+      choose(a.how, logits, net.V, slots.remaining[r], sampled ? a.row_ids[row] : INT64_C(0),
+             a.draw_ids ? static_cast<int64_t>(a.draw_ids[row]) : INT64_C(0), static_cast<uint32_t>(at + 1));
+  const int token = choice.token;
+  const float gain = a.how.values[token], limit = capacity_of(a, row);
+  float total = slots.total[r] + gain, read = slots.read[r];
+  if (a.how.windowed) {
+    read += window_value(a.how, logits, net.V, token);
+  }
+  if (choice.has_nan) {
+    total = NAN, read = NAN;
+  }
+  const bool goes_on = !choice.has_nan && token != kEOS, ends = !goes_on || at + 1 == a.steps;
+  const int length = slots.length[r] + goes_on;
+  if (ends) {
+    float result = a.how.windowed ? read : total;
+    if (a.how.constrained && (limit != limit || (a.how.windowed && limit < result))) {
+      result = limit;
+    }
+    if (lane == 0) {
+      a.value[row] = result;
+      a.lengths[row] = length;
+    }
+  }
+  if (lane == 0 && !choice.has_nan) {
+    a.tokens[row * a.steps + at] = token;
+  }
+  __syncwarp();  // the slot has been read
+  if (ends) {
+    start_row(net, a, slots, x, r, row + static_cast<int64_t>(gridDim.x) * R);
+    return;
+  }
+  if (a.how.mixup != kNone) {
+    mix_embeddings(a.how, net.embedding, logits, net.V, token, x[r], net.n);
+  }
+  for (int i = lane; i < net.n; i += 32) {
+    float input =
+        a.how.mixup == kNone ? net.embedding[static_cast<int64_t>(token) * net.n + i] : static_cast<float>(x[r][i]);
+    if (net.position) {
+      input += net.position[static_cast<int64_t>(at + 1) * net.n + i];
+    }
+    x[r][i] = input;
+  }
+  if (lane == 0) {
+    const float left = limit - total;
+    slots.at[r] = at + 1, slots.length[r] = length, slots.total[r] = total, slots.read[r] = read;
+    slots.remaining[r] = a.how.monotone && gain < left ? gain : left;  // NaN stays
+  }
+}
+
+template <int R>
+__global__ void __launch_bounds__(kThreads) value_decode_kernel(const Network net, const Decode a, int width) {
+  SharedMemory memory;
+  const Slots<R> slots(memory);
+  const int n = net.n, narrow_stride = stride_of(n), wide_stride = stride_of(width);
+  const Rows x{memory.take<float>(R * narrow_stride), narrow_stride};
+  const Rows y{memory.take<float>(R * narrow_stride), narrow_stride};
+  const Rows wide{memory.take<float>(R * wide_stride), wide_stride};
+  const Cache cache{a.workspace + static_cast<int64_t>(blockIdx.x) * net.L * a.steps * 2 * R * n, a.steps};
+  each_row<R>([&](int r) { start_row(net, a, slots, x, r, static_cast<int64_t>(blockIdx.x) * R + r); });
+  __syncthreads();
+  const auto active = [&] {  // the same in every warp
+    const int lane = threadIdx.x % 32;
+    return __ballot_sync(kAll, lane < R && slots.row[lane % R] >= 0) != 0;
+  };
+  while (active()) {
+    for (int layer = 0; layer < net.L; ++layer) {
+      run_layer<R>(net, layer, cache, x, y, wide, slots.at, [&](int r) {
+        const int64_t row = slots.row[r];
+        return row < 0 ? In<float>{} : a.constants + (row * net.L + layer) * n;
+      });
+    }
+    if (net.pre) {
+      each_row<R>([&](int r) { layer_norm(x[r], y[r], net.last, net.d, n, net.eps); });
+      __syncthreads();
+    }
+    linear<R>(net.pre ? y : x, net.head_w, net.head_b, net.V, n,
+              [&](int r, int column, float value) { wide[r][column] = value; });
+    __syncthreads();
+    each_row<R>([&](int r) { next_token(net, a, slots, x, wide[r], r); });
+    __syncthreads();
+  }
+}
+
+}  // namespace decoder
