@@ -69,7 +69,7 @@ serving: $(VENV)/done
 wheels: $(VENV)/done
 	rm -rf build/wheel dist
 	$(PY) -m pip wheel -q --disable-pip-version-check --no-build-isolation --no-deps -w build/wheel .
-	PATH="$(abspath $(VENV))/bin:$$PATH" $(PY) -m auditwheel repair --plat manylinux_2_28_x86_64 --exclude libtorch_cpu.so -w dist build/wheel/*.whl
+	PATH="$(abspath $(VENV))/bin:$$PATH" $(PY) -m auditwheel repair --plat manylinux_2_28_x86_64 --exclude libtorch_cpu.so --exclude libtorch_cuda.so -w dist build/wheel/*.whl
 	$(PY) -m auditwheel show dist/*.whl
 
 # A loop for working on the code: of each test function the first cases, without the slow ones.

@@ -226,7 +226,7 @@ def _triton_reasons(info: OpInfo) -> list[str]:
     reasons = []
     if not has_triton_module(info.triton):
         reasons.append(f"{info.name} has no Triton kernel yet; its reference serves CUDA tensors")
-    if importlib.util.find_spec("triton") is None:
+    if not has_triton():
         reasons.append("triton is not installed")
     if not interpreting() and not torch.cuda.is_available():
         reasons.append("no CUDA device (on a CPU: Triton's interpreter, TRITON_INTERPRET=1 before the first import)")
@@ -234,8 +234,14 @@ def _triton_reasons(info: OpInfo) -> list[str]:
 
 
 @cache
+@cache
 def has_triton_module(name: str | None) -> bool:
     return name is not None and importlib.util.find_spec(f"ordkernels._triton.{name}") is not None
+
+
+@cache
+def has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
 
 
 def _cuda_reasons(info: OpInfo) -> list[str]:

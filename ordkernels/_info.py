@@ -141,10 +141,10 @@ def _parts() -> dict[str, str]:
 
     parts = {"_host (data side)": "loaded" if host_module() else host_reason()}
     if _has_torch():
-        from ._library import NOT_LOADED
+        from ._library import EMULATED, NOT_LOADED
 
         parts["_C (CPU)"] = NOT_LOADED.get("ordkernels._C", "loaded")
-        parts["_cuda (CUDA C++)"] = NOT_LOADED.get("ordkernels._cuda", "loaded")
+        parts["_cuda_emulated (CUDA C++ on the CPU)" if EMULATED else "_cuda (CUDA C++)"] = NOT_LOADED.get("ordkernels._cuda", "loaded")
     return parts
 
 

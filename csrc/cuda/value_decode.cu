@@ -11,7 +11,7 @@ struct Plan {
 };
 template <int R>
 Plan plan_of(const OnDevice& on, int64_t B, int64_t n, int64_t width) {
-  const int64_t tiles = blocks_of(B, R), most = 2 * multiprocessors(on.index);
+  const int64_t tiles = blocks_of(B, R), most = multiprocessors(on.index);
   return {R, tiles < most ? tiles : most, static_cast<int64_t>(shared_bytes<R>(n, width))};
 }
 

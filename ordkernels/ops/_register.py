@@ -198,7 +198,8 @@ class Op(Generic[R]):
         has_cuda = self.info.cuda and "ordkernels._cuda" not in NOT_LOADED and not self._launcher("cuda", suffix)[1](*args)
         if has_cuda and _cuda.prefers(self.kernel_name + suffix):
             return "cuda"
-        if _backend.has_triton_module(self.info.triton) and not self._launcher("triton", suffix)[1](*args):
+        triton = _backend.has_triton() and _backend.has_triton_module(self.info.triton)
+        if triton and not self._launcher("triton", suffix)[1](*args):
             return "triton"
         return "cuda" if has_cuda else "reference"
 

@@ -85,5 +85,5 @@ if __name__ == "__main__":
     for source in [*sources(), HERE / "selftest.cu"]:
         if not sys.argv[1:] or source.name in sys.argv[1:]:
             found[source.name] = nvcc(source)
-    text = json.dumps({"nvcc": nvcc_version(), "kernels": dict(sorted(found.items()))}, separators=(", ", ": "))
-    RESOURCES.write_text(text.replace('}, "', '},\n"') + "\n")
+            text = json.dumps({"nvcc": nvcc_version(), "kernels": dict(sorted(found.items()))}, separators=(", ", ": "))
+            RESOURCES.write_text(text.replace('}, "', '},\n"') + "\n")

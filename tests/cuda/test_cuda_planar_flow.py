@@ -1,8 +1,10 @@
 """planar_flow in CUDA C++: against fp64 truth, in several orders of threads; hostile rows; what it does not take."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from _planar_flow import FLOATS, REFERENCES, eager_and_truth
@@ -90,6 +92,16 @@ def test_parameters_are_views_of_a_hypernetwork() -> None:
     p = torch.randn(10, K, 2 * D + 4)
     z, u, w, b = torch.randn(10, D), p[..., :D], p[..., D : 2 * D], p[..., 2 * D]
     assert same_bits(kernel("planar_flow", z, u, w, b, 1), kernel("planar_flow", z, u.contiguous(), w.contiguous(), b.contiguous(), 1))
+
+
+def test_rows_farther_apart_than_32_bits_count(tmp_path: Path) -> None:
+    """In a sparse file: a row of u begins 2^31 numbers after the one before."""
+    K, D, stride = 2, 3, 2**31
+    memory = torch.from_numpy(np.memmap(tmp_path / "sparse", np.float32, "w+", shape=(stride + K * D,)))
+    z, u, w, b = flow_inputs(2, K, D)
+    far = memory.as_strided((2, K, D), (stride, D, 1))
+    far.copy_(u)
+    assert same_bits(kernel("planar_flow", z, far, w, b, 1), kernel("planar_flow", z, u, w, b, 1))
 
 
 def test_rows_that_start_between_two_vectors() -> None:

@@ -52,7 +52,7 @@ def test_wide_decoders(size: dict[str, Any]) -> None:
 @pytest.mark.parametrize("options", [dict(), dict(temperature=0.7, seed=5), dict(readout="windowed", mixup="full", norm="pre")])
 @pytest.mark.parametrize("rows", [1, 16, 17, 150])
 def test_slots_take_row_after_row(order: int, rows: int, options: dict[str, Any]) -> None:
-    """The emulated GPU has four blocks: 64 slots, 128 where there are many rows."""
+    """The emulated GPU has two blocks: 32 slots, 64 where there are many rows."""
     norm = {k: v for k, v in options.items() if k == "norm"}
     assert_is_the_definition(
         rows, dict(d=16, heads=2, ffn=24, layers=1, eos=3.0, **norm), {k: v for k, v in options.items() if k not in norm}, 7

@@ -188,13 +188,14 @@ __device__ __forceinline__ void run_layer(const Network& net, int layer, const C
                                           const Rows& y, const Rows& wide, Shared<int> at, F constant) {
   const Layer w(net, layer);
   const int n = net.n, lane = threadIdx.x % 32;
-  const auto norm = [&](int r, const Rows& to, In<float> which) { layer_norm(x[r], to[r], which, net.d, n, net.eps); };
+  const Rows normed{net.pre ? y.data : x.data, x.stride};  // (a choice of structs would go through local memory)
+  const auto norm = [&](int r, Rows to, In<float> which) { layer_norm(x[r], to[r], which, net.d, n, net.eps); };
   if (net.pre) {
     each_row<R>([&](int r) { norm(r, y, w.norm1); });
     __syncthreads();
   }
   const float scale = 1.0f / sqrtf(static_cast<float>(net.d / net.heads));
-  linear<R>(net.pre ? y : x, w.qkv_w, w.qkv_b, 3 * n, n, [&](int r, int column, float value) {
+  linear<R>(normed, w.qkv_w, w.qkv_b, 3 * n, n, [&](int r, int column, float value) {
     if (column < n) {
       wide[r][column] = value * scale;
     } else {
@@ -213,10 +214,10 @@ __device__ __forceinline__ void run_layer(const Network& net, int layer, const C
     for (int i = lane; constants && i < n; i += 32) {
       x[r][i] += constants[i];
     }
-    norm(r, net.pre ? y : x, net.pre ? w.norm3 : w.norm2);
+    norm(r, normed, net.pre ? w.norm3 : w.norm2);
   });
   __syncthreads();
-  linear<R>(net.pre ? y : x, w.w_1, w.b_1, net.units, n,
+  linear<R>(normed, w.w_1, w.b_1, net.units, n,
             [&](int r, int column, float value) { wide[r][column] = activate(value, net.gelu); });
   __syncthreads();
   linear<R>(wide, w.w_2, w.b_2, n, net.units, [&](int r, int column, float value) { x[r][column] += value; });

@@ -120,13 +120,15 @@ __device__ __forceinline__ void next_token(const Network& net, const Decode& a, 
 }
 
 template <int R>
-__global__ void __launch_bounds__(kThreads) value_decode_kernel(const Network net, const Decode a, int width) {
+__global__ void __launch_bounds__(kThreads, 1)  // left alone, ptxas spills to fit two blocks
+    value_decode_kernel(const Network net, const Decode a, int width) {
   SharedMemory memory;
   const Slots<R> slots(memory);
   const int n = net.n, narrow_stride = stride_of(n), wide_stride = stride_of(width);
   const Rows x{memory.take<float>(R * narrow_stride), narrow_stride};
   const Rows y{memory.take<float>(R * narrow_stride), narrow_stride};
   const Rows wide{memory.take<float>(R * wide_stride), wide_stride};
+  const Rows last{net.pre ? y.data : x.data, narrow_stride};
   const Cache cache{a.workspace + static_cast<int64_t>(blockIdx.x) * net.L * a.steps * 2 * R * n, a.steps};
   each_row<R>([&](int r) { start_row(net, a, slots, x, r, static_cast<int64_t>(blockIdx.x) * R + r); });
   __syncthreads();
@@ -145,8 +147,7 @@ __global__ void __launch_bounds__(kThreads) value_decode_kernel(const Network ne
       each_row<R>([&](int r) { layer_norm(x[r], y[r], net.last, net.d, n, net.eps); });
       __syncthreads();
     }
-    linear<R>(net.pre ? y : x, net.head_w, net.head_b, net.V, n,
-              [&](int r, int column, float value) { wide[r][column] = value; });
+    linear<R>(last, net.head_w, net.head_b, net.V, n, [&](int r, int column, float value) { wide[r][column] = value; });
     __syncthreads();
     each_row<R>([&](int r) { next_token(net, a, slots, x, wide[r], r); });
     __syncthreads();
