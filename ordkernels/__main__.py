@@ -1,4 +1,4 @@
-"""`python -m ordkernels fit | score | report | info | demo | bench | score-file`."""
+"""`python -m ordkernels fit | score | report | serve | info | demo | bench | score-file`."""
 
 import argparse
 import contextlib
@@ -8,12 +8,12 @@ import runpy
 import sys
 from pathlib import Path
 
-from .commands import fit, report, score
+from .commands import fit, report, score, serve
 from .commands._options import Help
 from .scores.files import add_arguments as add_score_arguments
 from .scores.files import file_first
 
-_ON_TABLES = {"fit": fit.main, "score": score.main, "report": report.main}
+_ON_TABLES = {"fit": fit.main, "score": score.main, "report": report.main, "serve": serve.main}
 _EPILOG = """\
 from a table to calibrated predictions:
   python -m ordkernels fit may.parquet --target seconds --user user --item video --time when --out model/
@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    for command in (fit, score, report):
+    for command in (fit, score, report, serve):
         command.add_parser(commands)
 
     info = commands.add_parser("info", help="versions, machine, compiled parts; which backend serves each op, and why not the others")

@@ -270,7 +270,10 @@ def _of_objects(name: str, a: NDArray[Any], missing: NDArray[np.bool_]) -> Colum
     if found == {"text"}:
         return _of_text(values, missing)
     whole = all(isinstance(v, int) for v in present) and found == {"numbers"}
-    return Column("flag" if found == {"booleans"} else "number", values.astype(np.int64 if whole else np.float64), missing)
+    try:
+        return Column("flag" if found == {"booleans"} else "number", values.astype(np.int64 if whole else np.float64), missing)
+    except OverflowError as error:
+        raise ValueError(f"column {name!r}: expected numbers of at most 64 bits, got larger ones") from error
 
 
 def _of_text(values: NDArray[Any], missing: NDArray[np.bool_]) -> Column:

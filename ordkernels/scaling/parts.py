@@ -21,14 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from .._atomic import replacing
 from .._tables import npz, written
 from .._tables.blocks import Block, Table, as_array, length
 from ..models._pretrained import CONFIG
+from ._outputs import Outputs, load
 from .predictor import Predictor
 
 __all__ = ["MANIFEST", "Job", "PartFolder", "PartScorer", "manifest"]
@@ -36,7 +35,6 @@ __all__ = ["MANIFEST", "Job", "PartFolder", "PartScorer", "manifest"]
 Columns = dict[str, NDArray[Any]]
 
 MANIFEST = "_manifest.json"  # the underscore hides it from readers of folders of Parquet files
-LEVELS = (0.1, 0.5, 0.9)
 _FORMAT, _VERSION = "ordkernels.predictions", 1
 
 
@@ -83,18 +81,15 @@ class PartScorer:
 
     def __init__(self, job: Job, threads: int | None = None) -> None:
         self.job = job
-        model, self.is_estimator = _loaded(Path(job.model))
+        model, self.is_estimator = load(Path(job.model))
         self.predictor = Predictor(model, threads=threads)
-        module = self.predictor.module
-        self.dtype = np.float64 if any(p.dtype == torch.float64 for p in module.parameters()) else np.float32
-        self.has_draws = hasattr(module, "sample")
-        if not self.has_draws and (job.quantiles or job.samples):
-            what = "quantiles" if job.quantiles else "samples"
-            raise ValueError(f"--{what}: expected none, {type(module).__name__} predicts one number a row")
+        try:
+            self.outputs = Outputs.of(self.predictor.module, job.quantiles, job.samples, job.draws)
+        except ValueError as error:
+            raise ValueError(f"--{error}") from error
         if self.is_estimator and job.row_id is not None:
             raise ValueError(f"--row-id: expected none, the estimator was fitted with {model.row_id!r}, got {job.row_id!r}")
         self.row_id: str | None = model.row_id if self.is_estimator else job.row_id
-        self.levels = (LEVELS if job.quantiles is None else job.quantiles) if self.has_draws else ()
         self._choose_columns(model, Table(Path(job.table)))
 
     def _choose_columns(self, model: Any, table: Table) -> None:
@@ -115,12 +110,9 @@ class PartScorer:
             copied = set(self.keep) - set(model.batch_keys)
             self.inputs = [name for name in table.names if name not in (*copied, job.row_id, "y")]
         self.columns = table.columns(needed | set(self.keep))
-        names = [self.row_id or "row", *(name for name in self.keep if name != self.row_id), *self._predicted()]
+        names = [self.row_id or "row", *(name for name in self.keep if name != self.row_id), *self.outputs.names]
         if twice := [name for name in names if names.count(name) > 1]:
-            raise ValueError(f"--keep: expected columns of other names than {', '.join(self._predicted())} and row, got {twice[0]!r}")
-
-    def _predicted(self) -> list[str]:
-        return ["prediction", *(f"q{level:g}" for level in self.levels), *(f"sample_{k}" for k in range(self.job.samples))]
+            raise ValueError(f"--keep: expected columns of other names than {', '.join(self.outputs.names)} and row, got {twice[0]!r}")
 
     def __call__(self, begin: int, block: Block) -> Columns:
         """The part's columns ``[n]`` by name.
@@ -142,15 +134,7 @@ class PartScorer:
         inputs, row_ids = block, ids if self.row_id is None else None
         if not self.is_estimator:
             inputs, row_ids = {name: c for name, c in block.items() if name in self.inputs}, ids
-        if not self.has_draws:
-            return found | {"prediction": predictor(inputs, row_ids=row_ids).astype(self.dtype)}
-        drawn = predictor(inputs, statistic=self._of_draws, n=max(job.draws, job.samples), seed=job.seed, row_ids=row_ids)
-        return found | {name: values.astype(self.dtype) for name, values in zip(self._predicted(), drawn.T, strict=True)}
-
-    def _of_draws(self, draws: Tensor) -> Tensor:
-        """``[B, 1 + Q + S]``: the median and quantiles, as `PredictedDistribution.ppf` has them, and the first draws as they are."""
-        levels = np.quantile(draws[:, : self.job.draws].double().cpu().numpy(), (0.5, *self.levels), axis=1, method="hazen")
-        return torch.cat((torch.from_numpy(levels.T).to(draws), draws[:, : self.job.samples]), dim=1)
+        return found | self.outputs.columns(predictor(inputs, row_ids=row_ids, **self.outputs.arguments(job.seed)))
 
 
 class PartFolder:
@@ -293,15 +277,3 @@ def _check_same(path: Path, expected: dict[str, Any]) -> None:
         begun = found.get("options") or {}
         name = next(name for name in expected["options"] if begun.get(name) != expected["options"][name])
         raise ValueError(f"{path}: expected {name} {begun.get(name)!r}, as its parts were made with, got {expected['options'][name]!r}")
-
-
-def _loaded(folder: Path) -> tuple[Any, bool]:
-    """What a folder holds, and whether it is an estimator."""
-    from ..models._base import SavedModel
-    from ..models._pretrained import kind
-
-    if kind(folder) == "model":
-        return SavedModel.from_pretrained(folder), False
-    from ..estimators import TableRegressor
-
-    return TableRegressor.from_pretrained(folder), True

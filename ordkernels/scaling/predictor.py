@@ -97,16 +97,25 @@ class Predictor:
                 raise ValueError(f"statistic: expected None with quantiles, got {statistic!r}")
             quantiles = [real("quantiles", q, least=0, most=1) for q in quantiles]
         n = draw_count((32 if quantiles is None else 128) if n is None else n)
-        batch_of, B, ids, container = self._table(rows) if self._estimator else self._columns(rows)
-        if row_ids is not None:
-            ids = integers("row_ids", row_ids).cpu()
-            if ids.shape != (B,):
-                raise ValueError(f"row_ids: expected shape [B] = [{B}], got {list(ids.shape)}")
+        batch_of, B, ids, container = self._read(rows, row_ids)
         return container(self.in_blocks(batch_of, B, ids, n, self._scorer(statistic, n, quantiles, seed)))
+
+    def encode(self, rows: Any, row_ids: Any = None) -> tuple[Batch, Tensor]:
+        """What the model reads of rows, and their ids, which `predict_encoded` takes: for rows that come from several places.
+
+        Args, Raises: as of a call.
+        """
+        batch_of, B, ids, _ = self._read(rows, row_ids)
+        return batch_of(torch.arange(B)), ids
+
+    def predict_encoded(self, batch: Batch, ids: Tensor, *, statistic: Any = None, n: int = 32, seed: int = 0) -> Tensor:
+        """Predictions of what `encode` has made, the bytes of a call with the rows themselves; arguments as of a call."""
+        score = self._scorer(statistic, n, None, seed)
+        return self.in_blocks(lambda chosen: {name: t[chosen] for name, t in batch.items()}, len(ids), ids, n, score)
 
     def warm_up(self, rows: Any, **arguments: Any) -> Predictor:
         """One block in every thread, of repeated rows: what a first call sets up. ``rows`` and arguments as of a call; the predictor."""
-        batch_of, B, ids, _ = self._table(rows) if self._estimator else self._columns(rows)
+        batch_of, B, ids, _ = self._read(rows, None)
         if not B:
             raise ValueError("rows: expected at least one row to warm up with, got none")
         n, quantiles = draw_count(arguments.get("n") or 32), arguments.get("quantiles")
@@ -207,6 +216,14 @@ class Predictor:
         chosen = one_of("statistic", statistic or "median", ("median", "mean", *greedy, "samples"))
         return lambda x, ids: m.predict(x, n, seed, ids, chosen)
 
+    def _read(self, rows: Any, row_ids: Any) -> tuple[Callable[[Tensor], Batch], int, Tensor, Callable[[Tensor], Any]]:
+        batch_of, B, ids, container = self._table(rows) if self._estimator else self._columns(rows)
+        if row_ids is not None:
+            ids = integers("row_ids", row_ids).cpu()
+            if ids.shape != (B,):
+                raise ValueError(f"row_ids: expected shape [B] = [{B}], got {list(ids.shape)}")
+        return batch_of, B, ids, container
+
     def _table(self, rows: Any) -> tuple[Callable[[Tensor], Batch], int, Tensor, Callable[[Tensor], Any]]:
         """An estimator's table: what makes a batch of some rows, their number, their ids, and the container of the result."""
         container = _arrow if _is_arrow(rows) else _numpy
@@ -256,7 +273,10 @@ def _tensor(name: str, column: Any, dtype: torch.dtype) -> Tensor:
     try:
         a = np.asarray(column)
         while a.dtype == object:  # lists of one length, as tables hold them
-            a = np.stack([np.stack(list(v)) if isinstance(v, np.ndarray) and v.dtype == object else np.asarray(v) for v in a])
+            stacked = np.stack([np.stack(list(v)) if isinstance(v, np.ndarray) and v.dtype == object else np.asarray(v) for v in a])
+            if stacked.dtype == object and stacked.shape == a.shape:
+                raise TypeError("some of them are no numbers of 64 bits")
+            a = stacked
         t = torch.from_numpy(np.require(a if a.dtype.kind != "u" else a.astype(np.int64), requirements=["C", "W"]))
     except (TypeError, ValueError) as error:
         raise TypeError(f"{name}: expected numbers, as many in each row, got {type(column).__name__} ({error})") from error
