@@ -96,15 +96,15 @@ class MicroBatcher:
         self._thread.shutdown()
 
     async def _run(self) -> None:
-        loop = asyncio.get_running_loop()
+        loop, is_idle = asyncio.get_running_loop(), True
         while True:
-            if not self._pending:
-                self._arrived.clear()
+            if is_idle:
                 await self._arrived.wait()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._full.wait(), self.wait)
             entries = self._taken()
-            if not entries:
+            is_idle = not entries
+            if is_idle:
                 continue
             self._on_batch(sum(e.rows for e in entries))
             results = await loop.run_in_executor(self._thread, self._scored, [e.item for e in entries])
@@ -115,6 +115,7 @@ class MicroBatcher:
                     entry.result.set_exception(result)
                 else:
                     entry.result.set_result(result)
+            is_idle = not self._pending
 
     def _taken(self) -> list[_Entry]:
         """The first entry and those behind it of the same key; the others stay in their order."""
@@ -130,6 +131,8 @@ class MicroBatcher:
         self._rows = sum(e.rows for e in self._pending)
         if self._rows < self.batch_rows:
             self._full.clear()
+        if not self._pending:
+            self._arrived.clear()
         return taken
 
     def _scored(self, items: Sequence[Any]) -> Sequence[Any]:
