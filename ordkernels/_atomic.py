@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-__all__ = ["replacing"]
+__all__ = ["replace", "replacing"]
 
 
 @contextmanager
@@ -25,3 +25,10 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     except BaseException:
         Path(part).unlink(missing_ok=True)
         raise
+
+
+def replace(path: Path, data: bytes) -> None:
+    """A file with these bytes, which others may read."""
+    with replacing(path) as file:
+        os.fchmod(file.fileno(), 0o644)
+        file.write(data)

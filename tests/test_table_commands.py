@@ -93,6 +93,27 @@ def test_fit_compares_with_the_median_and_gradient_boosting_on_later_rows(folder
     Page(folder / "model" / "validation.html").check(charts=4)
 
 
+def test_a_model_of_points_trained_again_on_all_rows(tmp_path, capsys):
+    csv.write_csv(table(rows=200), tmp_path / "t.csv")
+    argv = ["fit", str(tmp_path / "t.csv"), "--target", "seconds", "--ignore", "event", "user", "--model", "cread", "--epochs", "1"]
+    argv += ["--out", str(tmp_path / "model")]
+    assert main(argv) == 0
+    weights = (tmp_path / "model" / "model.safetensors").read_bytes()
+    assert main([*argv, "--overwrite", "--refit"]) == 0
+    assert "trained again on all rows" in capsys.readouterr().out
+    assert (tmp_path / "model" / "model.safetensors").read_bytes() != weights
+    assert set(json.loads((tmp_path / "model" / "validation.json").read_text())["cread"]) == {"MAE", "RMSE", "bias", "XAUC"}
+    Page(tmp_path / "model" / "validation.html").check(charts=2)
+    score = ["score", str(tmp_path / "model"), str(tmp_path / "t.csv"), str(tmp_path / "p.tsv")]
+    assert main([*score, "--quantiles", "0.5"]) == 2
+    assert "--quantiles: expected none, CREAD predicts one number a row" in capsys.readouterr().err
+    assert main(score) == 0
+    assert main(["report", str(tmp_path / "p.tsv"), "--truth", "seconds"]) == 0
+    page = Page(tmp_path / "p.html")
+    page.check(charts=2)
+    assert "There are no quantiles" in page.text
+
+
 @pytest.mark.parametrize("form", ["csv", "csv.gz", "parquet", "arrow", "npz", "folder of parquet", "folder of csv"])
 def test_score_reads_every_format(form, folder, expected, tmp_path):
     from ordkernels.estimators import TableRegressor

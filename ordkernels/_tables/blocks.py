@@ -215,7 +215,11 @@ def _split(chunks: Sequence[Block], rows: int) -> tuple[Block, list[Block]]:
 def _joined(parts: Sequence[Any]) -> Any:
     """One column of parts: an array, or pyarrow's chunked one, which frames are made of."""
     if any(isinstance(part, np.ndarray) for part in parts):  # a CSV file's cells may be both
-        return parts[0] if len(parts) == 1 else np.concatenate([part if isinstance(part, np.ndarray) else np.array(_text(part), dtype=object) for part in parts])
+        return (
+            parts[0]
+            if len(parts) == 1
+            else np.concatenate([part if isinstance(part, np.ndarray) else np.array(_text(part), dtype=object) for part in parts])
+        )
     pa = importlib.import_module("pyarrow")
     return pa.concat_tables([pa.table({"": part}) for part in parts], promote_options="permissive").column(0)
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .._atomic import replacing
+from .._atomic import replace
 from .._tables.blocks import READABLE, Block, Table, length
 from ._options import described, number
 
@@ -90,9 +90,7 @@ def main(args: argparse.Namespace) -> int:
     html = page(f"{args.model} on held-out rows of {args.table.name}: {args.target}", contenders[args.model], contenders)
     scores = {name: p.scores() for name, p in contenders.items()}
     for name, text in (("validation.html", html), ("validation.json", json.dumps(scores, indent=1) + "\n")):
-        with replacing(args.out / name) as file:
-            file.write(text.encode())
-        (args.out / name).chmod(0o644)
+        replace(args.out / name, text.encode())
     print(f"\n{args.out}: the model{', trained again on all rows' if args.refit else ''}; {args.out / 'validation.html'}: the comparison")
     return 0
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .._atomic import replacing
+from .._atomic import replace
 from .._tables.blocks import READABLE, Block, Table, as_array, length
 from ..scores import files
 from ._options import described
@@ -48,10 +48,7 @@ def main(args: argparse.Namespace) -> int:
     if not path.absolute().parent.is_dir() or path.is_dir():
         raise ValueError(f"--html: expected a file in a folder that exists, got {path}")
     p = _read(args)
-    text = page(f"Predictions of {args.truth} in {args.file.name}", p)
-    with replacing(path) as file:
-        file.write(text.encode())
-    path.chmod(0o644)
+    replace(path, page(f"Predictions of {args.truth} in {args.file.name}", p).encode())
     found = "  ".join(f"{name} {value:.4g}" for name, value in p.scores().items())
     print(f"{len(p):,} rows  {found}\n{path}: the page")
     return 0

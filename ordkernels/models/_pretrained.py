@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._atomic import replacing
+from .._atomic import replace
 from ..vocabulary import ValueVocabulary
 
 __all__ = ["CONFIG", "WEIGHTS", "built", "class_name", "decode", "described", "encode", "kind", "read", "saved_class", "types_of", "write"]
@@ -61,11 +61,11 @@ def write(directory: str | os.PathLike[str], kind: str, content: Mapping[str, An
     for name, tensors in files.items():
         # a copy of its own: safetensors refuses tensors that share memory
         data = save({key: t.detach().cpu().contiguous().clone() for key, t in tensors.items()})
-        _replace(folder / name, data)
+        replace(folder / name, data)
         hashes[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     config["files"] = hashes
     config["sha256"] = _digest(config)
-    _replace(folder / CONFIG, (json.dumps(config, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    replace(folder / CONFIG, (json.dumps(config, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
 def read(directory: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], dict[str, Tensors]]:
@@ -134,12 +134,6 @@ def _bytes(path: Path) -> bytes:
 
 def _digest(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
-
-
-def _replace(path: Path, data: bytes) -> None:
-    with replacing(path) as file:
-        os.fchmod(file.fileno(), 0o644)
-        file.write(data)
 
 
 def _safetensors() -> Any:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .._atomic import replacing
+from .._atomic import replace
 from .._tables import npz, written
 from .._tables.blocks import Block, Table, as_array, length
 from ..models._pretrained import CONFIG
@@ -125,7 +124,8 @@ class PartScorer:
             return self._scored(begin, length(block), block)
         except (TypeError, ValueError) as error:
             where = f", in the block that begins at row {begin:,}" if begin else ""
-            raise type(error)(f"{self.job.table}: {error}{where}") from error
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f"{self.job.table}: {error}{where}") from error
 
     def _scored(self, begin: int, n: int, block: Block) -> Columns:
         job, predictor = self.job, self.predictor
@@ -249,9 +249,7 @@ class PartFolder:
             "complete": bool(finished),
             **finished,
         }
-        with replacing(self.path / MANIFEST) as file:
-            os.fchmod(file.fileno(), 0o644)
-            file.write((json.dumps(content, indent=1) + "\n").encode())
+        replace(self.path / MANIFEST, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def manifest(folder: Path) -> dict[str, Any]:
