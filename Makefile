@@ -35,7 +35,7 @@ $(VENV)/done: $(VENV)/deps setup.py $(shell find csrc -type f)
 
 # The CUDA C++ kernels for the CPU, for tests (csrc/cuda/README.md); nvcc is asked by the tests themselves.
 $(VENV)/emulated: $(VENV)/done
-	ORDKERNELS_CUDA=0 ORDKERNELS_CUDA_EMULATE=1 $(PY) setup.py -q build_ext --inplace
+	ORDKERNELS_CUDA_EMULATE=1 $(PY) setup.py -q build_ext --inplace
 	touch $@
 
 setup: $(VENV)/done

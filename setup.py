@@ -64,6 +64,7 @@ if SANITIZE not in SANITIZERS:
     raise SystemExit(f"ORDKERNELS_SANITIZE: expected 'address' or 'thread', got {SANITIZE!r}")
 OBJECTS = SANITIZED / SANITIZE / "obj" if SANITIZE else Path("build/obj")
 GENERATED = Path("build/generated")
+EXPORTS = "{ global: PyInit_*; local: *; };\n"
 
 
 def torch_include() -> str | None:
@@ -199,7 +200,7 @@ class Build(build_ext):
         generate_schemas()
         ninja = Ninja([*self.compiler.compiler_so_cxx, *CXX, "-Icsrc", f"-I{GENERATED}"], self.compiler.linker_so_cxx)
         portable = ninja.compile("csrc/common/portable.cpp", "common", PORTABLE)
-        exports = write_if_changed(GENERATED / "exports.map", "{ global: PyInit_*; local: *; };\n")
+        exports = write_if_changed(GENERATED / "exports.map", EXPORTS)
         link = [f"-Wl,--version-script={exports}", *LINK]
         python = f"-I{sysconfig.get_path('include')}"
         for ext in self.extensions:
@@ -269,7 +270,10 @@ class Build(build_ext):
             flags = ["-std=c++20", "-O3", "-Xcompiler", "-fPIC,-fvisibility=hidden", "-DUSE_CUDA", *defines, *targets]
             ninja = Ninja([nvcc or "nvcc"], [nvcc or "nvcc", "-shared", "-cudart", "static"], "cuda")
             objects = [ninja.compile(source, "cuda", flags) for source in sources]
-            ninja.link(OBJECTS / "_cuda.so", objects, [*link, "-ltorch_cuda"])
+            # As `_C`: no newer glibc than manylinux_2_28's, nothing exported (registration is by static constructors).
+            exports = write_if_changed(GENERATED / "exports.map", EXPORTS)
+            objects += [portable] if (portable := OBJECTS / "common/portable.o").exists() else []
+            ninja.link(OBJECTS / "_cuda.so", objects, ["-Xlinker", f"--version-script={exports}", *link, "-ltorch_cuda"])
             ninja.run()
             out = Path(self.build_lib, "ordkernels/_cuda.so")
             out.parent.mkdir(parents=True, exist_ok=True)
