@@ -30,13 +30,14 @@ class MLP(nn.Sequential):
         return y.view(*x.shape[:-1], y.shape[-1])
 
 
-def kernel_serves(x: Any, *layers: nn.Module | None) -> bool:
+def kernel_serves(x: Tensor, *layers: nn.Module) -> bool:
     """Whether a kernel of ``ops.mlp`` may stand for these layers.
 
-    Not under autocast, where torch's products have another dtype; nor where a layer has been replaced, or has hooks, or weights of
-    a tensor subclass (sharded, quantized).
+    Not for half types and under autocast, whose products torch makes in that type; nor where a layer has been replaced, or has hooks,
+    or weights of a tensor subclass (sharded, quantized).
     """
-    return _OP.has_kernel(x) and not autocast_is_active() and all(map(_is_plain, layers))
+    serves = x.dtype in (torch.float32, torch.float64) and not autocast_is_active() and _OP.has_kernel(x)
+    return serves and all(map(_is_plain, layers))
 
 
 def _is_plain(layer: Any) -> bool:

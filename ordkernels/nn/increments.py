@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .._validation.numbers import positive_sizes
-from .._validation.tensors import autocast_is_active
-from ..ops.mlp import _OP, mlp
+from ..ops.mlp import mlp
+from ._mlp import kernel_serves
 
 __all__ = ["IncrementHeads"]
 
@@ -76,7 +76,7 @@ class IncrementHeads(nn.Module):
         K, D = self.heads, self.width
         if states.dim() != 3 or states.shape[1] not in (1, K) or states.shape[2] != D:
             raise ValueError(f"states: expected [B, K, D] or [B, 1, D] with K, D = {K}, {D}, got {list(states.shape)}")
-        if _OP.has_kernel(states) and not autocast_is_active():
+        if kernel_serves(states) and type(self.weight) in (Tensor, nn.Parameter):
             y = mlp(states, self.weight.transpose(1, 2), self.bias, self.out_weight[:, None], self.out_bias[:, None])
             return y[..., 0]
         x = states.transpose(0, 1).expand(K, -1, -1)  # [K, B, D]
