@@ -79,21 +79,22 @@ class Feature:
             found += [f"{name} {part}" for part in ("hour sin", "hour cos", "weekday sin", "weekday cos")]
         return found + ([f"{name} missing"] if self.has_missing else [])
 
-    def features(self, c: Column) -> list[Floats]:
-        """``[N]`` each; a missing number counts as the mean, a missing or unknown category as unknown."""
+    def fill(self, out: NDArray[np.float32], c: Column) -> None:
+        """Writes the features ``[N, width]`` into zeros; a missing number counts as the mean, a missing or unknown category as unknown."""
         if self.kind == "category":
             place, unknown = {name: k for k, name in enumerate(self.categories)}, len(self.categories)
             code = np.array([place.get(name, unknown) for name in c.values.tolist()], dtype=np.int64)
             code[c.missing] = unknown
-            found = [np.asarray(code == k, dtype=np.float64) for k in range(unknown + 1)]
+            out[np.arange(len(code)), code] = 1
         else:
             x = c.values.astype(np.float64)
             x = np.log1p(np.maximum(x, 0)) if self.logarithm else x
-            found = [np.clip(np.where(c.missing, 0.0, (x - self.mean) / self.spread), -1e3, 1e3)]
+            out[:, 0] = np.clip(np.where(c.missing, 0.0, (x - self.mean) / self.spread), -1e3, 1e3)
         if self.kind == "time":
             day, week = 2 * math.pi * (c.values / 8.64e10 % 1), 2 * math.pi * (c.values / 6.048e11 % 1)
-            found += [np.sin(day), np.cos(day), np.sin(week), np.cos(week)]
-        return found + ([c.missing.astype(np.float64)] if self.has_missing else [])
+            out[:, 1:5] = np.stack((np.sin(day), np.cos(day), np.sin(week), np.cos(week)), axis=1)
+        if self.has_missing:
+            out[:, -1] = c.missing
 
 
 @dataclass
@@ -159,8 +160,12 @@ class Features:
     def batch(self, columns: Mapping[str, Column], N: int) -> dict[str, Tensor]:
         """What the models read of these rows, without the target. Histories are of training events strictly before the row: the
         training rows' own, and those that rows to score go on from, whose targets no other row sees."""
-        dense = [x for name, f in self.columns.items() for x in f.features(columns[name])] or [np.zeros(N)]
-        found: dict[str, NDArray[Any]] = {"dense": np.stack(dense, axis=1).astype(np.float32)}
+        dense, begin = np.zeros((N, self.dense_width), dtype=np.float32), 0
+        for name, f in self.columns.items():
+            end = begin + f.width()
+            f.fill(dense[:, begin:end], columns[name])
+            begin = end
+        found: dict[str, NDArray[Any]] = {"dense": dense}
         for side in ("user", "item"):
             found[side] = self.id(side, columns, N)
             q = self._histories(side, columns, found[side])
@@ -245,10 +250,27 @@ class Features:
         c, unknown = columns[name], len(known)
         if c.kind == "category":
             ids = np.array([known.get(key, unknown) for key in c.values.tolist()], dtype=np.int64)
+        elif c.values.dtype == np.int64 and (numbers := self._whole(side)) is not None:
+            values, codes = numbers
+            place = np.minimum(np.searchsorted(values, c.values), len(values) - 1)
+            ids = np.where(values[place] == c.values, codes[place], unknown)
         else:
             values, where = np.unique(c.values, return_inverse=True)
             ids = np.array([known.get(key, unknown) for key in map(_key, values.tolist())], dtype=np.int64)[where.reshape(-1)]
         return np.where(c.missing, unknown, ids)
+
+    def _whole(self, side: str) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+        """Ids that are whole numbers, in rising order, and the numbers that they have here; None where one is not."""
+        key = f"whole ids of {side}"
+        if key not in self._derived:
+            try:
+                values = np.array([int(text) for text in self.ids[side]], dtype=np.int64)
+                order = np.argsort(values)
+                self._derived[key] = values[order], np.fromiter(self.ids[side].values(), np.int64, len(values))[order]
+            except (OverflowError, ValueError):
+                self._derived[key] = None
+        found: tuple[NDArray[np.int64], NDArray[np.int64]] | None = self._derived[key]
+        return found
 
     def _times(self, columns: Mapping[str, Column]) -> NDArray[Any]:
         assert self.roles.time is not None

@@ -40,7 +40,7 @@ class Pasts:
     """Where each row's past begins and ends among the events of its group: those at strictly earlier times.
 
     Args:
-        group: ``[M]``, of the events.
+        group: ``[M]``, of the events, from 0 to ``unknown``.
         time: ``[M]``, likewise.
         unknown: the group without a past.
     """
@@ -50,24 +50,25 @@ class Pasts:
         self.unknown = unknown
         self.order = known[np.lexsort((time[known], group[known]))]
         self.times = np.unique(time)
-        self.width = len(self.times) + 2  # places of a group's keys: before its events, each time, after them
+        self.width = len(self.times) + 1  # places of a group's keys: each time, and after them
         self.keys = self._keys(group[self.order], time[self.order])
-        self.groups = np.unique(group[self.order])
+        self.starts = np.searchsorted(self.keys, np.arange(unknown + 2) * self.width)  # of each group's events in `order`
+        self.groups = np.flatnonzero(np.diff(self.starts))
+        self.places = np.cumsum(np.diff(self.starts) > 0) - 1  # of a group among those with events
 
-    def _keys(self, group: Ids, time: NDArray[Any] | int) -> Ids:
+    def _keys(self, group: Ids, time: NDArray[Any]) -> Ids:
         """Numbers in the order of (group, time); a time between two events' is the later one's."""
-        place = np.searchsorted(self.times, time) if isinstance(time, np.ndarray) else time
-        return np.asarray(group * self.width + place)
+        return np.asarray(group * self.width + np.searchsorted(self.times, time))
 
     def span(self, group: Ids, time: NDArray[Any]) -> tuple[Ids, Ids]:
         """The past of each row, as places in ``order`` ``[begin, end)``."""
-        begin = np.searchsorted(self.keys, self._keys(group, 0))
+        begin = self.starts[group]
         end = np.searchsorted(self.keys, self._keys(group, time))
         return begin, np.where(group == self.unknown, begin, end)
 
     def of_groups(self, groups: Ids) -> Ids:
         """The events of these groups."""
-        begin, stop = (np.searchsorted(self.keys, self._keys(groups, place)) for place in (0, len(self.times) + 1))
+        begin, stop = self.starts[groups], self.starts[groups + 1]
         count = stop - begin
         first = np.repeat(begin - (np.cumsum(count) - count), count)
         return self.order[first + np.arange(count.sum())]
@@ -83,9 +84,7 @@ class Pasts:
     def quantiles(self, table: NDArray[np.float32], group: Ids, time: NDArray[Any]) -> NDArray[np.float32]:
         """Of the targets in each row's past, NaN without any: ``[N, L]``. A past that ends before an event is that event's."""
         begin, end = self.span(group, time)
-        stop = np.searchsorted(self.keys, self._keys(group, len(self.times) + 1))
-        whole = len(self.keys) + np.searchsorted(self.groups, group)
-        at = np.where(end < stop, end, whole)
+        at = np.where(end < self.starts[group + 1], end, len(self.keys) + self.places[group])
         found = np.full((len(group), table.shape[1]), np.nan, dtype=np.float32)
         past = end > begin
         found[past] = table[at[past]]
