@@ -40,4 +40,4 @@ y = test["seconds"].to_numpy()
 print(
     f"MAE {ops.mae(y, median):.2f} s; of the training median for every row: {ops.mae(y, np.full(len(y), train['seconds'].median())):.2f} s"
 )
-print(f"80 % interval: covers {ops.coverage(low, high, y).share:.1%}")
+print(f"80 % interval: covers {ops.coverage(low, high, y)[0]:.1%}")

@@ -3,6 +3,10 @@
 >>> from ordkernels.estimators import FlowTimeRegressor
 >>> model = FlowTimeRegressor(user="user", item="video", time="when", history=True)  # doctest: +SKIP
 >>> model.fit(table, "seconds").predict_quantiles(new, [0.1, 0.5, 0.9])  # doctest: +SKIP
+
+Tables are pandas, polars, Arrow, NumPy or dicts of columns. `TableRegressor` says what becomes of each column, and lists all arguments;
+`FlowTimeRegressor`, `DiffoRRegressor`, `GRRegressor` and `IFusionRegressor` predict distributions, the others a number.
+`expected_failed_checks` lists the few of scikit-learn's checks that cannot hold; `ordkernels.adapters.skpro` is skpro's interface.
 """
 
 try:

@@ -34,8 +34,36 @@ _BLOCK = 256  # rows: few, so that one row is predicted soon
 class TableRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
     """A regressor of a number of at least 0 on a table: a model of `ordkernels.models` behind scikit-learn's interface.
 
-    Fitted attributes: ``model_``, ``features_``, ``history_`` (a dict an epoch, with ``valid`` where there is a validation part),
-    ``n_features_in_`` and ``feature_names_in_`` (the columns of X).
+    Columns of X without a role are features: numbers (standardised; as log1p where they are long-tailed), booleans, text and categories
+    (the 32 most frequent one by one), times (with hour and weekday). A missing value counts as the mean, or as unknown, with a flag where
+    training had some. The same ``random_state`` and rows give the same model.
+
+    Args:
+        user: the column of users, which get an embedding each; new ones count as unknown.
+        item: the column of items, likewise.
+        time: the column of times, or of numbers in their order; the validation part is then the latest rows. Numbers count in seconds.
+        row_id: a column of whole numbers: a row's draws belong to its id, not to its place.
+        capacity: the column of what the target cannot exceed, as a video's length (used by DiffoR, GR and D2Q).
+        history: quantiles of each user's and item's targets at strictly earlier times as features. Those of training are kept with the
+            model, and rows to score go on from them; needs ``time``, and ``user`` or ``item``.
+        epochs: at most.
+        batch_size: rows of a step.
+        learning_rate: of Adam, at the start of its cosine.
+        validation_fraction: of the rows, to stop early by; 0: no validation, all epochs.
+        patience: epochs without a better validation score (CRPS, or the absolute error of models without draws) after which training
+            stops; the best epoch's weights are kept. None: never.
+        options: further arguments of the model, by name.
+        random_state: of the weights, the shuffling and the validation part.
+        verbose: a progress bar, and what became of the columns, in `fit` and when scoring.
+
+    Attributes:
+        model_: the trained model of `ordkernels.models`.
+        features_: what is known of the table.
+        history_: the losses of each epoch, with ``valid``, the validation score.
+        report_: sentences about the training table: roles, features, missing values, what was left out.
+        n_features_in_: columns of X.
+        feature_names_in_: their names, where X had some.
+        target_: the target's name, where it had one.
     """
 
     _model: ClassVar[str]
@@ -279,20 +307,56 @@ class GenerativeRegressor(TableRegressor):
     """A `TableRegressor` that predicts distributions, by draws."""
 
     def predict(self, X: Any, *, n: int = 32, seed: int = 0, statistic: str = "median") -> Floats:
-        """The median or mean of n draws, ``[N]``, in the target's unit."""
+        """The median or mean of n draws, ``[N]``, in the target's unit.
+
+        Args:
+            X: a table, as of training.
+            n: draws of each row.
+            seed: of the draws.
+            statistic: ``"median"``, which the absolute error is least for, or ``"mean"`` (the squared error).
+        """
         n = integer("n", n, least=1)
         return self._by_blocks(X, lambda batch, ids: self.model_.predict(batch, n, seed, ids, statistic), n)
 
     def predict_quantiles(self, X: Any, alpha: float | ArrayLike = (0.1, 0.5, 0.9), *, n: int = 128, seed: int = 0) -> Floats:
-        """Quantiles ``[N, len(alpha)]`` of n draws, ``[N]`` of one level."""
+        """Quantiles ``[N, len(alpha)]`` of n draws, ``[N]`` of one level.
+
+        Args:
+            X: a table, as of training.
+            alpha: levels strictly between 0 and 1.
+            n: draws of each row.
+            seed: of the draws.
+
+        Raises:
+            ValueError: other levels; and as `predict`.
+
+        Example:
+            >>> from ordkernels.estimators import FlowTimeRegressor
+            >>> table = {"age": range(50), "city": ["Oslo", "Rome"] * 25, "spent": range(50)}
+            >>> FlowTimeRegressor(epochs=1).fit(table, "spent").predict_quantiles(table, [0.1, 0.9]).shape
+            (50, 2)
+        """
         return self._statistic(X, n, seed, lambda d: d.ppf(alpha))
 
     def predict_interval(self, X: Any, coverage: float = 0.8, *, n: int = 128, seed: int = 0) -> Floats:
-        """Lower and upper end, ``[N, 2]``, of the central interval of that coverage."""
+        """Lower and upper end, ``[N, 2]``, of the central interval of that coverage.
+
+        Args:
+            X: a table, as of training.
+            coverage: the share of outcomes that it is to hold, strictly between 0 and 1.
+            n: draws of each row.
+            seed: of the draws.
+        """
         return self._statistic(X, n, seed, lambda d: d.interval(coverage))
 
     def predict_proba(self, X: Any, *, n: int = 128, seed: int = 0) -> PredictedDistribution:
-        """The predictive distributions, from n draws a row. A row's draws depend on its row id and the seed."""
+        """The predictive distributions: ``.ppf(alpha)``, ``.cdf(y)``, ``.mean()``, ``.var()``, ``.interval(coverage)``, ``.sample(n)``.
+
+        Args:
+            X: a table, as of training.
+            n: draws of each row, which depend on the row, its id and the seed alone.
+            seed: of the draws.
+        """
         return PredictedDistribution(self._statistic(X, n, seed, lambda d: d.draws))
 
     def _statistic(self, X: Any, n: int, seed: int, of: Callable[[PredictedDistribution], Floats]) -> Floats:
