@@ -220,9 +220,9 @@ class TableRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
                 delattr(self, name)  # of an earlier fit
 
     def _aligned(self, table: Table) -> Table:
-        """With the names of training, where one of both has none: then the places count."""
+        """With the names of training, where one of both has none: then the places count. An array's names are "0", "1", ..."""
         named = hasattr(self, "feature_names_in_")
-        if table.has_names and named:
+        if table.has_names and (named or set(self.features_.needed()) <= set(table.names)):
             return table
         if len(table.names) != self.n_features_in_:
             cls = type(self).__name__

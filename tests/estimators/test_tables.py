@@ -201,6 +201,7 @@ def test_columns_by_place():
         np.testing.assert_array_equal(plain.predict(frame), plain.predict(x))
     with pytest.raises(ValueError, match="X has 2 features, but ValueRegressor is expecting 3 features as input"):
         plain.predict(x[:, :2])
+    np.testing.assert_array_equal(plain.predict({"2": x[:, 2], "0": x[:, 0], "1": x[:, 1]}), plain.predict(x))
     assert not hasattr(plain, "feature_names_in_")
     with pytest.warns(DataConversionWarning):
         ValueRegressor(epochs=1).fit(x, target[:, None])
