@@ -10,7 +10,21 @@ import pytest
 
 import ordkernels
 
-MODULES = ["ops", "rng", "quantiles", "scores", "vocabulary", "schedules", "nn", "samplers", "models", "estimators", "diagnostics", "data", "swap"]
+MODULES = [
+    "ops",
+    "rng",
+    "quantiles",
+    "scores",
+    "vocabulary",
+    "schedules",
+    "nn",
+    "samplers",
+    "models",
+    "estimators",
+    "diagnostics",
+    "data",
+    "swap",
+]
 
 
 def public():

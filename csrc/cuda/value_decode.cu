@@ -14,6 +14,20 @@ Plan plan_of(const OnDevice& on, int64_t B, int64_t n, int64_t width) {
   const int64_t tiles = blocks_of(B, R), most = multiprocessors(on.index);
   return {R, tiles < most ? tiles : most, static_cast<int64_t>(shared_bytes<R>(n, width))};
 }
+Plan choose_plan(const OnDevice& on, int64_t B, int64_t n, int64_t width) {
+  Plan plan = plan_of<32>(on, B, n, width);
+  if (plan.bytes > most_shared(on.index) || B <= 16 * multiprocessors(on.index)) {
+    plan = plan_of<16>(on, B, n, width);
+  }
+  STD_TORCH_CHECK(plan.bytes <= most_shared(on.index), "value_decode: its rows do not fit into shared memory");
+  return plan;
+}
+
+Tensor checked_weights(const char* name, const Tensor& t, std::initializer_list<int64_t> shape) {
+  const Tensor checked = checked_contiguous(name, t, ScalarType::Float, shape);
+  STD_TORCH_CHECK(aligned(checked, 16), name, ": expected weights at multiples of 16 bytes");
+  return checked;
+}
 
 // layers [L, ...], flat, as decoder_layer.h has them; embedding, head_w [V, n], head_b [V], last [2, n], position [T,
 // n]; constants [B, L, n]. n: d padded to a multiple of 16; units: the padded width of the feed-forward layers.
@@ -30,9 +44,9 @@ std::tuple<Tensor, Tensor, Tensor> value_decode(const Tensor& layers_, const Ten
   const int64_t V = embedding_.size(0), n = embedding_.size(1), B = constants_.size(0), L = constants_.size(1);
   STD_TORCH_CHECK(n % 16 == 0 && units % 16 == 0 && d <= n && d % heads == 0, "d, units: expected widths padded to 16");
   const int64_t size = 4 * n * n + 5 * n + 2 * units * n + units + (pre ? 4 : 6) * n;
-  const Tensor layers = checked_contiguous("layers", layers_, type, {L * size});
-  const Tensor embedding = checked_contiguous("embedding", embedding_, type, {V, n});
-  const Tensor head_w = checked_contiguous("head_w", head_w_, type, {V, n});
+  const Tensor layers = checked_weights("layers", layers_, {L * size});
+  const Tensor embedding = checked_weights("embedding", embedding_, {V, n});
+  const Tensor head_w = checked_weights("head_w", head_w_, {V, n});
   const Tensor head_b = checked_contiguous("head_b", head_b_, type, {V});
   const Tensor values = checked_contiguous("values", values_, type, {V});
   const Tensor constants = checked_contiguous("constants", constants_, type, {B, L, n});
@@ -44,9 +58,6 @@ std::tuple<Tensor, Tensor, Tensor> value_decode(const Tensor& layers_, const Ten
   const MaybeTensor row_ids = checked_contiguous("row_ids", row_ids_, ScalarType::Long, {B});
   const MaybeTensor draw_ids = checked_contiguous("draw_ids", draw_ids_, ScalarType::Long, {B});
   STD_TORCH_CHECK(temperature <= 0 || row_ids, "row_ids: expected for sampling");
-  for (const Tensor* t : {&layers, &embedding, &head_w}) {
-    STD_TORCH_CHECK(aligned(*t, 16), "expected weights at multiples of 16 bytes");
-  }
   Tensor value = torch::stable::new_empty(values, {B}),
          lengths = torch::stable::new_empty(values, {B}, ScalarType::Long);
   Tensor tokens = torch::stable::new_empty(values, {B, steps}, ScalarType::Long);
@@ -56,11 +67,7 @@ std::tuple<Tensor, Tensor, Tensor> value_decode(const Tensor& layers_, const Ten
   }
   const OnDevice on(values);
   const int64_t scores = n + heads * steps, other = V > units ? V : units, width = scores > other ? scores : other;
-  Plan plan = plan_of<32>(on, B, n, width);
-  if (plan.bytes > most_shared(on.index) || B <= 16 * multiprocessors(on.index)) {
-    plan = plan_of<16>(on, B, n, width);
-  }
-  STD_TORCH_CHECK(plan.bytes <= most_shared(on.index), "value_decode: its rows do not fit into shared memory");
+  const Plan plan = choose_plan(on, B, n, width);
   Tensor workspace = torch::stable::new_empty(values, {plan.blocks, L, steps, 2, plan.slots, n});
   const Network net{in<float>(layers),
                     in<float>(embedding),

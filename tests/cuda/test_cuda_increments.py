@@ -5,9 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from _increments import FLOATS, results
+from _increments import FLOATS, results_on_grids
 from emulated import DEVICE, assert_same_bits_in_every_order, kernel, marks, on_cuda
-from torch import Tensor
 
 import ordkernels
 from ordkernels.ops import encode_increments, nested_min
@@ -24,17 +23,7 @@ pytestmark = marks("nested_min")
 )
 def test_the_reference_on_grids(order: int, dtype: torch.dtype, B: int, K: int, shared: bool, capacity: Any) -> None:
     """Quarters: no rounding."""
-    v = torch.randint(-1, 6, (B, K)).div(4).to(DEVICE, dtype)
-    w = torch.randint(0, 6, (K,) if shared else (B, K)).div(4).to(DEVICE, dtype)
-    y = torch.randint(-2, 4 * K, (B,)).div(4).to(DEVICE, dtype)
-    cap = torch.randint(0, 3 * K, (B,)).div(4).to(DEVICE, dtype) if capacity == "rows" else capacity
-
-    def run() -> list[Tensor]:
-        args = [y.clone().requires_grad_(), w.clone().requires_grad_()]
-        out = encode_increments(*args)
-        g = torch.arange(out.numel(), device=DEVICE).view_as(out).remainder(3).to(dtype)
-        return [*results(v, w, cap), *results(v, w, cap, "value")[2:], out.detach(), *torch.autograd.grad(out, args, g)]
-
+    run = results_on_grids(dtype, B, K, shared, capacity, DEVICE)
     with ordkernels.use_backend("cuda"):
         got = run()
     with ordkernels.use_backend("reference"):

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from _increments import DEVICE, FLOATS, KERNEL, both_backends, floats, native, needs_triton, results
+from _increments import DEVICE, FLOATS, KERNEL, both_backends, floats, native, needs_triton, results, results_on_grids
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -376,17 +376,7 @@ def test_the_native_kernel_is_there() -> None:
     ("B", "K", "shared", "capacity"), [(5, 3, True, "rows"), (131, 8, False, 1.5), (3, 19, True, None), (4, 9, False, "rows")]
 )
 def test_triton_is_the_reference_on_grids(dtype: torch.dtype, B: int, K: int, shared: bool, capacity: Any) -> None:
-    v = torch.randint(-1, 6, (B, K)).div(4).to(DEVICE, dtype)
-    w = torch.randint(0, 6, (K,) if shared else (B, K)).div(4).to(DEVICE, dtype)
-    y = torch.randint(-2, 4 * K, (B,)).div(4).to(DEVICE, dtype)
-    cap = torch.randint(0, 3 * K, (B,)).div(4).to(DEVICE, dtype) if capacity == "rows" else capacity
-
-    def run() -> list[Tensor]:
-        args = [y.clone().requires_grad_(), w.clone().requires_grad_()]
-        out = encode_increments(*args)
-        g = torch.arange(out.numel(), device=DEVICE).view_as(out).remainder(3).to(dtype)
-        return [*results(v, w, cap), *results(v, w, cap, "value")[2:], out.detach(), *torch.autograd.grad(out, args, g)]
-
+    run = results_on_grids(dtype, B, K, shared, capacity, DEVICE)
     with ordkernels.use_backend("triton"):
         got = run()
     with ordkernels.use_backend("reference"):
