@@ -52,5 +52,5 @@ def copies_of_rows(B: int, copies: int, device: torch.device) -> tuple[Tensor | 
     """For B rows of so many copies each, one after the other: which row, and which copy, an entry is; None: as it comes."""
     if copies == 1:
         return None, None
-    index = torch.arange(B * copies, device=device)
-    return index // copies, index % copies
+    row, copy = torch.arange(B, device=device)[:, None], torch.arange(copies, device=device)
+    return row.expand(B, copies).reshape(-1), copy.expand(B, copies).reshape(-1)

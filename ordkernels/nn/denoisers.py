@@ -132,21 +132,21 @@ class MLPDenoiser(nn.Module):
         t = _timesteps(x, t, cond, self.width, self.cond_width)
         shift = self.condition(cond)  # [B, H]
         if kernel_serves(x, self.input, self.output):
-            return self._by_kernel(x, t, shift)
+            return self._by_kernel(x, t, self.input.weight[:, : self.width], shift)
         shift = self.time_bias(t) + (shift[:, None] if x.dim() == 3 else shift)
         h = F.silu(F.linear(x, self.input.weight[:, : self.width]) + shift)
         out: Tensor = self.output(F.dropout(h, self.dropout, self.training))
         return out
 
     def conditioned(self, cond: Tensor, T: int) -> Callable[[Tensor, Tensor | float], Tensor]:
-        """``f(x, t)`` under one condition, for many calls at whole timesteps up to T: both are projected once."""
+        """``f(x, t)`` under one condition, for many calls at whole timesteps up to T: both are projected once, their gradients too."""
         if not kernel_serves(cond, self.input, self.output):
             return lambda x, t: self(x, t, cond)
-        shift, times = self.condition(cond), self.time_bias(torch.arange(T + 1, device=cond.device))
-        return lambda x, t: self._by_kernel(x, _timesteps(x, t, cond, self.width, self.cond_width), shift, times)
+        w, shift, times = self.input.weight[:, : self.width], self.condition(cond), self.time_bias(torch.arange(T + 1, device=cond.device))
+        return lambda x, t: self._by_kernel(x, _timesteps(x, t, cond, self.width, self.cond_width), w, shift, times)
 
-    def _by_kernel(self, x: Tensor, t: Tensor, shift: Tensor, times: Tensor | None = None) -> Tensor:
-        """x [B, D] or [B, K, D], shift [B, H], times [T + 1, H]: what each timestep adds, if that is known already."""
+    def _by_kernel(self, x: Tensor, t: Tensor, w: Tensor, shift: Tensor, times: Tensor | None = None) -> Tensor:
+        """x [B, D] or [B, K, D], w [H, D], shift [B, H], times [T + 1, H]: what each timestep adds, if that is known already."""
         B, K = x.shape[0], x.shape[1] if x.dim() == 3 else 1
         row, copy = copies_of_rows(B, K, x.device)
         at = copy if t.dim() == 1 and x.dim() == 3 else row if t.dim() == 2 and t.shape[1] == 1 else None  # which of t is an entry's
@@ -156,7 +156,7 @@ class MLPDenoiser(nn.Module):
             index = t.reshape(-1).to(torch.int64)
             index = index.expand(B * K) if len(index) == 1 else index if at is None else index[at]
         out = mlp(
-            x.reshape(-1, self.width), self.input.weight[:, : self.width], None, self.output.weight, self.output.bias, cond=shift,
+            x.reshape(-1, self.width), w, None, self.output.weight, self.output.bias, cond=shift,
             cond_index=row, time=times, time_index=index, dropout=self.dropout if self.training else 0.0,
         )  # fmt: skip
         return out.view(x.shape)

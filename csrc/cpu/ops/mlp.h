@@ -80,12 +80,23 @@ struct MlpOp {
 
   // ---- rows in tiles
 
+  // Up to 64 elements, without a call where there are 64 or few.
+  static inline __attribute__((always_inline)) void copy_columns(const T* from, int64_t columns, T* to) {
+    if (columns == C) {
+      __builtin_memcpy(to, from, C * sizeof(T));
+    } else {
+      for_each_vector<T>(columns, [&](int64_t d, int lanes) __attribute__((always_inline)) {
+        store(to + d, load(from + d, lanes, from + d + lanes), lanes);
+      });
+    }
+  }
+
   // n rows of `width` elements, `stride` apart -> [tiles][n][64]; behind `width` they may hold anything.
   static void load_rows(const T* from, int64_t stride, int64_t n, int64_t width, T* to) {
     for (int64_t i = 0; i < tiles_of(width); ++i) {
       const int64_t columns = tile_columns(width, i);
       for (int64_t r = 0; r < n; ++r, to += C) {
-        __builtin_memcpy(to, from + r * stride + i * C, columns * sizeof(T));
+        copy_columns(from + r * stride + i * C, columns, to);
       }
     }
   }
@@ -93,7 +104,7 @@ struct MlpOp {
     for (int64_t i = 0; i < tiles_of(width); ++i) {
       const int64_t columns = tile_columns(width, i);
       for (int64_t r = 0; r < n; ++r, from += C) {
-        __builtin_memcpy(to + r * stride + i * C, from, columns * sizeof(T));
+        copy_columns(from, columns, to + r * stride + i * C);
       }
     }
   }
