@@ -6,7 +6,7 @@ python examples/history_features.py
 import numpy as np
 
 from ordkernels import scores
-from ordkernels.quantiles import history_quantiles, leave_one_out_quantiles
+from ordkernels.quantiles import history_quantiles, out_of_fold_quantiles
 
 random = np.random.default_rng(0)
 events, users = 20_000, 500
@@ -20,5 +20,5 @@ print(f"XAUC of the median of a user's past: {scores.xauc(watched[known], past[k
 
 order = np.argsort(user, kind="stable")  # groups one after the other, as offsets
 offsets = np.searchsorted(user[order], np.arange(users + 1))
-others = leave_one_out_quantiles(watched[order], offsets, [0.5])  # all events of the user but the event itself
-print(f"XAUC of the median of a user's other events: {scores.xauc(watched[order], others[:, 0]).value:.4f}")
+others = out_of_fold_quantiles(watched[order], offsets, [0.5])  # data without times: the user's events in other folds
+print(f"XAUC of the median of a user's events in other folds: {scores.xauc(watched[order], others[:, 0]).value:.4f}")

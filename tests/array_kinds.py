@@ -212,11 +212,11 @@ NUMBERS = [
     Call("prediction", P, lambda x: GridXAUC(8).update(Y, x).result()),
     *(
         Call("values", Y, lambda x, f=f: f(x, [0, 3, 4], [0.25, 0.5]))
-        for f in (quantiles.segment_quantiles, quantiles.leave_one_out_quantiles)
+        for f in (quantiles.segment_quantiles, quantiles.leave_one_out_quantiles, quantiles.out_of_fold_quantiles)
     ),
     *(
         Call("levels", [0, 1], lambda x, f=f: f([3.0, 1.0, 2.0, 7.0], [0, 3, 4], x))
-        for f in (quantiles.segment_quantiles, quantiles.leave_one_out_quantiles)
+        for f in (quantiles.segment_quantiles, quantiles.leave_one_out_quantiles, quantiles.out_of_fold_quantiles)
     ),
     Call("values", Y, lambda x: quantiles.history_quantiles(x, G, [0, 1, 2, 3], [0.5])),
     Call("time", [0, 2, 1, 3], lambda x: quantiles.history_quantiles([3.0, 1.0, 2.0, 7.0], [0] * 4, x, [0.5])),

@@ -5,8 +5,10 @@ from .kuairand import kuairand, kuairand_features, n_ids
 from .movielens import movielens
 from .ordinal import ordinal, ordinal_names
 from .sessions import kuairand_sessions
+from .standardiser import Standardiser
 
 __all__ = [
+    "Standardiser",
     "cdnow",
     "cdnow_features",
     "kuairand",

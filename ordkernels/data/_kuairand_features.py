@@ -7,6 +7,7 @@ import numpy as np
 from .._tables import Column
 from ._kuairand_files import FeatureTable, Log
 from ._shared import start_of_run, starts_of_runs
+from .standardiser import Standardiser
 
 _N_TABS, _N_TAGS = 15, 70
 _ACTIVITY = ("full_active", "high_active", "middle_active", "low_active", "2_14_day_new")
@@ -49,7 +50,7 @@ def _impression(log: Log) -> dict[str, np.ndarray]:
 def _user(users: FeatureTable) -> dict[str, np.ndarray]:
     f = {f"user_{name}": users.equals("user_active_degree", name) for name in _ACTIVITY}
     f |= {f"user_{name}": users.number(name) > 0 for name in ("is_live_streamer", "is_video_author")}
-    f |= {f"user_log_{name}": np.log1p(np.maximum(_fill_missing(users.number(name)), 0)) for name in _USER_COUNTS}
+    f |= {f"user_log_{name}": np.log1p(np.maximum(users.number(name), 0)) for name in _USER_COUNTS}
     for i, categories in _USER_ONEHOTS.items():
         value = users.number(f"onehot_feat{i}")
         f |= {f"user_onehot{i}_{k}": value == k for k in range(1, categories)}
@@ -59,7 +60,7 @@ def _user(users: FeatureTable) -> dict[str, np.ndarray]:
 def _video(videos: FeatureTable) -> dict[str, np.ndarray]:
     f = {f"video_{name}": videos.equals("upload_type", name) for name in _UPLOADS}
     f["video_is_ad"] = videos.equals("video_type", "AD")
-    width, height = _fill_missing(videos.number("server_width")), _fill_missing(videos.number("server_height"))
+    width, height = videos.number("server_width"), videos.number("server_height")
     f["video_aspect"] = np.log(np.maximum(width, 1) / np.maximum(height, 1))
     f["video_music_known"] = ~np.isnan(videos.number("music_type"))
     f["video_music_original"] = videos.number("music_type") == 9
@@ -93,19 +94,9 @@ def _earlier(group: np.ndarray, time: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def standardise(columns: dict[str, np.ndarray], in_train: np.ndarray) -> np.ndarray:
-    """``[N, F]``, mean 0 and deviation 1 on the training rows, one column at a time.
-
-    Clipped to the training rows' range, since counts keep growing after them; the deviation is taken as at least
-    0.1, or a flag set on one row in a thousand would become a 30.
-    """
+    """``[N, F]``, on the training rows' scale (`Standardiser`), one column at a time."""
     out = np.empty((len(in_train), len(columns)), dtype=np.float32)
     for j, x in enumerate(columns.values()):
-        seen = x[in_train].astype(np.float64)
-        out[:, j] = (np.clip(x, seen.min(), seen.max()) - seen.mean()) / max(seen.std(), 0.1)
+        column = x[:, None].astype(np.float64)
+        out[:, j] = Standardiser(least_deviation=0.1).fit(column[in_train]).transform(column)[:, 0]
     return out
-
-
-def _fill_missing(x: np.ndarray) -> np.ndarray:
-    """Missing numbers as the median of the known ones (0 if none is known)."""
-    known = ~np.isnan(x)
-    return np.where(known, x, np.median(x[known]) if known.any() else 0.0)

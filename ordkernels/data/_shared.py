@@ -12,6 +12,7 @@ from torch import Tensor
 from .._tables import Column, joined, read
 from .._tables.cells import CellError, Parser
 from ..quantiles import history_quantiles
+from .standardiser import Standardiser
 
 Split = tuple[dict[str, Tensor], dict[str, Tensor]]  # train, test
 
@@ -91,11 +92,10 @@ def split_by_hash(n: int, test_share: float, seed: int) -> tuple[np.ndarray, np.
 
 def table_split(dense: Sequence[np.ndarray], y: Sequence[np.ndarray], rows: Sequence[np.ndarray]) -> Split:
     """``dense``, standardised on the training rows, ``y`` and ``row`` of a training and a test part."""
-    seen = dense[0].astype(np.float64)
-    mean, deviation = seen.mean(0), seen.std(0)
+    scale = Standardiser(clip=False).fit(dense[0])
     train, test = (
         to_tensors({
-            "dense": ((x - mean) / np.where(deviation > 0, deviation, 1.0)).astype(np.float32),
+            "dense": scale.transform(x),
             "y": labels.astype(np.float32),
             "row": numbers.astype(np.int64),
         })

@@ -14,6 +14,7 @@ from .._tables.column import Column, require
 from .._validation.numbers import positive_sizes
 from ._shared import Split, check_share, find_rows, history_features, parse_numbers, require_finite, require_whole, to_tensors
 from .sessions import user_log
+from .standardiser import Standardiser
 
 __all__ = ["movielens"]
 
@@ -92,7 +93,6 @@ def movielens(
     click, time_ms = (y >= 4).astype(np.float32), seconds * 1000
     signals = np.stack((click, np.log1p(y)), axis=1)
     dense = np.concatenate((_user_features(users, user_id), _film_features(films, item_id)), axis=1)
-    seen = dense[in_train]
     columns = {
         "user": user,
         "item": item,
@@ -100,7 +100,7 @@ def movielens(
         "item_id": item_id,
         "time_ms": time_ms,
         "row": np.arange(len(y)),
-        "dense": np.clip((dense - seen.mean(axis=0)) / np.maximum(seen.std(axis=0), 0.1), -10, 10).astype(np.float32),
+        "dense": Standardiser(least_deviation=0.1).fit(dense[in_train]).transform(dense),
         "y": y.astype(np.float32),
         "click": click,
         **user_log(user, item, time_ms, signals, sessions=sessions, items=items, long=long, current=current),
@@ -178,10 +178,9 @@ def _film_features(films: _Table, ids: np.ndarray) -> np.ndarray:
     else:
         years = [text.rstrip()[-5:-1] for text in films.text("title")]  # Toy Story (1995)
     year = np.array([float(v) if v.isascii() and v.isdigit() else np.nan for v in years])
-    year = np.where(np.isnan(year), np.nanmedian(year) if (~np.isnan(year)).any() else 0.0, year)
     return _look_up(ids, films.whole("item_id"), np.column_stack((year, flags)))
 
 
 def _look_up(ids: np.ndarray, keys: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """The table's rows of these ids; an id that it lacks has the mean of all rows."""
-    return np.vstack((table, table.mean(axis=0)))[find_rows(ids, keys)]
+    """The table's rows of these ids; an id that it lacks has missing values."""
+    return np.vstack((table, np.full(table.shape[1], np.nan)))[find_rows(ids, keys)]

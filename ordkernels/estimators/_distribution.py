@@ -53,11 +53,11 @@ class PredictedDistribution:
         return self.draws.var(axis=1)
 
     def ppf(self, alpha: float | ArrayLike) -> Floats:
-        """Quantiles ``[N]`` of one level, ``[N, len(alpha)]`` of several; linear between the draws of levels (k - 1/2) / n."""
+        """Quantiles ``[N]`` of one level, ``[N, len(alpha)]`` of several; linear between the draws, the k-th of level k / (n + 1)."""
         levels = np.asarray(alpha, dtype=np.float64)
         if levels.ndim > 1 or not ((levels > 0) & (levels < 1)).all():
             raise ValueError(f"alpha: expected levels strictly between 0 and 1, got {alpha!r}")
-        found: Floats = np.quantile(self.draws, levels, axis=1, method="hazen")  # levels first
+        found: Floats = np.quantile(self.draws, levels, axis=1, method="weibull")  # levels first
         return found.T
 
     def cdf(self, y: float | ArrayLike) -> Floats:

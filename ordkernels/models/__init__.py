@@ -6,7 +6,19 @@ The arguments of a model are grouped in small dataclasses, whose fields may also
 
 from ._encoders import ContextEncoder, EncoderConfig
 from ._interest import PredictionLoss, SequenceConfig
-from .baselines import CREAD, D2Q, EGMN, TPM, WLR, HistoricalMedian, PooledFusion, TableClassifier, TableRegression, ValueRegression
+from .baselines import (
+    CREAD,
+    D2Q,
+    EGMN,
+    TPM,
+    WLR,
+    HistoricalMedian,
+    PooledFusion,
+    QuantileRegression,
+    TableClassifier,
+    TableRegression,
+    ValueRegression,
+)
 from .diffor import DiffoR, DiffoRLoss, DiffusionConfig, IncrementConfig
 from .flowtime import FlowTime, FlowTimeLoss, PriorConfig
 from .gr import DecodingConfig, GenerativeRegression, GRLoss, VocabularyConfig
@@ -38,6 +50,7 @@ __all__ = [
     "PooledFusion",
     "PredictionLoss",
     "PriorConfig",
+    "QuantileRegression",
     "SequenceConfig",
     "TableClassifier",
     "TableRegression",

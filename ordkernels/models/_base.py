@@ -84,16 +84,19 @@ class TargetModel(SavedModel):
 
     batch_keys: tuple[str, ...] = (*INPUT_KEYS, "y")
     scale: Tensor  # standard deviation of y
-    largest: Tensor  # largest y
+    smallest: Tensor  # smallest and largest y: nothing outside of them is drawn
+    largest: Tensor
     prepared: Tensor
     means_over_processes: bool = False
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("smallest", torch.zeros(()))
         self.register_buffer("largest", torch.full((), 1e4))
         self.register_buffer("prepared", torch.zeros((), dtype=torch.bool))
         self._is_prepared = False  # `prepared` on the host: no step asks the device for it
+        self.register_load_state_dict_pre_hook(_older_keys)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_post_hook(_after_loading)  # type: ignore[no-untyped-call]
 
     def loss(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -120,6 +123,7 @@ class TargetModel(SavedModel):
         with torch.no_grad():
             deviation = float(y.double().std(correction=0))
             self.scale.fill_(deviation if deviation > 0 else 1.0)
+            self.smallest.fill_(float(y.min()))
             self.largest.fill_(float(y.max().clamp_min(1e-6)))
             for module in self.modules():
                 if isinstance(module, FeatureEncoder):
@@ -141,6 +145,12 @@ class TargetModel(SavedModel):
     def unit(self) -> Tensor:
         """Targets are modelled as ``log1p(y / unit)``: about one second for watch times."""
         return self.scale / 32
+
+
+def _older_keys(module: nn.Module, state: dict[str, Tensor], prefix: str, *args: object) -> None:
+    """Checkpoints from before the smallest target was kept: their models draw from 0 up."""
+    if f"{prefix}largest" in state:
+        state.setdefault(f"{prefix}smallest", torch.zeros_like(state[f"{prefix}largest"]))
 
 
 def _after_loading(module: nn.Module, _: Any) -> None:

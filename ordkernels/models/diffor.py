@@ -368,7 +368,7 @@ class DiffoR(GenerativeModel):
         H = self.heads.heads
         cap = None if capacity is None else self.target(capacity) * H
         value, _ = ops.nested_min(self._increments(states), self.heads.widths, cap)
-        y = self.target.inverse(value / H)
+        y = self.target.read(value / H)
         y = self.target.nearest(y) if self.discrete else y
         return y if capacity is None else torch.minimum(y, capacity.to(y.dtype))
 

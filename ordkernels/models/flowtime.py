@@ -73,7 +73,7 @@ class FlowTimeLoss:
 
     huber_weight: float = 0.1
     kl_weight: float = 0.01
-    wdist_weight: float = 0.1
+    wdist_weight: float = 0.0
     crps_weight: float = 1.0
     crps_space: Literal["both", "linear", "log"] = "both"
 
@@ -86,7 +86,7 @@ class FlowTime(GenerativeModel):
 
     .. math:: z_0 \sim N(0, I), \quad z = \mathrm{flow}(z_0; h), \quad \hat y = \mathrm{decoder}(z, x)
 
-    with ``h`` the encoded quantiles of the user's and the item's past targets; a row's draws are its predictive distribution.
+    with ``h`` an encoding of the quantiles of the user's and the item's past targets; a row's draws are its predictive distribution.
     The loss is
 
         ``huber_weight Huber(y, decoder(flow(z_0))) + kl_weight KL(q(z_0 | y, x) || N(0, I)) + wdist_weight W-dist + crps_weight CRPS``
@@ -97,10 +97,12 @@ class FlowTime(GenerativeModel):
     the unit is) are divided by the training targets' standard deviation in every loss; inside, values are ``log1p`` of seconds.
 
     **Deviations from the paper:** the CRPS term: the paper's loss never compares a prior draw with the row's target, and
-    what W-dist pulls the draws to is the history, whatever the row's features say (``FlowTime.paper_loss()`` has the
-    arguments of the paper's loss). The weights (the paper gives none; at ``huber_weight=1`` the draws come out narrower, and
-    80 % intervals hold fewer rows), embeddings that start at zero and are dropped in training, histories dropped in
-    training, and ``decoder_patterns``: the decoder sees ``h`` too.
+    what W-dist pulls the draws to is the history, whatever the row's features say, so its weight is 0 (``FlowTime.paper_loss()``
+    has the arguments of the paper's loss). ``h`` and the context come from one residual network that has the history quantiles as
+    they are beside all other features, instead of a small Transformer for each history (``encoder="transformer"``): on a held-out
+    day of KuaiRand's training days that lowers CRPS from 13.72 to 13.26 s, in two thirds of the training time. The weights (the
+    paper gives none; at ``huber_weight=1`` the draws come out narrower, and 80 % intervals hold fewer rows), embeddings that start
+    at zero and are dropped in training, histories dropped in training, and ``decoder_patterns``: the decoder sees ``h`` too.
 
     ===============================  ================================================================================
     ``user``, ``item``               int64 ``[B]``
@@ -176,7 +178,7 @@ class FlowTime(GenerativeModel):
         self.crps_space = loss.crps_space
         self.encoder = FeatureEncoder(
             n_users, n_items, dense_width, hidden=hidden, quantiles=quantiles, dropout=dropout, config=encoder,
-            patterns_in_context=decoder_patterns,
+            patterns_in_context=decoder_patterns, patterns=prior.prior != "none",
         )  # fmt: skip
         self.posterior = MLP(hidden + 2, hidden, 2 * latent)
         self.prior = _prior(prior, latent, self.encoder.pattern_width, hidden, layers)
@@ -222,7 +224,8 @@ class FlowTime(GenerativeModel):
         both = c.has_user * c.has_item
         lam = both * self.lam + (1 - both) * c.has_user
         any_history = torch.maximum(c.has_user, c.has_item)
-        q_user, q_item = (batch[name].to(draws.dtype) / self.scale for name in ("q_user", "q_item"))
+        flags = {"q_user": c.has_user, "q_item": c.has_item}  # without a history its quantiles may be NaN
+        q_user, q_item = (torch.where(has[:, None] > 0, batch[q].to(draws.dtype), 0.0) / self.scale for q, has in flags.items())
         return (ops.wasserstein_quantile_loss(draws, q_user, q_item, lam=lam) * any_history).mean()
 
     def _crps(self, draws: Tensor, y: Tensor, log_draws: Tensor, log_y: Tensor) -> Tensor:
@@ -251,8 +254,8 @@ class FlowTime(GenerativeModel):
         return Condition(*self.encoder(batch))
 
     def _log_value(self, latents: Tensor, c: Condition) -> Tensor:
-        top = torch.log1p(2 * self.largest / self.unit)
-        return _rectified(self.decoder(latents, c.context)).clamp(max=top)
+        least, most = torch.log1p(self.smallest / self.unit), torch.log1p(2 * self.largest / self.unit)
+        return (least + _rectified(self.decoder(latents, c.context) - least)).clamp(max=most)
 
 
 def _prior(config: PriorConfig, latent: int, patterns: int, hidden: int, layers: int) -> FlowPrior | StandardPrior | DiffusionPrior:
@@ -264,7 +267,7 @@ def _prior(config: PriorConfig, latent: int, patterns: int, hidden: int, layers:
 
 
 def _rectified(x: Tensor) -> Tensor:
-    """``max(x, 0)``, so that draws can be exactly zero, with softplus's gradient, so that they need not stay there."""
+    """``max(x, 0)``, so that draws can be exactly the smallest target, with softplus's gradient, so that they need not stay there."""
     soft = F.softplus(x)
     return soft + (F.relu(x) - soft).detach()
 

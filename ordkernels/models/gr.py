@@ -281,6 +281,21 @@ class GenerativeRegression(GenerativeModel):
         self._use(placeholder if isinstance(vocabulary, str) else vocabulary)
         self.register_load_state_dict_pre_hook(_resize_for_checkpoint)  # type: ignore[no-untyped-call]
 
+    @staticmethod
+    def likelihood() -> dict[str, Any]:
+        """Arguments with which the tokens' cross-entropy alone is trained, on true tokens: the recipe for draws and intervals.
+
+        ``GenerativeRegression(..., **GenerativeRegression.likelihood())`` learns the conditionals ``P(s_t | x, s_<t)`` that draws are made
+        from. With the paper's curriculum the tokens are predicted from predictions, and the Huber loss pulls on what only greedy
+        decoding reads: good for ``statistic="greedy"``, no distribution to draw from.
+        """
+        return {"clem": False, "huber_weight": 0.0}
+
+    @staticmethod
+    def paper_loss() -> dict[str, Any]:
+        """Arguments of the paper's training, which are the defaults: CLEM, and Huber's loss of the value."""
+        return {"clem": True, "huber_weight": 1.0}
+
     @property
     def vocabulary(self) -> ValueVocabulary:
         """The vocabulary in use, from the buffers: so that of the checkpoint, once one is loaded."""

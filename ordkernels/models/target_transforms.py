@@ -19,8 +19,10 @@ class TargetMap(nn.Module):
 
     ``transform="quantile"``: the knots are training targets (all distinct ones, or ``knots`` of them, evenly spaced in rank)
     at their mid-ranks, so equal shares of the training rows fall into equal parts of [0, 1], and a value that many rows
-    share is mapped to the middle of its share. ``transform="linear"``: from the least to the largest training target.
-    Values outside the training range go to its ends. Buffers, of the same shapes whatever the data: ``values``, ``ranks``.
+    share is mapped to the middle of its share. ``read`` gives that value for all of its share, so that it can be drawn;
+    ``inverse`` goes through it in one point, so that it has a slope everywhere. ``transform="linear"``: from the least to the
+    largest training target. Values outside the training range go to its ends. Buffers, of the same shapes whatever the data:
+    ``values``, ``ranks``, ``shares``.
 
     Args:
         transform: ``"quantile"`` or ``"linear"``.
@@ -34,13 +36,16 @@ class TargetMap(nn.Module):
         >>> m = TargetMap()
         >>> m.fit(torch.tensor([0.0, 0.0, 1.0, 9.0]))
         >>> m(torch.tensor([0.0, 1.0, 5.0, 9.0, 99.0]))
-        tensor([0.0000, 0.6000, 0.8000, 1.0000, 1.0000])
+        tensor([0.2500, 0.6250, 0.7500, 0.8750, 0.8750])
         >>> m.inverse(m(torch.tensor([1.0, 5.0]))).round(decimals=4)
         tensor([1., 5.])
+        >>> m.read(torch.tensor([0.0, 0.4, 0.5, 1.0]))
+        tensor([0., 0., 0., 9.])
     """
 
     values: Tensor
     ranks: Tensor
+    shares: Tensor  # of the training rows, of values that many have; 0 elsewhere
 
     def __init__(self, transform: Literal["quantile", "linear"] = "quantile", knots: int = 512, **renamed: Any) -> None:
         super().__init__()
@@ -49,28 +54,40 @@ class TargetMap(nn.Module):
         integer("knots", knots, least=2)
         self.register_buffer("values", torch.linspace(0, 1, knots))
         self.register_buffer("ranks", torch.linspace(0, 1, knots))
+        self.register_buffer("shares", torch.zeros(knots))
+        self.register_load_state_dict_pre_hook(_without_shares)  # type: ignore[no-untyped-call]
 
     def fit(self, y: Tensor) -> None:
         """Takes the knots from training targets ``[N]``."""
         v, count = np.unique(y.detach().double().cpu().numpy(), return_counts=True)
+        share = count / count.sum()
+        r = np.cumsum(share) - share / 2
+        share[(count < 2) | (share < 2 / len(self.values))] = 0.0
         if self.transform == "linear":
-            v, r = v[[0, -1]], np.array([0.0, 1.0])
-        else:
-            r = np.cumsum(count) - count / 2
-            r = (r - r[0]) / max(r[-1] - r[0], 1e-12)
-            if len(v) > len(self.values):
-                chosen = np.unique(np.append(np.searchsorted(r, np.linspace(0, 1, len(self.values) - 1)), len(r) - 1))
-                v, r = v[chosen], r[chosen]
-        for buffer, knots in ((self.values, v), (self.ranks, r)):
+            v, r, share = v[[0, -1]], np.array([0.0, 1.0]), np.zeros(2)
+        elif len(v) > len(self.values):
+            chosen = self._knots(r, share)
+            v, r, share = v[chosen], r[chosen], share[chosen]
+        for buffer, knots in ((self.values, v), (self.ranks, r), (self.shares, share)):
             padded = np.append(knots, np.full(len(buffer) - len(knots), knots[-1]))
             buffer.copy_(torch.from_numpy(padded))
+
+    def _knots(self, r: np.ndarray[Any, Any], share: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Numbers of the values to keep: the ends, those with a share of their own, the others evenly spaced in rank."""
+        own = np.union1d(np.flatnonzero(share), [0, len(r) - 1])
+        spaced = np.searchsorted(r, np.linspace(0, 1, len(self.values) - len(own) + 1)[:-1])
+        return np.union1d(own, spaced)
 
     def forward(self, y: Tensor) -> Tensor:
         return _interpolate(y, self.values, self.ranks)
 
     def inverse(self, rank: Tensor) -> Tensor:
-        """Targets at mapped values in [0, 1]."""
+        """Targets at mapped values in [0, 1], with a slope between all knots: for losses."""
         return _interpolate(rank, self.ranks, self.values)
+
+    def read(self, rank: Tensor) -> Tensor:
+        """Targets at mapped values in [0, 1], a shared value for the whole of its share: for predictions."""
+        return _interpolate(rank, self.ranks, self.values, self.shares / 2)
 
     def nearest(self, y: Tensor) -> Tensor:
         """The knot nearest to y: its label, where the training targets have no more distinct values than there are knots."""
@@ -94,11 +111,20 @@ def interval_widths(u: Tensor, K: int, kind: Literal["uniform", "quantile"]) -> 
     return torch.from_numpy(K * np.diff(edges)).float()
 
 
-def _interpolate(x: Tensor, at: Tensor, out: Tensor) -> Tensor:
-    """Piecewise linear, clamped at the ends; at ascends (equal knots at its end), NaN stays NaN."""
+def _interpolate(x: Tensor, at: Tensor, out: Tensor, flat: Tensor | None = None) -> Tensor:
+    """Piecewise linear, clamped at the ends, level within ``flat`` of a knot; at ascends (equal knots at its end), NaN stays NaN."""
     x = x.to(at.dtype)
     i = torch.searchsorted(at, x.contiguous(), right=True).clamp(1, len(at) - 1)
     low, high = at[i - 1], at[i]
+    if flat is not None:
+        low, high = low + flat[i - 1], high - flat[i]
     share = ((x - low) / torch.where(high > low, high - low, 1.0)).clamp(0, 1)
-    share = torch.where(high > low, share, x - x)  # at the padded end both knots are the same
+    # where both knots are the same, at the padded end, or their levels meet
+    share = torch.where(high > low, share, (x > low).to(x.dtype) + (x - x))
     return torch.lerp(out[i - 1], out[i], share)
+
+
+def _without_shares(module: nn.Module, state: dict[str, Tensor], prefix: str, *args: object) -> None:
+    """Older checkpoints have no shares: their maps read every value in one point."""
+    if f"{prefix}values" in state:
+        state.setdefault(f"{prefix}shares", torch.zeros_like(state[f"{prefix}values"]))

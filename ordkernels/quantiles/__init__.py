@@ -5,6 +5,7 @@ NumPy in, NumPy out; torch tensors come back as tensors. No gradients, and no to
 
 from .history_quantiles import history_quantiles
 from .leave_one_out_quantiles import leave_one_out_quantiles
+from .out_of_fold_quantiles import out_of_fold_quantiles
 from .segment_quantiles import segment_quantiles
 
-__all__ = ["history_quantiles", "leave_one_out_quantiles", "segment_quantiles"]
+__all__ = ["history_quantiles", "leave_one_out_quantiles", "out_of_fold_quantiles", "segment_quantiles"]

@@ -1,5 +1,6 @@
 """Quantiles of every event's group without that event."""
 
+import warnings
 from typing import Any
 
 from numpy.typing import ArrayLike
@@ -18,8 +19,11 @@ register_host("leave_one_out_quantiles")
 def leave_one_out_quantiles(values: ArrayLike, offsets: ArrayLike, levels: ArrayLike, *, num_threads: int | None = None) -> Any:
     """Quantiles of every event's group without that event.
 
-    ``out[i, l]`` is level l of ``values[offsets[g]:offsets[g + 1]]`` without ``values[i]``, g the group of i. It sees the
-    future of an event: for data with times use `history_quantiles`.
+    ``out[i, l]`` is level l of ``values[offsets[g]:offsets[g + 1]]`` without ``values[i]``, g the group of i.
+
+    **No features for training:** within a group they move against the event's own value, which a flexible model reads off them, and then
+    errs on new events: take `out_of_fold_quantiles`. They also see the future of an event: for data with times take
+    `history_quantiles`. A call warns.
 
     Args:
         values, offsets, levels, num_threads: as for `segment_quantiles`.
@@ -39,6 +43,12 @@ def leave_one_out_quantiles(values: ArrayLike, offsets: ArrayLike, levels: Array
                [2. ],
                [nan]])
     """
+    warnings.warn(
+        "leave_one_out_quantiles: as training features these reveal the event's own value; use out_of_fold_quantiles, or history_quantiles "
+        "where events have times",
+        UserWarning,
+        stacklevel=2,
+    )
     kernels = compiled_host("leave_one_out_quantiles") or reference
     x = as_values(values)
     out = kernels.leave_one_out_quantiles(x, as_offsets(offsets, x.size), arrays.levels("levels", levels), _threads(num_threads))

@@ -84,14 +84,22 @@ class Sampler(Generic[Model]):
         return self._statistics(x, n, seed, row_ids, None if statistic == "mean" else [0.5])[:, 0]
 
     def interval(self, x: Batch, level: float, n: int = 128, seed: int = 0, row_ids: Tensor | None = None) -> Tensor:
-        """Lower and upper end, ``[B, 2]``, of the central interval that holds ``level`` of the ``n`` draws."""
+        """Lower and upper end, ``[B, 2]``, of the central interval that holds a further draw with probability ``level``.
+
+        Its ends are quantiles as in `quantiles`. n draws have at most ``(n - 1) / (n + 1)`` of that between the least and the largest.
+        """
         level = real("level", level)
         if not 0 < level < 1:
             raise ValueError(f"level: expected a share strictly between 0 and 1, got {level}")
         return self._statistics(x, n, seed, row_ids, [0.5 - level / 2, 0.5 + level / 2])
 
     def quantiles(self, x: Batch, levels: Sequence[float], n: int = 128, seed: int = 0, row_ids: Tensor | None = None) -> Tensor:
-        """Quantiles of the ``n`` draws at levels in [0, 1], ``[B, len(levels)]``."""
+        """Quantiles of the ``n`` draws at levels in [0, 1], ``[B, len(levels)]``.
+
+        Order statistic i of n (from 1) is the quantile at level ``i / (n + 1)``: a further draw is below it with that probability. Linear
+        between them; below ``1 / (n + 1)`` the least draw, above ``n / (n + 1)`` the largest. (Where the least is level 0 and the
+        largest 1, an interval of 80 % of 32 draws holds 75.8 % of what they are draws of.)
+        """
         return self._statistics(x, n, seed, row_ids, [real("levels", level, least=0, most=1) for level in levels])
 
     def _draws(self, x: Batch, n: int, seed: int, ids: Tensor) -> Tensor:
@@ -173,11 +181,11 @@ def _row_ids(row_ids: Any, B: int, device: torch.device) -> Tensor:
 
 
 def _quantiles(draws: Tensor, levels: Sequence[float]) -> Tensor:
-    """``[B, n] -> [B, len(levels)]``, linear between order statistics; ``torch.quantile`` limits the input's size."""
+    """``[B, n] -> [B, len(levels)]``, linear between order statistics, of which i is at level ``i / (n + 1)``."""
     ordered, n = draws.sort(dim=1).values, draws.shape[1]
     out = []
     for level in levels:
-        at = level * (n - 1)
-        low = min(int(at), n - 1)
+        at = min(max(level * (n + 1) - 1, 0.0), n - 1.0)
+        low = int(at)
         out.append(torch.lerp(ordered[:, low], ordered[:, min(low + 1, n - 1)], at - low))
     return torch.stack(out, dim=1)

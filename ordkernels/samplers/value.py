@@ -110,7 +110,7 @@ class ValueSampler(Sampler[TokenModel]):
     def _summary(self, x: Batch, n: int, seed: int, ids: Tensor, levels: Levels) -> Tensor:
         memory, capacity = self.model.condition(x)
         points, weights = self._weighted(memory, capacity, n, seed, ids)
-        return (points * weights).sum(dim=1, keepdim=True) if levels is None else _weighted_quantiles(points, weights, levels)
+        return (points * weights).sum(dim=1, keepdim=True) if levels is None else _weighted_quantiles(points, weights, levels, n)
 
     def _weighted(self, memory: Tensor, capacity: Tensor | None, n: int, seed: int, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Points ``[b, n + V]`` with weights of sum 1: the draws, weighted so that each first token has its exact probability,
@@ -131,15 +131,15 @@ class ValueSampler(Sampler[TokenModel]):
         return torch.cat((draws, middle), dim=1), weights / weights.sum(dim=1, keepdim=True)
 
 
-def _weighted_quantiles(points: Tensor, weights: Tensor, levels: Sequence[float]) -> Tensor:
-    """``[b, N] -> [b, len(levels)]``, linear between the middles of the points' weights; of equal weights as ``torch.quantile``."""
+def _weighted_quantiles(points: Tensor, weights: Tensor, levels: Sequence[float], n: int) -> Tensor:
+    """``[b, N] -> [b, len(levels)]``, linear between the middles of the points' weights; of n equal weights the quantiles of `Sampler`."""
     points, order = points.masked_fill(weights == 0, torch.inf).sort(dim=1, stable=True)
     weights = weights.gather(1, order)
     at = weights.cumsum(dim=1) - weights / 2
     last = (weights != 0).sum(dim=1, keepdim=True) - 1  # [b, 1]; after it come points of no weight
     out = []
     for level in levels:
-        t = torch.lerp(at[:, :1], at.gather(1, last), level)
+        t = at.new_full((len(at), 1), (level * (n + 1) - 0.5) / n).clamp(at[:, :1], at.gather(1, last))
         high = torch.minimum(torch.searchsorted(at, t).clamp(min=1), last)
         low = (high - 1).clamp(min=0)
         below, above = at.gather(1, low), at.gather(1, high)

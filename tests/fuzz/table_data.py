@@ -212,6 +212,13 @@ def without_own(values: list[Any], offsets: list[int], levels: list[float]) -> l
     return [expected.quantile(values[a:i] + values[i + 1 : b], level) for a, b in parts for i in range(a, b) for level in levels]
 
 
+def in_other_folds(values: list[Any], offsets: list[int], levels: list[float], folds: int, seed: int) -> list[Any]:
+    fold = [int(bits) % int(folds) for bits in np.random.Philox(key=int(seed) % 2**64).random_raw(len(values))]
+    groups = [(a, b, i) for a, b in itertools.pairwise(offsets) for i in range(a, b)]
+    others = [[values[j] for j in range(a, b) if fold[j] != fold[i]] for a, b, i in groups]
+    return [expected.quantile(part, level) for part in others for level in levels]
+
+
 def pasts(values: list[Any], group: list[Any], time: list[Any], levels: list[float], min_events: int) -> list[Any]:
     out = []
     for g, t in zip(group, time, strict=True):
@@ -247,6 +254,12 @@ WITH_EMPTY = FEW | {"B": (1, 0, 2, 3, 7, 8, 9, 17, 33)}
 QUANTILES = [
     Entry(quantiles.segment_quantiles, RAGGED, quantile_check(segments), sizes=WITH_EMPTY),
     Entry(quantiles.leave_one_out_quantiles, RAGGED, quantile_check(without_own), sizes=WITH_EMPTY),
+    Entry(
+        quantiles.out_of_fold_quantiles,
+        RAGGED | dict(folds=Number((5, 2, 3, 2**40)), seed=Number((0, 7, -1, 2**63))),
+        quantile_check(in_other_folds),
+        sizes=WITH_EMPTY,
+    ),
     Entry(
         quantiles.history_quantiles,
         dict(

@@ -23,6 +23,7 @@ def host_calls(n: int, seed: int, dtype: Any = np.float64) -> Iterator[tuple[str
     edges = np.linspace(0, 200, 21)
     yield "segment_quantiles", lambda t: quantiles.segment_quantiles(y, offsets, LEVELS, num_threads=t)
     yield "leave_one_out_quantiles", lambda t: quantiles.leave_one_out_quantiles(y, offsets, LEVELS, num_threads=t)
+    yield "out_of_fold_quantiles", lambda t: quantiles.out_of_fold_quantiles(y, offsets, LEVELS, num_threads=t)
     yield "history_quantiles", lambda t: quantiles.history_quantiles(y, group, time, LEVELS, num_threads=t)
     for ties in ("half", "strict", "reference"):
         yield f"xauc, {ties}", lambda t, ties=ties: scores.xauc(y, p, ties=ties, num_threads=t)

@@ -9,13 +9,24 @@ from test_data_parallel import ITEMS, USERS, L
 from test_data_parallel import models as generative
 from test_data_parallel import table as rows_of_ids
 
-from ordkernels.models import CREAD, D2Q, EGMN, TPM, WLR, PooledFusion, TableClassifier, TableRegression, ValueRegression
+from ordkernels.models import (
+    CREAD,
+    D2Q,
+    EGMN,
+    TPM,
+    WLR,
+    PooledFusion,
+    QuantileRegression,
+    TableClassifier,
+    TableRegression,
+    ValueRegression,
+)
 
 SIZES = {"n_users": USERS, "n_items": ITEMS, "dense_width": 3, "quantiles": L}
 MODELS = {
     **generative(),
     "PooledFusion": lambda: PooledFusion(**SIZES, hidden=16, latent=8, sessions=3, long=6, feedback_width=2),
-    **{c.__name__: lambda c=c: c(**SIZES) for c in (ValueRegression, CREAD, TPM, WLR, D2Q, EGMN)},
+    **{c.__name__: lambda c=c: c(**SIZES) for c in (ValueRegression, QuantileRegression, CREAD, TPM, WLR, D2Q, EGMN)},
     "TableRegression": lambda: TableRegression(3),
     "TableClassifier": lambda: TableClassifier(3, torch.arange(21.0)),
 }

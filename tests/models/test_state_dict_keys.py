@@ -22,6 +22,7 @@ MODELS = {
     "IFusion": lambda: models.IFusion(**LOGS, latent=8, sessions=2, denoiser_hidden=16, long=5, levels=4),
     "PooledFusion": lambda: models.PooledFusion(**LOGS, latent=8, sessions=2, long=5, levels=4),
     "ValueRegression": lambda: models.ValueRegression(**LOGS),
+    "QuantileRegression": lambda: models.QuantileRegression(**TABLE, levels=5),
     "CREAD": lambda: models.CREAD(**LOGS, intervals=4),
     "TPM": lambda: models.TPM(**TABLE, depth=2),
     "WLR": lambda: models.WLR(**TABLE),

@@ -8,7 +8,10 @@ from quantile_cases import LEVELS, ragged
 
 from ordkernels.quantiles import leave_one_out_quantiles, segment_quantiles
 
-pytestmark = pytest.mark.usefixtures("numpy_empty_is_nan")
+pytestmark = [
+    pytest.mark.usefixtures("numpy_empty_is_nan"),
+    pytest.mark.filterwarnings("ignore:leave_one_out_quantiles"),
+]
 
 
 @pytest.mark.parametrize("kind", ["normal", "duplicates", "infinite", "huge", "zeros"])
@@ -34,3 +37,9 @@ def test_leave_one_out_of_a_long_group():
     for i in rng.integers(0, 1500, 40):
         others = np.delete(values, i).astype(np.float64)
         np.testing.assert_array_equal(out[i], np.quantile(others, LEVELS).astype(np.float32))
+
+
+@pytest.mark.filterwarnings("default:leave_one_out_quantiles")
+def test_it_warns_of_what_it_reveals():
+    with pytest.warns(UserWarning, match="reveal the event's own value; use out_of_fold_quantiles"):
+        leave_one_out_quantiles([3.0, 1.0], [0, 2], [0.5])

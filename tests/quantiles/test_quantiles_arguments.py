@@ -11,9 +11,12 @@ from quantile_cases import LEVELS, ragged
 
 from ordkernels import use_backend
 from ordkernels._backend import host_module
-from ordkernels.quantiles import history_quantiles, leave_one_out_quantiles, segment_quantiles
+from ordkernels.quantiles import history_quantiles, leave_one_out_quantiles, out_of_fold_quantiles, segment_quantiles
 
-pytestmark = pytest.mark.usefixtures("numpy_empty_is_nan")
+pytestmark = [
+    pytest.mark.usefixtures("numpy_empty_is_nan"),
+    pytest.mark.filterwarnings("ignore:leave_one_out_quantiles"),
+]
 
 
 @settings(max_examples=100, deadline=None)
@@ -21,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("numpy_empty_is_nan")
 def test_compiled_is_the_reference_bit_for_bit(groups, levels):
     values = np.array([x for g in groups for x in g], np.float32)
     offsets = np.concatenate([[0], np.cumsum([len(g) for g in groups])]).astype(np.int64)
-    for op in (segment_quantiles, leave_one_out_quantiles):
+    for op in (segment_quantiles, leave_one_out_quantiles, out_of_fold_quantiles):
         with use_backend("reference"):
             expected = op(values, offsets, levels)
         np.testing.assert_array_equal(op(values, offsets, levels), expected)
@@ -35,6 +38,7 @@ def test_thread_count_changes_nothing(monkeypatch):
     for f in (
         lambda **k: segment_quantiles(values, offsets, LEVELS, **k),
         lambda **k: leave_one_out_quantiles(values, offsets, LEVELS, **k),
+        lambda **k: out_of_fold_quantiles(values, offsets, LEVELS, **k),
         lambda **k: history_quantiles(values, group, time, LEVELS, **k),
     ):
         one = f(num_threads=1)

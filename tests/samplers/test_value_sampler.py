@@ -81,7 +81,7 @@ def test_predict_and_interval_weigh_draws_by_their_first_token():
         values, weights = (torch.tensor(p, dtype=torch.float64) for p in zip(*sorted(points, key=lambda p: p[0]), strict=True))
         at = weights.cumsum(0) - weights / 2
         for level, got in ((0.5, m.predict(x, 9, seed=1)[r]), (0.25, m.interval(x, 0.5, 9, seed=1)[r, 0])):
-            want = np.interp(float(at[0] + level * (at[-1] - at[0])), at.numpy(), values.numpy())
+            want = np.interp((level * 10 - 0.5) / 9, at.numpy(), values.numpy())  # of 9 draws
             assert float(got) == pytest.approx(want, rel=1e-3, abs=1e-3)
 
 
@@ -98,14 +98,14 @@ def test_statistics_agree_with_those_of_many_plain_draws():
 def test_weighted_quantiles():
     x = torch.randn(5, 31)
     levels = [0.0, 0.1, 0.5, 0.9, 1.0]
-    want = x.quantile(torch.tensor(levels), dim=1).T
-    assert torch.allclose(_weighted_quantiles(x, torch.full((5, 31), 1 / 31), levels), want, atol=1e-5)
+    want = torch.from_numpy(np.quantile(x.numpy(), levels, axis=1, method="weibull").T.copy()).float()
+    assert torch.allclose(_weighted_quantiles(x, torch.full((5, 31), 1 / 31), levels, 31), want, atol=1e-5)
     padded = torch.cat((x, torch.full((5, 4), 77.0)), dim=1)  # points of no weight do not count
     weights = torch.cat((torch.full((5, 31), 1 / 31), torch.zeros(5, 4)), dim=1)
-    assert torch.allclose(_weighted_quantiles(padded, weights, levels), want, atol=1e-5)
-    assert _weighted_quantiles(torch.tensor([[3.0, 9.0]]), torch.tensor([[1.0, 0.0]]), [0.2, 0.8]).tolist() == [[3.0, 3.0]]
+    assert torch.allclose(_weighted_quantiles(padded, weights, levels, 31), want, atol=1e-5)
+    assert _weighted_quantiles(torch.tensor([[3.0, 9.0]]), torch.tensor([[1.0, 0.0]]), [0.2, 0.8], 1).tolist() == [[3.0, 3.0]]
     weights[2] = torch.nan
-    out = _weighted_quantiles(padded, weights, levels)
+    out = _weighted_quantiles(padded, weights, levels, 31)
     assert out[2].isnan().all()
     assert torch.allclose(out[[0, 1, 3, 4]], want[[0, 1, 3, 4]], atol=1e-5)
 

@@ -2,6 +2,7 @@
 
 from .historical_median import HistoricalMedian
 from .pooling import PooledFusion
+from .quantile_regression import QuantileRegression
 from .tabular import TableClassifier, TableRegression
 from .value_regression import ValueRegression
 from .watch_time import CREAD, D2Q, EGMN, TPM, WLR
@@ -14,6 +15,7 @@ __all__ = [
     "WLR",
     "HistoricalMedian",
     "PooledFusion",
+    "QuantileRegression",
     "TableClassifier",
     "TableRegression",
     "ValueRegression",

@@ -61,7 +61,9 @@ class ValueRegression(TargetModel):
         (config,) = with_flags(flags, encoder_config or EncoderConfig())
         self.dense_width, self.quantiles = dense_width, quantiles
         self.objective = one_of("objective", objective, ("squared", "huber", "absolute"))
-        self.encoder = FeatureEncoder(n_users, n_items, dense_width, hidden=hidden, quantiles=quantiles, dropout=dropout, config=config)
+        self.encoder = FeatureEncoder(
+            n_users, n_items, dense_width, hidden=hidden, quantiles=quantiles, dropout=dropout, config=config, patterns=False
+        )  # fmt: skip
         self.head = nn.Sequential(nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, 1))
         self.direct = nn.Linear(hidden, 1)
 

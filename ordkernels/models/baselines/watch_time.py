@@ -34,7 +34,7 @@ from .target_codecs import (
 __all__ = ["CREAD", "D2Q", "EGMN", "TPM", "WLR"]
 
 
-class _WatchTimeModel(TargetModel):
+class WatchTimeModel(TargetModel):
     """An encoder and a head of two layers. ``flags``: ``ContextEncoder``'s."""
 
     duration = False  # is the batch's duration read?
@@ -77,7 +77,7 @@ class _WatchTimeModel(TargetModel):
         check_target(batch["duration"], len(batch["dense"]), "duration")
 
 
-class CREAD(_WatchTimeModel):
+class CREAD(WatchTimeModel):
     """M classifiers ``P(y > c_m)`` at CREAD's adaptive edges, and the sum that restores a number from them.
 
     Loss: cross-entropy summed over the classifiers, ``restoration`` times the Huber loss of the restored number (over y's
@@ -145,7 +145,7 @@ class CREAD(_WatchTimeModel):
         return survival_expectation(out.sigmoid(), self.edges)
 
 
-class TPM(_WatchTimeModel):
+class TPM(WatchTimeModel):
     """A full binary tree over intervals of equal mass, a classifier at each node; predicts the mean over the leaves.
 
     Loss: cross-entropy summed along the target's path, ``regression`` times the Huber loss of the mean and ``variance`` times
@@ -213,7 +213,7 @@ class TPM(_WatchTimeModel):
         return tree_expectation(out, self.values)[0]
 
 
-class WLR(_WatchTimeModel):
+class WLR(WatchTimeModel):
     """Weighted logistic regression, whose odds are the prediction (in units of y's standard deviation while training).
 
     ``positives="every"``: each row is both a positive of weight y and a negative of weight 1, so the odds are ``E[y]``.
@@ -264,7 +264,7 @@ class WLR(_WatchTimeModel):
         return out[:, 0].clamp(max=(2 * self.largest / self.scale).log()).exp() * self.scale
 
 
-class D2Q(_WatchTimeModel):
+class D2Q(WatchTimeModel):
     """Regression of the target's rank among videos of about the same duration, read back through that group's quantiles.
 
     Batches: ``ContextEncoder.keys``, ``duration [B]`` and ``y [B]``.
@@ -312,7 +312,7 @@ class D2Q(_WatchTimeModel):
         return self.table.inverse(out[:, 0].sigmoid(), batch["duration"])
 
 
-class EGMN(_WatchTimeModel):
+class EGMN(WatchTimeModel):
     """A mixture of one exponential (quick skips) and K Gaussians (the rest), in units of y's standard deviation; predicts its mean.
 
     Loss: the negative log-likelihood, less ``entropy`` times the entropy of the batch's mean weights (no component starves),
