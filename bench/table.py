@@ -60,6 +60,8 @@ FUNCTIONS = (  # rows of the README's table of swapped functions
 )
 
 QUALITY = {  # file in bench/results -> heading
+    "quality_comparison": "The comparison: every model by one recipe, test rows",
+    "quality_comparison_validation": "What it was chosen on: validation rows",
     "quality_flowtime": "FlowTime: watch time",
     "quality_flowtime_ablations": "FlowTime: ablations",
     "quality_curve": "FlowTime: training with the kernels and with plain torch",
@@ -256,7 +258,30 @@ def rendered(report: Report) -> str:
         return clicks(report) if report["about"].get("kind") == "clicks" else watch_times(report)
     if report.get("results"):
         return speed_table(report)
-    return "\n\n".join(data_set(name, entry) for name, entry in report.items() if isinstance(entry, dict) and entry.get("models"))
+    entries = {name: entry for name, entry in report.items() if isinstance(entry, dict) and entry.get("models")}
+    return "\n\n".join((comparison if entry.get("kind") == "comparison" else data_set)(name, entry) for name, entry in entries.items())
+
+
+def comparison(name: str, entry: dict[str, Any]) -> str:
+    """One data set of bench/quality.py: a line per model, means over the seeds, differences of the first seed."""
+    about, lines = entry["about"], []
+    for model, result in entry["models"].items():
+        m, s, against = result["mean"], result["spread"], result["runs"][0]["against"]
+        cells = [f"{m[k]:.4g} ± {s[k] / 2:.2g}" if k in m else "" for k in ("mae", "xauc", "crps")]
+        pit = f"{min(m['pit']):.2f} to {max(m['pit']):.2f}" if "pit" in m else ""
+        differences = [_difference(against.get(k)) for k in ("mae", "xauc", "crps")]
+        lines.append((model, len(result["runs"]), *cells, _coverage(m), pit, *differences, f"{m['seconds']:.0f}"))
+    heads = ("model", "seeds", "MAE", "XAUC", "CRPS", "80 % interval holds", "PIT deciles", "MAE − boosting", "XAUC − boosting",
+             "CRPS − boosted quantiles", "seconds")  # fmt: skip
+    return (
+        f"### {name}, {about['rows']} rows\n\n{about['steps']} steps, {about['draws']} draws a row; ± is half of largest minus smallest over "
+        f"the seeds; differences with 95 % bootstrap intervals; {about['device']}, {about['date']}.\n`{about['command']}`\n\n"
+        f"{markdown(heads, lines)}"
+    )
+
+
+def _difference(found: list[float] | None) -> str:
+    return "" if found is None else f"{found[0]:+.3g} [{found[1]:+.3g}, {found[2]:+.3g}]"
 
 
 def data_set(name: str, entry: dict[str, Any]) -> str:

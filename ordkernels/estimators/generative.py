@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from .._validation.numbers import positive_sizes
+from ..models import GenerativeRegression
 from ._base import GenerativeRegressor
 from ._past import Sessions
 
@@ -31,12 +32,15 @@ class DiffoRRegressor(GenerativeRegressor):
 
 
 class GRRegressor(GenerativeRegressor):
-    """GR (`ordkernels.models.GenerativeRegression`) on a table: the number as a sequence of value tokens. Arguments as `TableRegressor`."""
+    """GR (`ordkernels.models.GenerativeRegression`) on a table: the number as a sequence of value tokens. Arguments as `TableRegressor`.
+
+    Trained by ``GenerativeRegression.likelihood()``, for draws; ``options=GenerativeRegression.paper_loss()`` is the paper's training.
+    """
 
     _model = "GenerativeRegression"
 
     def _flags(self) -> dict[str, Any]:
-        return {"capacity": self.capacity is not None, **super()._flags()}
+        return {"capacity": self.capacity is not None, **GenerativeRegression.likelihood(), **super()._flags()}
 
 
 class IFusionRegressor(GenerativeRegressor):

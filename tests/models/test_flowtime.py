@@ -306,7 +306,7 @@ def test_what_is_no_dense_tensor_is_named(name, make, got) -> None:
         (lambda m, x: small(lam=1.5), "lam: expected a share in"),
         (lambda m, x: small(prior="gan"), "prior: expected 'flow'"),
         (lambda m, x: small(layers=0), "layers"),
-        (lambda m, x: small(encoder="rnn"), "encoder: expected 'transformer' or 'mlp'"),
+        (lambda m, x: small(encoder="rnn"), "encoder: expected 'residual', 'transformer' or 'mlp'"),
         (lambda m, x: small(dropout=1.0), "dropout: expected a probability"),
         (lambda m, x: FlowSampler(m, max_rows=0), "max_rows"),
         (lambda m, x: fit(m, data(4), epochs=0), "epochs: expected at least 1, got 0"),

@@ -217,7 +217,7 @@ def test_draws_follow_the_heads_quantiles():
         seconds = model.target.inverse(model.number_ranks(fused, condition.parts)[:, 0])
     draws = FusionSampler(model, vectors=1).sample(rows, 4000, row_ids=rows["row"])
     got = draws.quantile(model.levels, dim=1).T
-    assert float((got - seconds)[[1, 3]].abs().max()) < 1.0  # of 30, rows whose start is not noise
+    assert float((got - seconds)[[1, 3]].abs().max()) < 1.5  # of 30, rows whose start is not noise
 
 
 @pytest.mark.parametrize("make", [ifusion, lambda: PooledFusion(**POOLED), lambda: PooledFusion(**POOLED, pooling="attention")])

@@ -34,6 +34,16 @@ def test_the_prediction_is_the_median(trained) -> None:
     assert trained.quantiles({k: v[:0] for k, v in x.items()}, [0.5]).shape == (0, 1)
 
 
+def test_draws_are_quantiles_at_uniform_levels_of_the_row(trained) -> None:
+    x, ids = without_y(data(40, seed=3)), torch.arange(100, 140)
+    draws = trained.sample(x, 4000, seed=1, row_ids=ids)
+    want = trained.quantiles(x, [0.25, 0.5, 0.75])
+    got = draws.quantile(torch.tensor([0.25, 0.5, 0.75]), dim=1).T
+    assert torch.allclose(got, want, rtol=0.15, atol=0.1)
+    part = trained.sample({k: v[7:9] for k, v in x.items()}, 5, seed=1, row_ids=ids[7:9])
+    assert torch.allclose(part, draws[7:9, :5], rtol=1e-4, atol=1e-4)
+
+
 def test_errors(trained) -> None:
     with pytest.raises(ValueError, match="levels: expected"):
         trained.quantiles(without_y(data(3)), [1.5])

@@ -11,7 +11,7 @@ from ordkernels.models import ValueRegression, fit
 @pytest.mark.parametrize("objective", ["squared", "huber", "absolute"])
 def test_value_regression_learns_its_own_statistic(objective) -> None:
     torch.manual_seed(0)
-    model = ValueRegression(USERS, ITEMS, F, hidden=16, pattern_width=8, objective=objective)
+    model = ValueRegression(USERS, ITEMS, F, hidden=16, trunk_width=32, objective=objective)
     train, test = data(), data(300, seed=1)
     history = fit(model, train, epochs=8, batch_size=50, lr=1e-2, progress=False)
     assert history[-1]["loss"] < history[0]["loss"]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ... import ops
+from ... import ops, rng
 from ..._validation.numbers import integer, real
 from ...nn._eval_mode import eval_mode, inference
 from .watch_time import WatchTimeModel
@@ -77,11 +77,24 @@ class QuantileRegression(WatchTimeModel):
     def quantiles(self, x: dict[str, Tensor], levels: Sequence[float], *, batch_size: int = 8192) -> Tensor:
         """``[B, len(levels)]`` in the target's unit, at levels in [0, 1]: linear between the L predicted ones, level beyond them."""
         at = [real("levels", level, least=0, most=1) for level in levels]
+        return _between(self._predicted(x, batch_size), at)
+
+    @inference
+    def sample(self, x: dict[str, Tensor], n: int, seed: int = 0, row_ids: Tensor | None = None) -> Tensor:
+        """``n`` draws for each row, ``[B, n]``: its quantiles at uniform levels, which belong to seed and row id."""
+        n, q = integer("n", n, least=1), self._predicted(x, 8192)
+        ids = torch.arange(len(q), device=q.device) if row_ids is None else row_ids
+        at = (rng.uniform(seed, ids, step=0, width=n).to(q.dtype) * q.shape[1] - 0.5).clamp(0, q.shape[1] - 1)
+        low = at.long()
+        return torch.lerp(q.gather(1, low), q.gather(1, (low + 1).clamp(max=q.shape[1] - 1)), at - low)
+
+    def _predicted(self, x: dict[str, Tensor], batch_size: int) -> Tensor:
+        """``[B, L]``, in the target's unit."""
         self._check(x, target=False)
         with eval_mode(self):
             parts = [{k: v[i : i + batch_size] for k, v in x.items()} for i in range(0, len(x["dense"]), batch_size)]
-            found = [_between(self._seconds(self._out(part)), at) for part in parts]
-        return torch.cat(found) if found else x["dense"].new_empty(0, len(at))
+            found = [self._seconds(self._out(part)) for part in parts]
+        return torch.cat(found) if found else x["dense"].new_empty(0, len(self.at))
 
 
 def _between(q: Tensor, levels: Sequence[float]) -> Tensor:
