@@ -247,6 +247,8 @@ def _ms(ms: float) -> str:
 def quality_document() -> str:
     parts = [(HERE / "results/about_quality.md").read_text().strip()]
     for stem, heading in QUALITY.items():
+        if not (HERE / f"results/{stem}.json").exists():
+            continue
         report = read(HERE / f"results/{stem}.json")
         parts += [f"## {heading}", curve(report) if "losses" in report else rendered(report)]
     return "\n\n".join(parts) + "\n"
@@ -274,8 +276,8 @@ def comparison(name: str, entry: dict[str, Any]) -> str:
     heads = ("model", "seeds", "MAE", "XAUC", "CRPS", "80 % interval holds", "PIT deciles", "MAE − boosting", "XAUC − boosting",
              "CRPS − boosted quantiles", "seconds")  # fmt: skip
     return (
-        f"### {name}, {about['rows']} rows\n\n{about['steps']} steps, {about['draws']} draws a row; ± is half of largest minus smallest over "
-        f"the seeds; differences with 95 % bootstrap intervals; {about['device']}, {about['date']}.\n`{about['command']}`\n\n"
+        f"### {name}, {about['rows']} rows\n\n{about['steps']} steps, {about['draws']} draws a row; ± is half the range over the "
+        f"seeds; differences with 95 % bootstrap intervals; {about['device']}, {about['date']}.\n`{about['command']}`\n\n"
         f"{markdown(heads, lines)}"
     )
 
