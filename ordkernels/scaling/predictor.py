@@ -21,6 +21,7 @@ from ..samplers._base import draw_count
 __all__ = ["Predictor"]
 
 _TILE = 64  # rows: smaller blocks take other paths of the matrix products, at another rounding
+_SPAN = 1 << 12  # rows whose batch is made at once: features by few rows take longer
 _MOST_ROWS, _MOST_DRAWS = 1 << 12, 1 << 15  # of a block: up to these no sampler splits it
 
 Batch = dict[str, Tensor]
@@ -155,18 +156,23 @@ class Predictor:
         size = size - size % _TILE if size > _TILE else size
         backend, device = forced_backend(), next((t.device for t in self.module.state_dict().values()), torch.device("cpu"))
 
-        def block(start: int) -> Tensor:
-            rows = torch.arange(start, start + size)
-            rows = torch.where(rows < B, rows, start)  # padded with its first row
+        span = max(1, min(_SPAN, -(-B // self.threads)) // size) * size
+
+        def predicted(start: int) -> Tensor:
+            rows = torch.arange(start, min(start + span, start - (start - B) // size * size))
+            rows = torch.where(rows < B, rows, start)  # the last block is padded
+            batch, found = batch_of(rows), []
             with nullcontext() if backend is None else use_backend(backend):  # a thread's own setting
-                found = score({name: t.to(device) for name, t in batch_of(rows).items()}, ids[rows].to(device))
-            return found[: B - start].cpu()
+                for block in rows.split(size):
+                    x = {name: t[len(found) * size :][:size].clone().to(device) for name, t in batch.items()}
+                    found.append(score(x, ids[block].to(device)).cpu())
+            return torch.cat(found)[: B - start]
 
         if not B:
             none = torch.empty(0, dtype=torch.int64)
             return score({name: t.to(device) for name, t in batch_of(none).items()}, none.to(device)).cpu()
-        starts = range(0, B, size)
-        results = self._threads().map(block, starts)
+        starts = range(0, B, span)
+        results = self._threads().map(predicted, starts)
         first = next(results)
         out = first.new_empty(B, *first.shape[1:])
         out[: len(first)] = first
