@@ -1,6 +1,10 @@
 """Which of CUDA C++ and Triton runs a call, what `info` shows, and that a forced backend is the one that runs."""
 
 import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -81,3 +85,19 @@ def test_a_failed_check_is_an_error_of_the_call() -> None:
     """Here the op's own, which Python's checks come before."""
     with pytest.raises(RuntimeError, match="widths: its shape does not fit"):
         torch.ops.ordkernels_cuda.nested_min(torch.rand(2, 3), torch.rand(4), None, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"ORDKERNELS_CUDA_EMULATE": "1"}, "ORDKERNELS_CUDA_EMULATE: expected build_ext --inplace"),
+        ({"ORDKERNELS_SANITIZE": "memory"}, "ORDKERNELS_SANITIZE: expected 'address' or 'thread'"),
+    ],
+)
+def test_an_emulated_build_gets_into_no_wheel(variables: dict[str, str], message: str, tmp_path: Path) -> None:
+    command = [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", str(tmp_path)]
+    env = {k: v for k, v in os.environ.items() if not k.startswith("ORDKERNELS_")} | variables
+    run = subprocess.run(command, cwd=Path(__file__).parents[2], env=env, capture_output=True, text=True)
+    assert run.returncode != 0
+    assert message in run.stderr
+    assert not list(tmp_path.iterdir())
