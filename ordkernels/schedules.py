@@ -69,10 +69,10 @@ class NoiseSchedule:
             return self.on("cpu").clone()
 
     def on(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> Tensor:
-        """alpha_bar on a device, copied there once: ``[T + 1]``, not to be written."""
+        """alpha_bar on a device, copied there once, and again after that copy was written: ``[T + 1]``."""
         tables: dict[Any, Tensor] = self._tables  # type: ignore[attr-defined]
         key = (str(device), dtype)
-        if key not in tables:
+        if key not in tables or tables[key]._version:  # counts the writes in place
             with torch.inference_mode(False):
                 tables[key] = torch.tensor(self.exact, dtype=dtype, device=device)
         return tables[key]
@@ -106,7 +106,7 @@ class NoiseSchedule:
 
         Source: Ho, Jain, Abbeel, Denoising Diffusion Probabilistic Models, section 4.
         """
-        T = integer("T", T, least=1)
+        T = integer("T", T, least=1, most=MOST_STEPS)
         beta_start, beta_end = real("beta_start", beta_start), real("beta_end", beta_end)
         for name, beta in (("beta_start", beta_start), ("beta_end", beta_end)):
             if not 0 <= beta < 1:
@@ -182,7 +182,10 @@ class NoiseSchedule:
             if "num_train_timesteps" in config and config["num_train_timesteps"] != schedule.T:
                 raise ValueError(f"trained_betas: expected num_train_timesteps = {config['num_train_timesteps']} of them, got {schedule.T}")
             return schedule
-        T, name = integer("num_train_timesteps", _entry(config, "num_train_timesteps"), least=1), _entry(config, "beta_schedule")
+        T, name = (
+            integer("num_train_timesteps", _entry(config, "num_train_timesteps"), least=1, most=MOST_STEPS),
+            _entry(config, "beta_schedule"),
+        )
         if name == "squaredcos_cap_v2":
             return cls.cosine(T)
         if name not in ("linear", "scaled_linear"):
@@ -269,7 +272,7 @@ def aligned_timesteps(K: int, T: int, spacing: Literal["linear", "log"] = "linea
         >>> aligned_timesteps(4, 50, "log")
         tensor([50, 14,  4,  1])
     """
-    K, T = integer("K", K, least=1), integer("T", T, least=1)
+    K, T = integer("K", K, least=1), integer("T", T, least=1, most=MOST_STEPS)
     if T < K:
         raise ValueError(f"T: expected at least K = {K} steps, got {T}")
     if one_of("spacing", spacing, ("linear", "log")) == "linear":
@@ -296,7 +299,7 @@ def check_aligned(aligned: Any, T: int) -> list[int]:
         TypeError: steps that are not integers.
         ValueError: steps that leave [1, T] or do not decrease.
     """
-    return _strictly_decreasing("aligned", aligned, integer("T", T, least=1))
+    return _strictly_decreasing("aligned", aligned, integer("T", T, least=1, most=MOST_STEPS))
 
 
 def mixture_timesteps(
@@ -327,7 +330,7 @@ def mixture_timesteps(
         >>> mixture_timesteps(3, 50, aligned_timesteps(4, 50), 0.5, seed=0).shape
         torch.Size([3])
     """
-    B, T = integer("B", B, least=0, most=2**31), integer("T", T, least=1)
+    B, T = integer("B", B, least=0, most=2**31), integer("T", T, least=1, most=MOST_STEPS)
     taus = check_aligned(aligned, T)
     rho = real("rho", rho)
     if not 0 <= rho <= 1:

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from ordkernels import rng
+from ordkernels.nn import MLPDenoiser
+from ordkernels.ops import denoise_chain
 from ordkernels.schedules import NoiseSchedule, aligned_timesteps, check_aligned, mixture_timesteps
 
 SCHEDULES = [
@@ -117,7 +119,14 @@ def test_exact_keeps_the_digits_near_one():
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (lambda: NoiseSchedule.linear(0), "T: expected at least 1, got 0"),
+        (lambda: NoiseSchedule.linear(0), "T: expected 1 to 1048576, got 0"),
+        (lambda: NoiseSchedule.linear(2**70), f"T: expected 1 to 1048576, got {2**70}"),
+        (lambda: NoiseSchedule.linear(2**70, rescale=False), f"T: expected 1 to 1048576, got {2**70}"),
+        (lambda: NoiseSchedule.cosine(2**70), f"T: expected 1 to 1048576, got {2**70}"),
+        (lambda: from_diffusers(num_train_timesteps=2**70), f"num_train_timesteps: expected 1 to 1048576, got {2**70}"),
+        (lambda: aligned_timesteps(2, 2**70), f"T: expected 1 to 1048576, got {2**70}"),
+        (lambda: check_aligned([5], 2**70), f"T: expected 1 to 1048576, got {2**70}"),
+        (lambda: mixture_timesteps(3, 2**70, [4], 0.5, 0), f"T: expected 1 to 1048576, got {2**70}"),
         (lambda: NoiseSchedule.from_betas([0.1, 1.0]), r"betas: expected values in \[0, 1\), got 1.0 at 1"),
         (lambda: NoiseSchedule.from_betas([math.nan]), "betas: expected values in"),
         (lambda: NoiseSchedule.from_betas([]), r"betas: expected \[T\] with T >= 1"),
@@ -221,6 +230,23 @@ def test_alpha_bar_is_a_copy_that_training_can_use():
     assert not schedule.on("cpu").is_inference()
     schedule.alpha_bar[3] = 7.0
     assert schedule.alpha_bar[3].item() == pytest.approx(schedule.exact[3])
+
+
+@pytest.mark.parametrize("inference", [False, True])
+@pytest.mark.parametrize("write", [lambda t: t.fill_(7), lambda t: t[2:4].mul_(0), lambda t: t.requires_grad_().detach().zero_()])
+def test_writes_into_a_table_do_not_reach_the_schedule(write, inference):
+    schedule = NoiseSchedule.cosine(7)
+    denoiser = MLPDenoiser(4, cond_width=2, hidden=8).eval()
+    x, cond = torch.randn(3, 4), torch.randn(3, 2)
+    before = denoise_chain(x, cond, denoiser, schedule, steps=3, aligned=[7, 1])[0]
+    with torch.inference_mode(inference):
+        for dtype in (torch.float32, torch.float64):
+            write(schedule.on("cpu", dtype))
+            assert schedule.on("cpu", dtype).tolist() == torch.tensor(schedule.exact, dtype=dtype).tolist()
+    assert schedule.alpha_bar.tolist() == torch.tensor(schedule.exact).tolist()
+    assert not schedule.on("cpu").requires_grad
+    assert torch.equal(denoise_chain(x, cond, denoiser, schedule, steps=3, aligned=[7, 1])[0], before)
+    assert schedule.on("cpu") is schedule.on("cpu")
 
 
 @pytest.mark.parametrize(

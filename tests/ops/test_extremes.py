@@ -1,5 +1,6 @@
 """Numbers at the edges of their type, non-finite ones, lazy views: the right value on every backend; errors that name the argument."""
 
+import copy
 import math
 import os
 import subprocess
@@ -16,7 +17,7 @@ from torch import Tensor
 
 import ordkernels
 from ordkernels import ops, rng, use_backend
-from ordkernels.nn import MLPDenoiser, ValueDecoder
+from ordkernels.nn import MLPDenoiser, SessionDenoiser, ValueDecoder
 from ordkernels.schedules import NoiseSchedule
 
 INF, NAN = math.inf, math.nan
@@ -142,16 +143,29 @@ def test_a_row_at_alpha_bar_one_stays_at_its_estimate(backend: str, prediction: 
     torch.testing.assert_close(posterior[1], f[1])
 
 
-@pytest.mark.parametrize("backend", BACKENDS[:2])
-def test_chains_where_the_first_alpha_bars_are_one(backend: str) -> None:
-    schedule = NoiseSchedule.linear(2001)
+@each_backend
+@pytest.mark.parametrize("T", [2001, 4000])
+def test_chains_of_more_than_2000_steps(backend: str, T: int) -> None:
+    """Their first alpha_bars are 1. The same as the definition in fp64, and finite."""
+    schedule = NoiseSchedule.linear(T)
     assert schedule.exact[1] == 1
+    steps, ids, sessions = [T, T - 1, T // 2, 2, 1], torch.arange(3), torch.ones(3, 2, dtype=torch.bool)
+    x, cond, guidance = torch.randn(3, 8), torch.randn(3, 4), torch.randn(3, 2, 4)
+    mlp, session = MLPDenoiser(8, cond_width=4, hidden=16).eval(), SessionDenoiser(8, 4, hidden=16).eval()
+
+    def chains(dtype: torch.dtype) -> list[Tensor]:
+        a, b, c = x.to(dtype), cond.to(dtype), guidance.to(dtype)
+        network, of_sessions = (copy.deepcopy(m).to(dtype) for m in (mlp, session))
+        x_0, states = ops.denoise_chain(a, b, network, schedule, steps=steps, aligned=[T, 1], eta=1.0, seed=3, row_ids=ids)
+        return [x_0, states, ops.fusion_chain(a, c, c, sessions, of_sessions, schedule, steps=steps, seed=3, row_ids=ids)]
+
+    with use_backend("reference"):
+        expected = chains(torch.float64)
     with use_backend(backend):
-        x_0, states = ops.denoise_chain(
-            torch.randn(3, 8), torch.randn(3, 4), MLPDenoiser(8, cond_width=4, hidden=16), schedule, steps=50, aligned=[2001, 1], eta=1.0
-        )
-    assert x_0.isfinite().all()
-    assert states.isfinite().all()
+        got = chains(torch.float32)
+    assert all(t.isfinite().all() for t in expected)
+    for g, e in zip(got, expected, strict=True):
+        torch.testing.assert_close(g.double(), e, rtol=1e-4, atol=1e-4)
 
 
 DECODER_VALUES = torch.cat((torch.zeros(3), torch.arange(6.0, 0, -1)))
