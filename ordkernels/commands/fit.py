@@ -58,7 +58,7 @@ def add_parser(commands: Any) -> None:
     model.add_argument(
         "--history", action=argparse.BooleanOptionalAction, help="quantiles of each user's and item's earlier targets (default: if --time)"
     )
-    model.add_argument("--epochs", type=number(int, least=1), default=20, metavar="N", help="at most; stops early (default 20)")
+    model.add_argument("--epochs", type=number(int, least=1), default=40, metavar="N", help="at most; stops early (default 40)")
     model.add_argument("--seed", type=number(int, least=0), default=0, metavar="N", help="same seed, same model (default 0)")
 
     valid = parser.add_argument_group("comparison")

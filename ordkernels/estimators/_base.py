@@ -47,7 +47,7 @@ class TableRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         history: quantiles of each user's and item's targets at strictly earlier times as features. Those of training are kept with the
             model, and rows to score go on from them; needs ``time``, and ``user`` or ``item``.
         epochs: at most.
-        batch_size: rows of a step.
+        batch_size: rows of a step; None: a 40th of the training rows, from 64 to 256.
         learning_rate: of Adam, at the start of its cosine.
         validation_fraction: of the rows, to stop early by; 0: no validation, all epochs.
         patience: epochs without a better validation score (CRPS, or the absolute error of models without draws) after which training
@@ -79,11 +79,11 @@ class TableRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         row_id: str | None = None,
         capacity: str | None = None,
         history: bool = False,
-        epochs: int = 20,
-        batch_size: int = 256,
+        epochs: int = 40,
+        batch_size: int | None = None,
         learning_rate: float = 2e-3,
         validation_fraction: float = 0.1,
-        patience: int | None = 3,
+        patience: int | None = 8,
         options: dict[str, Any] | None = None,
         random_state: int = 0,
         verbose: bool = False,
@@ -134,7 +134,7 @@ class TableRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
             torch.random.set_rng_state(torch_state)
         self._name_columns(table, target)
         self.history_ = models.fit(
-            self.model_, train, epochs=self.epochs, batch_size=min(self.batch_size, len(train["y"])), lr=self.learning_rate,
+            self.model_, train, epochs=self.epochs, batch_size=self._batch_size(len(train["y"])), lr=self.learning_rate,
             seed=self.random_state, progress=self.verbose, valid=valid, patience=self.patience if valid is not None else None,
         )  # fmt: skip
         return self
@@ -269,6 +269,10 @@ class TableRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         else:
             order = np.random.default_rng(self.random_state).permutation(N)
         return np.sort(order[: N - held]), np.sort(order[N - held :])
+
+    def _batch_size(self, rows: int) -> int:
+        """Of one epoch, at least 40 steps where the table is small."""
+        return min(max(64, min(rows // 40, 256)) if self.batch_size is None else integer("batch_size", self.batch_size, least=1), rows)
 
     def _validation(self, columns: dict[str, Column], y: Floats, rows: NDArray[np.int64]) -> dict[str, Tensor] | None:
         if not len(rows):

@@ -204,6 +204,10 @@ class Features:
             name = vars(self.roles)[role]
             if name is not None and columns[name].missing.all():
                 raise ValueError(f"column {name!r}: expected an id in at least one row, as the role {role}, got none in rows 0 to {N - 1}")
+        if self.sessions and self.sessions.click:
+            self._clicks(columns)
+        if self.roles.capacity is not None:
+            self._capacity(columns[self.roles.capacity])
         if self.roles.time is not None:
             self._times(columns)
             c = columns[self.roles.time]
@@ -216,6 +220,10 @@ class Features:
     def prepare(self, columns: Mapping[str, Column]) -> None:
         """Checks the columns of rows to score, and makes once what their batches look up."""
         self.check_columns(columns)
+        if self.roles.capacity is not None:  # of all rows, so that messages have their places in the table
+            self._capacity(columns[self.roles.capacity])
+        if self.history or self.sessions:
+            self._times(columns)
         self.batch({name: c.rows(slice(0, 0)) for name, c in columns.items()}, 0)
 
     def _check_roles(self, columns: Mapping[str, Column]) -> None:

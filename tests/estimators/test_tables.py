@@ -7,7 +7,7 @@ import pytest
 from sklearn.exceptions import DataConversionWarning
 
 from ordkernels import Predictor
-from ordkernels.estimators import FlowTimeRegressor, ValueRegressor
+from ordkernels.estimators import DiffoRRegressor, FlowTimeRegressor, ValueRegressor
 
 N = 60
 ROLES = {"user": "user", "item": "item", "time": "when"}
@@ -130,6 +130,23 @@ def test_tables_to_score(fitted, change, error, text):
     table = {name: c for name, c in {**columns(), **change}.items() if c is not None}
     with pytest.raises(error, match=text):
         fitted.predict(table)
+
+
+def test_rows_are_those_of_the_table():
+    r = np.random.default_rng(0)
+    table = {"user": r.integers(0, 9, 900), "when": np.arange(900.0)[::-1], "most": np.full(900, 50.0)}
+    model = DiffoRRegressor(user="user", time="when", capacity="most", history=True, epochs=1)
+    for column, value, text in (
+        ("most", -2.0, "expected a capacity of at least 0 in every row, got -2"),
+        ("when", np.nan, "expected a time"),
+    ):
+        bad = {**table, column: np.where(np.arange(900) == 777, value, table[column])}
+        with pytest.raises(ValueError, match=f"column '{column}': {text}.* at row 777"):
+            model.fit(bad, r.random(900))
+    model.fit(table, r.random(900))
+    for column, value in (("most", np.nan), ("when", np.nan)):
+        with pytest.raises(ValueError, match=f"column '{column}': expected .* at row 777"):
+            model.predict({**table, column: np.where(np.arange(900) == 777, value, table[column])})
 
 
 def test_what_is_handled_when_scoring(fitted, capsys):
