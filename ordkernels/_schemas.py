@@ -96,6 +96,22 @@ SCHEMAS: dict[str, tuple[str, str | None]] = {
         " Tensor? time_index, Tensor? seed, Tensor? row_ids, Tensor g, float dropout, int grad_mask)"
         " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     ),
+    # a Transformer layer on packed tokens [N, W], sequence s is offsets[s] .. offsets[s + 1]; memory [S, W]; seed: [] on the CPU, None
+    # without dropout; activation: SiLU, ReLU, GELU; saved are queries, keys and values, two sums and the hidden layer
+    "sequence_layer": (
+        "(Tensor x, Tensor? memory, Tensor norm1_weight, Tensor norm1_bias, Tensor qkv_weight, Tensor qkv_bias, Tensor out_weight,"
+        " Tensor out_bias, Tensor norm2_weight, Tensor norm2_bias, Tensor linear1_weight, Tensor linear1_bias, Tensor linear2_weight,"
+        " Tensor linear2_bias, Tensor? norm3_weight, Tensor? norm3_bias, Tensor offsets, Tensor? seed, Tensor? row_ids,"
+        " int heads, int activation, bool pre_norm, bool causal, float eps, float dropout, int step, int grad_mask)"
+        " -> (Tensor y, Tensor qkv, Tensor z1, Tensor h, Tensor z3)",
+        "(Tensor x, Tensor? memory, Tensor norm1_weight, Tensor norm1_bias, Tensor qkv_weight, Tensor qkv_bias, Tensor out_weight,"
+        " Tensor out_bias, Tensor norm2_weight, Tensor norm2_bias, Tensor linear1_weight, Tensor linear1_bias, Tensor linear2_weight,"
+        " Tensor linear2_bias, Tensor? norm3_weight, Tensor? norm3_bias, Tensor offsets, Tensor? seed, Tensor? row_ids,"
+        " Tensor qkv, Tensor z1, Tensor h, Tensor z3, Tensor g,"
+        " int heads, int activation, bool pre_norm, bool causal, float eps, float dropout, int step, int grad_mask)"
+        " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor,"
+        " Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    ),
     # window: -1 for the whole vocabulary
     "embedding_mixup": (
         "(Tensor logits, Tensor embedding, int window, int first) -> Tensor",

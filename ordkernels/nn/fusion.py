@@ -259,7 +259,7 @@ class SessionFilters(nn.Module):
                 raise ValueError("mask: expected None with offsets, got both")
             if items.dim() != 2 or items.shape[1] != self.width:
                 raise ValueError(f"items: expected [N, D] with D = {self.width}, got {list(items.shape)}")
-            _offsets(offsets, items.shape[0])
+            _checks.offsets("offsets", offsets, items.shape[0])
             mean, focus = self._pool_ragged(items, offsets)
         else:
             if items.dim() != 4 or items.shape[3] != self.width:
@@ -317,7 +317,7 @@ def pad_sessions(sessions: Tensor, offsets: Tensor, K: int | None = None) -> tup
     if sessions.dim() != 2:
         raise ValueError(f"sessions: expected [N, C], got {list(sessions.shape)}")
     N = sessions.shape[0]
-    _offsets(offsets, N)
+    _checks.offsets("offsets", offsets, N)
     counts = offsets.diff()
     most = K if K is not None else int(counts.max()) if counts.numel() else 0
     if K is not None and counts.numel() and _checks.can_read_values(counts) and int(counts.max()) > K:
@@ -333,12 +333,3 @@ def pad_sessions(sessions: Tensor, offsets: Tensor, K: int | None = None) -> tup
 def _boolean_of(name: str, t: Tensor, shape: tuple[int, ...], form: str) -> None:
     _checks.boolean(name, t)
     _checks.shape(name, t, shape, form)
-
-
-def _offsets(offsets: Tensor, N: int) -> None:
-    if not isinstance(offsets, Tensor) or offsets.dtype != torch.int64:
-        raise TypeError(f"offsets: expected an int64 tensor, got {getattr(offsets, 'dtype', type(offsets).__name__)}")
-    if offsets.dim() != 1 or not offsets.numel():
-        raise ValueError(f"offsets: expected [B + 1], got {list(offsets.shape)}")
-    if _checks.can_read_values(offsets) and (int(offsets[0]) != 0 or int(offsets[-1]) != N or bool((offsets.diff() < 0).any())):
-        raise ValueError(f"offsets: expected to rise from 0 to {N}, got {offsets.tolist()[:8]}")

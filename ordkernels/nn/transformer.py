@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from ..ops._weights import SequenceWeights
 
 __all__ = ["TransformerLayer", "self_attention"]
 
@@ -58,6 +62,12 @@ class TransformerLayer(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         x = x + self._drop(self_attention(self.norm1(x), self.qkv, self.out, self.heads, mask=mask))
         return x + self._drop(self.ffn(self.norm2(x)))
+
+    def weights(self) -> SequenceWeights:
+        """All weights, as ``ops.sequence_layer`` takes them."""
+        first, _, last = self.ffn
+        layers: Any = self.norm1, self.qkv, self.out, self.norm2, first, last
+        return SequenceWeights(*(t for layer in layers for t in (layer.weight, layer.bias)))
 
     def _drop(self, added: Tensor) -> Tensor:
         return F.dropout(added, self.dropout, self.training)

@@ -19,7 +19,7 @@ from ..scores import (
     srcc,
     xauc,
 )  # fmt: skip
-from ._weights import DecoderWeights, MLPWeights, SessionWeights
+from ._weights import DecoderWeights, MLPWeights, SequenceWeights, SessionWeights
 from .conditional_planar_flow import conditional_planar_flow
 from .crps import crps
 from .denoise_chain import denoise_chain
@@ -38,22 +38,23 @@ from .planar_flow_inverse import planar_flow_inverse
 from .predict_x0 import predict_x0
 from .q_sample import q_sample
 from .reverse_step import reverse_step
+from .sequence_layer import sequence_layer
 from .value_decode import DecodeResult, value_decode
 from .wasserstein_quantile_loss import wasserstein_quantile_loss
 from .windowed_value import windowed_value
 
 __all__ = [
-    "DecodeResult", "DecoderWeights", "MLPWeights", "SessionWeights", "XAUCResult", "auc", "conditional_planar_flow", "coverage", "crps",
-    "cumulative_score", "decile_table", "denoise_chain", "embedding_mixup", "encode_increments", "flow_sample", "flow_step", "fusion_chain",
-    "guided_posterior_step", "histogram_jsd", "interval_score", "kendall_tau", "lcc", "mae", "mae_by_interval", "mlp",
-    "nested_min", "normalized_gini", "pinball", "planar_flow", "planar_flow_inverse", "predict_x0", "q_sample", "relaimpr", "reverse_step",
-    "rmse", "srcc", "value_decode", "wasserstein_quantile_loss", "windowed_value", "xauc",
+    "DecodeResult", "DecoderWeights", "MLPWeights", "SequenceWeights", "SessionWeights", "XAUCResult", "auc", "conditional_planar_flow",
+    "coverage", "crps", "cumulative_score", "decile_table", "denoise_chain", "embedding_mixup", "encode_increments", "flow_sample",
+    "flow_step", "fusion_chain", "guided_posterior_step", "histogram_jsd", "interval_score", "kendall_tau", "lcc", "mae",
+    "mae_by_interval", "mlp", "nested_min", "normalized_gini", "pinball", "planar_flow", "planar_flow_inverse", "predict_x0", "q_sample",
+    "relaimpr", "reverse_step", "rmse", "sequence_layer", "srcc", "value_decode", "wasserstein_quantile_loss", "windowed_value", "xauc",
 ]  # fmt: skip
 
 # A call of `ops.<name>` with a proxy is one node of `torch.fx.symbolic_trace`'s graph: a proxy is no tensor to check.
 for _name in (
     "conditional_planar_flow", "crps", "denoise_chain", "embedding_mixup", "encode_increments", "flow_sample", "flow_step", "fusion_chain",
     "guided_posterior_step", "interval_score", "mlp", "nested_min", "pinball", "planar_flow", "planar_flow_inverse", "predict_x0",
-    "q_sample", "reverse_step", "value_decode", "wasserstein_quantile_loss", "windowed_value",
+    "q_sample", "reverse_step", "sequence_layer", "value_decode", "wasserstein_quantile_loss", "windowed_value",
 ):  # fmt: skip
     torch.fx.wrap(_name)

@@ -43,7 +43,26 @@ class DecoderWeights(NamedTuple):
     norm_eps: float = 1e-5
 
 
-W = TypeVar("W", MLPWeights, SessionWeights, DecoderWeights)
+class SequenceWeights(NamedTuple):
+    """Of one Transformer layer of width W with F hidden units."""
+
+    norm1_weight: Tensor  # [W], of the attention
+    norm1_bias: Tensor  # [W]
+    qkv_weight: Tensor  # [3 W, W]: queries | keys | values
+    qkv_bias: Tensor  # [3 W]
+    out_weight: Tensor  # [W, W]
+    out_bias: Tensor  # [W]
+    norm2_weight: Tensor  # [W], of the feed-forward part
+    norm2_bias: Tensor  # [W]
+    linear1_weight: Tensor  # [F, W]
+    linear1_bias: Tensor  # [F]
+    linear2_weight: Tensor  # [W, F]
+    linear2_bias: Tensor  # [W]
+    norm3_weight: Tensor | None = None  # [W], of what follows a memory; post-norm alone
+    norm3_bias: Tensor | None = None  # [W]
+
+
+W = TypeVar("W", MLPWeights, SessionWeights, DecoderWeights, SequenceWeights)
 
 
 def weights_of(source: Any, kind: type[W], name: str, expected: str) -> W:
@@ -58,8 +77,10 @@ def weights_of(source: Any, kind: type[W], name: str, expected: str) -> W:
     return found
 
 
-def check_weights(name: str, weights: MLPWeights | SessionWeights | DecoderWeights) -> None:
-    """Dtypes, devices and shapes of a tuple that no module vouches for."""
+def check_weights(name: str, weights: MLPWeights | SessionWeights | DecoderWeights | SequenceWeights) -> None:
+    """Dtypes, devices and shapes of a tuple that no module vouches for; the op checks those of a ``SequenceWeights``."""
+    if isinstance(weights, SequenceWeights):
+        return
     if isinstance(weights, DecoderWeights):
         for i, t in enumerate(weights.tensors):
             checks.same(f"{name}.tensors[{i}]", t, f"{name}.tensors[0]", weights.tensors[0])

@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 
 from .._validation import tensors as checks
-from .._validation.numbers import real
-from .._validation.numbers import seed as signed_seed
 from ..reference import mlp as reference
+from ._dropout import dropout_arguments
 from ._register import DifferentiableOp, empty_if, loop_batches
 
 __all__ = ["mlp"]
@@ -69,10 +68,7 @@ def mlp(
     H = _check_network(x, w_in, b_in, w_out, b_out)
     cond_index = _table("cond", cond, cond_index, x, w_in, H)
     time_index = _table("time", time, time_index, x, w_in, H)
-    p = real("dropout", dropout, least=0)
-    if p >= 1:
-        raise ValueError(f"dropout: expected a probability in [0, 1), got {dropout}")
-    key, ids = (_seed(seed), checks.row_ids("row_ids", row_ids, x)) if p else (None, None)
+    key, ids, p = dropout_arguments(dropout, seed, row_ids, x)
     out: Tensor = _OP(x, w_in, b_in, cond, time, w_out, b_out, cond_index, time_index, key, ids, p)
     return out
 
@@ -124,17 +120,6 @@ def _table(name: str, rows: Tensor | None, index: Any, x: Tensor, w_in: Tensor, 
         if low < 0 or high >= T:
             raise ValueError(f"{name}_index: expected integers from 0 to {T - 1}, got {low if low < 0 else high}")
     return found
-
-
-def _seed(seed: int | Tensor | None) -> Tensor:
-    """A tensor, so that a compiled call need not know its value."""
-    if seed is None:
-        return torch.randint(-(2**63), 2**63 - 1, (1,)).view(())
-    if not isinstance(seed, Tensor):
-        return torch.tensor(signed_seed(seed))
-    if seed.dtype != torch.int64 or seed.dim() or seed.device.type not in ("cpu", "meta"):
-        raise TypeError(f"seed: expected an int or an int64 tensor [] on the CPU, got {seed.dtype} {list(seed.shape)} on {seed.device}")
-    return seed
 
 
 def _fake(x: Tensor, w_out: Tensor) -> Tensor:

@@ -54,6 +54,14 @@ def network(kind: str, *sizes: int, dtype: torch.dtype) -> Any:
 
 
 @cache
+def layer_weights(W: int, F: int, dtype: torch.dtype) -> ops.SequenceWeights:
+    with torch.random.fork_rng():
+        torch.manual_seed(W)
+        shapes = ((W,), (W,), (3 * W, W), (3 * W,), (W, W), (W,), (W,), (W,), (F, W), (F,), (W, F), (W,))
+        return ops.SequenceWeights(*((torch.randn(s) / s[-1] ** 0.5).to(dtype) for s in shapes))
+
+
+@cache
 def schedule(name: str) -> NoiseSchedule:
     return NoiseSchedule.linear(20) if name == "linear" else NoiseSchedule.cosine(20)
 
@@ -172,6 +180,27 @@ OPS = [
         scale=("x",),
         ulps=64.0,
         gradients=("x", "w_in", "b_in", "w_out", "b_out"),
+        **SLOPES,
+    ),
+    Entry(
+        ops.sequence_layer,
+        dict(
+            x=Floats("N W", kinds=USUAL),
+            offsets=Made(lambda d: torch.tensor([0, *sorted(d.random.integers(0, d.size("N") + 1, 3)), d.size("N")])),
+            weights=Made(lambda d: layer_weights(d.size("W"), d.size("F"), d.dtype)),
+            heads=Made(lambda d: d.choose(1, d.size("W"))),
+            activation=Choice(("silu", "relu", "gelu")),
+            causal=FLAG,
+            memory=Made(lambda d: d.choose(None, torch.ones(4, d.size("W"), dtype=d.dtype))),
+            dropout=Number((0.0, 0.25, 0.9)),
+            seed=SEED,
+            row_ids=Choice((None, torch.tensor([5, -1, 2**40, 0]))),
+        ),
+        kernel,
+        sizes={"W": (1, 3, 8, 16, 24), "F": (1, 5, 33)},
+        scale=("x",),
+        ulps=64.0,
+        gradients=("x",),
         **SLOPES,
     ),
     Entry(ops.q_sample, dict(x0=Floats("B D"), noise=STATE, alpha_bar=Level()), kernel, gradients=("x0", "noise", "alpha_bar")),

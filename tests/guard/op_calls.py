@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ordkernels import nn, ops, rng
+from ordkernels.nn.transformer import TransformerLayer
 from ordkernels.schedules import NoiseSchedule
 
 D, C, K, L, V, LAYERS = 9, 5, 6, 12, 40, 3
@@ -40,8 +41,19 @@ def _modules() -> tuple[Any, ...]:
             nn.MLPDenoiser(D, C, hidden=32, time_width=16),
             nn.SessionDenoiser(D, C, hidden=32, time_width=16),
             nn.ValueDecoder(V, d_model=16, heads=2, ffn=32, layers=2),
+            TransformerLayer(8, 2, 0.0),
         )
     return tuple(module.eval().requires_grad_(False) for module in modules)
+
+
+def _tokens(x: Tensor, row_ids: Tensor, dropout: float, seed: int, **weights: Tensor) -> Tensor:
+    """ops.sequence_layer on sequences of one length, x [B, L, W]."""
+    offsets, layer = torch.arange(x.shape[0] + 1) * x.shape[1], ops.SequenceWeights(*weights.values())
+    out = ops.sequence_layer(x.flatten(0, 1), offsets, layer, heads=2, dropout=dropout, seed=seed, row_ids=row_ids)
+    return out.view(x.shape)
+
+
+_tokens.__name__ = "sequence_layer"
 
 
 def op_calls(B: int, seed: int, dtype: torch.dtype = torch.float32) -> list[OpCall]:
@@ -55,7 +67,7 @@ def op_calls(B: int, seed: int, dtype: torch.dtype = torch.float32) -> list[OpCa
         return (0.02 + 0.96 * torch.rand(shape, generator=generator)).to(dtype)
 
     ids = torch.randint(-(2**40), 2**40, (B,), generator=generator)
-    mlp, session, decoder = _modules()
+    mlp, session, decoder, block = _modules()
     schedule, single = NoiseSchedule.cosine(20), torch.float32
     keyed = {"row_ids": ids}
     state = {"x_t": normal(B, D), "output": normal(B, D)}
@@ -69,6 +81,7 @@ def op_calls(B: int, seed: int, dtype: torch.dtype = torch.float32) -> list[OpCa
     sessions["mask"] = torch.rand(B, K, generator=generator) < 0.7
     hyper = {"weight": 0.2 * normal(LAYERS * (2 * D + 1), C), "bias": normal(LAYERS * (2 * D + 1))}
     network = {"w_in": normal(K, D) / 3, "b_in": normal(K), "w_out": normal(C, K) / 3, "b_out": normal(C)}
+    layer = {f"w{i}": t.to(dtype) for i, t in enumerate(block.weights()) if t is not None}
     decoding = {"decoder": decoder, "values": token_values, "max_tokens": 6, "temperature": 0.7, "seed": seed}
     return [
         OpCall(ops.encode_increments, {"y": 5 * uniform(B)}, {"widths": uniform(K)}),
@@ -77,6 +90,7 @@ def op_calls(B: int, seed: int, dtype: torch.dtype = torch.float32) -> list[OpCa
         OpCall(ops.planar_flow_inverse, {"z_out": normal(B, D), **flow}, {}),
         OpCall(ops.conditional_planar_flow, {"z": normal(B, D), "h": normal(B, C)}, hyper, dense=True),
         OpCall(ops.mlp, {"x": normal(B, D), "time": normal(B, K), **keyed}, {**network, "dropout": 0.2, "seed": seed}, dense=True),
+        OpCall(_tokens, {"x": normal(B, 3, 8), **keyed}, {**layer, "dropout": 0.2, "seed": seed}, dense=True),
         OpCall(ops.q_sample, {"x0": normal(B, D), "noise": normal(B, D), "alpha_bar": uniform(B)}, {}),
         OpCall(ops.predict_x0, {**state, "alpha_bar": uniform(B)}, {"prediction": "v"}),
         OpCall(ops.reverse_step, {**state, **times, **keyed}, {"eta": 1.0, "seed": seed, "step": 3}),

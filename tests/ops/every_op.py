@@ -1,11 +1,14 @@
 """A small call of every torch op: what tests of compilers, exporters and modes are repeated over."""
 
+import itertools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ordkernels import nn, ops, rng
 from ordkernels.schedules import NoiseSchedule
@@ -37,6 +40,13 @@ def normals(*shapes: tuple[int, ...]) -> Callable[[int], list[Tensor]]:
     return lambda B: [torch.randn(B, *shape) for shape in shapes]
 
 
+def layer_of_sequences(x: Tensor, weights: Tensor) -> Any:
+    """ops.sequence_layer on x [B, 3, 4], its weights in one row."""
+    offsets = (torch.ones_like(x[:, 0, 0], dtype=torch.int64) * 3).cumsum(0)
+    layer = ops.SequenceWeights(*(weights[end - math.prod(s) : end].view(s) for s, end in _LAYER_PLACES))
+    return ops.sequence_layer(x.flatten(0, 1), F.pad(offsets, (1, 0)), layer, heads=2, dropout=0.3, seed=4).view(x.shape)
+
+
 def levels(B: int) -> Tensor:
     return torch.tensor([0.25, 0.5]).repeat(B)[:B]  # bf16 numbers, so is what is added to them
 
@@ -45,6 +55,8 @@ torch.manual_seed(0)
 _MLP = nn.MLPDenoiser(4, 3, 8).eval()
 _SESSIONS = nn.SessionDenoiser(4).eval()
 _DECODER = nn.ValueDecoder(len(VALUES), 8, 2, 16, 1).eval()
+_LAYER_SHAPES = ((4,), (4,), (12, 4), (12,), (4, 4), (4,), (4,), (4,), (5, 4), (5,), (4, 5), (4,))
+_LAYER_PLACES = list(zip(_LAYER_SHAPES, itertools.accumulate(map(math.prod, _LAYER_SHAPES)), strict=True))
 _STEP: dict[str, Any] = {"eta": 1.0, "seed": 3, "row_ids": None, "step": 2}
 
 CALLS = {
@@ -79,6 +91,7 @@ CALLS = {
         lambda x, c, w, v, b: ops.mlp(x, w, None, v, b, time=c, dropout=0.3, seed=4), normals((3,), (6,)),
         (torch.randn(6, 3), torch.randn(4, 6), torch.randn(4)),
     ),
+    "sequence_layer": Call(layer_of_sequences, normals((3, 4)), (torch.randn(_LAYER_PLACES[-1][1]) / 2,)),
     "denoise_chain": Call(
         lambda x, c: ops.denoise_chain(x, c, _MLP, SCHEDULE, steps=5, aligned=[16, 8], eta=1.0, seed=2), normals((4,), (3,)),
         differentiable=False,

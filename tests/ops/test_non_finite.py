@@ -6,6 +6,7 @@ be anything: rows and parameters are compared where the reference is finite.
 """
 
 import math
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,12 +15,15 @@ import torch
 from test_extremes import BACKENDS
 from torch import Tensor
 
+import ordkernels
 from ordkernels import ops, use_backend
 
 B = 9
 r = torch.randn
 # name: (call, inputs, how many of them have rows)
 Case = tuple[Callable[..., Any], Callable[[], list[Tensor]], int]
+LAYER_SHAPES = ((4,), (4,), (12, 4), (12,), (4, 4), (4,), (4,), (4,), (5, 4), (5,), (4, 5), (4,))
+LAYER, ONE_EACH = ops.SequenceWeights(*(r(*shape) for shape in LAYER_SHAPES)), torch.arange(B + 1)  # sequences of one token
 CASES: dict[str, Case] = {
     "planar_flow": (ops.planar_flow, lambda: [r(B, 5), r(B, 3, 5) / 3, r(B, 3, 5) / 3, r(B, 3)], 4),
     "planar_flow_inverse": (ops.planar_flow_inverse, lambda: [r(B, 5), r(B, 3, 5) / 3, r(B, 3, 5) / 3, r(B, 3)], 4),
@@ -39,6 +43,7 @@ CASES: dict[str, Case] = {
         lambda: [r(B, 5), r(B, 7), r(7, 5), r(7), r(6, 7), r(6)],
         2,
     ),
+    "sequence_layer": (lambda x: ops.sequence_layer(x, ONE_EACH, LAYER, heads=2, dropout=0.5, seed=1), lambda: [r(B, 4)], 1),
     "mlp, networks": (ops.mlp, lambda: [r(B, 3, 5), r(3, 7, 5), r(3, 7), r(3, 2, 7), r(3, 2)], 1),
     "q_sample": (lambda x, n: ops.q_sample(x, n, 0.7), lambda: [r(B, 5), r(B, 5)], 2),
     "predict_x0": (lambda x, o: ops.predict_x0(x, o, 0.7, clip=2.0), lambda: [r(B, 5), r(B, 5)], 2),
@@ -73,6 +78,12 @@ def broken(name: str) -> Iterator[tuple[int, list[Tensor], list[Tensor]]]:
 
 def agree(got: Tensor, want: Tensor) -> bool:
     return torch.allclose(got, want, rtol=1e-3, atol=1e-4, equal_nan=True)
+
+
+if ordkernels.available_backends("sequence_layer")["triton"]:
+    CASES = {
+        name: case for name, case in CASES.items() if os.environ.get("TRITON_INTERPRET") != "1" or not name.startswith("sequence_layer")
+    }
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -137,6 +137,7 @@ def flows() -> dict[str, Call]:
 def networks() -> dict[str, Call]:
     x, c, index = normal(B, 4), normal(3, 6), torch.arange(B) % 3
     weights = [normal(6, 4), normal(6), normal(5, 6), normal(5)]
+    layer = [normal(*s) for s in ((4,), (4,), (12, 4), (12,), (4, 4), (4,), (4,), (4,), (5, 4), (5,), (4, 5), (4,), (4,), (4,))]
     grouped = [normal(2, 6, 4), normal(2, 6), normal(2, 1, 6), normal(2, 1)]
     return {
         "mlp": (ops.mlp, [x, *weights]),
@@ -144,6 +145,16 @@ def networks() -> dict[str, Call]:
             lambda x, c, t, *w: ops.mlp(x, *w, cond=c, cond_index=index, time=t, dropout=0.4, seed=2), [x, c, normal(1, 6), *weights],
         ),
         "mlp, own rows": (lambda x, c, *w: ops.mlp(x, *w, cond=c), [x, normal(B, 6), *weights]),
+        **{
+            f"sequence_layer, {norm}, {activation}": (
+                lambda x, m, *w, norm=norm, activation=activation: ops.sequence_layer(
+                    x, torch.tensor([0, 3, 3, B]), ops.SequenceWeights(*w), heads=2, norm=norm, activation=activation, memory=m,
+                    causal=activation == "relu", dropout=0.4, seed=2,
+                ),
+                [normal(B, 4), normal(3, 4), *layer[: 14 if norm == "post" else 12]],
+            )
+            for norm in ("pre", "post") for activation in ("silu", "relu", "gelu")
+        },
         "mlp, networks": (lambda *a: ops.mlp(*a, dropout=0.4, seed=2), [normal(B, 2, 4), *grouped]),
         "mlp, networks, one input": (ops.mlp, [normal(B, 1, 4), *grouped]),
     }  # fmt: skip

@@ -33,20 +33,24 @@ ORD_INLINE void factors_of_words(const uint64_t* from, uint32_t threshold, doubl
   }
 }
 
-// Factors of features [64 tile, 64 tile + 64) of rows [first, first + n) -> [n, 64].
-template <class T>
-__attribute__((noinline)) static void dropout_factors(const DropoutArgs& a, int64_t first, int64_t n, int64_t tile,
-                                                      T* to) {
+// Where the words of a row lie: the row id of the counter, and its first block.
+struct DropoutPlace {
+  uint64_t id, first_block;
+};
+
+// Factors of features [64 tile, 64 tile + 64) of n rows -> [n, 64]; place(i): where those of row i lie.
+template <class T, class Place>
+ORD_INLINE void dropout_factors_at(const DropoutArgs& a, const Place& place, int64_t n, int64_t tile, T* to) {
   constexpr int kRows = philox::kBlocks / kDropoutBlocks;
   alignas(64) uint64_t row[philox::kBlocks], index[philox::kBlocks], even[philox::kBlocks], odd[philox::kBlocks];
-  for (int i = 0; i < philox::kBlocks; ++i) {
-    index[i] = (uint64_t)(tile * kDropoutBlocks + i % kDropoutBlocks);
-  }
   const double scale = a.scale();
   for (int64_t r = 0; r < n; r += kRows) {
-    for (int i = 0; i < philox::kBlocks; ++i) {
-      const int64_t at = r + i / kDropoutBlocks < n ? first + r + i / kDropoutBlocks : first;
-      row[i] = (uint64_t)(a.row_ids ? a.row_ids[at] : at);
+    for (int i = 0; i < kRows; ++i) {
+      const DropoutPlace at = place(r + i < n ? r + i : r);
+      for (int b = 0; b < kDropoutBlocks; ++b) {
+        row[i * kDropoutBlocks + b] = at.id;
+        index[i * kDropoutBlocks + b] = at.first_block + (uint64_t)(tile * kDropoutBlocks + b);
+      }
     }
     philox::make_words(row, index, a.step, a.seed, philox::kBlocks, even, odd);
     for (int64_t i = 0; i < kRows && r + i < n; ++i) {
@@ -55,6 +59,18 @@ __attribute__((noinline)) static void dropout_factors(const DropoutArgs& a, int6
       factors_of_words(odd + i * kDropoutBlocks, a.threshold, scale, out + 32);
     }
   }
+}
+
+// The same of rows [first, first + n), each with its own stream.
+template <class T>
+__attribute__((noinline)) static void dropout_factors(const DropoutArgs& a, int64_t first, int64_t n, int64_t tile,
+                                                      T* to) {
+  dropout_factors_at(
+      a,
+      [&](int64_t i) __attribute__((always_inline)) {
+        return DropoutPlace{(uint64_t)(a.row_ids ? a.row_ids[first + i] : first + i), 0};
+      },
+      n, tile, to);
 }
 
 }  // namespace
