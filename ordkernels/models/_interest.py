@@ -74,6 +74,8 @@ class SequenceEncoder(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        if self._kernel_serves(x, mask):
+            return self._packed(x, mask)
         last = self.position.num_embeddings - 1
         following = mask.flip(1).cumsum(1).flip(1) - 1  # tokens that come after
         x = x + self.position(following.clamp(0, last))
@@ -82,6 +84,22 @@ class SequenceEncoder(nn.Module):
             x = layer(x, visible)
         out: Tensor = self.norm(x)
         return out
+
+    def _kernel_serves(self, x: Tensor, mask: Tensor) -> bool:
+        layers: Any = self.layers
+        return can_read_values(mask) and all(layer.kernel_serves(x) for layer in layers)
+
+    def _packed(self, x: Tensor, mask: Tensor) -> Tensor:
+        """The tokens that exist alone, zeros elsewhere."""
+        lengths, last = mask.sum(1), self.position.num_embeddings - 1
+        layers: Any = self.layers
+        offsets = F.pad(lengths.cumsum(0), (1, 0))
+        where = mask.flatten().nonzero()[:, 0]
+        following = torch.repeat_interleave(offsets[1:], lengths, output_size=len(where)) - 1 - torch.arange(len(where), device=x.device)
+        tokens = x.flatten(0, 1).index_select(0, where) + self.position(following.clamp(max=last))
+        for layer in layers:
+            tokens = layer.packed(tokens, offsets)
+        return x.new_zeros(mask.numel(), x.shape[2]).index_copy(0, where, self.norm(tokens)).view(x.shape)
 
 
 @dataclass(frozen=True)

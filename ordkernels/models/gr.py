@@ -378,7 +378,8 @@ class GenerativeRegression(GenerativeModel):
         """The logits that the loss is on, ``[B, T, V]``: those of the second pass, where there are two."""
         embed, E = self.decoder.tok_emb, self.decoder.tok_emb.weight
         inputs = F.pad(tokens[:, :-1], (1, 0), value=SOS)
-        first: Tensor = self.decoder(inputs, memory)
+        lengths = (tokens != PAD).sum(1)
+        first: Tensor = self.decoder(inputs, memory, lengths)
         if not isinstance(self.curriculum, str) and self.curriculum == 1:
             return first
         if self.mixup is None:
@@ -386,7 +387,7 @@ class GenerativeRegression(GenerativeModel):
         else:
             fed = ops.embedding_mixup(first, E, window=self.window if self.mixup == "window" else None)
         true = random.uniform(*inputs.shape) < p
-        second: Tensor = self.decoder(self.decoder.second_pass(inputs, fed, true), memory)
+        second: Tensor = self.decoder(self.decoder.second_pass(inputs, fed, true), memory, lengths)
         return second
 
     def condition(self, x: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .._validation.tensors import autocast_is_active
+from ..ops._register import Op
 from ..ops.mlp import _OP, mlp
 
 __all__ = ["MLP", "kernel_serves"]
@@ -30,18 +31,18 @@ class MLP(nn.Sequential):
         return y.view(*x.shape[:-1], y.shape[-1])
 
 
-def kernel_serves(x: Tensor, *layers: nn.Module) -> bool:
-    """Whether a kernel of ``ops.mlp`` may stand for these layers.
+def kernel_serves(x: Tensor, *layers: nn.Module, op: Op[Tensor] = _OP) -> bool:
+    """Whether a kernel of an op, of ``ops.mlp`` if none is given, may stand for these layers.
 
     Not for half types and under autocast, whose products torch makes in that type; nor where a layer has been replaced, or has hooks,
     or weights of a tensor subclass (sharded, quantized).
     """
-    serves = x.dtype in (torch.float32, torch.float64) and not autocast_is_active() and _OP.has_kernel(x)
+    serves = x.dtype in (torch.float32, torch.float64) and not autocast_is_active() and op.has_kernel(x)
     return serves and all(map(_is_plain, layers))
 
 
 def _is_plain(layer: Any) -> bool:
-    if type(layer) not in (nn.Linear, nn.SiLU, nn.Dropout):
+    if type(layer) not in (nn.Linear, nn.SiLU, nn.Dropout, nn.LayerNorm):
         return False
     if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks:
         return False

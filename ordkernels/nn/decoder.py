@@ -11,7 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .._validation.numbers import positive_sizes
-from ..ops._weights import DecoderWeights
+from .._validation.tensors import can_read_values
+from ..ops._weights import DecoderWeights, SequenceWeights
+from ..ops.sequence_layer import _OP as SEQUENCE_LAYER
+from ..ops.sequence_layer import sequence_layer
+from ._mlp import kernel_serves
 from .transformer import self_attention
 
 __all__ = ["ValueDecoder"]
@@ -50,6 +54,7 @@ class ValueDecoder(nn.Module):
 
     Shapes: ``inputs [B, T]`` integer tokens, SOS first, or ``[B, T, d]`` embeddings (of ``tok_emb``, or mixtures of them, as
     in the second pass of curriculum learning), ``memory [B, M]`` -> ``[B, T, V]``; position t sees inputs 0..t.
+    ``lengths [B]`` int64, at most T: inputs behind them do not count, and their logits may be anything finite.
 
     Raises:
         TypeError: inputs that are neither tokens nor floating.
@@ -106,15 +111,29 @@ class ValueDecoder(nn.Module):
         self.norm = nn.LayerNorm(d_model, norm_eps) if norm == "pre" else None
         self.linear = nn.Linear(d_model, vocab_size)
 
-    def forward(self, inputs: Tensor, memory: Tensor) -> Tensor:
+    def forward(self, inputs: Tensor, memory: Tensor, lengths: Tensor | None = None) -> Tensor:
         x = self.embed(inputs)
         if memory.dim() != 2 or list(memory.shape) != [x.shape[0], self.memory_width]:
             raise ValueError(f"memory: expected [B, M] = {[x.shape[0], self.memory_width]}, got {list(memory.shape)}")
         m = memory if self.memory is None else self.memory(memory)
-        for layer in self.layers:
+        layers: Any = self.layers
+        if lengths is not None and can_read_values(lengths) and all(layer.kernel_serves(x) for layer in layers):
+            return self._packed(x, m, lengths)
+        for layer in layers:
             x = layer(x, m)
         logits: Tensor = self.linear(x if self.norm is None else self.norm(x))
         return logits
+
+    def _packed(self, x: Tensor, m: Tensor, lengths: Tensor) -> Tensor:
+        """The tokens within the lengths alone, zeros behind."""
+        B, T, _ = x.shape
+        where = (torch.arange(T, device=x.device) < lengths[:, None]).flatten().nonzero()[:, 0]
+        offsets, tokens = F.pad(lengths.cumsum(0), (1, 0)), x.flatten(0, 1).index_select(0, where)
+        layers: Any = self.layers
+        for layer in layers:
+            tokens = layer.packed(tokens, offsets, m)
+        logits: Tensor = self.linear(tokens if self.norm is None else self.norm(tokens))
+        return logits.new_zeros(B * T, self.vocab_size).index_copy(0, where, logits).view(B, T, -1)
 
     def embed(self, inputs: Tensor) -> Tensor:
         """Tokens ``[B, T]``, or their embeddings ``[B, T, d]`` as they are -> ``[B, T, d]``, with the positions if there are any."""
@@ -245,7 +264,8 @@ _NORM = {"gamma": "weight", "beta": "bias"}
 class _DecoderLayer(nn.Module):
     def __init__(self, d: int, heads: int, ffn: int, norm: str, activation: str, dropout: float, eps: float) -> None:
         super().__init__()
-        self.heads, self.pre, self.activation, self.dropout = heads, norm == "pre", activation, dropout
+        self.heads, self.pre, self.dropout = heads, norm == "pre", dropout
+        self.activation: Any = activation
         self.qkv, self.attention_out = nn.Linear(d, 3 * d), nn.Linear(d, d)
         self.cross_value, self.cross_out = nn.Linear(d, d), nn.Linear(d, d)
         self.linear1, self.linear2 = nn.Linear(d, ffn), nn.Linear(ffn, d)
@@ -263,6 +283,22 @@ class _DecoderLayer(nn.Module):
         x = self.norm2(x + self._drop(m))
         y: Tensor = self.norm3(x + self._drop(self._feed_forward(x)))
         return y
+
+    def kernel_serves(self, x: Tensor) -> bool:
+        """As ``TransformerLayer.kernel_serves``."""
+        if self._forward_hooks or self._forward_pre_hooks or self._backward_hooks:
+            return False
+        norms = (self.norm1, self.norm3) if self.norm2 is None else (self.norm1, self.norm2, self.norm3)
+        return kernel_serves(x, self.qkv, self.attention_out, self.linear1, self.linear2, *norms, op=SEQUENCE_LAYER)
+
+    def packed(self, x: Tensor, offsets: Tensor, m: Tensor) -> Tensor:
+        """x [N, d], offsets [B + 1], m [B, d] -> [N, d]."""
+        parts: Any = self.norm1, self.qkv, self.attention_out, self.norm3, self.linear1, self.linear2, self.norm2
+        weights = SequenceWeights(*(t for part in parts if part is not None for t in (part.weight, part.bias)))
+        return sequence_layer(
+            x, offsets, weights, heads=self.heads, norm="pre" if self.pre else "post", activation=self.activation, causal=True,
+            memory=self.cross_out(self.cross_value(m)), eps=self.norm1.eps, dropout=self.dropout if self.training else 0.0,
+        )  # fmt: skip
 
     def _attention(self, x: Tensor) -> Tensor:
         return self_attention(x, self.qkv, self.attention_out, self.heads, is_causal=True)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..ops._weights import SequenceWeights
+from ..ops.sequence_layer import _OP as SEQUENCE_LAYER
+from ..ops.sequence_layer import sequence_layer
+from ._mlp import kernel_serves
 
 __all__ = ["TransformerLayer", "self_attention"]
 
@@ -60,8 +64,24 @@ class TransformerLayer(nn.Module):
         self.ffn = nn.Sequential(nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, width))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        if mask is None and self.kernel_serves(x):
+            B, L, D = x.shape
+            return self.packed(x.reshape(B * L, D), torch.arange(B + 1, device=x.device) * L).view(B, L, D)
         x = x + self._drop(self_attention(self.norm1(x), self.qkv, self.out, self.heads, mask=mask))
         return x + self._drop(self.ffn(self.norm2(x)))
+
+    def kernel_serves(self, x: Tensor) -> bool:
+        """Whether ``packed`` runs on a kernel and means what this module's layers do, however they are changed or listened to."""
+        if type(self) is not TransformerLayer or self._forward_hooks or self._forward_pre_hooks or self._backward_hooks:
+            return False
+        return kernel_serves(
+            x, self.norm1, self.qkv, self.out, self.norm2, *self.ffn, op=SEQUENCE_LAYER
+        )  # fmt: skip
+
+    def packed(self, x: Tensor, offsets: Tensor) -> Tensor:
+        """The tokens of sequences of any lengths, one after the other: ``x [N, D]``, ``offsets [S + 1]`` -> ``[N, D]``."""
+        eps, p = self.norm1.eps, self.dropout if self.training else 0.0
+        return sequence_layer(x, offsets, self.weights(), heads=self.heads, eps=eps, dropout=p)
 
     def weights(self) -> SequenceWeights:
         """All weights, as ``ops.sequence_layer`` takes them."""
