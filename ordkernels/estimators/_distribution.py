@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from ..scaling.predictor import quantiles_of_draws
+
 __all__ = ["PredictedDistribution"]
 
 Floats = NDArray[np.float64]
@@ -57,8 +59,7 @@ class PredictedDistribution:
         levels = np.asarray(alpha, dtype=np.float64)
         if levels.ndim > 1 or not ((levels > 0) & (levels < 1)).all():
             raise ValueError(f"alpha: expected levels strictly between 0 and 1, got {alpha!r}")
-        found: Floats = np.quantile(self.draws, levels, axis=1, method="weibull")  # levels first
-        return found.T
+        return quantiles_of_draws(self.draws, levels)
 
     def cdf(self, y: float | ArrayLike) -> Floats:
         """The share of the draws that are at most y, a number or ``[N]``: ``[N]``."""

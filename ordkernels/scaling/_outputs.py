@@ -12,6 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .predictor import quantiles_of_draws
+
 __all__ = ["LEVELS", "Outputs", "load"]
 
 LEVELS = (0.1, 0.5, 0.9)
@@ -66,8 +68,8 @@ class Outputs:
 
     def _of_draws(self, draws: Tensor) -> Tensor:
         """``[B, 1 + Q + S]``: the median and quantiles, as `PredictedDistribution.ppf` has them, and the first draws as they are."""
-        levels = np.quantile(draws[:, : self.draws].double().cpu().numpy(), (0.5, *self.levels), axis=1, method="hazen")
-        return torch.cat((torch.from_numpy(levels.T).to(draws), draws[:, : self.samples]), dim=1)
+        levels = quantiles_of_draws(draws[:, : self.draws].double().cpu().numpy(), (0.5, *self.levels))
+        return torch.cat((torch.from_numpy(levels).to(draws), draws[:, : self.samples]), dim=1)
 
 
 def load(folder: Path) -> tuple[Any, bool]:

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from .._backend import forced_backend, use_backend
@@ -18,7 +19,7 @@ from .._validation.tensors import integers
 from ..models._base import GenerativeModel
 from ..samplers._base import draw_count
 
-__all__ = ["Predictor"]
+__all__ = ["Predictor", "quantiles_of_draws"]
 
 _TILE = 64  # rows: smaller blocks take other paths of the matrix products, at another rounding
 _SPAN = 1 << 12  # rows whose batch is made at once: features by few rows take longer
@@ -161,7 +162,8 @@ class Predictor:
         def predicted(start: int) -> Tensor:
             rows = torch.arange(start, min(start + span, start - (start - B) // size * size))
             rows = torch.where(rows < B, rows, start)  # the last block is padded
-            batch, found = batch_of(rows), []
+            batch = batch_of(rows)
+            found: list[Tensor] = []
             with nullcontext() if backend is None else use_backend(backend):  # a thread's own setting
                 for block in rows.split(size):
                     x = {name: t[len(found) * size :][:size].clone().to(device) for name, t in batch.items()}
@@ -209,9 +211,7 @@ class Predictor:
             keywords = {} if statistic is None else {"statistic": statistic}
             return lambda x, ids: m.predict(x, **keywords)
         if quantiles is not None and self._estimator:  # as `PredictedDistribution.ppf`
-            return lambda x, ids: torch.from_numpy(
-                np.quantile(m.sample(x, n, seed, ids).double().cpu().numpy(), quantiles, axis=1, method="hazen").T
-            )
+            return lambda x, ids: torch.from_numpy(quantiles_of_draws(m.sample(x, n, seed, ids).double().cpu().numpy(), quantiles))
         if quantiles is not None:
             return lambda x, ids: m.sampler().quantiles(x, quantiles, n, seed, ids)
         if callable(statistic):
@@ -260,6 +260,12 @@ class Predictor:
 def _keep_freed_memory() -> None:
     """glibc maps blocks of memory anew, page by page, unless one as large was freed before: up to a third of the time of a sampler."""
     torch.empty(31 << 20, dtype=torch.uint8)  # above 32 MiB it learns nothing
+
+
+def quantiles_of_draws(draws: NDArray[np.float64], levels: ArrayLike) -> NDArray[np.float64]:
+    """``[B]`` of one level, ``[B, Q]`` of several; linear between the draws ``[B, n]``, the k-th of level k / (n + 1)."""
+    found: NDArray[np.float64] = np.quantile(draws, np.asarray(levels, np.float64), axis=1, method="weibull")  # levels first
+    return found.T
 
 
 def _is_arrow(x: Any) -> bool:
