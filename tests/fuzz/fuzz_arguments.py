@@ -338,6 +338,8 @@ def wrong_tensors(t: Tensor) -> list[Callable[[], Any]]:
         lambda: torch.nn.Parameter(t) if t.dtype.is_floating_point else t, lambda: torch._neg_view(t) if t.dtype != torch.bool else t,
         lambda: t.to(torch.float8_e5m2) if t.dtype.is_floating_point else t.to(torch.uint16), lambda: t.to(torch.uint64).view(t.shape),
         lambda: torch.empty(0), lambda: t.detach().to_sparse_csr() if t.dim() == 2 else t, lambda: t.expand(2, *t.shape),
+        lambda: torch.quantize_per_tensor(t.detach().float(), 0.1, 0, torch.qint8),
+        lambda: torch.nested.nested_tensor([t.detach().float()] * 2),
     ]  # fmt: skip
 
 
@@ -367,5 +369,5 @@ def wrong(value: Any, d: Draw) -> Any:
 def snapshot(x: Any) -> Any:
     """A copy of an argument's values, to see whether a call has written into it."""
     if isinstance(x, Tensor):
-        return None if x.device.type == "meta" or x.layout != torch.strided else x.detach().clone()
+        return None if x.device.type == "meta" or x.layout != torch.strided or x.is_nested or x.is_quantized else x.detach().clone()
     return copy.deepcopy(x) if isinstance(x, np.ndarray | list | tuple) else None

@@ -321,7 +321,7 @@ def some_betas(d: Draw) -> Any:
     return d.choose(x, x.tolist(), torch.from_numpy(x), x.astype(np.float32), x[::-1])
 
 
-STEPS = Number((1, 2, 50, 1000, 3000))
+STEPS = Number((1, 2, 50, 1000, 3000, 4001))
 SCHEDULES = [
     Entry(
         NoiseSchedule.linear,

@@ -67,7 +67,7 @@ def schedule(name: str) -> NoiseSchedule:
 
 
 EARLIER = Level(limit=lambda x: share(x) / 2, numbers=(0.5, 1e-4, 0.25))
-LATER = Level(limit=lambda x: 0.6 + 0.4 * share(x), numbers=(0.7, 1.0, 0.999, 1))
+LATER = Level(limit=lambda x: 0.5 + 0.5 * share(x), numbers=(0.5, 0.7, 1.0, 0.999, 1))  # t == s at 0.5
 SCHEDULE = Made(lambda d: schedule(d.choose("linear", "cosine")))
 ROW_NOISE: dict[str, Any] = dict(seed=SEED, row_ids=Ids(), draw_ids=Ids(low=0, high=9))
 STEPS = Choice((1, 3, [20, 11, 2], torch.tensor([20, 11, 2, 1])))
