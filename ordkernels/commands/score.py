@@ -45,7 +45,12 @@ def add_parser(commands: Any) -> None:
     how = parser.add_argument_group("how")
     how.add_argument("--engine", choices=_ENGINES, default="local", help="local (default), or workers by Ray or Spark")
     how.add_argument("--workers", type=number(int, least=1), metavar="N", help="of Ray or Spark (default: what the cluster has)")
-    how.add_argument("--threads", type=number(int, least=1), metavar="N", help="that predict, of each worker (default: all cores)")
+    how.add_argument(
+        "--threads",
+        type=number(int, least=1),
+        metavar="N",
+        help="that predict, of each worker (default: all cores, 1 of Ray's and Spark's)",
+    )
     how.add_argument("--part-rows", type=number(int, least=1), metavar="N", help=f"of a part file (default {_PART_ROWS:,})")
     how.add_argument("--format", choices=("parquet", "csv", "arrow", "npz"), help="of part files (default parquet)")
     how.add_argument("--overwrite", action="store_true", help="replace OUT if it is there")
@@ -64,7 +69,7 @@ def main(args: argparse.Namespace) -> int:
         tuple(args.keep), args.row_id, args.part_rows or min(_PART_ROWS, max(1024, _PART_VALUES // (args.samples + 16))), ending,
     )  # fmt: skip
     engine = importlib.import_module(_ENGINES[args.engine], __package__)
-    scorer = PartScorer(job, args.threads)
+    scorer = PartScorer(job, args.threads if args.engine == "local" else args.threads or 1)
     if is_file:
         folder = args.out.parent / f".{args.out.name}.parts"
         parts = PartFolder.reopen(folder, job)

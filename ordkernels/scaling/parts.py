@@ -188,11 +188,17 @@ class PartFolder:
         """Numbers of the parts that are not there. Reads a CSV table once, to count its rows."""
         return [k for k in range(-(-self._table().count() // self.job.rows)) if not self.done(k)]
 
-    def pending(self, scorer: PartScorer) -> Iterator[tuple[int, int, Block]]:
-        """The blocks whose parts are not there, as (number, first row, columns), one read after the other."""
-        for begin, _, block in self._table().blocks(self.job.rows, scorer.columns, scorer.text, self.done):
+    def pending(self, scorer: PartScorer, among: range | None = None) -> Iterator[tuple[int, int, Block]]:
+        """The blocks whose parts are not there, all or those among some, as (number, first row, columns), one read after the other."""
+        blocks = self._table().blocks(
+            self.job.rows, scorer.columns, scorer.text, lambda k: self.done(k) or (among is not None and k not in among)
+        )
+        for begin, _, block in blocks:
+            k = begin // self.job.rows
             if block is not None:
-                yield begin // self.job.rows, begin, block
+                yield k, begin, block
+            if among is not None and k + 1 >= among.stop:
+                return
 
     def block(self, k: int, scorer: PartScorer) -> tuple[int, Block]:
         """Block k, as (first row, columns)."""
