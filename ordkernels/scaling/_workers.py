@@ -10,8 +10,6 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from .parts import Job, PartFolder, PartScorer
 
 __all__ = ["PartWorker", "located", "raise_first", "spans"]
@@ -48,7 +46,8 @@ def located(folder: PartFolder) -> tuple[str, Job]:
 def spans(numbers: list[int], workers: int) -> list[tuple[int, int]]:
     """First and last part of each task: several tasks a worker, of parts in a row, for a CSV file is read from its start for each."""
     size = max(1, -(-len(numbers) // (8 * workers)))
-    return [(group[0], group[-1] + 1) for group in np.split(np.array(numbers), range(size, len(numbers), size))] if numbers else []
+    groups = [numbers[k : k + size] for k in range(0, len(numbers), size)]
+    return [(group[0], group[-1] + 1) for group in groups]
 
 
 def raise_first(errors: Iterable[str]) -> None:
