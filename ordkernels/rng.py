@@ -12,10 +12,14 @@ import numpy as np
 import torch
 import torch.fx
 from torch import Tensor
+from torch.compiler import is_compiling
 
+from . import _backend
+from ._library import NAMESPACE
 from ._validation import tensors as checks
 from ._validation.numbers import integer, stream_step
 from ._validation.numbers import seed as signed_seed
+from ._validation.tensors import functorch_is_active
 from .ops._register import Op, fold_rows
 from .reference import rng as reference
 
@@ -25,7 +29,7 @@ RowIds = Tensor | np.ndarray | Sequence[int] | None
 
 
 def normal(
-    seed: int,
+    seed: int | Tensor,
     row_ids: RowIds,
     step: int,
     width: int,
@@ -43,7 +47,7 @@ def normal(
     \|value\| is at most 5.89, and non-zero.
 
     Args:
-        seed: any Python int, taken mod 2^64.
+        seed: any Python int, taken mod 2^64; or an integer tensor ``[]``, whose value a compiled graph does not ask for.
         row_ids: ``[B]`` integers, a tensor, an array or a sequence; negative ones stand for their 64-bit pattern. None means
             ``arange(B)``, B from ``draw`` if that is a tensor, else from ``rows``; then a row's numbers depend on its place in the
             batch, so pass ids wherever a batch may be split or reordered.
@@ -73,7 +77,7 @@ def normal(
 
 
 def uniform(
-    seed: int,
+    seed: int | Tensor,
     row_ids: RowIds,
     step: int,
     width: int,
@@ -129,8 +133,9 @@ def philox(counter: Tensor | np.ndarray | Sequence[Any], key: Tensor | np.ndarra
     return _PHILOX(c, k).view(torch.uint32)
 
 
-def _noise(kernel: Op[Tensor], seed: int, row_ids: Any, step: int, width: int, draw: Any, rows: int | None, device: Any) -> Tensor:
-    seed, step, width = signed_seed(seed), stream_step(step), integer("width", width)
+def _noise(kernel: Op[Tensor], seed: int | Tensor, row_ids: Any, step: int, width: int, draw: Any, rows: int | None, device: Any) -> Tensor:
+    traced_seed = seed if is_compiling() and isinstance(seed, Tensor) else None  # its value is not known
+    step, width, seed = stream_step(step), integer("width", width), 0 if traced_seed is not None else signed_seed(seed)
     if width < 0:
         raise ValueError(f"width: expected 0 or more, got {width}")
     draws = None
@@ -149,7 +154,26 @@ def _noise(kernel: Op[Tensor], seed: int, row_ids: Any, step: int, width: int, d
         if draws.numel() and checks.can_read_values(draws):
             low, high = torch.aminmax(draws)
             _check_draw(int(low), int(high), width)
+    plain = _backend.forced_backend() == "reference"
+    if is_compiling() and (plain or traced_seed is not None) and not functorch_is_active():
+        key = torch.tensor(seed) if traced_seed is None else traced_seed
+        return _keyed_noise(ids, draws, draw, key, step, width, kernel.kernel_name, plain)
     return kernel(ids, draws, draw, seed, step, width)
+
+
+@torch.library.custom_op(f"{NAMESPACE}::keyed_noise", mutates_args=())
+def _keyed_noise(
+    row_ids: Tensor, draw_ids: Tensor | None, draw: int, seed: Tensor, step: int, width: int, kind: str, plain: bool
+) -> Tensor:
+    """A call in a compiled graph as one node, by plain torch if so: Inductor would recompute its ten rounds for each of their uses."""
+    source = getattr(reference, kind) if plain else getattr(torch.ops.ordkernels, kind)
+    noise: Tensor = source(row_ids, draw_ids, draw, int(seed), step, width)
+    return noise
+
+
+@_keyed_noise.register_fake
+def _(row_ids: Tensor, draw_ids: Tensor | None, draw: int, seed: Tensor, step: int, width: int, kind: str, plain: bool) -> Tensor:
+    return _fake_rows(row_ids, width)
 
 
 def _row_ids(row_ids: Any, draws: Tensor | None, rows: int | None, device: Any) -> Tensor:

@@ -303,7 +303,7 @@ def check_aligned(aligned: Any, T: int) -> list[int]:
 
 
 def mixture_timesteps(
-    B: int, T: int, aligned: Any, rho: float, seed: int, step: int = 0, row_ids: Any = None, *, device: Any = None
+    B: int, T: int, aligned: Any, rho: float, seed: int | Tensor, step: int = 0, row_ids: Any = None, *, device: Any = None
 ) -> Tensor:
     r"""A training timestep per row: :math:`t \sim (1 - \rho)\, \mathrm{Uniform}\{1, \dots, T\} + \rho\, \mathrm{Uniform}\{\tau\}`.
 

@@ -133,6 +133,10 @@ class TargetModel(SavedModel):
             self.prepared.fill_(True)
         self._is_prepared = True
 
+    def precompute(self, train: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The training rows with columns that the loss would make of each batch anew; `fit` calls it after `prepare`."""
+        return train
+
     def _prepare_on_first_batch(self, batch: dict[str, Tensor]) -> None:
         if not self._is_prepared and self.training:
             self.prepare(batch)

@@ -23,11 +23,12 @@ class LossNoise:
     def __init__(self, batch: dict[str, Tensor], like: Tensor) -> None:
         self.row_ids, self.device, self.dtype = batch.get("row_ids"), like.device, like.dtype
         self.draws = 0
-        self.key = 0 if self.row_ids is None else self.seed()
+        self.key: int | Tensor = 0 if self.row_ids is None else self.seed()
 
-    def seed(self) -> int:
-        """Of torch's own stream, on the host."""
-        return int(torch.randint(2**31, ()))
+    def seed(self) -> int | Tensor:
+        """Of torch's own stream, on the host; of a compiled loss it stays a tensor, whose value the trace does not ask for."""
+        seed = torch.randint(2**31, ())
+        return seed if torch.compiler.is_compiling() else int(seed)
 
     def ids(self, rows: int) -> Tensor:
         return torch.arange(rows, device=self.device) if self.row_ids is None else self.row_ids

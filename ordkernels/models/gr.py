@@ -14,12 +14,14 @@ from torch.nn import functional as F
 from .. import ops
 from .._validation.flags import with_flags
 from .._validation.numbers import one_of, positive_sizes
+from .._validation.tensors import can_read_values
 from ..nn import ValueDecoder
 from ..samplers import ValueSampler
 from ..vocabulary import ValueVocabulary
 from ._base import GenerativeModel
 from ._checks import check_capacity
 from ._encoders import ContextEncoder, EncoderConfig
+from ._labels import encode_labels, label_tokens
 from ._noise import LossNoise
 
 __all__ = ["DecodingConfig", "GRLoss", "GenerativeRegression", "VocabularyConfig", "sampling_rate"]
@@ -183,7 +185,8 @@ class GenerativeRegression(GenerativeModel):
     The vocabulary is fitted on the training targets by ``prepare``, which ``fit`` calls (without it, the first training
     batch does), and is part of the ``state_dict``, with the longest sequence and the iteration. It decides the shapes of
     ``decoder.tok_emb`` and ``decoder.linear``: they change in place, so an optimizer may exist already, but call
-    ``prepare`` before wrapping the model for distributed training. Labels are encoded on the host, batch by batch.
+    ``prepare`` before wrapping the model for distributed training. Labels are encoded on the host, batch by batch, but where the batch
+    has ``label_tokens``, as the columns of ``precompute`` have it; ``fit`` calls that once.
 
     ========================  ===================================================================================
     batch key                 shape
@@ -352,7 +355,7 @@ class GenerativeRegression(GenerativeModel):
         self.encoder.check(batch, target=True)
         self._prepare_on_first_batch(batch)
         y = batch["y"]
-        tokens = self._tokens(y)  # [B, T]
+        tokens = self._tokens(y, batch.get("label_tokens"))  # [B, T]
         p = sampling_rate(self.curriculum, self.iteration, self.loss_config.p0, self.loss_config.omega)
         memory = self.encoder(batch)
         logits = self._logits(tokens, memory, p, LossNoise(batch, memory))
@@ -368,11 +371,22 @@ class GenerativeRegression(GenerativeModel):
         total = self.loss_config.token_weight * parts["tokens"] + self.loss_config.huber_weight * parts["huber"]
         return {"loss": total, **{k: v.detach() for k, v in parts.items()}, "p": p}
 
-    def _tokens(self, y: Tensor) -> Tensor:
-        """Labels ``[B]`` as tokens ``[B, T]``, then EOS and PAD, T no longer than this batch needs."""
-        tokens, lengths, _ = self._vocabulary.encode(y.detach().double().cpu().numpy(), self.max_tokens, self.tolerance)
-        T = int(lengths.max(initial=0)) + 1
-        return torch.from_numpy(tokens[:, :T].astype(np.int64)).to(y.device)
+    def precompute(self, train: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The rows with their labels' tokens, ``label_tokens [N, T]``, which `loss` then does not encode."""
+        tokens, longest = encode_labels(train["y"], self._vocabulary, self.max_tokens, self.tolerance)
+        return {**train, "label_tokens": tokens[:, :longest].contiguous().to(train["y"].device)}
+
+    def _tokens(self, y: Tensor, encoded: Tensor | None = None) -> Tensor:
+        """Labels ``[B]`` as tokens ``[B, T]``, then EOS and PAD, T no longer than this batch needs, where reading that is free."""
+        if encoded is not None:
+            if encoded.dim() != 2 or len(encoded) != len(y):
+                raise ValueError(f"label_tokens: expected [B, T] with B = {len(y)}, got {list(encoded.shape)}")
+            tokens = encoded.to(y.device, torch.int64)
+            return tokens[:, : int((tokens != PAD).sum(1).max())] if len(y) and can_read_values(tokens) else tokens
+        if torch.compiler.is_compiling():
+            return label_tokens(y.detach(), self.vocabulary_values, self._vocabulary.unit or 1.0, self.longest_sequence, self.tolerance)
+        found, longest = encode_labels(y, self._vocabulary, self.max_tokens, self.tolerance)
+        return found[:, :longest].to(y.device, torch.int64)
 
     def _logits(self, tokens: Tensor, memory: Tensor, p: Tensor, random: LossNoise) -> Tensor:
         """The logits that the loss is on, ``[B, T, V]``: those of the second pass, where there are two."""

@@ -255,7 +255,7 @@ def _prepared(model: Any, train: dict[str, Tensor]) -> dict[str, Tensor]:
     train = {name: v for name, v in train.items() if name in getattr(model, "batch_keys", train)}
     if hasattr(model, "prepare"):
         model.prepare(train)
-    return train
+    return model.precompute(train) if hasattr(model, "precompute") else train
 
 
 def _averaged(model: nn.Module, average: float) -> AveragedModel:

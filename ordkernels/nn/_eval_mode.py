@@ -23,6 +23,14 @@ _USERS: weakref.WeakKeyDictionary[Any, list[Any]] = weakref.WeakKeyDictionary() 
 @contextmanager
 def eval_mode(model: Any) -> Iterator[None]:
     """Eval mode inside. Of several threads, or nested calls, the first switches to it and the last restores the mode before."""
+    if torch.compiler.is_compiling():  # a lock cannot be traced; what a graph keeps of the mode is what it decided
+        before = model.training
+        model.train(False)
+        try:
+            yield
+        finally:
+            model.train(before)
+        return
     with _LOCK:
         state = _USERS.setdefault(model, [0, False])
         if not state[0]:

@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from .. import ops
+from .. import ops, rng
 from .._validation.numbers import boolean, real
 from ..nn import MLPDenoiser
 from ..nn.denoisers import conditioned
@@ -130,7 +130,7 @@ class DiffoRSampler(Sampler[ChainModel]):
         x_T: Tensor,
         cond: Tensor,
         *,
-        seed: int = 0,
+        seed: int | Tensor = 0,
         row_ids: Tensor | None = None,
         denoise: Callable[[Tensor, int], Tensor] | None = None,
     ) -> Tensor:
@@ -147,8 +147,16 @@ class DiffoRSampler(Sampler[ChainModel]):
             if m.process == "flow_matching":
                 x, x0 = ops.flow_step(x, out, t / T, s / T)
             else:
-                keyed: dict[str, Any] = {"seed": seed, "row_ids": row_ids, "step": t} if self.eta else {}
+                keyed = _step_noise(x, seed, row_ids, t) if self.eta else {}
                 x, x0 = ops.reverse_step(x, out, alpha_bar[t], alpha_bar[s], eta=self.eta, prediction=m.prediction, clip=m.clip, **keyed)
             if t in m.aligned:
                 estimates.append(x0)
         return torch.stack(estimates, dim=2)
+
+
+def _step_noise(x: Tensor, seed: int | Tensor, row_ids: Tensor | None, t: int) -> dict[str, Any]:
+    """Arguments of ``ops.reverse_step`` for step t's noise of ``x [B, n, D]``; made here where the seed is a tensor, as in a graph."""
+    if not isinstance(seed, Tensor):
+        return {"seed": seed, "row_ids": row_ids, "step": t}
+    ids = torch.arange(len(x), device=x.device) if row_ids is None else row_ids
+    return {"noise": rng.normal(seed, ids, t, x[0].numel()).view(x.shape).to(x.dtype)}

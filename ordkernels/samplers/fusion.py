@@ -197,7 +197,7 @@ class FusionSampler(InterestSampler[FusionModel]):
         g_tf: Tensor,
         mask: Tensor,
         *,
-        seed: int = 0,
+        seed: int | Tensor = 0,
         row_ids: Tensor | None = None,
         draw_ids: Tensor | None = None,
     ) -> Tensor:
