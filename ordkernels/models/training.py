@@ -141,7 +141,7 @@ class _Run:
         self.model, self.settings, self.device, self.path, self.valid, self.patience = model, settings, device, path, valid, patience
         self.best: list[Tensor] = []  # the parameters of the least score on `valid`, that of epoch `best_epoch`
         self.best_score, self.best_epoch = math.inf, 0
-        self.optimizer = torch.optim.AdamW(model.parameters(), lr=settings["lr"], weight_decay=settings["weight_decay"])
+        self.optimizer = _optimizer(model, settings["lr"], settings["weight_decay"])
         self.schedule = CosineAnnealingLR(self.optimizer, steps)
         self.averaged = _averaged(model, settings["average"]) if settings["average"] else None
         self.step = self.epoch = 0
@@ -256,6 +256,12 @@ def _prepared(model: Any, train: dict[str, Tensor]) -> dict[str, Tensor]:
     if hasattr(model, "prepare"):
         model.prepare(train)
     return model.precompute(train) if hasattr(model, "precompute") else train
+
+
+def _optimizer(model: nn.Module, lr: float, weight_decay: float) -> torch.optim.Optimizer:
+    """AdamW, in one pass over a parameter where torch can; a checkpoint of a training without goes on without."""
+    fused = all(type(p) is nn.Parameter and p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in model.parameters())
+    return torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay, fused=fused or None)
 
 
 def _averaged(model: nn.Module, average: float) -> AveragedModel:

@@ -7,7 +7,7 @@ import torch
 from test_data_parallel import models as small_models
 from test_data_parallel import table
 
-from ordkernels.models import TableRegression, fit
+from ordkernels.models import TableRegression, fit, training
 
 OPTIONS = {"epochs": 3, "batch_size": 24, "progress": False, "seed": 4}
 
@@ -109,3 +109,18 @@ def test_other_files_are_refused(tmp_path):
     with pytest.raises(ValueError, match="checkpoint: expected a file that fit wrote"):
         fit(TableRegression(3), rows, **OPTIONS, checkpoint=file)
     assert [f.name for f in tmp_path.iterdir()] == ["training.pt"]
+
+
+def test_a_checkpoint_of_the_unfused_optimizer_goes_on_without_it(tmp_path, monkeypatch):
+    rows, file = {"dense": torch.randn(50, 3), "y": torch.rand(50)}, tmp_path / "training.pt"
+    torch.manual_seed(0)
+    whole = TableRegression(3)
+    cut, again = copy.deepcopy(whole), copy.deepcopy(whole)
+    with monkeypatch.context() as earlier:
+        earlier.setattr(training, "_optimizer", lambda m, lr, decay: torch.optim.AdamW(m.parameters(), lr=lr, weight_decay=decay))
+        history = fit(whole, rows, **OPTIONS)
+        with pytest.raises(Interrupted):
+            fit(cut, rows, **OPTIONS, checkpoint=file, checkpoint_steps=1, on_step=stop_at(4))
+    assert training._optimizer(again, 1e-3, 0.1).defaults["fused"]
+    assert fit(again, rows, **OPTIONS, checkpoint=file) == history
+    assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), whole.state_dict().values(), strict=True))
