@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from html import escape
 
 import numpy as np
 
 from ._charts import Chart
-from ._predictions import Predictions
+from ._predictions import Predictions, shown
 
 __all__ = ["page"]
 
@@ -55,14 +54,8 @@ def page(title: str, p: Predictions, contenders: dict[str, Predictions] | None =
 def _comparison(contenders: dict[str, Predictions]) -> str:
     found = {name: p.scores() for name, p in contenders.items()}
     columns = list(dict.fromkeys(column for scores in found.values() for column in scores))
-    rows = [[name, *(_shown(column, scores.get(column)) for column in columns)] for name, scores in found.items()]
+    rows = [[name, *(shown(column, scores.get(column)) for column in columns)] for name, scores in found.items()]
     return _table(["", *columns], rows) if len(found) > 1 else _table(columns, [row[1:] for row in rows])
-
-
-def _shown(column: str, value: float | None) -> str:
-    if value is None or math.isnan(value):
-        return "–"
-    return f"{value:.1%}" if column.endswith("covers") else f"{value:+.4g}" if column == "bias" else f"{value:.4g}"
 
 
 def _calibration(p: Predictions) -> str:
@@ -115,7 +108,7 @@ def _groups(p: Predictions) -> str:
     parts = p.by_group(_GROUPS)
     found = [(name, len(part), part.scores()) for name, part in parts]
     columns = [column for column in found[0][2] if column not in ("RMSE", "XAUC")]
-    rows = [[name, f"{n:,}", *(_shown(column, scores.get(column)) for column in columns)] for name, n, scores in found]
+    rows = [[name, f"{n:,}", *(shown(column, scores.get(column)) for column in columns)] for name, n, scores in found]
     assert p.group is not None
     n_groups = len(np.unique(p.group.astype(str)))
     what = f"The {len(parts)} of {n_groups:,} groups with the most rows." if n_groups > len(parts) else f"{n_groups:,} groups."

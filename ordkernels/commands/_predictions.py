@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from .. import scores
 
-__all__ = ["Predictions"]
+__all__ = ["Predictions", "shown"]
 
 Floats = NDArray[np.float64]
 
@@ -104,3 +104,13 @@ class Predictions:
         ends = np.cumsum(counts)
         largest = np.argsort(-counts, kind="stable")[:most]
         return [(str(names[k]), self.of(order[ends[k] - counts[k] : ends[k]])) for k in largest]
+
+
+def shown(name: str, value: float | None) -> str:
+    """A score of that name in print."""
+    if value is None or np.isnan(value):
+        return "-"
+    if name.endswith("covers"):
+        return f"{value:.1%}"
+    sign = "+" if name == "bias" else ""
+    return f"{value:{sign},.0f}" if abs(value) >= 1e4 else f"{value:{sign}.4g}"

@@ -192,10 +192,11 @@ def _features(estimator: Any, X: Block) -> Floats:
 
 
 def _text(title: str, contenders: dict[str, Any]) -> str:
+    from ._predictions import shown
+
     found = {name: p.scores() for name, p in contenders.items()}
     columns = list(dict.fromkeys(column for scores in found.values() for column in scores))
     lines = [title, "", " " * 18 + "".join(f"{column:>12}" for column in columns)]
     for name, scores in found.items():
-        cells = ["-" if c not in scores else f"{scores[c]:.1%}" if c.endswith("covers") else f"{scores[c]:.4g}" for c in columns]
-        lines.append(f"{name:<18}" + "".join(f"{cell:>12}" for cell in cells))
+        lines.append(f"{name:<18}" + "".join(f"{shown(column, scores.get(column)):>12}" for column in columns))
     return "\n".join(lines)

@@ -43,13 +43,14 @@ def main(args: argparse.Namespace) -> int:
             raise ValueError(f"--{'table' if args.table else 'html'}: expected without --json, which scores the columns of OUT itself")
         return files.main(args)
     from ._page import page
+    from ._predictions import shown
 
     path = args.html or args.file.with_name(args.file.name.split(".")[0] + ".html")
     if not path.absolute().parent.is_dir() or path.is_dir():
         raise ValueError(f"--html: expected a file in a folder that exists, got {path}")
     p = _read(args)
     replace(path, page(f"Predictions of {args.truth} in {args.file.name}", p).encode())
-    found = "  ".join(f"{name} {value:.4g}" for name, value in p.scores().items())
+    found = "  ".join(f"{name} {shown(name, value)}" for name, value in p.scores().items())
     print(f"{len(p):,} rows  {found}\n{path}: the page")
     return 0
 

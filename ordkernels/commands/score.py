@@ -84,7 +84,8 @@ def main(args: argparse.Namespace) -> int:
     if is_file:
         parts.join(args.out)
         shutil.rmtree(folder)
-    print(f"{args.out}: {rows:,} rows" + ("" if is_file else f" in {-(-rows // job.rows):,} parts"))
+    n_parts = -(-rows // job.rows)
+    print(f"{args.out}: {rows:,} rows" + ("" if is_file else f" in {n_parts:,} part{'s' * (n_parts > 1)}"))
     return 0
 
 
