@@ -29,7 +29,9 @@ def test_all_but_the_listed_hold(name):
     found = check_estimator(estimator, expected_failed_checks={**expected, TRAINED: "one epoch"}, on_fail=None, on_skip=None)
     failed = {check["check_name"]: repr(check["exception"]) for check in found if check["status"] == "failed"}
     assert not failed
-    assert {check["check_name"] for check in found if check["status"] == "xfail"} - {TRAINED} == set(expected)
+    xfailed = {check["check_name"] for check in found if check["status"] == "xfail"}
+    by_chance = {"check_methods_subset_invariance"}  # after one epoch all draws of a small model may be equal
+    assert set(expected) - by_chance <= xfailed
     assert len(found) > 50
 
 
