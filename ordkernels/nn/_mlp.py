@@ -6,12 +6,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 
+from .._backend import forced_backend
 from .._validation.tensors import autocast_is_active
 from ..ops._register import Op
 from ..ops.mlp import _OP, mlp
 
 __all__ = ["MLP", "kernel_serves"]
+
+LEAST_ROWS = 128  # below, packing the weights takes longer than what the kernel saves
 
 
 class MLP(nn.Sequential):
@@ -34,9 +38,12 @@ class MLP(nn.Sequential):
 def kernel_serves(x: Tensor, *layers: nn.Module, op: Op[Tensor] = _OP) -> bool:
     """Whether a kernel of an op, of ``ops.mlp`` if none is given, may stand for these layers.
 
-    Not for half types and under autocast, whose products torch makes in that type; nor where a layer has been replaced, or has hooks,
-    or weights of a tensor subclass (sharded, quantized).
+    Not ``ops.mlp`` for few rows, where torch's layers take less time, unless a backend is forced; not for half types and under
+    autocast, whose products torch makes in that type; nor where a layer has been replaced, or has hooks, or weights of a tensor
+    subclass (sharded, quantized).
     """
+    if op is _OP and not is_compiling() and x.numel() < LEAST_ROWS * x.shape[-1] and forced_backend() is None:
+        return False
     serves = x.dtype in (torch.float32, torch.float64) and not autocast_is_active() and op.has_kernel(x)
     return serves and all(map(_is_plain, layers))
 

@@ -136,7 +136,7 @@ def test_mlp_drops_as_its_module_says() -> None:
 
 
 def test_a_layer_that_was_replaced_or_is_listened_to_is_called() -> None:
-    calls, x = [], torch.randn(5, 4)
+    calls, x = [], torch.randn(200, 4)
     net = MLP(4, 9, 3)
     want = net(x)
     handle = net[0].register_forward_hook(lambda *_: calls.append(1))
@@ -148,7 +148,7 @@ def test_a_layer_that_was_replaced_or_is_listened_to_is_called() -> None:
     denoiser = MLPDenoiser(4, 2, 9)
     denoiser.output.register_forward_hook(lambda *_: calls.append(1))
     del calls[:]
-    denoiser(x, 3, torch.randn(5, 2))
+    denoiser(x, 3, torch.randn(200, 2))
     assert calls
 
 
