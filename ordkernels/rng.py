@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import torch.fx
 from torch import Tensor
+from torch._C import _are_functorch_transforms_active as _functorch_is_active
 from torch.compiler import is_compiling
 
 from . import _backend
@@ -19,7 +20,6 @@ from ._library import NAMESPACE
 from ._validation import tensors as checks
 from ._validation.numbers import integer, stream_step
 from ._validation.numbers import seed as signed_seed
-from ._validation.tensors import functorch_is_active
 from .ops._register import Op, fold_rows
 from .reference import rng as reference
 
@@ -155,9 +155,10 @@ def _noise(kernel: Op[Tensor], seed: int | Tensor, row_ids: Any, step: int, widt
             low, high = torch.aminmax(draws)
             _check_draw(int(low), int(high), width)
     plain = _backend.forced_backend() == "reference"
-    if is_compiling() and (plain or traced_seed is not None) and not functorch_is_active():
+    if is_compiling() and (plain or traced_seed is not None) and not _functorch_is_active():
         key = torch.tensor(seed) if traced_seed is None else traced_seed
-        return _keyed_noise(ids, draws, draw, key, step, width, kernel.kernel_name, plain)
+        noise: Tensor = _keyed_noise(ids, draws, draw, key, step, width, kernel.kernel_name, plain)
+        return noise
     return kernel(ids, draws, draw, seed, step, width)
 
 

@@ -257,8 +257,8 @@ class ValueVocabulary:
         if a.shape[-1] * int(self._values[0]) >= 2**63:
             wraps = (values.cumsum(-1) < 0).any(-1)  # where a sum of numbers of at least 0 first exceeds int64, it is negative
             if wraps.any():
-                i = np.unravel_index(wraps.argmax(), wraps.shape)
-                raise ValueError(f"tokens: expected sums below 2^63 units, got {sum(values[i].tolist())} at index {[*map(int, i)]}")
+                i = tuple(map(int, np.unravel_index(wraps.argmax(), wraps.shape)))
+                raise ValueError(f"tokens: expected sums below 2^63 units, got {sum(values[i].tolist())} at index {list(i)}")
         return arrays.like(tokens, self._from_units(values.sum(-1)))[0]
 
     def report(self, labels: ArrayLike, tolerance: float = 0.001, *, num_threads: int | None = None) -> "VocabularyReport":

@@ -232,7 +232,7 @@ class ContextEncoder(nn.Module):
         **flags: Any,
     ) -> None:
         super().__init__()
-        (config,) = with_flags(flags, config or EncoderConfig(), renamed={"kind": "encoder"})
+        (settings,) = with_flags(flags, config or EncoderConfig(), renamed={"kind": "encoder"})
         positive_sizes(hidden=hidden)
         check_probability(dropout=dropout)
         self.width = hidden
@@ -241,14 +241,14 @@ class ContextEncoder(nn.Module):
             positive_sizes(dense_width=dense_width)
             self.keys: tuple[str, ...] = ("dense",)
             self.net: nn.Module = (
-                ResidualTrunk(dense_width, config.trunk_width, hidden, config.trunk_blocks, dropout)
-                if config.encoder == "residual"
+                ResidualTrunk(dense_width, settings.trunk_width, hidden, settings.trunk_blocks, dropout)
+                if settings.encoder == "residual"
                 else MLP(dense_width, 2 * hidden, hidden, dropout)
             )
             return
         self.keys = INPUT_KEYS
         self.net = FeatureEncoder(
-            n_users, n_items, dense_width, hidden=hidden, quantiles=quantiles, dropout=dropout, config=config, patterns=False
+            n_users, n_items, dense_width, hidden=hidden, quantiles=quantiles, dropout=dropout, config=settings, patterns=False
         )  # fmt: skip
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:

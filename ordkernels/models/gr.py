@@ -384,7 +384,9 @@ class GenerativeRegression(GenerativeModel):
             tokens = encoded.to(y.device, torch.int64)
             return tokens[:, : int((tokens != PAD).sum(1).max())] if len(y) and can_read_values(tokens) else tokens
         if torch.compiler.is_compiling():
-            return label_tokens(y.detach(), self.vocabulary_values, self._vocabulary.unit or 1.0, self.longest_sequence, self.tolerance)
+            unit, longest = self._vocabulary.unit or 1.0, self.longest_sequence
+            traced: Tensor = label_tokens(y.detach(), self.vocabulary_values, unit, longest, self.tolerance)
+            return traced
         found, longest = encode_labels(y, self._vocabulary, self.max_tokens, self.tolerance)
         return found[:, :longest].to(y.device, torch.int64)
 
