@@ -81,7 +81,8 @@ def _session(workers: int) -> Iterator[Any]:
     builder = sql.SparkSession.builder.appName("ordkernels")
     if not pyspark.SparkConf().contains("spark.master"):
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # else the workers' is the first python3 on PATH
-        builder = builder.master(f"local[{workers},4]").config("spark.ui.enabled", "false").config("spark.driver.host", "127.0.0.1")
+        builder = builder.master(f"local[{workers},4]").config("spark.ui.enabled", "false")
+        builder = builder.config("spark.ui.showConsoleProgress", "false").config("spark.driver.host", "127.0.0.1")
     spark = builder.getOrCreate()
     spark.sparkContext.setLogLevel("OFF")
     try:

@@ -98,7 +98,7 @@ def test_what_is_wrong_with_the_table_is_said_once(engine, job, tmp_path):
     np.savez(tmp_path / "bad.npz", **bad)
     job = Job(job.model, str(tmp_path / "bad.npz"), row_id="id", rows=ROWS, ending=".npz")
     folder = PartFolder.open(tmp_path / "out", job)
-    with pytest.raises((TypeError, ValueError), match=r"bad\.npz: row_ids: .*in the block that begins at row 0|in the block"):
+    with pytest.raises(TypeError, match=r"bad\.npz: row_ids: expected integers"):
         ENGINES[engine].run(folder, PartScorer(job, threads=1), 2)
 
 
