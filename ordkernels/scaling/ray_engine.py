@@ -52,7 +52,7 @@ def run(folder: PartFolder, scorer: PartScorer, workers: int | None = None) -> N
         pool = ray.data.ActorPoolStrategy(size=min(most, len(tasks)))
         # Ray Data restarts actors that die and gives their tasks to others, without end
         results = rows.map_batches(_Actor, fn_constructor_args=(*located(folder), threads), batch_size=1, compute=pool, num_cpus=threads)
-        raise_first(row["error"] for row in results.iter_rows())
+        raise_first([row["error"] for row in results.take_all()])  # all: Ray ends badly while tasks are under way
 
 
 @contextlib.contextmanager

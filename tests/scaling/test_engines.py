@@ -19,7 +19,7 @@ pytest.importorskip("safetensors")
 psutil = pytest.importorskip("psutil")
 
 N, ROWS = 1200, 100
-ENGINES = {"spark": spark_engine, "ray": ray_engine}  # in this order: a JVM that is first started after a Ray session ends the process
+ENGINES = {"ray": ray_engine, "spark": spark_engine}
 
 
 def require(engine):
