@@ -1,10 +1,9 @@
 """Ray and Spark make the parts that one process makes, also where a worker is killed and where a run goes on."""
 
+import contextlib
 import os
 import shutil
-import signal
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -18,7 +17,7 @@ from ordkernels.scaling.parts import MANIFEST, Job, PartFolder, PartScorer
 pytest.importorskip("safetensors")
 psutil = pytest.importorskip("psutil")
 
-N, ROWS = 1200, 100
+N, ROWS = 6000, 100
 ENGINES = {"ray": ray_engine, "spark": spark_engine}
 
 
@@ -51,19 +50,19 @@ def expected(job, tmp_path_factory):
     return contents(folder.path)
 
 
-def kill_a_worker(folder, words, killed):
-    """With SIGKILL, once some parts are there, that child process of this one whose command line has one of the words."""
-    while not list(folder.path.glob("part-*")):
-        time.sleep(0.02)
-    for process in psutil.Process().children(recursive=True):
-        try:
-            line = " ".join(process.cmdline())
-        except psutil.Error:
+def kill_a_worker(folder, words, killed, ended):
+    """With SIGKILL, once the run has made a part, that child process of this one whose command line has one of the words."""
+    begun = len(list(folder.path.glob("part-*")))
+    while not killed and not ended.wait(0.005):
+        if len(list(folder.path.glob("part-*"))) == begun:
             continue
-        if any(word in line for word in words) and not any(c for c in process.children()):
-            os.kill(process.pid, signal.SIGKILL)
-            killed.append(line)
-            return
+        for process in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                line = " ".join(process.cmdline())
+                if any(word in line for word in words) and not process.children():
+                    process.kill()
+                    killed.append((line, len(list(folder.path.glob("part-*")))))
+                    break
 
 
 @pytest.mark.slow
@@ -76,11 +75,16 @@ def test_equal_bytes_with_a_worker_killed_and_after_a_cut(engine, job, expected,
     before = {name: (folder.path / name).stat().st_mtime_ns for name in list(expected)[:3]}
     for name in before:
         os.utime(folder.path / name, ns=(1, 1))
-    killed = []
-    slow = threading.Thread(target=kill_a_worker, args=(folder, ("ray::MapWorker", "pyspark.daemon"), killed))
-    slow.start()
-    ENGINES[engine].run(folder, PartScorer(job, threads=1), 2)
-    slow.join()
+    killed, ended = [], threading.Event()
+    killer = threading.Thread(target=kill_a_worker, args=(folder, ("ray::MapWorker", "pyspark.daemon"), killed, ended))
+    killer.start()
+    try:
+        ENGINES[engine].run(folder, PartScorer(job, threads=1), 2)
+    finally:
+        ended.set()
+        killer.join()
+    assert killed, "no worker was found to kill"
+    assert killed[0][1] < N // ROWS, "it was killed after its work"
     assert folder.finish() == N
     assert contents(folder.path) == expected
     assert all((folder.path / name).stat().st_mtime_ns == 1 for name in before)  # finished parts are not touched
