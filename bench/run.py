@@ -1,4 +1,4 @@
-"""python bench/run.py [op ...] [--json F] [--threads 1 2] [--quick] [--scaling] [--device cuda]
+"""python bench/run.py [op ...] [--json F] [--threads 1 2] [--quick] [--scaling] [--device cuda] [--compiled only]
 
 For every case: all results are checked against the expected ones first (a wrong run is reported and not timed), then ours and the
 baselines take turns in one process. Printed: medians, the ratio to the fastest baseline of the same run, the share of what the machine
@@ -41,7 +41,9 @@ def main(argv: list[str] | None = None) -> int:
 def _save(args: argparse.Namespace, report: dict[str, Any]) -> None:
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(report, indent=1) + "\n")
+        part = args.json.with_name(f".{args.json.name}")
+        part.write_text(json.dumps(report, indent=1) + "\n")
+        part.replace(args.json)  # whole, whenever the run is cut short
 
 
 OURS = "ordkernels"  # as in cases, which is imported after the threads are set
@@ -56,6 +58,8 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--scaling", action="store_true", help="time per row as rows, layers and columns grow, instead of the comparison")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--seconds", type=float, default=2.0, metavar="S", help="timing budget of a case (default 2)")
+    parser.add_argument("--compiled", choices=("yes", "no", "only"), default="yes", help="torch.compile: beside others, left out, alone")
+    parser.add_argument("--lines", type=Path, metavar="F", help="add a line of JSON for each case to this file, as soon as it is measured")
     args = parser.parse_args(argv)
     args.ops = args.ops or list(op_names.NAMES)
     for op in args.ops:
@@ -71,7 +75,8 @@ def _one_process_each(args: argparse.Namespace) -> dict[str, Any]:
     for n in args.threads:
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder, "r.json")
-            flags = [f for f, on in (("--quick", args.quick), ("--scaling", args.scaling)) if on]
+            flags = [f for f, on in (("--quick", args.quick), ("--scaling", args.scaling)) if on] + ["--compiled", args.compiled]
+            flags += ["--lines", str(args.lines)] if args.lines else []
             command = [sys.executable, str(HERE / "run.py"), *args.ops, "--threads", str(n), "--json", str(out), *flags]
             subprocess.run([*command, "--device", args.device, "--seconds", str(args.seconds)], check=False)
             if not out.exists():
@@ -107,6 +112,10 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     from ordkernels.testing import timing
 
     size: cases.Size = "quick" if args.quick else "full"
+    if os.environ.get("ORDKERNELS_FAKE_GPU") == "1":  # a dry run of what a GPU machine does
+        import _fake_gpu
+
+        size = _fake_gpu.install()
     timing.keep_memory_warm()
     rates = timing.gemm_rate(args.device)
     copy = timing.copy_bandwidth(1 << 29 if args.device == "cpu" else 1 << 33, args.device)
@@ -125,13 +134,31 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
                 _save(args, report)
         else:
             for case in cases.cases(op, args.device, size):
-                row = run_case(case, args.seconds, rates["float32"]) | {"threads": torch.get_num_threads()}
+                case.runs = {name: run for name, run in case.runs.items() if _wanted(name, args.compiled)}
+                row = _run_safely(case, args.seconds, rates["float32"]) | {"threads": torch.get_num_threads()}
                 report["results"].append(row)
                 _print(row)
                 _save(args, report)  # after each: a long run may be cut short
+                if args.lines:
+                    with args.lines.open("a") as file:
+                        file.write(json.dumps({"device": report["device"], **row}) + "\n")
                 del case
                 gc.collect()
     return report
+
+
+def _wanted(name: str, compiled: str) -> bool:
+    return compiled == "yes" or name == OURS or name.startswith("compile") == (compiled == "only")
+
+
+def _run_safely(case: Any, seconds: float, flop_rate: float) -> dict[str, Any]:
+    """A case that does not fit a GPU's memory, say, does not stop the rest; on a CPU an error is one of this program."""
+    try:
+        return run_case(case, seconds, flop_rate)
+    except Exception as e:
+        if case.device == "cpu":
+            raise
+        return _row(case, {}, {OURS: f"{type(e).__name__}: {e}".splitlines()[0][:200]})
 
 
 def about(device: str) -> dict[str, Any]:
@@ -164,10 +191,7 @@ def run_case(case: Any, seconds: float, flop_rate: float) -> dict[str, Any]:
 
     errors, rejected = check(case)
     runs = {name: run for name, run in case.runs.items() if name in errors}
-    row: dict[str, Any] = {
-        "op": case.op, "case": case.name, "bytes": case.bytes, "flops": case.flops, "errors": errors, "rejected": rejected,
-        "missing": case.missing, "context": list(case.context), "targets": [],
-    }  # fmt: skip
+    row = _row(case, errors, rejected)
     if OURS not in runs:
         return row
     if case.device == "cuda":
@@ -190,6 +214,13 @@ def run_case(case: Any, seconds: float, flop_rate: float) -> dict[str, Any]:
         row |= {"best_baseline": best, "ratio": baselines[best] / ours}
     row["targets"] = [_judge(target, case, row, times) for target in case.targets]
     return row
+
+
+def _row(case: Any, errors: dict[str, float], rejected: dict[str, str]) -> dict[str, Any]:
+    return {
+        "op": case.op, "case": case.name, "bytes": case.bytes, "flops": case.flops, "errors": errors, "rejected": rejected,
+        "missing": case.missing, "context": list(case.context), "targets": [],
+    }  # fmt: skip
 
 
 def check(case: Any) -> tuple[dict[str, float], dict[str, str]]:
@@ -243,6 +274,8 @@ def _judge(target: Any, case: Any, row: dict[str, Any], times: dict[str, Any]) -
         value = row.get("ratio")
     elif target.against == "limit":
         value = row["share_of_limit"]
+    elif target.against == "memory" and "eager" not in case.runs:
+        value = None
     elif target.against == "memory":
         ours, eager = (timing.peak_extra_memory(case.runs[name], case.device) for name in (OURS, "eager"))
         row["peak_extra_bytes"] = {OURS: ours, "eager": eager}
@@ -282,6 +315,8 @@ def _print(row: dict[str, Any]) -> None:
         print(f"  {name:<36}not timed: {why}")
     if "ms" in row:
         cold = f", cold {row['cold_ms']:.4f} ms" if "cold_ms" in row else f", launch {row['launch_us']:.1f} us"
+        if "not_graphed" in row:
+            cold += f", in a CUDA graph: {row['not_graphed'].get(OURS, 'yes')}"
         print(f"  limit {row['limit_ms']:.4f} ms by {row['limit_by']}: {row['share_of_limit']:.0%} of it, {row['GBs']:.1f} GB/s{cold}")
     sys.stdout.flush()
 

@@ -111,8 +111,12 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def randn(*shape: int, device: str, seed: int, scale: float = 1.0) -> torch.Tensor:
-    g = torch.Generator().manual_seed(seed)
-    return (torch.randn(*shape, generator=g) * scale).to(device)
+    return torch.randn(*shape, generator=generator(device, seed), device=device) * scale
+
+
+def generator(device: str, seed: int) -> torch.Generator:
+    """Of the device: a host would take longer to draw the inputs of a large case than a GPU takes for all of its runs."""
+    return torch.Generator(device).manual_seed(seed)
 
 
 def with_backward(function: Callable[..., Any], leaves: list[torch.Tensor], grads: list[torch.Tensor]) -> Run:

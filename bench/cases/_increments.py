@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from . import generator
+
 QUANTUM = 2.0**-10
 
 
@@ -12,10 +14,9 @@ def inputs(B: int, K: int, device: str) -> tuple[Tensor, Tensor, Tensor]:
     Sums are exact in fp32 and nothing ties, so that every form has the same gradients: widths are multiples of QUANTUM,
     increments odd multiples of its half, capacities of its quarter.
     """
-    g = torch.Generator().manual_seed(0)
+    g = generator(device, 0)
 
     def some(low: float, high: float, *shape: int) -> Tensor:
-        return torch.randint(int(low / QUANTUM), int(high / QUANTUM), shape, generator=g) * QUANTUM
+        return torch.randint(int(low / QUANTUM), int(high / QUANTUM), shape, generator=g, device=device) * QUANTUM
 
-    v, w, c = some(-0.25, 1.25, B, K) + QUANTUM / 2, some(0.5, 1.0, K), some(0.2 * K, 0.9 * K, B) + QUANTUM / 4
-    return v.to(device), w.to(device), c.to(device)
+    return some(-0.25, 1.25, B, K) + QUANTUM / 2, some(0.5, 1.0, K), some(0.2 * K, 0.9 * K, B) + QUANTUM / 4

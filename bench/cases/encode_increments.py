@@ -8,7 +8,7 @@ from torch import Tensor
 import ordkernels
 from ordkernels import ops
 
-from . import OURS, Case, Run, Scaling, Size, compiled, without_grad
+from . import OURS, Case, Run, Scaling, Size, compiled, generator, without_grad
 from ._increments import inputs
 
 SHAPES: dict[tuple[str, Size], tuple[int, int]] = {  # B, K
@@ -32,7 +32,7 @@ def cases(device: str, size: Size) -> Iterator[Case]:
 
 def labels(B: int, K: int, device: str) -> list[Tensor]:
     _, w, _ = inputs(1, K, device)
-    return [torch.rand(B, generator=torch.Generator().manual_seed(2)).to(device) * K, w]
+    return [torch.rand(B, generator=generator(device, 2), device=device) * K, w]
 
 
 def _encode(B: int, K: int, device: str) -> Case:

@@ -9,7 +9,7 @@ from torch import Tensor
 import ordkernels
 from ordkernels import ops
 
-from . import OURS, Case, Run, Scaling, Size, Target, compiled, with_backward, without_grad
+from . import OURS, Case, Run, Scaling, Size, Target, compiled, generator, with_backward, without_grad
 from ._increments import inputs
 
 Shapes = tuple[tuple[int, int, str], ...]  # B, K, what is measured
@@ -52,8 +52,8 @@ def cases(device: str, size: Size) -> Iterator[Case]:
 def _nested(B: int, K: int, part: str, device: str) -> Case:
     v, w, c = inputs(B, K, device)
     both = part != "forward"
-    g = torch.Generator().manual_seed(1)
-    grads = [torch.randn(*shape, generator=g).to(device) for shape in ((B,), (B, K))]
+    g = generator(device, 1)
+    grads = [torch.randn(*shape, generator=g, device=device) for shape in ((B,), (B, K))]
 
     def run(function: Callable[..., Any]) -> Run:
         if not both:

@@ -8,7 +8,7 @@ import torch
 import ordkernels
 from ordkernels import rng
 
-from . import OURS, Case, Run, Scaling, Size
+from . import OURS, Case, Run, Scaling, Size, generator
 
 SHAPES: dict[Size, tuple[tuple[int, int], ...]] = {  # rows, width
     "tiny": ((64, 64),),
@@ -25,7 +25,7 @@ def cases(device: str, size: Size) -> Iterator[Case]:
 
 
 def _case(kind: str, B: int, width: int, device: str) -> Case:
-    ids = torch.randperm(B, generator=torch.Generator().manual_seed(0)).to(device)
+    ids = torch.randperm(B, generator=generator(device, 0), device=device)
     ours = getattr(rng, kind)
     generate = torch.randn if kind == "normal" else torch.rand
 
@@ -35,7 +35,7 @@ def _case(kind: str, B: int, width: int, device: str) -> Case:
 
     def expected() -> tuple[Any, ...]:
         with ordkernels.use_backend("reference"):
-            return (ours(7, ids.cpu(), step=3, width=width),)
+            return (ours(7, ids, step=3, width=width),)
 
     runs: dict[str, Run] = {
         OURS: lambda: ours(7, ids, step=3, width=width),

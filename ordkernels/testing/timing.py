@@ -28,6 +28,8 @@ __all__ = [
 
 Run = Callable[[], Any]
 
+FLUSH_BYTES = 1 << 28  # overwritten between timed calls on a GPU, or four times its L2
+
 
 @dataclass
 class Timing:
@@ -181,7 +183,7 @@ def interleaved_cuda(
     import torch
 
     l2 = torch.cuda.get_device_properties(0).L2_cache_size
-    flush = torch.empty(max(4 * l2, 1 << 28) // 4, dtype=torch.int32, device="cuda")
+    flush = torch.empty(max(4 * l2, FLUSH_BYTES) // 4, dtype=torch.int32, device="cuda")
     for run in runs.values():
         for _ in range(warm):
             run()
@@ -204,12 +206,13 @@ def interleaved_cuda(
     return {name: Timing.of(s) for name, s in samples.items()}
 
 
-def launch_overhead(run: Run, n: int = 200) -> Timing:
-    """Host time of one call from Python, without waiting for the device: the least that any op costs."""
+def launch_overhead(run: Run, n: int = 200, *, seconds: float = 0.3) -> Timing:
+    """Host time of one call from Python, without waiting for the device: the least that any op costs. `n` calls, or five if it is slow."""
     import torch
 
-    samples = []
-    for _ in range(n):
+    samples: list[float] = []
+    started = time.perf_counter()
+    while len(samples) < 5 or (len(samples) < n and time.perf_counter() - started < seconds):
         torch.cuda.synchronize()
         samples.append(_timed(run, 1))
     torch.cuda.synchronize()
@@ -231,11 +234,11 @@ def copy_bandwidth(total_bytes: int, device: str = "cpu", *, seconds: float = 0.
     return moved / interleaved({"copy": lambda: target.copy_(source)}, seconds=seconds, rounds=(5, 2000))["copy"].median
 
 
-def gemm_rate(device: str = "cpu", *, seconds: float = 0.5) -> dict[str, float]:
+def gemm_rate(device: str = "cpu", *, seconds: float = 0.5, n: int = 0) -> dict[str, float]:
     """FLOP per second of a large matrix product on random data: fp32 (and tf32 off), on a GPU bf16 as well."""
     import torch
 
-    n, rates = (8192 if device == "cuda" else 1024), {}
+    n, rates = n or (8192 if device == "cuda" else 1024), {}
     for dtype in (torch.float32, torch.bfloat16) if device == "cuda" else (torch.float32,):
         a, b = (torch.rand(n, n, device=device).to(dtype) for _ in range(2))
         out = torch.empty_like(a)
