@@ -67,7 +67,7 @@ stage() { # stage NAME SECONDS COMMAND...: stopped by an interrupt, so that pyte
     FAILED+=("$name (no time left)")
     return
   fi
-  env --default-signal=INT timeout --foreground --signal=INT --kill-after=8 "$seconds" "$@" >"$LOGS/$name.log" 2>&1
+  env --default-signal=INT timeout --foreground --signal=INT --kill-after="${GRACE:-8}" "$seconds" "$@" >"$LOGS/$name.log" 2>&1
   code=$?
   if ((code)); then FAILED+=("$name (exit $code$( ((code == 124 || code == 137)) && echo ", out of time"))"); fi
   echo "== $name: exit $code after $((SECONDS - began)) s"
@@ -87,7 +87,8 @@ right() {
   TAIL=3 stage smoke 60 "$PYTHON" bench/gpu_smoke.py "${SMOKE[@]}" --json "$OUT/smoke.jsonl"
   local workers=()
   "$PYTHON" -c "import xdist" 2>/dev/null && ((WORKERS)) && workers=(-n "$WORKERS")
-  TAIL=25 stage tests 50 "$PYTHON" -m pytest -q -rfE -p no:cacheprovider -m "(triton or cuda) and not aot and not slow" "${workers[@]}" \
+  # pytest-xdist waits up to ten seconds for its workers before it writes the summary.
+  GRACE=20 TAIL=25 stage tests 40 "$PYTHON" -m pytest -q -rfE -p no:cacheprovider -m "(triton or cuda) and not aot and not slow" "${workers[@]}" \
     --junitxml="$OUT/tests.xml" "${TESTS[@]}"
   TAIL=6 stage memcheck 45 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 "${MEMCHECK[@]}" --json "$OUT/memcheck.jsonl"
 }
