@@ -199,7 +199,7 @@ def curve(train: Split, test: Split, args: argparse.Namespace) -> None:
 def training_losses(train: Split, test: Split, *, off: float = 0.0) -> np.ndarray:
     """Of 100 steps in two epochs, from seed 0, every starting weight multiplied by 1 + off."""
     torch.manual_seed(0)
-    model, losses = FlowTime(*n_ids(train, test), train["dense"].shape[1]), []
+    model, losses = FlowTime(*n_ids(train, test), train["dense"].shape[1], dropout=0.0), []  # each has a random stream of its own
     with torch.no_grad():
         for p in model.parameters():
             p.mul_(1 + off)

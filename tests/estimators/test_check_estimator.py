@@ -38,4 +38,4 @@ def test_all_but_the_listed_hold(name):
 @pytest.mark.filterwarnings("ignore:X has feature names")
 @pytest.mark.parametrize("cls", [estimators.FlowTimeRegressor, estimators.ValueRegressor])
 def test_training_explains_the_target(cls):
-    check_regressors_train(cls.__name__, cls(epochs=60, learning_rate=0.01, validation_fraction=0))
+    check_regressors_train(cls.__name__, cls(epochs=60, learning_rate=0.003, validation_fraction=0))
