@@ -47,7 +47,7 @@ demo: $(VENV)/done
 # tests of registration. Each of them collects only files that can have tests for it: those that name the mark or the backends.
 NATIVE = -m "native and not registration" $$(grep -rliE --include="test_*.py" "native|backends" tests)
 test: $(VENV)/done $(VENV)/emulated
-	$(PYTEST) --doctest-modules ordkernels tests
+	$(PYTEST) --doctest-modules --doctest-ignore-import-errors ordkernels tests
 	ORDKERNELS_ISA=base $(PYTEST) $(NATIVE)
 	if $(PY) -m ordkernels info --json | grep -q '"isa": "avx512"'; then ORDKERNELS_ISA=avx2 $(PYTEST) $(NATIVE); fi
 	ORDKERNELS_CUDA_EMULATE=1 $(PYTEST) -m cuda tests/cuda
@@ -90,7 +90,7 @@ soak: $(VENV)/done
 	$(PY) tests/guard/soak.py --minutes $(MINUTES) $(ARGS)
 
 docs: $(VENV)/done
-	$(VENV)/bin/pdoc -d google -o build/docs ordkernels
+	$(VENV)/bin/pdoc -d google -o build/docs ordkernels ordkernels.estimators
 
 bench: $(VENV)/done
 	$(PY) bench/run.py $(ARGS)

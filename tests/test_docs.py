@@ -58,7 +58,7 @@ def test_the_api_reference_builds(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         without = [] if importlib.util.find_spec("skpro") else ["!ordkernels.adapters.skpro"]  # it needs an older pandas
-        pdoc.pdoc("ordkernels", *without, output_directory=tmp_path)
+        pdoc.pdoc("ordkernels", "ordkernels.estimators", *without, output_directory=tmp_path)
     for name in MODULES:
         page = (tmp_path / "ordkernels" / f"{name}.html").read_text()
         for attribute in getattr(ordkernels, name).__all__:

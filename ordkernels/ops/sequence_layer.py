@@ -5,7 +5,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from .._validation import tensors as checks
-from .._validation.numbers import integer, one_of, real
+from .._validation.numbers import boolean, integer, one_of, real
 from ..reference import sequence_layer as reference
 from ..reference._common import compute_dtype
 from ._dropout import dropout_arguments
@@ -82,8 +82,7 @@ def sequence_layer(
     which = reference.ACTIVATIONS.index(one_of("activation", activation, reference.ACTIVATIONS))
     _check_tokens(x, offsets, heads)
     _check_weights(x, offsets, weights, memory, pre)
-    if not isinstance(causal, bool):
-        raise TypeError(f"causal: expected a bool, got {type(causal).__name__}")
+    causal = boolean("causal", causal)
     key, ids, p = dropout_arguments(dropout, seed, row_ids, offsets[1:])
     step = 3 * integer("layer", layer, least=0, most=2**30)
     out: Tensor = _OP(x, memory, *weights, offsets, key, ids, heads, which, pre, causal, real("eps", eps, least=0), p, step)

@@ -139,7 +139,7 @@ def _weighted_quantiles(points: Tensor, weights: Tensor, levels: Sequence[float]
     last = (weights != 0).sum(dim=1, keepdim=True) - 1  # [b, 1]; after it come points of no weight
     out = []
     for level in levels:
-        t = at.new_full((len(at), 1), (level * (n + 1) - 0.5) / n).clamp(at[:, :1], at.gather(1, last))
+        t = torch.full_like(at[:, :1], (level * (n + 1) - 0.5) / n).clamp(at[:, :1], at.gather(1, last))
         high = torch.minimum(torch.searchsorted(at, t).clamp(min=1), last)
         low = (high - 1).clamp(min=0)
         below, above = at.gather(1, low), at.gather(1, high)

@@ -103,7 +103,7 @@ class Service:
     """
 
     def __init__(
-        self, directory: str | os.PathLike[str], *, limits: Limits | None = None, batch_size: int = 64, threads: int | None = None
+        self, directory: str | os.PathLike[str], *, limits: Limits | None = None, batch_size: int = 128, threads: int | None = None
     ) -> None:
         self.limits = limits or Limits()
         self.model, self._is_estimator = load(Path(directory))

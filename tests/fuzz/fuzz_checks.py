@@ -145,6 +145,8 @@ def doubled(arguments: dict[str, Any]) -> dict[str, Any]:
 def _double(x: Any) -> Any:
     if isinstance(x, nn.Module):
         return x.in_double
+    if isinstance(x, tuple) and hasattr(x, "_fields"):  # weights
+        return type(x)(*map(_double, x))
     return x.detach().double() if isinstance(x, Tensor) and x.is_floating_point() else x
 
 
