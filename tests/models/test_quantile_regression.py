@@ -31,6 +31,7 @@ def test_the_prediction_is_the_median(trained) -> None:
     x = without_y(data(30, seed=2))
     assert torch.equal(trained.predict(x), trained.quantiles(x, [0.5])[:, 0])
     assert torch.equal(trained.quantiles(x, [0.0, 1.0]), trained.quantiles(x, [0.5 / 9, 8.5 / 9]))  # the outermost that it has
+    assert torch.equal(trained.interval(x, 0.6), trained.quantiles(x, [0.2, 0.8]))
     assert trained.quantiles({k: v[:0] for k, v in x.items()}, [0.5]).shape == (0, 1)
 
 

@@ -79,6 +79,13 @@ class QuantileRegression(WatchTimeModel):
         at = [real("levels", level, least=0, most=1) for level in levels]
         return _between(self._predicted(x, batch_size), at)
 
+    def interval(self, x: dict[str, Tensor], level: float) -> Tensor:
+        """Lower and upper end, ``[B, 2]``, of the central interval of that level, strictly between 0 and 1."""
+        level = real("level", level)
+        if not 0 < level < 1:
+            raise ValueError(f"level: expected a share strictly between 0 and 1, got {level}")
+        return self.quantiles(x, [0.5 - level / 2, 0.5 + level / 2])
+
     @inference
     def sample(self, x: dict[str, Tensor], n: int, seed: int = 0, row_ids: Tensor | None = None) -> Tensor:
         """``n`` draws for each row, ``[B, n]``: its quantiles at uniform levels, which belong to seed and row id."""
