@@ -23,6 +23,7 @@ from torch import Tensor
 from ordkernels import ops
 from ordkernels.data import cdnow, kuairand, n_ids, ordinal
 from ordkernels.models import DiffoR, FlowTime, GenerativeRegression, QuantileRegression, fit
+from ordkernels.scaling.predictor import quantiles_of_draws
 
 DATA = ("kuairand", "cdnow", "abalone", "wine", "californiahousing")
 TABLES = DATA[1:]
@@ -244,19 +245,14 @@ def scores(rows: Split, p: Prediction) -> dict[str, Any]:
     out: dict[str, Any] = {"mae": float(ops.mae(y, p.point)), "xauc": float(ops.xauc(y, p.point, ties="half").value)}
     if p.draws is None:
         return out
-    ordered, n = p.draws.sort(dim=1).values, p.draws.shape[1]
-
-    def quantile(level: float) -> Tensor:  # order statistic i of n is the quantile at level i / (n + 1)
-        at = min(max(level * (n + 1) - 1, 0.0), n - 1.0)
-        return torch.lerp(ordered[:, int(at)], ordered[:, min(int(at) + 1, n - 1)], at - int(at))
-
-    holds, width = ops.coverage(quantile(0.1), quantile(0.9), y)
+    ends = torch.from_numpy(quantiles_of_draws(p.draws.numpy(), (0.1, 0.9)))
+    holds, width = ops.coverage(ends[:, 0], ends[:, 1], y)
     return {
         **out,
         "crps": float(crps(p, y).mean()),
         "interval80_holds": float(holds),
         "interval80_width": float(width),
-        "pit": pit_deciles(ordered, y),
+        "pit": pit_deciles(p.draws, y),
     }
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..samplers import Sampler, ScoringModule
 from . import _pretrained
@@ -144,6 +145,15 @@ class TargetModel(SavedModel):
     def _after_loading(self) -> None:
         """Updates what is stored outside of the buffers after a state_dict was loaded."""
         self._is_prepared = bool(self.prepared)
+
+    def _bounded_log(self, x: Tensor) -> Tensor:
+        """``log1p(value / unit)`` between those of the smallest target and of twice the largest.
+
+        Below, softplus's gradient remains: a draw can be exactly the smallest target, and need not stay there.
+        """
+        least, most = torch.log1p(self.smallest / self.unit), torch.log1p(2 * self.largest / self.unit)
+        soft = F.softplus(x - least)
+        return (least + (soft + (F.relu(x - least) - soft).detach())).clamp(max=most)
 
     @property
     def unit(self) -> Tensor:

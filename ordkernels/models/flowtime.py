@@ -254,8 +254,7 @@ class FlowTime(GenerativeModel):
         return Condition(*self.encoder(batch))
 
     def _log_value(self, latents: Tensor, c: Condition) -> Tensor:
-        least, most = torch.log1p(self.smallest / self.unit), torch.log1p(2 * self.largest / self.unit)
-        return (least + _rectified(self.decoder(latents, c.context) - least)).clamp(max=most)
+        return self._bounded_log(self.decoder(latents, c.context))
 
 
 def _prior(config: PriorConfig, latent: int, patterns: int, hidden: int, layers: int) -> FlowPrior | StandardPrior | DiffusionPrior:
@@ -264,12 +263,6 @@ def _prior(config: PriorConfig, latent: int, patterns: int, hidden: int, layers:
     if config.prior == "none":
         return StandardPrior()
     return DiffusionPrior(latent, patterns, hidden, process=config.prior, steps=config.steps)
-
-
-def _rectified(x: Tensor) -> Tensor:
-    """``max(x, 0)``, so that draws can be exactly the smallest target, with softplus's gradient, so that they need not stay there."""
-    soft = F.softplus(x)
-    return soft + (F.relu(x) - soft).detach()
 
 
 class _Decoder(nn.Module):

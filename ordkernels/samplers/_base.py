@@ -88,10 +88,7 @@ class Sampler(Generic[Model]):
 
         Its ends are quantiles as in `quantiles`. n draws have at most ``(n - 1) / (n + 1)`` of that between the least and the largest.
         """
-        level = real("level", level)
-        if not 0 < level < 1:
-            raise ValueError(f"level: expected a share strictly between 0 and 1, got {level}")
-        return self._statistics(x, n, seed, row_ids, [0.5 - level / 2, 0.5 + level / 2])
+        return self._statistics(x, n, seed, row_ids, central_levels(level))
 
     def quantiles(self, x: Batch, levels: Sequence[float], n: int = 128, seed: int = 0, row_ids: Tensor | None = None) -> Tensor:
         """Quantiles of the ``n`` draws at levels in [0, 1], ``[B, len(levels)]``.
@@ -139,6 +136,14 @@ def mirrored_noise(n: int, width: int, seed: int, ids: Tensor, *, antithetic: bo
     independent = (n + 1) // 2 if antithetic else n
     noise = rng.normal(seed, ids, step=0, width=independent * width).view(-1, independent, width)
     return torch.stack((noise, -noise), dim=2).flatten(1, 2)[:, :n] if independent < n else noise
+
+
+def central_levels(level: Any) -> list[float]:
+    """The levels of both ends of the central interval of a level, strictly between 0 and 1."""
+    level = real("level", level)
+    if not 0 < level < 1:
+        raise ValueError(f"level: expected a share strictly between 0 and 1, got {level}")
+    return [0.5 - level / 2, 0.5 + level / 2]
 
 
 def draw_count(n: Any) -> int:

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from _gradients import assert_equal_to_rounding, with_gradients
 from torch import Tensor, nn
 
 import ordkernels
@@ -29,18 +30,6 @@ def plain(x: Tensor, w_in: Tensor, b_in: Tensor, w_out: Tensor, b_out: Tensor, a
     """Of one network, or of each of G."""
     h = torch.einsum("...d,...hd->...h", x, w_in) + b_in + added
     return torch.einsum("...h,...oh->...o", nn.functional.silu(h) * factors, w_out) + b_out
-
-
-def with_gradients(f: Any, *inputs: Tensor) -> list[Tensor]:
-    inputs = tuple(t.detach().requires_grad_() for t in inputs)
-    out = f(*inputs)
-    g = torch.linspace(-1, 2, out.numel(), dtype=out.dtype).view(out.shape)
-    return [out.detach(), *torch.autograd.grad(out, inputs, g)]
-
-
-def assert_equal_to_rounding(got: list[Tensor], want: list[Tensor], tolerance: float = 1e-10) -> None:
-    for a, b in zip(got, want, strict=True):
-        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance * max(1.0, float(b.abs().max()) if b.numel() else 0))
 
 
 @each_backend

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from _gradients import assert_equal_to_rounding, with_gradients
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -93,18 +94,6 @@ def plain(
         return torch.cat(parts) if parts else x * w.qkv_weight.sum() + sum(t.sum() for t in weights) + ms.sum()
 
     return run
-
-
-def with_gradients(f: Any, *inputs: Tensor) -> list[Tensor]:
-    inputs = tuple(t.detach().requires_grad_() for t in inputs)
-    out = f(*inputs)
-    g = torch.linspace(-1, 2, out.numel(), dtype=out.dtype).view(out.shape)
-    return [out.detach(), *torch.autograd.grad(out, inputs, g)]
-
-
-def assert_equal_to_rounding(got: list[Tensor], want: list[Tensor], tolerance: float = 1e-10) -> None:
-    for a, b in zip(got, want, strict=True):
-        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance * max(1.0, float(b.abs().max()) if b.numel() else 0))
 
 
 @each_backend

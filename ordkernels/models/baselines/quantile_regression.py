@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from ... import ops, rng
 from ..._validation.numbers import integer, real
-from ...nn._eval_mode import eval_mode, inference
+from ...nn._eval_mode import inference
+from ...samplers._base import central_levels
 from .watch_time import WatchTimeModel
 
 __all__ = ["QuantileRegression"]
@@ -63,9 +64,7 @@ class QuantileRegression(WatchTimeModel):
     def _log(self, out: Tensor) -> Tensor:
         """``log1p(quantiles / unit)`` ``[B, L]``, rising: the first, and what each next one has more."""
         rising = torch.cat((out[:, :1] + 1, F.softplus(out[:, 1:] - 2)), dim=1).cumsum(dim=1)
-        least, most = torch.log1p(self.smallest / self.unit), torch.log1p(2 * self.largest / self.unit)
-        soft = F.softplus(rising - least)  # the smallest target can be predicted, and left again
-        return (least + soft + (F.relu(rising - least) - soft).detach()).clamp(max=most)
+        return self._bounded_log(rising)
 
     def _read(self, out: Tensor, batch: dict[str, Tensor]) -> Tensor:
         return _between(self._seconds(out), [0.5])[:, 0]
@@ -81,10 +80,7 @@ class QuantileRegression(WatchTimeModel):
 
     def interval(self, x: dict[str, Tensor], level: float) -> Tensor:
         """Lower and upper end, ``[B, 2]``, of the central interval of that level, strictly between 0 and 1."""
-        level = real("level", level)
-        if not 0 < level < 1:
-            raise ValueError(f"level: expected a share strictly between 0 and 1, got {level}")
-        return self.quantiles(x, [0.5 - level / 2, 0.5 + level / 2])
+        return self.quantiles(x, central_levels(level))
 
     @inference
     def sample(self, x: dict[str, Tensor], n: int, seed: int = 0, row_ids: Tensor | None = None) -> Tensor:
@@ -97,11 +93,7 @@ class QuantileRegression(WatchTimeModel):
 
     def _predicted(self, x: dict[str, Tensor], batch_size: int) -> Tensor:
         """``[B, L]``, in the target's unit."""
-        self._check(x, target=False)
-        with eval_mode(self):
-            parts = [{k: v[i : i + batch_size] for k, v in x.items()} for i in range(0, len(x["dense"]), batch_size)]
-            found = [self._seconds(self._out(part)) for part in parts]
-        return torch.cat(found) if found else x["dense"].new_empty(0, len(self.at))
+        return self._by_batches(x, batch_size, lambda out, _: self._seconds(out), len(self.at))
 
 
 def _between(q: Tensor, levels: Sequence[float]) -> Tensor:

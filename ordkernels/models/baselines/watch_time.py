@@ -6,6 +6,7 @@ their products: targets are divided by their standard deviation, and weights are
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -54,10 +55,16 @@ class WatchTimeModel(TargetModel):
     @inference
     def predict(self, x: dict[str, Tensor], *, batch_size: int = 8192) -> Tensor:
         """Predictions ``[B]``, non-negative, in the target's unit."""
+        return self._by_batches(x, batch_size, self._read)
+
+    def _by_batches(
+        self, x: dict[str, Tensor], batch_size: int, read: Callable[[Tensor, dict[str, Tensor]], Tensor], *shape: int
+    ) -> Tensor:
+        """``read(output, batch) -> [b, *shape]`` of all rows, in eval mode."""
         self._check(x, target=False)
         with eval_mode(self):
             parts = [{k: v[i : i + batch_size] for k, v in x.items()} for i in range(0, len(x["dense"]), batch_size)]
-            return torch.cat([self._read(self._out(part), part) for part in parts]) if parts else x["dense"].new_empty(0)
+            return torch.cat([read(self._out(part), part) for part in parts]) if parts else x["dense"].new_empty(0, *shape)
 
     def _out(self, batch: dict[str, Tensor]) -> Tensor:
         out: Tensor = self.head(self.encoder(batch))
