@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "cpu/checks.h"
+#include "cpu/dropout.h"
 #include "cpu/ops/mlp_op_args.h"
 #include "cpu/scratch.h"
 
@@ -124,19 +125,6 @@ struct MlpCall {
     }
   }
 
-  void set_dropout(const OptionalTensor& seed, double p) {
-    STD_TORCH_CHECK(p >= 0 && p < 1, "dropout: expected a probability in [0, 1), got ", p);
-    if (p == 0) {
-      return;
-    }
-    STD_TORCH_CHECK(seed, "seed: expected one where there is dropout");
-    check_dtype("seed", *seed, ScalarType::Long);
-    check_shape("seed", *seed, {});
-    row_ids = checked_contiguous("row_ids", row_ids, ScalarType::Long, {a.R});
-    a.dropout = {static_cast<uint64_t>(*in<int64_t>(*seed)), row_ids ? in<int64_t>(*row_ids) : nullptr,
-                 static_cast<uint32_t>(std::min(std::nearbyint(p * 65536), 65535.0)), 0};
-  }
-
   int64_t bytes(int64_t elements) const { return elements * (a.is_double ? 8 : 4); }
 
   // A tensor of the compute type.
@@ -182,7 +170,7 @@ MlpCall call_of(const Tensor& x, const Tensor& w_in, const OptionalTensor& b_in,
   c.set_weights();
   c.set_table(0, "cond", "cond_index");
   c.set_table(1, "time", "time_index");
-  c.set_dropout(seed, dropout);
+  c.a.dropout = dropout_of(seed, c.row_ids, c.a.R, dropout, 0);
   return c;
 }
 

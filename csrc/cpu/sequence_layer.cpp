@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "cpu/checks.h"
+#include "cpu/dropout.h"
 #include "cpu/ops/sequence_layer_args.h"
 #include "cpu/scratch.h"
 
@@ -117,19 +118,6 @@ struct SequenceCall {
     }
   }
 
-  void set_dropout(const OptionalTensor& seed, double p, int64_t step) {
-    STD_TORCH_CHECK(p >= 0 && p < 1, "dropout: expected a probability in [0, 1), got ", p);
-    if (p == 0) {
-      return;
-    }
-    STD_TORCH_CHECK(seed, "seed: expected one where there is dropout");
-    check_dtype("seed", *seed, ScalarType::Long);
-    check_shape("seed", *seed, {});
-    row_ids = checked_contiguous("row_ids", row_ids, ScalarType::Long, {a.S});
-    a.dropout = {static_cast<uint64_t>(*in<int64_t>(*seed)), row_ids ? in<int64_t>(*row_ids) : nullptr,
-                 static_cast<uint32_t>(std::min(std::nearbyint(p * 65536), 65535.0)), static_cast<uint32_t>(step)};
-  }
-
   // Tiles worth starting a thread for: some 100 us of work.
   int64_t grain() const { return (int64_t{1} << 22) / (sequence_layer_tile(a.W, a.F) * a.W * (4 * a.W + 2 * a.F)) + 1; }
 };
@@ -140,7 +128,7 @@ SequenceCall call_of(const Tensor& x, const OptionalTensor& memory, Weights weig
   c.set_sizes(set);
   c.set_sequences();
   c.set_weights();
-  c.set_dropout(seed, set.dropout, set.step);
+  c.a.dropout = dropout_of(seed, c.row_ids, c.a.S, set.dropout, set.step);
   return c;
 }
 
