@@ -13,7 +13,7 @@ from .._validation.tensors import autocast_is_active
 from ..ops._register import Op
 from ..ops.mlp import _OP, mlp
 
-__all__ = ["MLP", "kernel_serves"]
+__all__ = ["MLP", "has_hooks", "kernel_serves"]
 
 LEAST_ROWS = 128  # below, packing the weights takes longer than what the kernel saves
 
@@ -48,10 +48,15 @@ def kernel_serves(x: Tensor, *layers: nn.Module, op: Op[Tensor] = _OP) -> bool:
     return serves and all(map(_is_plain, layers))
 
 
+def has_hooks(module: nn.Module) -> bool:
+    """Whether anyone listens to the calls of a module, which a kernel that stands for it would not make."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks)
+
+
 def _is_plain(layer: Any) -> bool:
     if type(layer) not in (nn.Linear, nn.SiLU, nn.Dropout, nn.LayerNorm):
         return False
-    if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks:
+    if has_hooks(layer):
         return False
     return all(p is None or type(p) in (Tensor, nn.Parameter) for p in layer._parameters.values())
 

@@ -15,7 +15,7 @@ from .._validation.tensors import can_read_values
 from ..ops._weights import DecoderWeights, SequenceWeights
 from ..ops.sequence_layer import _OP as SEQUENCE_LAYER
 from ..ops.sequence_layer import sequence_layer
-from ._mlp import kernel_serves
+from ._mlp import has_hooks, kernel_serves
 from .transformer import self_attention
 
 __all__ = ["ValueDecoder"]
@@ -286,7 +286,7 @@ class _DecoderLayer(nn.Module):
 
     def kernel_serves(self, x: Tensor) -> bool:
         """As ``TransformerLayer.kernel_serves``."""
-        if self._forward_hooks or self._forward_pre_hooks or self._backward_hooks:
+        if has_hooks(self):
             return False
         norms = (self.norm1, self.norm3) if self.norm2 is None else (self.norm1, self.norm2, self.norm3)
         return kernel_serves(x, self.qkv, self.attention_out, self.linear1, self.linear2, *norms, op=SEQUENCE_LAYER)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from ..ops._weights import SequenceWeights
 from ..ops.sequence_layer import _OP as SEQUENCE_LAYER
 from ..ops.sequence_layer import sequence_layer
-from ._mlp import kernel_serves
+from ._mlp import has_hooks, kernel_serves
 
 __all__ = ["TransformerLayer", "self_attention"]
 
@@ -72,7 +72,7 @@ class TransformerLayer(nn.Module):
 
     def kernel_serves(self, x: Tensor) -> bool:
         """Whether ``packed`` runs on a kernel and means what this module's layers do, however they are changed or listened to."""
-        if type(self) is not TransformerLayer or self._forward_hooks or self._forward_pre_hooks or self._backward_hooks:
+        if type(self) is not TransformerLayer or has_hooks(self):
             return False
         return kernel_serves(
             x, self.norm1, self.qkv, self.out, self.norm2, *self.ffn, op=SEQUENCE_LAYER
