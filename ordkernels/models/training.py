@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from torch.optim.swa_utils import AveragedModel
 
 from .. import ops
+from .._validation.arrays import as_tensor
 from .._validation.numbers import integer
 from . import _checkpoint
 
@@ -27,9 +28,10 @@ _LARGEST_NORM = 5.0  # of the gradients
 
 def fit(
     model: Any,
-    train: dict[str, Tensor],
+    train: dict[str, Any],
     *,
-    epochs: int = 4,
+    epochs: int | None = None,
+    steps: int | None = None,
     batch_size: int = 1024,
     lr: float = 2e-3,
     weight_decay: float = 0.1,
@@ -40,7 +42,7 @@ def fit(
     on_step: Callable[[int, dict[str, Tensor]], None] | None = None,
     checkpoint: str | PathLike[str] | None = None,
     checkpoint_steps: int | None = None,
-    valid: dict[str, Tensor] | None = None,
+    valid: dict[str, Any] | None = None,
     patience: int | None = None,
 ) -> list[dict[str, float]]:
     """Trains an ``nn.Module`` with ``.loss(batch) -> {"loss": ..., ...}`` in place; returns the mean losses of each epoch.
@@ -51,8 +53,9 @@ def fit(
 
     Args:
         model: has ``loss``; ``prepare(train)`` is called first and ``batch_keys`` read, where it has them.
-        train: dict of tensors ``[N, ...]``; only the keys that the model's ``loss`` reads matter.
-        epochs: passes over the rows.
+        train: dict of tensors or arrays ``[N, ...]``; only the keys that the model's ``loss`` reads matter.
+        epochs: passes over the rows; 4, unless `steps` is given.
+        steps: how many steps to train instead, whatever the number of rows; the last pass may end before its end.
         batch_size: rows of a step; the last one of an epoch may have fewer.
         lr: initial learning rate.
         weight_decay: decoupled.
@@ -64,12 +67,12 @@ def fit(
         checkpoint: a file that the whole state of the training is written to, after each epoch and where the time budget ends it. If
             it exists, training goes on from there: weights, losses and history are those of an uninterrupted run, bit for bit.
         checkpoint_steps: write it after so many steps too.
-        valid: rows to score after each epoch, with the averaged weights: by the fair CRPS of 16 draws a row, or the mean absolute error
+        valid: rows to score after each epoch and at the end, with the averaged weights: by the fair CRPS of 16 draws a row, or the mean absolute error
             of a model without draws. The history then has ``valid``, and the weights at the end are those of its least value.
         patience: epochs without a new least value after which training stops; None: never.
 
     Raises:
-        ValueError: no rows, counts below 1, patience without ``valid``, labels that are not finite, and, with the step,
+        ValueError: no rows, counts below 1, both ``epochs`` and ``steps``, patience without ``valid``, labels that are not finite, and, with the step,
             such a loss; a checkpoint of another model,
             of other rows or settings, or a damaged one.
 
@@ -80,20 +83,26 @@ def fit(
         >>> len(history), sorted(history[-1])
         (2, ['crps', 'increment', 'loss', 'noise'])
     """
-    epochs, batch_size = integer("epochs", epochs, least=1), integer("batch_size", batch_size, least=1)
+    batch_size = integer("batch_size", batch_size, least=1)
+    if epochs is not None and steps is not None:
+        raise ValueError(f"steps: expected None with epochs, got {steps!r}")
     if not 0 <= average < 1:
         raise ValueError(f"average: expected a number in [0, 1), got {average}")
     if checkpoint_steps is not None:
         checkpoint_steps = integer("checkpoint_steps", checkpoint_steps, least=1)
     if patience is not None and valid is None:
         raise ValueError(f"patience: expected None without valid, got {patience!r}")
-    train, N = _prepared(model, train), len(train["y"])
+    train = _prepared(model, _tensors("train", train))
+    valid = None if valid is None else _tensors("valid", valid)
+    N = len(train["y"])
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    steps = epochs * math.ceil(N / batch_size)
-    settings = {"rows": N, "epochs": epochs, "batch_size": batch_size, "lr": lr, "weight_decay": weight_decay, "average": average}
+    if steps is None:
+        steps = integer("epochs", 4 if epochs is None else epochs, least=1) * math.ceil(N / batch_size)
+    steps = integer("steps", steps, least=1)
+    settings = {"rows": N, "steps": steps, "batch_size": batch_size, "lr": lr, "weight_decay": weight_decay, "average": average}
     with _progress_bar(steps, progress) as bar, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        run = _Run(model, {**settings, "seed": seed}, steps, device, None if checkpoint is None else Path(checkpoint), valid, patience)
+        run = _Run(model, {**settings, "seed": seed}, device, None if checkpoint is None else Path(checkpoint), valid, patience)
         model.train()
         _train(run, train, batch_size, math.inf if time_budget is None else time_budget, checkpoint_steps, bar, on_step)
         run.finish()
@@ -113,7 +122,8 @@ def _train(
     deadline = time.monotonic() + seconds
     if bar is not None:
         bar.update(run.step)
-    while run.epoch < run.settings["epochs"] and not run.is_stale() and (time.monotonic() < deadline or not run.step):
+    steps = run.settings["steps"]
+    while run.step < steps and not run.is_stale() and (time.monotonic() < deadline or not run.step):
         for rows in run.batches(len(train["y"]), batch_size):
             parts = run.model.loss({name: v[rows].to(run.device) for name, v in train.items()})
             run.descend(parts, len(rows))
@@ -121,7 +131,7 @@ def _train(
                 bar.update()
             if on_step is not None:
                 on_step(run.step, parts)
-            if time.monotonic() >= deadline:
+            if run.step == steps or time.monotonic() >= deadline:
                 break
             if checkpoint_steps is not None and run.step % checkpoint_steps == 0:
                 run.save()
@@ -135,14 +145,14 @@ class _Run:
     the epoch."""
 
     def __init__(
-        self, model: Any, settings: dict[str, Any], steps: int, device: torch.device, path: Path | None,
+        self, model: Any, settings: dict[str, Any], device: torch.device, path: Path | None,
         valid: dict[str, Tensor] | None, patience: int | None,
     ) -> None:  # fmt: skip
         self.model, self.settings, self.device, self.path, self.valid, self.patience = model, settings, device, path, valid, patience
         self.best: list[Tensor] = []  # the parameters of the least score on `valid`, that of epoch `best_epoch`
         self.best_score, self.best_epoch = math.inf, 0
         self.optimizer = _optimizer(model, settings["lr"], settings["weight_decay"])
-        self.schedule = CosineAnnealingLR(self.optimizer, steps)
+        self.schedule = CosineAnnealingLR(self.optimizer, settings["steps"])
         self.averaged = _averaged(model, settings["average"]) if settings["average"] else None
         self.step = self.epoch = 0
         self.order = torch.empty(0, dtype=torch.int64)  # the epoch's rows that are still to come
@@ -241,11 +251,12 @@ class _Run:
         self.means.sums, self.means.rows = {name: v.to(self.device) for name, v in state["sums"].items()}, state["rows"]
 
 
+def _tensors(name: str, rows: dict[str, Any]) -> dict[str, Tensor]:
+    return {key: as_tensor(f"{name}[{key!r}]", v) for key, v in rows.items()}
+
+
 def _prepared(model: Any, train: dict[str, Tensor]) -> dict[str, Tensor]:
     """What the model reads of the rows, which it has seen, and whose labels are finite: losses do not read those on a GPU."""
-    for name, v in train.items():
-        if not isinstance(v, Tensor):
-            raise TypeError(f"train[{name!r}]: expected a tensor, got {type(v).__name__}")
     y = train["y"]
     if not len(y):
         raise ValueError("y: expected at least one training row, got none")

@@ -15,6 +15,8 @@ from ._inputs import as_offsets, as_values, restore
 
 __all__ = ["out_of_fold_quantiles"]
 
+_MOST_FOLDS = 1000
+
 
 def out_of_fold_quantiles(
     values: ArrayLike, offsets: ArrayLike, levels: ArrayLike, *, folds: int = 5, seed: int = 0, num_threads: int | None = None
@@ -28,14 +30,14 @@ def out_of_fold_quantiles(
 
     Args:
         values, offsets, levels, num_threads: as for `segment_quantiles`.
-        folds: at least 2.
+        folds: 2 to 1,000; the time is in proportion.
         seed: of the deal; event i goes to the same fold whatever else there is.
 
     Returns:
         ``[N, L]`` in the unit of values; NaN where a group has no events in other folds.
 
     Raises:
-        TypeError, ValueError: as `segment_quantiles`; folds below 2.
+        TypeError, ValueError: as `segment_quantiles`; folds out of range.
 
     Source: Micci-Barreca, "A preprocessing scheme for high-cardinality categorical attributes", SIGKDD Explorations 2001, with the
         cross-fitting of target encoders.
@@ -48,13 +50,13 @@ def out_of_fold_quantiles(
                [2.5],
                [nan]])
     """
-    x, folds = as_values(values), integer("folds", folds, least=2)
+    x, folds = as_values(values), integer("folds", folds, least=2, most=_MOST_FOLDS)
     starts, at, threads = as_offsets(offsets, x.size), arrays.levels("levels", levels), _threads(num_threads)
     group = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
     fold = _deal(x.size, folds, _seed(seed))
     quantiles = (compiled_host("segment_quantiles") or reference).segment_quantiles
     out = np.empty((x.size, len(at)), dtype=x.dtype)
-    for f in range(folds):
+    for f in np.unique(fold):
         others = fold != f
         kept = np.concatenate(([0], np.cumsum(others)))[starts]
         out[~others] = quantiles(x[others], kept, at, threads)[group[~others]]
