@@ -130,7 +130,7 @@ def test_gr(mode, monkeypatch):
     tokens = model._tokens(batch["y"])  # labels are encoded on the host
     model = moved(mode, model)
     model.token_values = moved(mode, {"": model.token_values})[""]  # `.to` moves it, as `_apply` does
-    monkeypatch.setattr(model, "_tokens", lambda y: moved(mode, {"y": tokens})["y"])
+    monkeypatch.setattr(model, "_tokens", lambda *y: moved(mode, {"y": tokens})["y"])
     trains(mode, model, batch)
 
 
