@@ -149,8 +149,7 @@ def trained(make: Callable[[], Any], task: Task, seed: int) -> Any:
     torch.manual_seed(seed)
     model, N = make(), len(task.train["y"])
     batch = 1024 if N > 20_000 else 256
-    epochs = max(1, round(STEPS * batch / N))
-    fit(model, task.train, epochs=epochs, batch_size=batch, seed=seed, progress=sys.stderr.isatty())
+    fit(model, task.train, steps=STEPS, batch_size=batch, seed=seed, progress=sys.stderr.isatty())
     return model
 
 

@@ -83,7 +83,7 @@ def test_a_budget_that_is_over_stops_after_a_step_which_is_kept(tmp_path):
     ("change", "text"),
     [
         ({"lr": 0.1}, "checkpoint: expected a training with lr = 0.1, got 0.002"),
-        ({"epochs": 4}, "checkpoint: expected a training with epochs = 4, got 3"),
+        ({"epochs": 4}, "checkpoint: expected a training with steps = 12, got 9"),
         ({"checkpoint_steps": 0}, "checkpoint_steps: expected at least 1, got 0"),
     ],
 )

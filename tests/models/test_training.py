@@ -1,8 +1,9 @@
-"""`fit`: averaged weights and learning rates by their formulas, the time budget, the bar, errors."""
+"""`fit`: averaged weights and learning rates by their formulas, steps, arrays, the time budget, the bar, errors."""
 
 import builtins
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -61,6 +62,53 @@ def test_averaged_weights_and_rates_by_their_formulas(average):
         lr = 0.2 * (1 + math.cos(math.pi * (step - 1) / 9)) / 2
         p = p * (1 - lr * 0.1) - lr * (m / (1 - 0.9**step)) / (math.sqrt(v / (1 - 0.999**step)) + 1e-8)
         assert slopes[step - 1] == pytest.approx(p, rel=1e-4)
+
+
+@pytest.mark.parametrize(("steps", "passes"), [(1, [8]), (3, [8, 8, 7]), (7, [8, 8, 7, 8, 8, 7, 8])])
+def test_steps_in_place_of_epochs(steps, passes):
+    """The rate falls to zero over the steps, wherever in a pass the last one is; every pass has a line in the history."""
+    model = Line()
+    history = fit(model, rows(), steps=steps, batch_size=8, progress=False)
+    assert model.rows == passes
+    assert len(history) == math.ceil(steps / 3)
+    whole, again = Line(), Line()
+    fit(whole, rows(), epochs=2, batch_size=8, seed=3, progress=False)
+    fit(again, rows(), steps=6, batch_size=8, seed=3, progress=False)
+    assert torch.equal(whole.slope, again.slope)
+
+
+def test_steps_end_with_a_score_of_the_held_out_rows_and_go_on_from_a_checkpoint(tmp_path):
+    whole, cut = Line(), Line()
+    arguments = {"steps": 7, "batch_size": 8, "progress": False}
+    history = fit(whole, rows(), **arguments)
+
+    class Cut(Exception):
+        pass
+
+    def stop(step: int, parts: object) -> None:
+        if step == 5:
+            raise Cut
+
+    with pytest.raises(Cut):
+        fit(cut, rows(), **arguments, checkpoint=tmp_path / "c.pt", checkpoint_steps=2, on_step=stop)
+    resumed = Line()
+    assert fit(resumed, rows(), **arguments, checkpoint=tmp_path / "c.pt") == history
+    assert torch.equal(resumed.slope, whole.slope)
+
+
+def test_arrays_are_rows_too():
+    """In any layout: what torch does not take as it is, is copied."""
+    tensors = rows()
+    arrays = {name: np.asarray(v) for name, v in tensors.items()}
+    arrays["x"] = arrays["x"][::-1].copy()[::-1]
+    arrays["y"].flags.writeable = False
+    by_arrays, by_tensors = Line(), Line()
+    assert fit(by_arrays, arrays, progress=False) == fit(by_tensors, tensors, progress=False)
+    assert torch.equal(by_arrays.slope, by_tensors.slope)
+    with pytest.raises(TypeError, match=r"train\['x'\]: expected"):
+        fit(Line(), tensors | {"x": np.array(["a"] * 23)}, progress=False)
+    with pytest.raises(ValueError, match="steps: expected None with epochs, got 3"):
+        fit(Line(), tensors, epochs=2, steps=3)
 
 
 def test_the_time_budget_ends_training_after_a_step():
