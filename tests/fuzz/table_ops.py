@@ -101,7 +101,7 @@ def random_words(entry: Entry, call: Call, backend: str) -> None:
 STATE, LIKE = Floats(ROWS, group="rows"), Floats(ROWS, group="rows")
 NOISE = Floats(ROWS, group="rows", optional=True)
 FLOW = dict(
-    z=Floats("B D | B N D"), u=Floats("B K D | K D", group="p", kinds=FINITE), w=Floats("B K D | K D", group="p", kinds=FINITE),
+    z=Floats("B D | B N D"), u=Floats("B K D | K D", group="p"), w=Floats("B K D | K D", group="p"),
     b=Floats("B K | K", group="p"),
     constrained=CONSTRAINED,
 )  # fmt: skip
