@@ -16,6 +16,8 @@ PY = $(VENV)/bin/python
 # Processes in place of threads: two that each spin on two cores take three times as long. Tests of threads set their own number.
 # Bytecode is written even where the environment says not to: each of these processes would compile every test again.
 PYTEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(JOBS) --dist worksteal $(ARGS)
+# A test that hangs fails with its stack, and those behind it run.
+LIMITED = $(PYTEST) --timeout 300
 PIP = $(PY) -m pip install -q --disable-pip-version-check
 # The tools, pinned: the extra "dev" of pyproject.toml.
 TOOLS = $(PY) -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['dev'], sep='\n')"
@@ -47,11 +49,11 @@ demo: $(VENV)/done
 # tests of registration. Each of them collects only files that can have tests for it: those that name the mark or the backends.
 NATIVE = -m "native and not registration" $$(grep -rliE --include="test_*.py" "native|backends" tests)
 test: $(VENV)/done $(VENV)/emulated
-	$(PYTEST) --doctest-modules --doctest-ignore-import-errors ordkernels tests
-	ORDKERNELS_ISA=base $(PYTEST) $(NATIVE)
-	if $(PY) -m ordkernels info --json | grep -q '"isa": "avx512"'; then ORDKERNELS_ISA=avx2 $(PYTEST) $(NATIVE); fi
-	ORDKERNELS_CUDA_EMULATE=1 $(PYTEST) -m cuda tests/cuda
-	TRITON_INTERPRET=1 $(PYTEST) -m triton $$(grep -rliE --include="test_*.py" "triton|backends" tests)
+	$(LIMITED) --doctest-modules --doctest-ignore-import-errors ordkernels tests
+	ORDKERNELS_ISA=base $(LIMITED) $(NATIVE)
+	if $(PY) -m ordkernels info --json | grep -q '"isa": "avx512"'; then ORDKERNELS_ISA=avx2 $(LIMITED) $(NATIVE); fi
+	ORDKERNELS_CUDA_EMULATE=1 $(LIMITED) -m cuda tests/cuda
+	TRITON_INTERPRET=1 $(LIMITED) -m triton $$(grep -rliE --include="test_*.py" "triton|backends" tests)
 
 # Every public function under hostile arguments (tests/fuzz), new ones each time; a failure comes again with the SEED that is printed.
 #   make fuzz EXAMPLES=200 ARGS="-k crps"
