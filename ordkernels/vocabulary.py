@@ -227,6 +227,46 @@ class ValueVocabulary:
             found = f"{y[i]} units, {lengths[i]} values, at index {i} ({too_long.sum()} such of {y.size})"
             raise ValueError(f"labels: expected {what}, got {found}")
 
+    def covering(
+        self, labels: ArrayLike, max_tokens: int = 20, tolerance: float = 0.001, *, num_threads: int | None = None
+    ) -> "ValueVocabulary":
+        """This vocabulary, with those powers of two added by which labels fit into ``max_tokens`` that did not.
+
+        Quantiles of residuals leave gaps where labels have few distinct values: what is left of a label may be many times the largest
+        value below it. With all powers of two a greedy step halves it at least: ten values reach a tolerance of 0.001.
+
+        Args:
+            labels, max_tokens, tolerance, num_threads: as for `encode`.
+
+        Returns:
+            A `ValueVocabulary`: the same one where all labels fit already.
+
+        Raises:
+            TypeError, ValueError: as `encode`; labels that do not fit with all powers of two either.
+
+        Example:
+            >>> ValueVocabulary([1, 1000]).covering([26, 3002], max_tokens=6).values.tolist()
+            [1000, 16, 8, 2, 1]
+        """
+        T, tolerance, threads = integer("max_tokens", max_tokens, least=2, most=2**31 - 1) - 1, _tolerance(tolerance), _threads(num_threads)
+        usage = _kernels("vocabulary_usage").vocabulary_usage
+        y = _labels(labels, self.unit, threads, _kernels("vocabulary_usage"))
+
+        def rest(values: NDArray[np.int64]) -> NDArray[np.int64]:
+            lengths = usage(y, values, tolerance, threads)[1]
+            return y[(lengths < 0) | (lengths >= T)]
+
+        if not rest(self._values).size:
+            return self
+        powers = 2 ** np.arange(int(y.max()).bit_length())
+        every = np.union1d(self._values, powers)[::-1].copy()
+        self._check_lengths(y, usage(y, every, tolerance, threads)[1], T)
+        values = self._values
+        while (remaining := rest(values)).size:  # a value that one label needs may lengthen others
+            used = every[usage(remaining, every, tolerance, threads)[0] > 0]
+            values = np.union1d(values, used)[::-1].copy()
+        return ValueVocabulary(values, unit=self.unit)
+
     def decode(self, tokens: Any) -> Any:
         """Sum the values of tokens.
 

@@ -206,6 +206,22 @@ def test_the_papers_other_vocabularies():
     assert np.array_equal(ValueVocabulary.binary(labels).decode(tokens), labels)
 
 
+def test_covering_adds_the_powers_of_two_that_labels_need(host_backend):
+    labels = [0, 7, 1000, 26_000, 26_013, 2**53]
+    gaps = ValueVocabulary([1, 1000])
+    with pytest.raises(ValueError, match=r"26000 units, 26 values, at index 3 \(3 such of 6\)"):
+        gaps.encode(labels)
+    found = gaps.covering(labels)
+    tokens, lengths, _ = found.encode(labels)
+    assert lengths.max() <= 18
+    np.testing.assert_allclose(found.decode(tokens), labels, rtol=0.001)
+    assert set(gaps.values) < set(found.values) <= set(gaps.values) | set(2 ** np.arange(54))
+    assert found.covering(labels) is found
+    assert gaps.covering([]) is gaps
+    with pytest.raises(ValueError, match=r"sequences of at most 2 values and EOS .*at index 1 \(2 such of 4\)"):
+        gaps.covering([0, 7, 1000, 26_014], max_tokens=4)
+
+
 def test_decode_stops_at_eos_and_keeps_leading_dimensions():
     vocabulary = ValueVocabulary([1, 5, 20])
     assert vocabulary.decode([[[3, 2, 3], [1, 4, 5]], [[0, 5, 2], [2, 3, 3]]]).tolist() == [[20, 6], [1, 0]]

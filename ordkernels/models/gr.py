@@ -21,7 +21,7 @@ from ..vocabulary import ValueVocabulary
 from ._base import GenerativeModel
 from ._checks import check_capacity
 from ._encoders import ContextEncoder, EncoderConfig
-from ._labels import encode_labels, label_tokens
+from ._labels import DEFAULT_UNIT, encode_labels, label_tokens, suitable_unit
 from ._noise import LossNoise
 
 __all__ = ["DecodingConfig", "GRLoss", "GenerativeRegression", "VocabularyConfig", "sampling_rate"]
@@ -77,7 +77,8 @@ class VocabularyConfig:
     Attributes:
         vocabulary: ``"dynamic"`` (quantiles of what is left, step by step), ``"manual"`` (1-3-5 times powers of ten),
             ``"binary"`` (powers of two; its table 3), or a fitted ``ValueVocabulary``.
-        unit: the vocabulary's integer unit in the target's: 0.001 writes seconds in milliseconds, 0.01 dollars in cents.
+        unit: the vocabulary's integer unit in the target's: 0.001 writes seconds in milliseconds, 0.01 dollars in cents. None: from the
+            training labels, 1 where all are whole numbers, else 0.001, or finer or coarser where their size needs it.
         tolerance: labels are written to within this share of themselves.
         max_tokens: bound on the sequence with SOS; the longest training label decides below it.
 
@@ -86,14 +87,14 @@ class VocabularyConfig:
     """
 
     vocabulary: Literal["dynamic", "manual", "binary"] | ValueVocabulary = "dynamic"
-    unit: float = 0.001
+    unit: float | None = None
     tolerance: float = 0.001
     max_tokens: int = 20
 
     def __post_init__(self) -> None:
         if not isinstance(self.vocabulary, ValueVocabulary) and self.vocabulary not in ("dynamic", "manual", "binary"):
             raise ValueError(f"vocabulary: expected 'dynamic', 'manual', 'binary' or a ValueVocabulary, got {self.vocabulary!r}")
-        if not self.unit > 0 or not math.isfinite(self.unit):
+        if self.unit is not None and (not self.unit > 0 or not math.isfinite(self.unit)):
             raise ValueError(f"unit: expected a positive number, got {self.unit}")
         if not 0 <= self.tolerance < 1:
             raise ValueError(f"tolerance: expected a share in [0, 1), got {self.tolerance}")
@@ -273,9 +274,11 @@ class GenerativeRegression(GenerativeModel):
         self.batch_keys = (*self.encoder.keys, *(("capacity",) if self.capacity else ()), "y")
         vocabulary = writing.vocabulary
         self.vocabulary_from = vocabulary if isinstance(vocabulary, str) else "argument"
-        placeholder = ValueVocabulary(2 ** np.arange(_PLACEHOLDER_VALUES), unit=writing.unit)  # until prepare has seen labels
+        self._given_unit = writing.unit
+        unit = DEFAULT_UNIT if writing.unit is None else writing.unit
+        placeholder = ValueVocabulary(2 ** np.arange(_PLACEHOLDER_VALUES), unit=unit)  # until prepare has seen labels
         self.register_buffer("vocabulary_values", torch.empty(0, dtype=torch.int64))
-        self.register_buffer("vocabulary_unit", _bits(writing.unit))
+        self.register_buffer("vocabulary_unit", _bits(unit))
         self.register_buffer("longest", torch.tensor(self.max_tokens))
         self.register_buffer("iteration", torch.zeros((), dtype=torch.int64))
         self.decoder = ValueDecoder(placeholder.size, hidden, attention_heads, ffn, layers, dropout=dropout)
@@ -305,15 +308,14 @@ class GenerativeRegression(GenerativeModel):
         return self._vocabulary
 
     def prepare(self, train: dict[str, Tensor]) -> None:
-        """Fits the vocabulary (unless one was passed) and finds the longest sequence of the training split's labels."""
+        """Fits the vocabulary, unless one was passed, so that it can write all labels; finds the longest sequence of the training split."""
         super().prepare(train)
         y = train["y"].detach().double().cpu().numpy()
-        unit = self.vocabulary.unit
-        if self.vocabulary_from == "dynamic":
-            self._use(ValueVocabulary.fit(y, unit=unit))
-        elif self.vocabulary_from != "argument":
-            make = ValueVocabulary.manual if self.vocabulary_from == "manual" else ValueVocabulary.binary
-            self._use(make(y, unit=unit))
+        if self.vocabulary_from != "argument":
+            unit = suitable_unit(y) if self._given_unit is None else self._given_unit
+            by_name = {"manual": ValueVocabulary.manual, "binary": ValueVocabulary.binary}
+            vocabulary = by_name.get(self.vocabulary_from, ValueVocabulary.fit)(y, unit=unit)
+            self._use(vocabulary.covering(y, self.max_tokens, self.tolerance))
         lengths = self.vocabulary.encode(y, self.max_tokens, self.tolerance)[1]
         self.longest.fill_(int(lengths.max()) + 2)
         self.iteration.zero_()

@@ -5,7 +5,7 @@ import datetime
 import numpy as np
 import pytest
 
-from ordkernels.estimators import DiffoRRegressor, FlowTimeRegressor, PredictedDistribution, ValueRegressor
+from ordkernels.estimators import DiffoRRegressor, FlowTimeRegressor, GRRegressor, PredictedDistribution, ValueRegressor
 
 N = 90
 
@@ -72,6 +72,15 @@ def test_a_rows_draws_belong_to_its_id():
     order = np.random.default_rng(2).permutation(N)
     part = {name: np.asarray(c, dtype=object)[order[:20]] if name == "video" else np.asarray(c)[order[:20]] for name, c in table.items()}
     np.testing.assert_allclose(model.predict_proba(part).draws, whole[order[:20]], rtol=1e-4)
+
+
+def test_gr_takes_whole_numbers_and_draws_them():
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(300, 2)), rng.integers(0, 30, 300)
+    estimator = GRRegressor(epochs=1, options={"hidden": 8, "layers": 1, "attention_heads": 2, "ffn": 8}).fit(X, y)
+    draws = estimator.predict_proba(X[:20], n=16).draws
+    assert np.array_equal(draws, np.rint(draws))
+    assert draws.std() > 1
 
 
 def test_unknown_ids_and_missing_values(fitted):

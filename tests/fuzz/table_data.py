@@ -296,6 +296,10 @@ def fit(labels: Any, q_start: Any, q_end: Any, alpha: Any, epsilon: Any, num_thr
     return ValueVocabulary.fit(labels, q_start=q_start, q_end=q_end, alpha=alpha, epsilon=epsilon, num_threads=num_threads).values
 
 
+def covering(values: Any, labels: Any, max_tokens: Any = 20, tolerance: Any = 0.001, num_threads: Any = None) -> Any:
+    return ValueVocabulary(values).covering(labels, max_tokens, tolerance, num_threads=num_threads).values
+
+
 def manual(largest: Any, unit: Any = None) -> Any:
     return ValueVocabulary.manual(largest, unit=unit).values
 
@@ -318,6 +322,16 @@ def encoded(entry: Entry, call: Call, backend: str) -> None:
     assert lengths.tolist() == [row.index(2) for row in wanted]
     written = decode(d.plain["values"], tokens.numpy())
     assert (torch.as_tensor(np.asarray(written)) + residual).tolist() == d.plain["labels"]
+
+
+def covered(entry: Entry, call: Call, backend: str) -> None:
+    """The values that there were, and powers of two, by which all labels fit: with 18 of them also those written exactly."""
+    found = run(entry, call.arguments, backend)[0].tolist()
+    given = set(map(int, call.draw.plain["values"]))
+    assert given <= set(found)
+    assert all(v in given or v.bit_count() == 1 for v in found)
+    T = call.arguments["max_tokens"] - 1
+    assert expected.encode(list(map(int, call.draw.plain["labels"])), found, T, call.arguments["tolerance"]) is not None
 
 
 def decoded(entry: Entry, call: Call, backend: str | None) -> None:
@@ -357,6 +371,12 @@ VOCABULARY = [
             values=SOME_VALUES, labels=LABELS, max_tokens=Number((2, 8, 20, 60)), tolerance=Number((0.001, 0.0, 0.5)), num_threads=THREADS
         ),
         encoded,
+        covers="vocabulary.ValueVocabulary",
+    ),
+    Entry(
+        covering,
+        dict(values=SOME_VALUES, labels=LABELS, max_tokens=Number((20, 60)), tolerance=Number((0.001, 0.0, 0.5)), num_threads=THREADS),
+        covered,
         covers="vocabulary.ValueVocabulary",
     ),
     Entry(decode, dict(values=SOME_VALUES, tokens=Made(some_tokens)), decoded, backends=(None,), covers="vocabulary.ValueVocabulary"),

@@ -201,6 +201,36 @@ def test_what_ablations_change():
 # ------------------------------------------------------------------------------------------------- vocabulary and checkpoints
 
 
+LABELS = {
+    "whole numbers": (lambda r: r.integers(0, 30, 300), 1.0),
+    "years": (lambda r: r.integers(1900, 2020, 300), 1.0),
+    "yes or no": (lambda r: r.integers(0, 2, 300), 1.0),
+    "one of many": (lambda r: np.r_[np.zeros(299), 1.0], 1.0),
+    "zeros": (lambda r: np.zeros(300), 0.001),
+    "seconds": (lambda r: r.lognormal(3, 1, 300), 0.001),
+    "shares": (lambda r: r.random(300), 0.0001),
+    "an outlier": (lambda r: np.r_[r.random(299), 1e9], 0.0001),
+    "tiny": (lambda r: r.random(300) * 1e-30, 1e-34),
+    "huge": (lambda r: r.random(300) * 1e30, 1e15),
+    "a wide range": (lambda r: 10 ** r.uniform(-8, 12, 300), 0.001),
+}
+
+
+@pytest.mark.parametrize("vocabulary", ["dynamic", "manual", "binary"])
+@pytest.mark.parametrize("kind", LABELS)
+def test_any_labels_can_be_written(kind, vocabulary):
+    """In the unit that suits them, and in sequences that are not too long: quantiles of few distinct values leave gaps."""
+    make, unit = LABELS[kind]
+    y = torch.from_numpy(make(np.random.default_rng(0))).float()
+    m = GenerativeRegression(dense_width=1, hidden=8, attention_heads=2, ffn=8, layers=1, vocabulary=vocabulary)
+    m.prepare({"y": y, "dense": torch.zeros(len(y), 1)})
+    assert m.vocabulary.unit == pytest.approx(unit)
+    tokens, lengths, _ = m.vocabulary.encode(y.double().numpy(), m.max_tokens, m.tolerance)
+    assert m.longest_sequence == lengths.max() + 2 <= m.max_tokens
+    np.testing.assert_allclose(m.vocabulary.decode(tokens), y.double(), rtol=0.0011, atol=0.51 * unit)
+    assert m.loss({"y": y, "dense": torch.zeros(len(y), 1)})["loss"].isfinite()
+
+
 def test_labels_are_written_exactly_in_the_unit():
     t = table()
     m = GenerativeRegression(**{**SMALL, "unit": 0.001, "tolerance": 0.0})
