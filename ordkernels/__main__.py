@@ -97,17 +97,21 @@ def _seed(text: str) -> int:
 def _info(args: argparse.Namespace) -> int:
     from . import _info
 
-    found = _info.collect()
+    try:
+        found = _info.collect()
+    except ImportError as error:  # a compiled part of another version
+        print(f"info: {error}", file=sys.stderr)
+        return 2
     print(json.dumps(found, indent=2) if args.json else _info.text(found) if args.verbose else _info.table(found))
     return 0
 
 
 def _demo(args: argparse.Namespace) -> int:
-    from . import demo
-
     try:
+        from . import demo
+
         report = demo.run(args.data, args.out, args.seed, args.quick, args.models, args.fresh)
-    except (FileNotFoundError, ValueError) as error:
+    except (FileNotFoundError, ImportError, ValueError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 2
     return int(any(result["status"] == "failed" for result in report["models"].values()))

@@ -29,6 +29,26 @@ def _warn_of_unknown_isa() -> None:
 
 _warn_of_unknown_isa()
 
+# Functions of the compiled `_host` and their numbers of arguments, as they are called here.
+HOST_FUNCTIONS = {
+    "coverage": 4,
+    "errors": 4,
+    "histogram_counts": 5,
+    "histogram_jsd": 5,
+    "history_quantiles": 6,
+    "joint_counts": 6,
+    "leave_one_out_quantiles": 4,
+    "moments": 3,
+    "segment_quantiles": 4,
+    "srcc": 3,
+    "to_units": 4,
+    "vocabulary_encode": 5,
+    "vocabulary_fit": 6,
+    "vocabulary_usage": 4,
+    "xauc_counts": 5,
+    "xauc_groups": 5,
+}
+
 
 @dataclass
 class OpInfo:
@@ -286,22 +306,35 @@ def check_device(info: OpInfo, backend: str, tensor: Any) -> None:
 
 @cache
 def host_module() -> ModuleType | None:
-    try:
+    if not (reason := host_reason()):
         return importlib.import_module("ordkernels._host")
-    except ImportError:
-        warnings.warn(f"ordkernels' data side runs on its NumPy reference, without the compiled _host: {host_reason()}", stacklevel=3)
-        return None
+    warnings.warn(f"ordkernels' data side runs on its NumPy reference, without the compiled _host: {reason}", stacklevel=3)
+    return None
 
 
 @cache
 def host_reason() -> str:
-    """Why `_host` is not there."""
+    """Why `_host` is not there, or does not serve."""
     try:
         from ._build_info import NOT_BUILT  # type: ignore[import-not-found,unused-ignore]
     except ImportError:
         NOT_BUILT = {}
     try:
-        importlib.import_module("ordkernels._host")
+        host = importlib.import_module("ordkernels._host")
     except ImportError as e:
         return NOT_BUILT.get("ordkernels._host", str(e))
+    for name, arguments in HOST_FUNCTIONS.items():
+        found = getattr(getattr(host, name, None), "__doc__", None)
+        if found != f"{arguments:02}":
+            got = f"{int(found)} arguments" if found and found.isdecimal() else "none"
+            return stale("_host", host, f"It differs in a function: expected {name} with {arguments} arguments, got {got}")
     return ""
+
+
+def stale(part: str, module: Any, difference: str) -> str:
+    """What is wrong with a compiled part of other sources, and how to mend it."""
+    library = getattr(module, "__file__", None) or "a library that was loaded before ordkernels"
+    return (
+        f"ordkernels.{part} ({library}) was built from another version of ordkernels; rebuild it: in the checkout, `make setup` or "
+        f"`pip install --force-reinstall --no-deps .` (with -e if it is installed so). {difference}"
+    )

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from ._backend import stale
 from ._schemas import cuda_definitions, definitions
 
 NAMESPACE = "ordkernels"
@@ -82,19 +83,10 @@ def _define() -> None:
             continue
         found = torch._C._jit_get_schemas_for_operator(f"{NAMESPACE}::{name}")  # [] where `_C` has a kernel without a schema
         if found != [torch._C.parse_schema(f"{NAMESPACE}::{schema}")]:
-            raise ImportError(_stale(schema, *found))
+            difference = f"It differs in a schema: expected {schema}, got {next(iter(found), 'none')}"
+            raise ImportError(stale("_C", sys.modules.get("ordkernels._C"), difference))
         if torch.Tag.pt2_compliant_tag not in op(name).tags:  # torch 2.11's stable ABI defines without tags
             op(name)._tags = [*op(name).tags, torch.Tag.pt2_compliant_tag]
-
-
-def _stale(schema: str, found: object = "none") -> str:
-    module = sys.modules.get("ordkernels._C")
-    library = getattr(module, "__file__", None) or "a library that was loaded before ordkernels"
-    return (
-        f"ordkernels._C ({library}) was built from another version of ordkernels; rebuild it: in the checkout, `make setup` or "
-        "`pip install --force-reinstall --no-deps .` (with -e if it is installed so). "
-        f"It differs in a schema: expected {schema}, got {found}"
-    )
 
 
 _load()

@@ -73,6 +73,24 @@ def test_info_as_json_agrees_with_available_backends(capsys):
         assert not against[op["serves"]["cpu"]]
 
 
+@pytest.mark.parametrize("command", ["info", "demo"])
+def test_a_stale_native_library_is_one_line(command):
+    code = f"""
+import sys, types, torch
+library = torch.library.Library('ordkernels', 'FRAGMENT')
+library.define('crps(Tensor x) -> Tensor')
+sys.modules['ordkernels._C'] = types.SimpleNamespace(__file__='old/_C.abi3.so')
+from ordkernels.__main__ import main
+sys.exit(main(['{command}']))
+"""
+    done = run("-c", code)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"{command}: ordkernels._C (")
+    assert "rebuild it" in line
+
+
 def test_isa_in_use_is_possible():
     isa = _info.isa_in_use()
     assert isa is None or isa in _info.isas_possible()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ordkernels import _library, _schemas, ops
+from ordkernels import _backend, _library, _schemas, ops
 
 NATIVE = next(iter(Path(_library.__file__).parent.glob("_C*.so")), None)
 needs_native = pytest.mark.skipif(NATIVE is None, reason="ordkernels was built without _C")
@@ -73,3 +73,23 @@ except ImportError as e:
     assert "`pip install --force-reinstall --no-deps .`" in said
     assert "expected crps(Tensor samples, Tensor y, " in said
     assert said.endswith(f"got {got}")
+
+
+@pytest.mark.skipif(_backend.host_module() is None, reason="ordkernels was built without _host")
+def test_functions_of_the_data_side_are_those_that_python_expects() -> None:
+    names = {name for name in dir(_backend.host_module()) if not name.startswith("__")}
+    assert names == set(_backend.HOST_FUNCTIONS)
+
+
+@pytest.mark.parametrize(("errors", "got"), [("None", "none"), ("types.SimpleNamespace(__doc__='03')", "3 arguments")])
+def test_a_stale_data_side_says_rebuild_and_does_not_serve(errors: str, got: str) -> None:
+    code = f"""
+import sys, types
+host = types.SimpleNamespace(__file__='old/_host.abi3.so', coverage=types.SimpleNamespace(__doc__='04'), errors={errors})
+sys.modules['ordkernels._host'] = host
+from ordkernels import _backend, scores
+print(scores.mae([1.0], [3.0]), _backend.host_reason())
+"""
+    said = run(code)
+    assert said.startswith("2.0 ordkernels._host (old/_host.abi3.so) was built from another version of ordkernels; rebuild it: in the")
+    assert said.endswith(f"expected errors with 4 arguments, got {got}")

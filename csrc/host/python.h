@@ -318,10 +318,20 @@ PyObject* call(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
   return nullptr;
 }
 
-template <auto... Overloads>
+template <class R, class... A>
+constexpr size_t arity(R (*)(A...)) {
+  return sizeof...(A);
+}
+
+template <size_t N>
+inline constexpr char kDigits[] = {char('0' + N / 10), char('0' + N % 10), '\0'};
+
+// Its __doc__ is its number of arguments, by which Python tells a module that was built from other sources.
+template <auto First, auto... Others>
 PyMethodDef method(const char* name) {
-  return {name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&call<Overloads...>)), METH_FASTCALL,
-          nullptr};
+  static_assert(((arity(First) == arity(Others)) && ...));
+  return {name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&call<First, Others...>)), METH_FASTCALL,
+          kDigits<arity(First)>};
 }
 
 }  // namespace ordkernels::host::python
