@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from .. import ops
 from .._validation.numbers import positive_sizes
 from .._validation.tensors import can_read_values
+from ..nn import SessionFilters
 from ..nn._mlp import MLP
 from ..nn.transformer import TransformerLayer
 from ..samplers.fusion import InterestSampler
@@ -30,7 +31,7 @@ class Interests(NamedTuple):
 
     long: Tensor  # [B, D], normalised; 0 without a history
     has_long: Tensor  # [B] bool
-    items: Tensor  # [B, P, S, D], encoded, projected
+    items: Tensor  # encoded, projected: [B, P, S, D], or packed, [N, D], those alone that the mask selects
     mask: Tensor  # [B, P, S] bool: is there an item
     target: Tensor  # [B, D], the embedded item
     context: Tensor  # [B, C]
@@ -39,6 +40,26 @@ class Interests(NamedTuple):
     def present(self) -> Tensor:
         """Sessions that have items, ``[B, P]``."""
         return self.mask.any(dim=2)
+
+    def read_by(self, filters: SessionFilters) -> tuple[Tensor, Tensor]:
+        """Both readings of each session, ``[B, P, D]``; what those of a session without items are does not matter."""
+        if self.items.dim() == 4:
+            return filters(self.items, self.mask)  # type: ignore[no-any-return]
+        B, P, _ = self.mask.shape
+        where, offsets = _present(self.mask.sum(2).flatten())
+        core, transient = (v.new_zeros(B * P, v.shape[1]).index_copy(0, where, v) for v in filters(self.items, offsets=offsets))
+        return core.view(B, P, -1), transient.view(B, P, -1)
+
+    def last_session(self) -> Tensor:
+        """The mean of its items, ``[B, D]``, without their gradient; 0 where there are none."""
+        items, there = self.items.detach(), self.mask[:, -1, :, None]
+        if items.dim() == 4:
+            total = torch.where(there, items[:, -1], 0.0).sum(1)
+        else:
+            row, session, _ = self.mask.nonzero().unbind(1)
+            last = session == self.mask.shape[1] - 1
+            total = items.new_zeros(len(there), items.shape[1]).index_add(0, row[last], items[last])
+        return total / there.sum(1).clamp(min=1)
 
 
 class SequenceEncoder(nn.Module):
@@ -74,8 +95,10 @@ class SequenceEncoder(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        if self._kernel_serves(x, mask):
-            return self._packed(x, mask)
+        if can_read_values(mask) and self.kernel_serves(x):
+            where, lengths = mask.flatten().nonzero()[:, 0], mask.sum(1)
+            tokens = self.packed(x.flatten(0, 1).index_select(0, where), F.pad(lengths.cumsum(0), (1, 0)))
+            return x.new_zeros(mask.numel(), x.shape[2]).index_copy(0, where, tokens).view(x.shape)
         last = self.position.num_embeddings - 1
         following = mask.flip(1).cumsum(1).flip(1) - 1  # tokens that come after
         x = x + self.position(following.clamp(0, last))
@@ -85,21 +108,27 @@ class SequenceEncoder(nn.Module):
         out: Tensor = self.norm(x)
         return out
 
-    def _kernel_serves(self, x: Tensor, mask: Tensor) -> bool:
+    def kernel_serves(self, x: Tensor) -> bool:
+        """Whether ``packed`` runs on a kernel and means what this module's layers do."""
         layers: Any = self.layers
-        return can_read_values(mask) and all(layer.kernel_serves(x) for layer in layers)
+        return all(layer.kernel_serves(x) for layer in layers)
 
-    def _packed(self, x: Tensor, mask: Tensor) -> Tensor:
-        """The tokens that exist alone, zeros elsewhere."""
-        lengths, last = mask.sum(1), self.position.num_embeddings - 1
+    def packed(self, tokens: Tensor, offsets: Tensor) -> Tensor:
+        """Sequences one after the other, nothing padded: ``tokens [N, D]``, ``offsets [S + 1]`` -> ``[N, D]``."""
         layers: Any = self.layers
-        offsets = F.pad(lengths.cumsum(0), (1, 0))
-        where = mask.flatten().nonzero()[:, 0]
-        following = torch.repeat_interleave(offsets[1:], lengths, output_size=len(where)) - 1 - torch.arange(len(where), device=x.device)
-        tokens = x.flatten(0, 1).index_select(0, where) + self.position(following.clamp(max=last))
+        N, lengths = len(tokens), offsets.diff()
+        following = torch.repeat_interleave(offsets[1:], lengths, output_size=N) - 1 - torch.arange(N, device=tokens.device)
+        tokens = tokens + self.position(following.clamp(max=self.position.num_embeddings - 1))
         for layer in layers:
             tokens = layer.packed(tokens, offsets)
-        return x.new_zeros(mask.numel(), x.shape[2]).index_copy(0, where, self.norm(tokens)).view(x.shape)
+        out: Tensor = self.norm(tokens)
+        return out
+
+
+def _present(lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Of sequences of some lengths: which are not empty, ``[M]``, and the offsets of those, ``[M + 1]``."""
+    where = lengths.nonzero()[:, 0]
+    return where, F.pad(lengths[where].cumsum(0), (1, 0))
 
 
 @dataclass(frozen=True)
@@ -205,25 +234,45 @@ class InterestModel(GenerativeModel):
 
     def interests(self, batch: dict[str, Tensor], sessions: int) -> Interests:
         """The encoded rows, with their last ``sessions`` sessions."""
-        long = self._last_items(batch["long"].long())
-        mask = long > 0
-        h = self.long_encoder(self.item_embedding(long), mask)
-        count = mask.sum(1, keepdim=True)
-        h = torch.where(mask[..., None], h, 0.0).sum(1) / count.clamp(min=1)
-        h = F.layer_norm(h, (self.latent,)) * (count > 0)  # entries of unit size, as the noise's
-
-        ids = batch["sessions"][:, -sessions:].long()  # [B, P, S]
-        present = ids > 0
-        items = self.item_embedding(ids)
-        if self.feedback is not None:
-            known = torch.where(present[..., None], batch["feedback"][:, -sessions:].to(items.dtype), 0.0)
-            items = items + self.feedback(known)
-        N, P, S = ids.shape
-        items = self.session_encoder(items.flatten(0, 1), present.flatten(0, 1)).view(N, P, S, -1)
+        long, ids = self._last_items(batch["long"].long()), batch["sessions"][:, -sessions:].long()  # [B, M], [B, P, S]
+        feedback = None if self.feedback is None else batch["feedback"][:, -sessions:]
+        packs = can_read_values(long) and all(
+            e.kernel_serves(self.item_embedding.weight) for e in (self.long_encoder, self.session_encoder)
+        )
+        h, items, target = (self._packed if packs else self._padded)(long, ids, batch["item"] + 1, feedback)
         context = self.encoder(batch)
         if not self.use_context:
             context = torch.zeros_like(context)
-        return Interests(h, count[:, 0] > 0, self.project(items), present, self.item_embedding(batch["item"] + 1), context)
+        has_long = (long > 0).any(1)
+        h = F.layer_norm(h, (self.latent,)) * has_long[:, None]  # entries of unit size, as the noise's
+        return Interests(h, has_long, self.project(items), ids > 0, target, context)
+
+    def _padded(self, long: Tensor, sessions: Tensor, target: Tensor, feedback: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Means of encoded histories ``[B, D]``, encoded sessions ``[B, P, S, D]``, embedded items ``[B, D]``."""
+        mask = long > 0
+        h = self.long_encoder(self.item_embedding(long), mask)
+        h = torch.where(mask[..., None], h, 0.0).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
+        present, items = sessions > 0, self.item_embedding(sessions)
+        if feedback is not None:
+            assert self.feedback is not None
+            items = items + self.feedback(torch.where(present[..., None], feedback.to(items.dtype), 0.0))
+        items = self.session_encoder(items.flatten(0, 1), present.flatten(0, 1)).view(items.shape)
+        return h, items, self.item_embedding(target)
+
+    def _packed(self, long: Tensor, sessions: Tensor, target: Tensor, feedback: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """The same of the items alone that exist, one after the other: sessions ``[N, D]``."""
+        mask, present = long > 0, sessions > 0
+        ids = long[mask], sessions[present], target
+        history, items, embedded = self.item_embedding(torch.cat(ids)).split([len(i) for i in ids])
+        lengths = mask.sum(1)
+        tokens = self.long_encoder.packed(history, F.pad(lengths.cumsum(0), (1, 0)))
+        row = torch.repeat_interleave(torch.arange(len(long), device=long.device), lengths, output_size=len(tokens))
+        h = tokens.new_zeros(len(long), self.latent).index_add(0, row, tokens) / lengths.clamp(min=1)[:, None]
+        if feedback is not None:
+            assert self.feedback is not None
+            items = items + self.feedback(feedback[present].to(items.dtype))
+        items = self.session_encoder.packed(items, _present(present.sum(2).flatten())[1])
+        return h, items, embedded
 
     def _last_items(self, ids: Tensor) -> Tensor:
         """The last ``long_length`` items of longer histories, padding last."""
@@ -254,15 +303,19 @@ class InterestModel(GenerativeModel):
         return ranks
 
     def _prediction_loss(self, fused: Tensor, parts: Interests, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """``click`` and ``number`` of one fused vector a row, ``[B, D]``."""
-        out = {}
+        """``click`` and ``number``, each ``[]`` of one fused vector a row, ``[B, D]``, or ``[n]`` of n, ``[B, n, D]``."""
+        out, n = {}, fused.shape[1:-1]
         if self.click_weight:
-            out["click"] = F.binary_cross_entropy_with_logits(self.click_logit(fused, parts), batch["click"].to(fused.dtype))
+            logit = self.click_logit(fused, parts)
+            click = batch["click"].to(fused.dtype).view(-1, *[1] * len(n)).expand_as(logit)
+            out["click"] = F.binary_cross_entropy_with_logits(logit, click, reduction="none").mean(0)
         if self.number_weight:
-            y, r = batch["y"].to(fused.dtype), self.number_ranks(fused, parts)
-            mapped = ops.pinball(r, self.target(y).to(r.dtype), self.levels.to(r.dtype)).mean()
-            seconds = self.target.inverse(r).to(r.dtype) / self.scale
-            out["number"] = mapped + ops.pinball(seconds, y / self.scale, self.levels.to(r.dtype)).mean()
+            ranks, y = self.number_ranks(fused, parts), batch["y"].to(fused.dtype)
+            r, levels = ranks.flatten(0, -2), self.levels.to(ranks.dtype)
+            aims = self.target(y).to(r.dtype), y / self.scale
+            found = r, self.target.inverse(r).to(r.dtype) / self.scale
+            losses = [ops.pinball(q, aim.repeat_interleave(n.numel()), levels) for q, aim in zip(found, aims, strict=True)]
+            out["number"] = torch.add(*losses).view(ranks.shape).mean((0, -1))
         return out
 
     def _total(self, parts: dict[str, Tensor]) -> Tensor:

@@ -15,6 +15,7 @@ from .._validation.flags import with_flags
 from .._validation.numbers import one_of, positive_sizes
 from ..nn import MLPDenoiser, SessionDenoiser, SessionFilters
 from ..nn._eval_mode import eval_mode
+from ..nn.fusion import GuidedSessions
 from ..samplers import FusionSampler
 from ..schedules import NoiseSchedule, noise_schedule
 from ._checks import check_weights
@@ -248,38 +249,36 @@ class IFusion(InterestModel):
         """``loss`` (the total) and its parts on one batch."""
         self.check(batch, target=True)
         self._prepare_on_first_batch(batch)
-        parts = self.interests(batch, self.session_count + 1)
+        reads_oldest = bool(self.weights["evolution"] or self.weights["disentangle"])
+        parts = self.interests(batch, self.session_count + reads_oldest)
         g_cp, g_tf = self._filter(parts)
         present, task = parts.present, slice(-self.session_count, None)
+        guided = self.denoiser.conditioned(g_cp, g_tf, present, self.schedule.T)
         random = LossNoise(batch, parts.long)
         h = self._start(parts, random.normal(*parts.long.shape))
         x, t = self._noised(h, random)
-        fused = self._task(h, x, t, g_cp[:, task], g_tf[:, task], present[:, task], random)
-        losses: dict[str, list[Tensor]] = {}
-        for v in fused:
-            for name, value in self._prediction_loss(v, parts, batch).items():
-                losses.setdefault(name, []).append(value / 2)
-        found = {name: torch.stack(values).sum() for name, values in losses.items()}
-        total = self._total(found)
-
-        def chain() -> Tensor:
-            fused = self._chain(h, g_cp[:, task], g_tf[:, task], present[:, task], random)
-            return self._total(self._prediction_loss(fused, parts, batch))
-
-        extra = {
-            "evolution": lambda: self._evolution(x, t, g_cp[:, :-1], g_tf[:, :-1], present, parts, random),
-            "disentangle": lambda: self._disentangled(x, t, g_cp, g_tf, present),
+        fused = self._task(h, x, t, guided, task, present[:, task], random)
+        terms = {
+            "evolution": lambda: self._evolution(x, t, guided, parts, random),
+            "disentangle": lambda: self._disentangled(x, t, g_cp, g_tf, guided, present),
             "consistency": lambda: self._masked_mean((fused[0] - fused[1]).square().mean(1), present[:, task].any(1)),
-            "chain": chain,
+            "chain": lambda: self._chain(h, g_cp[:, task], g_tf[:, task], guided, task, present[:, task], random),
         }
-        for name, weight in self.weights.items():
-            if weight:
-                found[name] = extra[name]()
-                total = total + weight * found[name]
+        extra = {name: terms[name]() for name, weight in self.weights.items() if weight}
+        chain = extra.pop("chain", None)
+        vectors = torch.stack((*fused, *([] if chain is None else [chain])), dim=1)  # [B, 2 or 3, D]: all heads at once
+        losses = self._prediction_loss(vectors, parts, batch)
+        found = {name: value[:2].mean() for name, value in losses.items()}
+        total = self._total(found)
+        if chain is not None:
+            extra["chain"] = self._total({name: value[2] for name, value in losses.items()})
+        for name, value in extra.items():
+            total = total + self.weights[name] * value
+        found |= extra
         return {"loss": total, **{name: value.detach() for name, value in found.items()}}
 
     def _filter(self, parts: Interests) -> tuple[Tensor, Tensor]:
-        g_cp, g_tf = self.filters(parts.items, parts.mask)
+        g_cp, g_tf = parts.read_by(self.filters)
         if self.guidance == "cfg":
             g_cp = g_tf = (g_cp + g_tf) / 2
         return g_cp, g_tf
@@ -289,55 +288,56 @@ class IFusion(InterestModel):
         return torch.where(parts.has_long[:, None], parts.long, noise)
 
     def _noised(self, h: Tensor, random: LossNoise) -> tuple[Tensor, Tensor]:
-        """Two (t, noise) per row, one after the other: ``[2 B, D]``, ``[2 B]``."""
+        """Two (t, noise) per row: ``[2, B, D]``, ``[2, B]``."""
         t = random.integers(1, self.schedule.T + 1, len(h), copies=2)
-        return ops.q_sample(h.repeat(2, 1), random.normal(*h.shape, copies=2), self.alpha_bar[t]), t
+        x = ops.q_sample(h.repeat(2, 1), random.normal(*h.shape, copies=2), self.alpha_bar[t])
+        return x.view(2, *h.shape), t.view(2, -1)
 
-    def _task(self, h: Tensor, x: Tensor, t: Tensor, g_cp: Tensor, g_tf: Tensor, mask: Tensor, random: LossNoise) -> tuple[Tensor, ...]:
-        """Fused interests at both t, ``2 x [B, D]``."""
-        f = self._mixed(x, t, g_cp, g_tf, mask, random)
-        return torch.where(mask.any(1).repeat(2)[:, None], f, h.repeat(2, 1)).chunk(2)
+    def _task(self, h: Tensor, x: Tensor, t: Tensor, guided: GuidedSessions, sessions: slice, present: Tensor, random: LossNoise) -> Tensor:
+        """Fused interests at both t, ``[2, B, D]``."""
+        return torch.where(present.any(1)[:, None], self._mixed(x, t, guided, sessions, random), h)
 
-    def _mixed(self, x: Tensor, t: Tensor, g_cp: Tensor, g_tf: Tensor, mask: Tensor, random: LossNoise) -> Tensor:
-        """Algorithm 1's combination of both branches, each without its guidance in some rows: ``[2 B, D]``."""
+    def _mixed(self, x: Tensor, t: Tensor, guided: GuidedSessions, sessions: slice, random: LossNoise) -> Tensor:
+        """Algorithm 1's combination of both branches, each without its guidance in some rows: ``[2, B, D]``."""
         a, b = self.gammas
         if not a + b:
-            unguided: Tensor = self.denoiser(x, t, g_cp.repeat(2, 1, 1), mask.repeat(2, 1), empty=mask.new_ones(len(x)))
-            return unguided
-        B = len(g_cp)
-        drop = [(random.uniform(B) < p).repeat(2) for p in (self.drop_cp, self.drop_tf)]  # a row's, at both t
-        sides = [(w, g, d) for w, g, d in zip((a, b), (g_cp, g_tf), drop, strict=True) if w]
-        n = len(sides)
-        f = self.denoiser(
-            x.repeat(n, 1), t.repeat(n), torch.cat([g.repeat(2, 1, 1) for _, g, _ in sides]), mask.repeat(2 * n, 1),
-            empty=torch.cat([d for *_, d in sides]),
-        )  # fmt: skip
-        return torch.stack([w / (a + b) * part for (w, *_), part in zip(sides, f.chunk(n), strict=True)]).sum(0)
+            return guided(x, t, [(None, None)] * 2, sessions)
+        drop = [random.uniform(x.shape[1]) < p for p in (self.drop_cp, self.drop_tf)]  # a row's, at both t
+        weights = {kind: w / (a + b) for kind, w in enumerate((a, b)) if w}
+        branches = [(kind, drop[kind]) for kind in weights for _ in range(2)]
+        f = guided(x.repeat(len(weights), 1, 1), t.repeat(len(weights), 1), branches, sessions).unflatten(0, (-1, 2))
+        return torch.stack([w * part for w, part in zip(weights.values(), f, strict=True)]).sum(0)
 
-    def _evolution(self, x: Tensor, t: Tensor, g_cp: Tensor, g_tf: Tensor, present: Tensor, parts: Interests, random: LossNoise) -> Tensor:
+    def _evolution(self, x: Tensor, t: Tensor, guided: GuidedSessions, parts: Interests, random: LossNoise) -> Tensor:
+        present = parts.present
         if present.shape[1] < 2:
             return x.new_zeros(())
-        f = self._mixed(x, t, g_cp, g_tf, present[:, :-1], random)
-        items, mask = parts.items[:, -1].detach(), parts.mask[:, -1, :, None]
-        aim = torch.where(mask, items, 0.0).sum(1) / mask.sum(1).clamp(min=1)
-        rows = (present[:, -1] & present[:, :-1].any(1)).repeat(2)
-        return self._masked_mean(1 - _cosine(f, aim.repeat(2, 1), dim=1), rows)
+        f = self._mixed(x, t, guided, slice(None, -1), random)
+        rows = present[:, -1] & present[:, :-1].any(1)
+        return self._masked_mean(1 - _cosine(f, parts.last_session(), dim=2), rows.expand(2, -1))
 
-    def _disentangled(self, x: Tensor, t: Tensor, g_cp: Tensor, g_tf: Tensor, present: Tensor) -> Tensor:
+    def _disentangled(self, x: Tensor, t: Tensor, g_cp: Tensor, g_tf: Tensor, guided: GuidedSessions, present: Tensor) -> Tensor:
         if self.guidance == "cfg":
             return x.new_zeros(())
         if self.disentangle == "dot":
             return self._masked_mean((g_cp * g_tf).sum(2).square() / g_cp.shape[2], present)
         if self.disentangle == "cosine":
             return self._masked_mean(_cosine(g_cp, g_tf, dim=2).square(), present)
-        B = len(g_cp)
-        un, cp, tf = self.denoiser.branches(x[:B], t[:B], g_cp, g_tf, present)
+        un, cp, tf = guided(x[:1].expand(3, -1, -1), t[0], [(None, None), (0, None), (1, None)])
         return self._masked_mean(_cosine(cp - un, tf - un, dim=1).square(), present.any(1))
 
-    def _chain(self, h: Tensor, g_cp: Tensor, g_tf: Tensor, mask: Tensor, random: LossNoise) -> Tensor:
+    def _chain(
+        self, h: Tensor, g_cp: Tensor, g_tf: Tensor, guided: GuidedSessions, sessions: slice, present: Tensor, random: LossNoise
+    ) -> Tensor:
         """What inference makes of the row, with its gradient."""
+
+        def denoise(x: Tensor, t: int) -> tuple[Tensor, Tensor, Tensor]:
+            return guided.estimates(x, t, *self.gammas, sessions)
+
         with eval_mode(self.denoiser):  # dropout would be noise that inference does not have
-            return FusionSampler(self).sample_stepwise(h, g_cp, g_tf, mask, seed=random.seed(), row_ids=random.ids(len(h)))
+            return FusionSampler(self).sample_stepwise(
+                h, g_cp, g_tf, present, seed=random.seed(), row_ids=random.ids(len(h)), denoise=denoise
+            )
 
     def condition(self, x: dict[str, Tensor]) -> Guidance:
         """The row's interests and guidance, for the sampler."""

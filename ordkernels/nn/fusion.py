@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -80,7 +82,7 @@ class SessionDenoiser(nn.Module):
     ) -> Tensor:
         t = self._check(x, t)
         g, mask = self._sessions("g", g, mask, offsets, x)
-        return self._run(x[None], t, [self._project("empty", g, empty)], mask)[0]
+        return GuidedSessions(self, [g], mask)(x[None], t, [(0, self._dropped("empty", empty, x))])[0]
 
     def branches(
         self,
@@ -103,10 +105,16 @@ class SessionDenoiser(nn.Module):
         g_tf, _ = self._sessions("g_tf", g_tf, mask, offsets, x)
         if g_tf.shape != g_cp.shape:
             raise ValueError(f"g_tf: expected the shape of g_cp, {list(g_cp.shape)}, got {list(g_tf.shape)}")
-        un = self.network.condition(self.empty).expand(*g_cp.shape[:2], -1)  # [B, K, H]
-        shifts = [un, self._project("empty_cp", g_cp, empty_cp), self._project("empty_tf", g_tf, empty_tf)]
-        f_un, f_cp, f_tf = self._run(x.expand(3, *x.shape), t, shifts, present).unbind()
+        dropped = self._dropped("empty_cp", empty_cp, x), self._dropped("empty_tf", empty_tf, x)
+        guided = GuidedSessions(self, [g_cp, g_tf], present)
+        f_un, f_cp, f_tf = guided(x.expand(3, *x.shape), t, [(None, None), (0, dropped[0]), (1, dropped[1])]).unbind()
         return f_un, f_cp, f_tf
+
+    def conditioned(self, g_cp: Tensor, g_tf: Tensor, mask: Tensor | None, T: int) -> GuidedSessions:
+        """The same for many calls under one guidance, at whole timesteps up to T: guidance and timesteps are projected once."""
+        g_cp, present = self._sessions("g_cp", g_cp, mask, None, g_cp)
+        g_tf, _ = self._sessions("g_tf", g_tf, mask, None, g_cp)
+        return GuidedSessions(self, [g_cp, g_tf], present, T)
 
     def weights(self) -> SessionWeights:
         """All weights, as ``ops.fusion_chain`` takes them. Raises ``ValueError`` where the sessions are taken in parallel."""
@@ -114,64 +122,10 @@ class SessionDenoiser(nn.Module):
             raise ValueError("denoiser: expected sessions in turn, got parallel=True, which runs step by step with guided_posterior_step")
         return SessionWeights(self.network.weights(), self.empty)
 
-    def _run(self, x: Tensor, t: Tensor, shifts: list[Tensor], mask: Tensor | None) -> Tensor:
-        """x [R, B, D], shifts R times [B, K, H]: what each session adds to the hidden layer -> [R, B, D]."""
-        net, K = self.network, shifts[0].shape[1]
-        if not self.parallel and kernel_serves(x, net.input, net.output):
-            return self._run_by_kernel(x, t, shifts, mask)
-        w, time = net.input.weight[:, : self.width], net.time_bias(t)  # [H, D], [H] or [B, H]
-        if self.parallel:
-            return self._in_parallel(x, F.linear(x, w) + time, torch.stack(shifts), mask)
-        for k in range(K):
-            h = F.silu(F.linear(x, w) + (torch.stack([s[:, k] for s in shifts]) + time))
-            y = net.output(F.dropout(h, net.dropout, net.training))
-            x = y if mask is None else torch.where(mask[:, k, None], y, x)
-        return x
-
-    def _run_by_kernel(self, x: Tensor, t: Tensor, shifts: list[Tensor], mask: Tensor | None) -> Tensor:
-        """The same on the rows alone that have a session, where the mask can be read; shifts by index, none is copied per pass."""
-        net, (R, B, D) = self.network, x.shape
-        K, each = shifts[0].shape[1], torch.arange(B, device=x.device)
-        shared = [s.stride()[:2] == (0, 0) for s in shifts]  # the empty guidance, the same for all rows
-        cond = torch.cat([s[:1, :1].flatten(0, 1) if same else s.flatten(0, 1) for s, same in zip(shifts, shared, strict=True)])
-        first, at = 0, []  # of each branch and row: the rows of cond, for all K sessions
-        for same in shared:
-            at.append(torch.full((B, K), first, device=x.device) if same else first + each[:, None] * K + torch.arange(K, device=x.device))
-            first += 1 if same else B * K
-        index, time = torch.cat(at), net.time_bias(t).view(-1, net.hidden)  # [R B, K], [1 or B, H]
-        time_index, x = each.repeat(R) if len(time) > 1 else None, x.reshape(R * B, D)
-        some = mask is not None and _checks.can_read_values(mask)
-        for k in range(K):
-            rows = mask[:, k].repeat(R).nonzero()[:, 0] if mask is not None and some else None
-            here = slice(None) if rows is None else rows
-            y = mlp(
-                x[here], net.input.weight[:, :D], None, net.output.weight, net.output.bias, cond=cond, cond_index=index[here, k], time=time,
-                time_index=None if time_index is None else time_index[here], dropout=net.dropout if net.training else 0.0,
-            )  # fmt: skip
-            if rows is not None:
-                x = x.index_copy(0, rows, y)
-            elif mask is not None:
-                x = torch.where(mask[:, k].repeat(R)[:, None], y, x)
-            else:
-                x = y
-        return x.view(R, B, D)
-
-    def _in_parallel(self, x: Tensor, start: Tensor, shift: Tensor, mask: Tensor | None) -> Tensor:
-        """start [R, B, H], shift [R, B, K, H]; the output layer is linear, so the hidden units are averaged."""
-        net = self.network
-        h = F.dropout(F.silu(start[:, :, None] + shift), net.dropout, net.training)
-        if mask is None:
-            return net.output(h.mean(2)) if h.shape[2] else x
-        h = torch.where(mask[..., None], h, 0.0).sum(2) / mask.sum(1).clamp(min=1)[:, None]
-        return torch.where(mask.any(1)[:, None], net.output(h), x)
-
-    def _project(self, name: str, g: Tensor, empty: Tensor | None) -> Tensor:
-        """What the guidance adds to the hidden layer, [B, K, H]."""
+    def _dropped(self, name: str, empty: Tensor | None, x: Tensor) -> Tensor | None:
         if empty is not None:
-            _boolean_of(name, empty, (g.shape[0],), "[B]")
-            g = torch.where(empty[:, None, None], self.empty, g)
-        shift: Tensor = self.network.condition(g)
-        return shift
+            _boolean_of(name, empty, x.shape[:1], "[B]")
+        return empty
 
     def _check(self, x: Tensor, t: Tensor | float) -> Tensor:
         if x.dim() != 2 or x.shape[1] != self.width:
@@ -183,7 +137,7 @@ class SessionDenoiser(nn.Module):
         return t
 
     def _sessions(self, name: str, g: Tensor, mask: Tensor | None, offsets: Tensor | None, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """[B, K, C] with masked entries set to zero (a zero times NaN would reach the weights' gradients), and the mask."""
+        """[B, K, C] and the mask."""
         B, C = x.shape[0], self.cond_width
         if offsets is not None:
             if mask is not None:
@@ -199,10 +153,131 @@ class SessionDenoiser(nn.Module):
         if mask is None:
             return g, None
         _boolean_of("mask", mask, g.shape[:2], "[B, K]")
-        return torch.where(mask[..., None], g, 0.0), mask
+        return g, mask
 
     def extra_repr(self) -> str:
         return f"width={self.width}, cond_width={self.cond_width}" + (", parallel=True" if self.parallel else "")
+
+
+Branch = tuple[int | None, Tensor | None]  # which guidance, None for the empty one; rows [B] that have the empty one in its place
+
+
+class GuidedSessions:
+    """A ``SessionDenoiser`` under the guidance of a batch's sessions, which is projected to its hidden layer once for all calls.
+
+    ``guided(x [R, B, D], t, branches) -> [R, B, D]``: branch r has guidance ``branches[r][0]``, None being the empty one, which the rows
+    ``branches[r][1]`` (``[B]`` bool, or None) have in its place. ``t`` is ``[]``, ``[B]`` or ``[R, B]``; ``sessions`` are those that
+    guide, neighbours of one another. Where a kernel serves the network and the mask can be read, only sessions that exist are projected
+    and run.
+
+    Args:
+        denoiser: the module; whether it drops units is asked at each call.
+        guidance: of each kind ``[B, K, C]``.
+        mask: ``[B, K]`` bool; None: all sessions exist.
+        T: the last timestep, where all calls are at whole ones, so that each is projected once; None: at any.
+    """
+
+    def __init__(self, denoiser: SessionDenoiser, guidance: Sequence[Tensor], mask: Tensor | None, T: int | None = None) -> None:
+        net = denoiser.network
+        self.denoiser, self.mask, self.shape = denoiser, mask, guidance[0].shape[:2]
+        self.by_kernel = not denoiser.parallel and kernel_serves(guidance[0], net.input, net.output)
+        self.empty = net.condition(denoiser.empty)  # [H]
+        self.counted = mask is not None and self.by_kernel and _checks.can_read_values(mask)
+        if mask is not None and not self.counted:  # a zero times NaN would reach the weights' gradients
+            guidance = [torch.where(mask[..., None], g, 0.0) for g in guidance]
+        if not self.by_kernel:
+            self.shifts = [net.condition(g) for g in guidance]  # what each adds to the hidden layer, [B, K, H]
+            return
+        (B, K), device = self.shape, guidance[0].device
+        self.times = None if T is None else net.time_bias(torch.arange(T + 1, device=device))
+        self.first = torch.arange(B, device=device) * K  # of each row, its first session among all that take part
+        present = [g.flatten(0, 1) for g in guidance]
+        if self.counted:
+            assert mask is not None
+            counts, present = mask.sum(1), [g[mask] for g in guidance]
+            self.first = counts.cumsum(0) - counts
+        self.present = len(present[0])
+        self.rows = torch.cat((net.condition(torch.cat(present)), self.empty[None]))  # of each kind, one after the other; the empty one
+
+    def __call__(self, x: Tensor, t: Tensor, branches: Sequence[Branch], sessions: slice = slice(None)) -> Tensor:
+        run = self._by_kernel if self.by_kernel else self._by_layers
+        return run(x, t, branches, sessions, None if self.mask is None else self.mask[:, sessions])
+
+    def estimates(
+        self, x: Tensor, t: int, gamma_cp: float, gamma_tf: float, sessions: slice = slice(None)
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """``SessionDenoiser.branches`` for ``x [B, D]``; a branch that both gammas give no weight is another one instead."""
+        kinds = [None] * (gamma_cp + gamma_tf != 1) + [0] * (gamma_cp != 0) + [1] * (gamma_tf != 0)
+        t_now = torch.full((), t, device=x.device)
+        found = self(x.expand(len(kinds), *x.shape), t_now, [(kind, None) for kind in kinds], sessions).unbind()
+        of = dict(zip(kinds, found, strict=True))
+        return of.get(None, found[0]), of.get(0, found[0]), of.get(1, found[0])
+
+    def _by_layers(self, x: Tensor, t: Tensor, branches: Sequence[Branch], sessions: slice, mask: Tensor | None) -> Tensor:
+        net, D = self.denoiser.network, x.shape[2]
+        shifts = [(self.empty.expand_as(self.shifts[0]) if kind is None else self.shifts[kind])[:, sessions] for kind, _ in branches]
+        shifts = [s if d is None else torch.where(d[:, None, None], self.empty, s) for s, (_, d) in zip(shifts, branches, strict=True)]
+        w, time = net.input.weight[:, :D], net.time_bias(t)  # [H, D]; [H], [B, H] or [R, B, H]
+        if self.denoiser.parallel:
+            return self._in_parallel(x, F.linear(x, w) + time, torch.stack(shifts), mask)
+        for k in range(shifts[0].shape[1]):
+            h = F.silu(F.linear(x, w) + (torch.stack([s[:, k] for s in shifts]) + time))
+            y = net.output(F.dropout(h, net.dropout, net.training))
+            x = y if mask is None else torch.where(mask[:, k, None], y, x)
+        return x
+
+    def _in_parallel(self, x: Tensor, start: Tensor, shift: Tensor, mask: Tensor | None) -> Tensor:
+        """start [R, B, H], shift [R, B, K, H]; the output layer is linear, so the hidden units are averaged."""
+        net = self.denoiser.network
+        h = F.dropout(F.silu(start[:, :, None] + shift), net.dropout, net.training)
+        if mask is None:
+            return net.output(h.mean(2)) if h.shape[2] else x
+        h = torch.where(mask[..., None], h, 0.0).sum(2) / mask.sum(1).clamp(min=1)[:, None]
+        return torch.where(mask.any(1)[:, None], net.output(h), x)
+
+    def _by_kernel(self, x: Tensor, t: Tensor, branches: Sequence[Branch], sessions: slice, mask: Tensor | None) -> Tensor:
+        net, (R, B, D) = self.denoiser.network, x.shape
+        begin, end, _ = sessions.indices(self.shape[1])
+        start, step = self._guidance_of(branches, begin)
+        times, time_index = self._times(t, R)
+        x, order, sizes = x.transpose(0, 1), None, [B] * (end - begin)
+        if self.counted:  # rows with more sessions come first: the first ones have a k-th session
+            assert mask is not None
+            counts = mask.sum(1)
+            order = counts.argsort(descending=True, stable=True)
+            sizes = (counts[:, None] > torch.arange(len(sizes), device=x.device)).sum(0).tolist()
+            x, start, step = x.index_select(0, order), start[order], step[order]
+            time_index = None if time_index is None else time_index[order]
+        x, w, p = x.reshape(B * R, D), net.input.weight[:, :D], net.dropout if net.training else 0.0
+        done: list[Tensor] = []  # of rows that have no further session
+        for k, n in enumerate(sizes):
+            if n * R < len(x):
+                x, rest = x.split((n * R, len(x) - n * R))
+                done.append(rest)
+            y = mlp(
+                x, w, None, net.output.weight, net.output.bias, cond=self.rows, cond_index=(start[:n] + k * step[:n]).flatten(),
+                time=times, time_index=None if time_index is None else time_index[:n].flatten(), dropout=p,
+            )  # fmt: skip
+            x = y if mask is None or self.counted else torch.where(mask[:, k].repeat_interleave(R)[:, None], y, x)
+        out = torch.cat((x, *reversed(done))).view(B, R, D)
+        return (out if order is None else out.index_select(0, order.argsort())).transpose(0, 1)
+
+    def _guidance_of(self, branches: Sequence[Branch], begin: int) -> tuple[Tensor, Tensor]:
+        """Which of ``rows`` guides each row's first session from ``begin`` on, and how far the next one is: ``[B, R]``."""
+        first = self.first + (self.mask[:, :begin].sum(1) if self.counted and self.mask is not None else begin)
+        last, none = len(self.rows) - 1, torch.zeros_like(first, dtype=torch.bool)
+        empty = torch.stack([~none if kind is None else none if d is None else d for kind, d in branches], dim=1)
+        kinds = torch.tensor([kind or 0 for kind, _ in branches], device=first.device)
+        return torch.where(empty, last, first[:, None] + kinds * self.present), (~empty).long()
+
+    def _times(self, t: Tensor, R: int) -> tuple[Tensor, Tensor | None]:
+        """What timesteps add to the hidden layer, and which of these each row has, ``[B, R]``; None: there is one."""
+        if self.times is not None:
+            return (self.times, t.long().expand(R, -1).T) if t.dim() else (self.times.index_select(0, t.long().view(1)), None)
+        times, B = self.denoiser.network.time_bias(t), self.shape[0]
+        if not t.dim():
+            return times[None], None
+        return times.flatten(0, -2), torch.arange(t.numel(), device=t.device).view(t.shape).expand(R, B).T
 
 
 class SessionFilters(nn.Module):

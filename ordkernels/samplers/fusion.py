@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -29,6 +30,7 @@ class ReadableInterests(SampledModel, Protocol):
     def number_ranks(self, fused: Tensor, parts: Any) -> Tensor: ...  # [b, n, D] -> [b, n, L]
 
 
+Estimates = Callable[[Tensor, int], tuple[Tensor, Tensor, Tensor]]  # of x0: without guidance, by each kind of it
 Interested = TypeVar("Interested", bound=ReadableInterests)
 
 
@@ -200,14 +202,20 @@ class FusionSampler(InterestSampler[FusionModel]):
         seed: int | Tensor = 0,
         row_ids: Tensor | None = None,
         draw_ids: Tensor | None = None,
+        denoise: Estimates | None = None,
     ) -> Tensor:
-        """``ops.fusion_chain`` step by step, differentiable, and for a denoiser with ``parallel=True``: ``[B, D]``."""
+        """``ops.fusion_chain`` step by step, differentiable, and for a denoiser with ``parallel=True``: ``[B, D]``.
+
+        ``denoise``: ``(f_un, f_cp, f_tf)`` of x and t under this guidance, where that has been prepared already."""
         schedule, x = self.model.schedule, h_long
+        if denoise is None:
+            guided = self.model.denoiser.conditioned(g_cp, g_tf, mask, schedule.T)
+            denoise = lambda x, t: guided.estimates(x, t, *self.gammas)  # noqa: E731
         steps, alpha_bar = self.steps, schedule.exact
         if row_ids is None:
             row_ids = torch.arange(x.shape[0], device=x.device)
         for t, s in zip(steps, [*steps[1:], 0], strict=True):
-            un, cp, tf = self.model.denoiser.branches(x, t, g_cp, g_tf, mask)
+            un, cp, tf = denoise(x, t)
             noise = None
             if s:
                 draw: Any = 0 if draw_ids is None else draw_ids

@@ -51,6 +51,15 @@ def ifusion(seed=0, **options):
     return model.eval()
 
 
+def padded_items(parts):
+    """The sessions' encoded items ``[B, P, S, D]``, zeros where there are none."""
+    if parts.items.dim() == 4:
+        return parts.items
+    padded = parts.items.new_zeros(*parts.mask.shape, parts.items.shape[1])
+    padded[parts.mask] = parts.items
+    return padded
+
+
 def test_losses_by_hand():
     """Every term from its definition, one row and one session at a time, on what the loss itself draws."""
     model, rows = ifusion(drop_cp=0.0, drop_tf=0.0), batch()
@@ -64,7 +73,8 @@ def test_losses_by_hand():
     noise = torch.randn(2 * B, D)
     with torch.no_grad():
         parts = model.interests(rows, K + 1)
-        g_cp, g_tf = model.filters(parts.items, parts.mask)
+        items = padded_items(parts)
+        g_cp, g_tf = model.filters(items, parts.mask)
         f, fused, chain, apart = {}, torch.empty(2, B, D), torch.empty(B, D), []
         bar = model.schedule.alpha_bar
         for b in range(B):
@@ -85,7 +95,7 @@ def test_losses_by_hand():
             un, cp, tf = model.denoiser.branches(h[None], 10, g_cp[b : b + 1, 1:], g_tf[b : b + 1, 1:], parts.present[b : b + 1, 1:])
             chain[b] = (un + 2 * (cp - un) + (tf - un))[0] if parts.present[b, 1:].any() else h
         evolution = [
-            1 - torch.cosine_similarity(f["evo", i, b], parts.items[b, -1][parts.mask[b, -1]].mean(0), dim=0)
+            1 - torch.cosine_similarity(f["evo", i, b], items[b, -1][parts.mask[b, -1]].mean(0), dim=0)
             for i in range(2) for b in range(B) if parts.present[b, -1] and parts.present[b, :-1].any()
         ]  # fmt: skip
         apart = [(g_cp[b, k] @ g_tf[b, k]) ** 2 / D for b in range(B) for k in range(K + 1) if parts.present[b, k]]
@@ -122,11 +132,11 @@ def test_the_number_loss_is_half_the_crps_of_its_quantiles():
 def test_evolution_does_not_train_what_it_compares_with():
     model, rows = ifusion(click_weight=0.0, number_weight=1.0), batch()
     parts = model.interests(rows, 4)
-    items = parts.items.detach().requires_grad_()
-    x, t = torch.randn(48, 8), torch.full((48,), 5)
+    items = padded_items(parts).detach().requires_grad_()
+    x, t = torch.randn(2, 24, 8), torch.full((2, 24), 5)
     parts = parts._replace(items=items)
-    g_cp, g_tf = model.filters(items, parts.mask)
-    model._evolution(x, t, g_cp[:, :-1], g_tf[:, :-1], parts.present, parts, LossNoise({}, x)).backward()
+    guided = model.denoiser.conditioned(*parts.read_by(model.filters), parts.present, 10)
+    model._evolution(x, t, guided, parts, LossNoise({}, x)).backward()
     assert items.grad[:, :-1].abs().sum() > 0
     assert items.grad[:, -1].abs().sum() == 0
 

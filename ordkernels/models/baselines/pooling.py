@@ -100,7 +100,7 @@ class PooledFusion(InterestModel):
 
     def _pooled(self, batch: dict[str, Tensor]) -> Pooled:
         parts = self.interests(batch, self.session_count)
-        sessions = self.filters(parts.items, parts.mask)[self.pooling == "attention"]
+        sessions = parts.read_by(self.filters)[self.pooling == "attention"]
         vectors = torch.cat((parts.long[:, None], sessions), dim=1)  # [B, 1 + P, D]
         present = torch.cat((parts.has_long[:, None], parts.present), dim=1)[..., None]
         if self.pooling == "attention":
