@@ -10,6 +10,7 @@ from pathlib import Path
 
 from .commands import fit, report, score, serve
 from .commands._options import Help
+from .commands._processes import torchrun_rank
 from .scores.files import add_arguments as add_score_arguments
 from .scores.files import file_first
 
@@ -132,7 +133,8 @@ def _on_table(args: argparse.Namespace) -> int:
     except (OSError, ImportError, MemoryError, TypeError, ValueError) as error:
         if isinstance(error, OSError) and error.filename is None and error.errno is not None:
             raise  # of the output stream
-        print(f"{args.command}:", " ".join(str(error).split()) or type(error).__name__, file=sys.stderr)  # on one line
+        rank = f" (process {torchrun_rank()})" if torchrun_rank() else ""
+        print(f"{args.command}{rank}:", " ".join(str(error).split()) or type(error).__name__, file=sys.stderr)  # on one line
         return 2
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from .._atomic import replace
 from .._tables.blocks import READABLE, Block, Table, length
 from ._options import described, number
+from ._processes import process_group
 
 __all__ = ["add_parser", "main"]
 
@@ -36,9 +37,11 @@ def add_parser(commands: Any) -> None:
         "train a model on a table, compare it on held-out rows, save it",
         "Trains a model of a number of at least 0, with its whole distribution, on the columns of a table: numbers, text, booleans,\n"
         "times, missing values. Prints how good it is on held-out rows, beside the training median and gradient boosting; writes\n"
-        "the model to DIR, and the comparison with plots to DIR/validation.html.",
+        "the model to DIR, and the comparison with plots to DIR/validation.html. Several processes train together by DDP: with\n"
+        "--engine ray, or as `torchrun --nproc-per-node 4 -m ordkernels fit ...`. Each holds the table.",
         "fit may.parquet --target seconds --user user --item video --time when --out model/\n"
-        "fit abalone.csv --target rings --model gr --epochs 50 --out model/",
+        "fit abalone.csv --target rings --model gr --epochs 50 --out model/\n"
+        "fit may/ --target seconds --out model/ --engine ray --workers 4",
     )  # fmt: skip
     parser.add_argument("table", type=Path, metavar="TABLE", help=READABLE)
     parser.add_argument("--target", required=True, metavar="COLUMN", help="the number to predict")
@@ -61,6 +64,10 @@ def add_parser(commands: Any) -> None:
     model.add_argument("--epochs", type=number(int, least=1), default=40, metavar="N", help="at most; stops early (default 40)")
     model.add_argument("--seed", type=number(int, least=0), default=0, metavar="N", help="same seed, same model (default 0)")
 
+    how = parser.add_argument_group("how")
+    how.add_argument("--engine", choices=("local", "ray"), default="local", help="local (default; torchrun's processes), or Ray Train's")
+    how.add_argument("--workers", type=number(int, least=1), metavar="N", help="of Ray (default: what the cluster has)")
+
     valid = parser.add_argument_group("comparison")
     share = number(float, above=0, below=1)
     valid.add_argument("--validation", type=share, default=0.2, metavar="SHARE", help="of the rows, held out (default 0.2)")
@@ -68,31 +75,51 @@ def add_parser(commands: Any) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from ._page import page
-
     _check_out(args.out, args.overwrite)
+    if args.engine == "ray":
+        from ..scaling import ray_training
+
+        args.table, args.out = args.table.absolute(), args.out.absolute()
+        print(ray_training.run(_fit, args, args.out.parent, args.workers))
+        return 0
+    if args.workers is not None:
+        raise ValueError("--workers: expected with --engine ray, got local, whose processes torchrun starts")
+    with process_group():
+        said = _fit(args)
+    if said:
+        print(said, flush=True)
+    return 0
+
+
+def _fit(args: argparse.Namespace) -> str:
+    """Trains, in all processes of a group together; compares and writes in the first. What to print: nothing in the others."""
+    from ..models import _processes
+
     columns, y, train, valid = _data(args)
-    estimator = _estimator(args)
-    estimator.fit(_rows(columns, train), y[train])
+    estimator = _estimator(args).fit(_rows(columns, train), y[train])
+    saved = _estimator(args).fit(columns, y) if args.refit else estimator
+    if _processes.rank():
+        return ""
     held_out = _rows(columns, valid)
     contenders = {args.model: _predictions(estimator, held_out, y[valid])}
     contenders |= _baselines(estimator, _rows(columns, train), y[train], held_out, y[valid])
-    print(
-        _text(
-            f"{args.table}: {len(train):,} rows to train on, {len(valid):,} {'later' if args.time else 'random'} ones to compare",
-            contenders,
-        )
+    _save(args, saved, contenders)
+    return (
+        f"{args.table}: {len(train):,} rows to train on, {len(valid):,} {'later' if args.time else 'random'} ones to compare\n\n"
+        f"{_text(contenders)}\n\n"
+        f"{args.out}: the model{', trained again on all rows' if args.refit else ''}; {args.out / 'validation.html'}: the comparison"
     )
-    if args.refit:
-        estimator = _estimator(args).fit(columns, y)
+
+
+def _save(args: argparse.Namespace, estimator: Any, contenders: dict[str, Any]) -> None:
+    from ._page import page
+
     estimator.target_ = args.target
     estimator.save_pretrained(args.out)
     html = page(f"{args.model} on held-out rows of {args.table.name}: {args.target}", contenders[args.model], contenders)
     scores = {name: p.scores() for name, p in contenders.items()}
     for name, text in (("validation.html", html), ("validation.json", json.dumps(scores, indent=1) + "\n")):
         replace(args.out / name, text.encode())
-    print(f"\n{args.out}: the model{', trained again on all rows' if args.refit else ''}; {args.out / 'validation.html'}: the comparison")
-    return 0
 
 
 def _check_out(out: Path, overwrite: bool) -> None:
@@ -191,12 +218,12 @@ def _features(estimator: Any, X: Block) -> Floats:
     return np.concatenate([batch[name].numpy().reshape(len(batch["dense"]), -1) for name in names], axis=1).astype(np.float64)
 
 
-def _text(title: str, contenders: dict[str, Any]) -> str:
+def _text(contenders: dict[str, Any]) -> str:
     from ._predictions import shown
 
     found = {name: p.scores() for name, p in contenders.items()}
     columns = list(dict.fromkeys(column for scores in found.values() for column in scores))
-    lines = [title, "", " " * 18 + "".join(f"{column:>12}" for column in columns)]
+    lines = [" " * 18 + "".join(f"{column:>12}" for column in columns)]
     for name, scores in found.items():
         lines.append(f"{name:<18}" + "".join(f"{shown(column, scores.get(column)):>12}" for column in columns))
     return "\n".join(lines)

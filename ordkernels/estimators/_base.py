@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from .. import models
 from .._validation.numbers import integer
+from ..models import _processes
 from ..scaling.predictor import Predictor
 from . import _saving
 from ._columns import Column, Table, row_count, split_target, target_column
@@ -124,7 +125,7 @@ class TableRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         train = self._weighted(train, sample_weight, rows[0], N)
         valid = self._validation(columns, y, rows[1])
         self.report_ = training_report(self.features_, columns, rows, target)
-        if self.verbose:
+        if self.verbose and not _processes.rank():
             print("\n".join(self.report_))
         torch_state = torch.random.get_rng_state()
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from torch.optim.swa_utils import AveragedModel
 from .. import ops
 from .._validation.arrays import as_tensor
 from .._validation.numbers import integer
-from . import _checkpoint
+from . import _checkpoint, _processes
 
 __all__ = ["fit"]
 
@@ -51,12 +51,18 @@ def fit(
     reshuffled every epoch; at the end the weights become their exponential average.
     The same seed gives the same numbers on one machine. Ends in eval mode, on the device the model is on.
 
+    Where torch.distributed has a process group (``torchrun``, Ray Train), all of its processes call this with the same arguments and
+    train together by DDP: each takes its share of the rows of a step, and all end with the same weights and history, to rounding those
+    of one process without dropout. The loss's noise is then keyed by ``row_ids``, which `train` may also bring (else the rows' places);
+    the first process alone shows the bar and writes the checkpoint.
+
     Args:
         model: has ``loss``; ``prepare(train)`` is called first and ``batch_keys`` read, where it has them.
         train: dict of tensors or arrays ``[N, ...]``; only the keys that the model's ``loss`` reads matter.
         epochs: passes over the rows; 4, unless `steps` is given.
         steps: how many steps to train instead, whatever the number of rows; the last pass may end before its end.
-        batch_size: rows of a step; the last one of an epoch may have fewer.
+        batch_size: rows of a step, of all processes together; the last one of an epoch may have fewer. Of n processes, a multiple of n
+            below it, and an epoch leaves out up to n - 1 rows, others each time.
         lr: initial learning rate.
         weight_decay: decoupled.
         average: decay of the weights' average per step, shorter at the start; 0: no average.
@@ -94,17 +100,24 @@ def fit(
         raise ValueError(f"patience: expected None without valid, got {patience!r}")
     train = _prepared(model, _tensors("train", train))
     valid = None if valid is None else _tensors("valid", valid)
-    N = len(train["y"])
+    N, processes = len(train["y"]), _processes.count()
+    if N < processes:
+        raise ValueError(f"train: expected a row for each of the {processes} processes, got {N}")
+    batch_size = max(batch_size // processes, 1) * processes
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     if steps is None:
-        steps = integer("epochs", 4 if epochs is None else epochs, least=1) * math.ceil(N / batch_size)
+        steps = integer("epochs", 4 if epochs is None else epochs, least=1) * math.ceil((N - N % processes) / batch_size)
     steps = integer("steps", steps, least=1)
     settings = {"rows": N, "steps": steps, "batch_size": batch_size, "lr": lr, "weight_decay": weight_decay, "average": average}
-    with _progress_bar(steps, progress) as bar, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with (
+        _progress_bar(steps, progress and not _processes.rank()) as bar,
+        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+    ):
         torch.manual_seed(seed)
         run = _Run(model, {**settings, "seed": seed}, device, None if checkpoint is None else Path(checkpoint), valid, patience)
         model.train()
-        _train(run, train, batch_size, math.inf if time_budget is None else time_budget, checkpoint_steps, bar, on_step)
+        with _joint_means(model):
+            _train(run, train, batch_size, math.inf if time_budget is None else time_budget, checkpoint_steps, bar, on_step)
         run.finish()
     model.eval()
     return run.history
@@ -119,19 +132,20 @@ def _train(
     bar: Any,
     on_step: Callable[[int, dict[str, Tensor]], None] | None,
 ) -> None:
-    deadline = time.monotonic() + seconds
+    run.deadline = time.monotonic() + seconds
     if bar is not None:
         bar.update(run.step)
     steps = run.settings["steps"]
-    while run.step < steps and not run.is_stale() and (time.monotonic() < deadline or not run.step):
+    while run.step < steps and not run.is_stale() and not (run.step and run.is_over()):
         for rows in run.batches(len(train["y"]), batch_size):
-            parts = run.model.loss({name: v[rows].to(run.device) for name, v in train.items()})
+            own = rows[_processes.rank() :: _processes.count()]
+            parts = run.loss({name: v[own].to(run.device) for name, v in train.items()})
             run.descend(parts, len(rows))
             if bar is not None:
                 bar.update()
             if on_step is not None:
                 on_step(run.step, parts)
-            if run.step == steps or time.monotonic() >= deadline:
+            if run.step == steps or run.is_over():
                 break
             if checkpoint_steps is not None and run.step % checkpoint_steps == 0:
                 run.save()
@@ -154,6 +168,8 @@ class _Run:
         self.optimizer = _optimizer(model, settings["lr"], settings["weight_decay"])
         self.schedule = CosineAnnealingLR(self.optimizer, settings["steps"])
         self.averaged = _averaged(model, settings["average"]) if settings["average"] else None
+        self.loss = _processes.parallel_loss(model)
+        self.deadline = math.inf
         self.step = self.epoch = 0
         self.order = torch.empty(0, dtype=torch.int64)  # the epoch's rows that are still to come
         self.means = _Means()
@@ -164,7 +180,8 @@ class _Run:
     def batches(self, N: int, batch_size: int) -> Iterator[Tensor]:
         """The row numbers of each step that is left of the epoch, or of a new one."""
         if not len(self.order):
-            self.order, self.means = torch.randperm(N), _Means()
+            order = _processes.from_first(torch.randperm(N).to(self.device)).cpu()
+            self.order, self.means = order[: N - N % _processes.count()], _Means()
         for rows in torch.split(self.order, batch_size):
             self.order = self.order[len(rows) :]
             yield rows
@@ -192,13 +209,22 @@ class _Run:
         self.save()
         return losses
 
+    def is_over(self) -> bool:
+        """Whether the time is up, by the first process's clock."""
+        if self.deadline == math.inf:
+            return False
+        return bool(_processes.from_first(torch.tensor(time.monotonic() >= self.deadline, device=self.device)))
+
     def is_stale(self) -> bool:
         return self.patience is not None and len(self.history) - self.best_epoch >= self.patience
 
     def _score(self) -> float:
         assert self.valid is not None
         model = self.model if self.averaged is None else self.averaged.module
-        score = _validation_score(model, {name: v.to(self.device) for name, v in self.valid.items()})
+        score = math.nan
+        if not _processes.rank():
+            score = _validation_score(model, {name: v.to(self.device) for name, v in self.valid.items()})
+        score = float(_processes.from_first(torch.tensor(score, dtype=torch.float64, device=self.device)))
         if score < self.best_score:
             self.best_score, self.best_epoch = score, self.epoch + 1
             self.best = [p.detach().clone() for p in model.parameters()]
@@ -211,8 +237,11 @@ class _Run:
                 p.copy_(value)
 
     def save(self) -> None:
-        if self.path is not None:
-            _checkpoint.save(self.path, self._state())
+        if self.path is None:
+            return
+        state = self._state()
+        if not _processes.rank():
+            _checkpoint.save(self.path, state)
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -226,7 +255,7 @@ class _Run:
             "step": self.step,
             "epoch": self.epoch,
             "order": self.order.clone(),
-            "sums": self.means.sums,
+            "sums": self.means.over_processes(),
             "rows": self.means.rows,
             "history": self.history,
             "best": self.best,
@@ -263,10 +292,26 @@ def _prepared(model: Any, train: dict[str, Tensor]) -> dict[str, Tensor]:
     bad = torch.nonzero(~torch.isfinite(y))[:1].flatten().tolist()
     if bad:
         raise ValueError(f"y: expected finite values, got {float(y[bad[0]])} at row {bad[0]}")
-    train = {name: v for name, v in train.items() if name in getattr(model, "batch_keys", train)}
+    keys = (*getattr(model, "batch_keys", train), "row_ids")
+    train = {name: v for name, v in train.items() if name in keys}
+    if _processes.are_grouped():
+        train.setdefault("row_ids", torch.arange(len(y)))
     if hasattr(model, "prepare"):
         model.prepare(train)
     return model.precompute(train) if hasattr(model, "precompute") else train
+
+
+@contextmanager
+def _joint_means(model: Any) -> Iterator[None]:
+    """Means over some of a batch's rows or tokens are those of all processes meanwhile."""
+    if _processes.count() == 1:
+        yield
+        return
+    before, model.means_over_processes = getattr(model, "means_over_processes", False), True
+    try:
+        yield
+    finally:
+        model.means_over_processes = before
 
 
 def _optimizer(model: nn.Module, lr: float, weight_decay: float) -> torch.optim.Optimizer:
@@ -309,7 +354,11 @@ class _Means:
         self.rows += rows
 
     def values(self) -> dict[str, float]:
-        return {name: float(total) / self.rows for name, total in self.sums.items()}
+        return {name: float(total) / self.rows for name, total in self.over_processes().items()}
+
+    def over_processes(self) -> dict[str, Tensor]:
+        """The sums, if each process had the same rows; called by all of them."""
+        return {name: _processes.mean(total.clone()) for name, total in self.sums.items()}
 
 
 def _progress_bar(steps: int, enabled: bool) -> AbstractContextManager[Any]:
