@@ -373,6 +373,7 @@ def mistakes(folder, tmp):
         (broken / path.name).write_bytes(path.read_bytes()[:-1])
     fit, score = ("fit", "--target", "seconds", "--out", tmp / "out"), ("score", model)
     return [
+        ([*fit, june, "--workers", 2], "--workers: expected with --engine ray, got local, whose processes torchrun starts"),
         ([*fit, tmp / "nowhere.csv"], "expected a file or a folder, got .*nowhere.csv"),
         ([*fit, tmp / "table.xlsx"], "expected a name that ends in .csv"),
         ([*fit, tmp / "damaged.parquet"], "damaged.parquet: expected a file that can be read"),

@@ -73,14 +73,15 @@ def fit(
         checkpoint: a file that the whole state of the training is written to, after each epoch and where the time budget ends it. If
             it exists, training goes on from there: weights, losses and history are those of an uninterrupted run, bit for bit.
         checkpoint_steps: write it after so many steps too.
-        valid: rows to score after each epoch and at the end, with the averaged weights: by the fair CRPS of 16 draws a row, or the mean absolute error
-            of a model without draws. The history then has ``valid``, and the weights at the end are those of its least value.
+        valid: rows to score after each epoch and at the end, by the averaged weights: their fair CRPS with 16 draws a row, or the
+            mean absolute error of a model without draws. The history then has ``valid``, and the weights at the end are those of
+            its least value.
         patience: epochs without a new least value after which training stops; None: never.
 
     Raises:
-        ValueError: no rows, counts below 1, both ``epochs`` and ``steps``, patience without ``valid``, labels that are not finite, and, with the step,
-            such a loss; a checkpoint of another model,
-            of other rows or settings, or a damaged one.
+        ValueError: no rows, or fewer than processes; counts below 1, both ``epochs`` and ``steps``, patience without ``valid``, labels
+            that are not finite, and, with the step, such a loss; a checkpoint of another model, of other rows or settings, or a damaged
+            one.
 
     Example:
         >>> from ordkernels.models import DiffoR
@@ -101,7 +102,7 @@ def fit(
     train = _prepared(model, _tensors("train", train))
     valid = None if valid is None else _tensors("valid", valid)
     N, processes = len(train["y"]), _processes.count()
-    if N < processes:
+    if processes > N:
         raise ValueError(f"train: expected a row for each of the {processes} processes, got {N}")
     batch_size = max(batch_size // processes, 1) * processes
     device = next((p.device for p in model.parameters()), torch.device("cpu"))

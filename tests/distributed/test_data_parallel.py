@@ -1,13 +1,19 @@
 """Training on two processes, by DDP and FSDP2: the losses and weights of one process on the joint batches."""
 
+import contextlib
 import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from processes import run
 from torch import nn
 
-from ordkernels.models import DiffoR, FlowTime, GenerativeRegression, IFusion
+from ordkernels.models import DiffoR, FlowTime, GenerativeRegression, IFusion, fit
 
 pytestmark = [
     pytest.mark.slow,
@@ -96,6 +102,35 @@ def check_parallel(rank, kind, names):
         torch.testing.assert_close(alone.eval().predict(rows, n=4), single.eval().predict(rows, n=4), rtol=1e-4, atol=1e-4)
 
 
+FITTED = ("FlowTime", "IFusion")  # the second has means over some of the rows
+
+
+def fitted(name, rows, *, batch_size=21, **arguments):
+    model, whole = prepared(name)
+    whole["row_ids"] = torch.arange(N)
+    valid = {key: column[:9] for key, column in whole.items() if key != "row_ids"}
+    history = fit(model, {key: whole[key] for key in rows}, batch_size=batch_size, progress=False, valid=valid, **arguments)
+    return history, torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def check_fit(rank, expected, folder):
+    rows = [key for key in table() if key != "row_ids"]  # where there is a group, `fit` numbers them
+    for name in FITTED:
+        with contextlib.suppress(KeyboardInterrupt):
+            fitted(name, rows, steps=9, checkpoint=folder / name, checkpoint_steps=2, on_step=cut_after_step_3)
+        history, weights = fitted(name, rows, steps=9, checkpoint=folder / name, checkpoint_steps=2, time_budget=1e3)  # goes on
+        want, want_weights = expected[name]
+        assert len(history) == len(want) == 3
+        for got, one in zip(history, want, strict=True):
+            assert got == pytest.approx(one, rel=1e-6), name
+        torch.testing.assert_close(weights, want_weights, rtol=1e-6, atol=1e-8)
+
+
+def cut_after_step_3(step, _):
+    if step == 3:
+        raise KeyboardInterrupt
+
+
 def gathered(model: nn.Module):
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
@@ -105,3 +140,24 @@ def gathered(model: nn.Module):
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 def test_two_processes_train_as_one(kind):
     run(check_parallel, 2, kind, list(models()))
+
+
+def test_fit_in_two_processes_is_that_of_one(tmp_path):
+    """Batches of 20, which 21 makes for two, the last of an epoch of 4."""
+    expected = {name: fitted(name, table(), steps=9, batch_size=20) for name in FITTED}
+    run(check_fit, 2, expected, tmp_path)
+
+
+def test_torchrun_fits_a_table_and_its_first_process_alone_prints_and_writes(tmp_path):
+    pytest.importorskip("sklearn")
+    pytest.importorskip("safetensors")
+    rng = np.random.default_rng(0)
+    np.savetxt(tmp_path / "t.csv", np.stack((rng.normal(size=200), rng.gamma(2, 3, 200)), 1), delimiter=",", header="a,y", comments="")
+    command = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "ordkernels", "fit", "t.csv", "--target", "y", "--out", "m"]
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, *command, "--epochs", "1"], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("160 rows to train on, 40 random ones to compare") == 1
+    assert done.stdout.count("m: the model; m/validation.html: the comparison") == 1
+    assert "Warning" not in done.stderr
+    assert (tmp_path / "m" / "config.json").is_file()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from ordkernels.__main__ import main
 from ordkernels.models import DiffoR
 from ordkernels.scaling import local, ray_engine, spark_engine
 from ordkernels.scaling._workers import spans
@@ -104,6 +105,22 @@ def test_what_is_wrong_with_the_table_is_said_once(engine, job, tmp_path):
     folder = PartFolder.open(tmp_path / "out", job)
     with pytest.raises(TypeError, match=r"bad\.npz: row_ids: expected integers"):
         ENGINES[engine].run(folder, PartScorer(job, threads=1), 2)
+
+
+@pytest.mark.slow
+def test_fit_by_two_workers_of_ray(tmp_path, capsys, monkeypatch):
+    pytest.importorskip("ray.train.torch", exc_type=ImportError)
+    pytest.importorskip("sklearn")
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "t.npz", a=rng.normal(size=200), y=rng.gamma(2, 3, 200))
+    fit = ["fit", "t.npz", "--out", "model", "--epochs", "1", "--engine", "ray", "--workers", "2", "--target"]
+    assert main([*fit, "nope"]) == 2
+    assert "fit: --target: expected a column of t.npz, one of 'a', 'y', got 'nope'" in capsys.readouterr().err
+    assert main([*fit, "y"]) == 0
+    assert "160 rows to train on, 40 random ones to compare" in capsys.readouterr().out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "t.npz"]
+    assert main(["score", "model", "t.npz", "out.npz"]) == 0
 
 
 def test_without_the_packages_or_java(job, tmp_path, monkeypatch):
