@@ -13,7 +13,7 @@ from .. import ops
 from .._validation.numbers import positive_sizes
 from .._validation.tensors import can_read_values
 from ..nn import SessionFilters
-from ..nn._mlp import MLP
+from ..nn._mlp import MLP, has_hooks
 from ..nn.transformer import TransformerLayer
 from ..samplers.fusion import InterestSampler
 from ._base import GenerativeModel
@@ -111,7 +111,7 @@ class SequenceEncoder(nn.Module):
     def kernel_serves(self, x: Tensor) -> bool:
         """Whether ``packed`` runs on a kernel and means what this module's layers do."""
         layers: Any = self.layers
-        return all(layer.kernel_serves(x) for layer in layers)
+        return not has_hooks(self) and all(layer.kernel_serves(x) for layer in layers)
 
     def packed(self, tokens: Tensor, offsets: Tensor) -> Tensor:
         """Sequences one after the other, nothing padded: ``tokens [N, D]``, ``offsets [S + 1]`` -> ``[N, D]``."""

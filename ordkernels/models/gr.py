@@ -360,14 +360,14 @@ class GenerativeRegression(GenerativeModel):
         tokens = self._tokens(y, batch.get("label_tokens"))  # [B, T]
         p = sampling_rate(self.curriculum, self.iteration, self.loss_config.p0, self.loss_config.omega)
         memory = self.encoder(batch)
-        logits = self._logits(tokens, memory, p, LossNoise(batch, memory))
+        logits = self._logits(tokens, memory, p, LossNoise(batch, memory))  # [B, T, V], or packed, [N, V]
         written = tokens != PAD
-        value = ops.windowed_value(logits, self.token_values, window=self.window)  # [B, T]
+        aims = tokens if logits.dim() == 3 else tokens[written]
+        value = ops.windowed_value(logits, self.token_values, window=self.window)  # [B, T] or [N]
+        entropy = F.cross_entropy(logits.flatten(0, -2), aims.flatten(), reduction="none").view(aims.shape)
+        value, entropy = (v if v.dim() == 2 else v.new_zeros(tokens.shape).masked_scatter(written, v) for v in (value, entropy))
         value = torch.where(written, value, 0.0).sum(dim=1)
-        parts = {
-            "tokens": self._masked_mean(F.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="none"), written.flatten()),
-            "huber": F.huber_loss(value, y.to(value.dtype), delta=1.0),
-        }
+        parts = {"tokens": self._masked_mean(entropy, written), "huber": F.huber_loss(value, y.to(value.dtype), delta=1.0)}
         if self.training:
             self.iteration += 1
         total = self.loss_config.token_weight * parts["tokens"] + self.loss_config.huber_weight * parts["huber"]
@@ -393,20 +393,28 @@ class GenerativeRegression(GenerativeModel):
         return found[:, :longest].to(y.device, torch.int64)
 
     def _logits(self, tokens: Tensor, memory: Tensor, p: Tensor, random: LossNoise) -> Tensor:
-        """The logits that the loss is on, ``[B, T, V]``: those of the second pass, where there are two."""
+        """The logits that the loss is on, those of the second pass, where there are two.
+
+        ``[B, T, V]``, or, where a kernel decodes rows of several lengths, of the tokens alone that are written, ``[N, V]``."""
         embed, E = self.decoder.tok_emb, self.decoder.tok_emb.weight
-        inputs = F.pad(tokens[:, :-1], (1, 0), value=SOS)
-        lengths = (tokens != PAD).sum(1)
-        first: Tensor = self.decoder(inputs, memory, lengths)
+        inputs, written = F.pad(tokens[:, :-1], (1, 0), value=SOS), tokens != PAD
+        packs = can_read_values(tokens) and self.decoder.kernel_serves(memory)
+        offsets = F.pad(written.sum(1).cumsum(0), (1, 0))
+
+        def decoded(x: Tensor) -> Tensor:
+            logits: Tensor = self.decoder.packed(x, memory, offsets) if packs else self.decoder(x, memory)
+            return logits
+
+        shape, inputs = inputs.shape, inputs[written] if packs else inputs
+        first = decoded(inputs)
         if not isinstance(self.curriculum, str) and self.curriculum == 1:
             return first
         if self.mixup is None:
             fed = embed(first.argmax(dim=-1))
         else:
             fed = ops.embedding_mixup(first, E, window=self.window if self.mixup == "window" else None)
-        true = random.uniform(*inputs.shape) < p
-        second: Tensor = self.decoder(self.decoder.second_pass(inputs, fed, true), memory, lengths)
-        return second
+        true = random.uniform(*shape) < p
+        return decoded(self.decoder.second_pass(inputs, fed, true[written] if packs else true))
 
     def condition(self, x: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
         """The memory vectors ``[B, M]`` of the rows, and their capacities ``[B]``, if there are any."""

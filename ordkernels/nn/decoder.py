@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .._validation.numbers import positive_sizes
-from .._validation.tensors import can_read_values
 from ..ops._weights import DecoderWeights, SequenceWeights
 from ..ops.sequence_layer import _OP as SEQUENCE_LAYER
 from ..ops.sequence_layer import sequence_layer
@@ -19,6 +18,8 @@ from ._mlp import has_hooks, kernel_serves
 from .transformer import self_attention
 
 __all__ = ["ValueDecoder"]
+
+SOS = 1
 
 
 class ValueDecoder(nn.Module):
@@ -111,29 +112,35 @@ class ValueDecoder(nn.Module):
         self.norm = nn.LayerNorm(d_model, norm_eps) if norm == "pre" else None
         self.linear = nn.Linear(d_model, vocab_size)
 
-    def forward(self, inputs: Tensor, memory: Tensor, lengths: Tensor | None = None) -> Tensor:
+    def forward(self, inputs: Tensor, memory: Tensor) -> Tensor:
         x = self.embed(inputs)
         if memory.dim() != 2 or list(memory.shape) != [x.shape[0], self.memory_width]:
             raise ValueError(f"memory: expected [B, M] = {[x.shape[0], self.memory_width]}, got {list(memory.shape)}")
         m = memory if self.memory is None else self.memory(memory)
-        layers: Any = self.layers
-        if lengths is not None and can_read_values(lengths) and all(layer.kernel_serves(x) for layer in layers):
-            return self._packed(x, m, lengths)
-        for layer in layers:
+        for layer in self.layers:
             x = layer(x, m)
+        return self._logits(x)
+
+    def kernel_serves(self, memory: Tensor) -> bool:
+        """Whether ``packed`` runs on a kernel and means what this module's layers do."""
+        layers: Any = self.layers
+        return not has_hooks(self) and all(layer.kernel_serves(memory) for layer in layers)
+
+    def packed(self, inputs: Tensor, memory: Tensor, offsets: Tensor) -> Tensor:
+        """Rows of any lengths one after the other: tokens ``[N]`` or embeddings ``[N, d]``, ``offsets [B + 1]`` -> ``[N, V]``."""
+        x = inputs if inputs.is_floating_point() else self.tok_emb(inputs)
+        if self.position is not None:
+            N, lengths = len(x), offsets.diff()
+            x = x + self.position[torch.arange(N, device=x.device) - torch.repeat_interleave(offsets[:-1], lengths, output_size=N)]
+        m = memory if self.memory is None else self.memory(memory)
+        layers: Any = self.layers
+        for layer in layers:
+            x = layer.packed(x, offsets, m)
+        return self._logits(x)
+
+    def _logits(self, x: Tensor) -> Tensor:
         logits: Tensor = self.linear(x if self.norm is None else self.norm(x))
         return logits
-
-    def _packed(self, x: Tensor, m: Tensor, lengths: Tensor) -> Tensor:
-        """The tokens within the lengths alone, zeros behind."""
-        B, T, _ = x.shape
-        where = (torch.arange(T, device=x.device) < lengths[:, None]).flatten().nonzero()[:, 0]
-        offsets, tokens = F.pad(lengths.cumsum(0), (1, 0)), x.flatten(0, 1).index_select(0, where)
-        layers: Any = self.layers
-        for layer in layers:
-            tokens = layer.packed(tokens, offsets, m)
-        logits: Tensor = self.linear(tokens if self.norm is None else self.norm(tokens))
-        return logits.new_zeros(B * T, self.vocab_size).index_copy(0, where, logits).view(B, T, -1)
 
     def embed(self, inputs: Tensor) -> Tensor:
         """Tokens ``[B, T]``, or their embeddings ``[B, T, d]`` as they are -> ``[B, T, d]``, with the positions if there are any."""
@@ -174,13 +181,16 @@ class ValueDecoder(nn.Module):
 
         Shapes: ``tokens [B, T]``, SOS first; ``predicted [B, T, d]``, at t what the first pass predicts to follow input t (the
         embedding of its argmax, or a mixture of embeddings), so it is an input at t + 1; ``true [B, T]`` booleans, SOS
-        counted as true -> ``[B, T, d]``. Gradients flow to ``predicted`` and the embedding.
+        counted as true -> ``[B, T, d]``. Or packed: ``[N]``, ``[N, d]``, ``[N]`` -> ``[N, d]``. Gradients flow to ``predicted`` and the
+        embedding.
         """
-        B, T = tokens.shape
-        for name, t, shape in (("predicted", predicted, [B, T, self.d_model]), ("true", true, [B, T])):
-            if list(t.shape) != shape:
-                raise ValueError(f"{name}: expected {shape}, got {list(t.shape)}")
+        shape = list(tokens.shape)
+        for name, t, expected in (("predicted", predicted, [*shape, self.d_model]), ("true", true, shape)):
+            if list(t.shape) != expected:
+                raise ValueError(f"{name}: expected {expected}, got {list(t.shape)}")
         x = self.tok_emb(tokens)
+        if tokens.dim() == 1:
+            return torch.where((true | (tokens == SOS))[:, None], x, predicted.roll(1, 0))
         return torch.cat((x[:, :1], torch.where(true[:, 1:, None], x[:, 1:], predicted[:, :-1])), dim=1)
 
     def load_gr_state_dict(self, state: Mapping[str, Tensor]) -> None:

@@ -101,6 +101,21 @@ def test_dropout_acts_in_training_alone():
     assert not torch.equal(decoder(tokens, memory), decoder(tokens, memory))
 
 
+@pytest.mark.parametrize("norm", ["post", "pre"])
+def test_packed_rows_are_those_of_each_row_alone(norm):
+    decoder = make(norm, positions=5, memory_width=9)
+    lengths, memory = torch.tensor([3, 0, 5, 1]), torch.randn(4, 9).double()
+    offsets = F.pad(lengths.cumsum(0), (1, 0))
+    tokens, predicted, true = torch.randint(3, 12, (9,)), torch.randn(9, 16).double(), torch.rand(9) < 0.5
+    tokens[offsets[:-1][lengths > 0]] = 1
+    logits, second = decoder.packed(tokens, memory, offsets), decoder.second_pass(tokens, predicted, true)
+    torch.testing.assert_close(decoder.packed(decoder.tok_emb(tokens), memory, offsets), logits)
+    for b, (i, j) in enumerate(zip(offsets[:-1], offsets[1:], strict=True)):
+        row = tokens[i:j][None]
+        torch.testing.assert_close(logits[i:j], decoder(row, memory[b : b + 1])[0])
+        torch.testing.assert_close(second[i:j], decoder.second_pass(row, predicted[i:j][None], true[i:j][None])[0])
+
+
 def test_second_pass_feeds_predictions_one_place_on():
     decoder = make()
     tokens = torch.randint(3, 12, (2, 4))
