@@ -70,7 +70,7 @@ sources = ["planted/*.py"]
 tests = ["tests"]
 preload = []
 equivalent = "equivalent.toml"
-grace = 1.0
+grace = 3.0
 """
 EQUIVALENT = """[[mutant]]
 file = "planted/calculator.py"

@@ -6,10 +6,11 @@ from sklearn.utils.estimator_checks import check_estimator, check_regressors_tra
 from ordkernels import estimators
 from ordkernels.estimators import expected_failed_checks
 
+TRUNK = {"trunk_width": 16, "trunk_blocks": 1}
 SMALL = {
-    "FlowTime": {"latent": 8, "hidden": 8, "layers": 1},
-    "DiffoR": {"T": 8, "hidden": 16},
-    "GR": {"hidden": 16},
+    "FlowTime": {"latent": 8, "hidden": 8, "layers": 1, **TRUNK},
+    "DiffoR": {"T": 8, "hidden": 16, "denoiser_hidden": 16, "latent": 8, "heads": 2, **TRUNK},
+    "GR": {"hidden": 16, **TRUNK},
     "IFusion": {"latent": 8, "attention_heads": 2, "hidden": 8, "denoiser_hidden": 8, "sessions": 1, "long": 4, "session_items": 2},
     **{name: {} for name in ("Value", "CREAD", "TPM", "WLR", "D2Q", "EGMN")},
 }
