@@ -117,9 +117,9 @@ class DiffoRLoss:
         ValueError: an unknown space, weights below 0, rho outside [0, 1], fewer than 2 draws.
     """
 
-    increment_weight: float = 10.0
+    increment_weight: float = 1.0
     crps_weight: float = 10.0
-    crps_draws: int = 2
+    crps_draws: int = 4
     crps_space: Literal["both", "linear", "mapped"] = "both"
     rho: float = 0.5
 
@@ -258,7 +258,7 @@ class DiffoR(GenerativeModel):
     @staticmethod
     def paper_loss() -> dict[str, Any]:
         """Arguments with which the loss is the paper's."""
-        return {"crps_weight": 0.0}
+        return {"crps_weight": 0.0, "increment_weight": 10.0}
 
     def prepare(self, train: dict[str, Tensor]) -> None:
         """Fits the map of targets, the widths and the increments' moments on the whole training split."""

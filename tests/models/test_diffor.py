@@ -159,7 +159,8 @@ def test_paper_loss_has_no_crps():
 def test_every_ablation_trains_and_samples(name):
     m, t = model(**ABLATIONS[name]).train(), table(120)
     parts = m.loss(t)
-    assert parts["loss"].item() == pytest.approx(float(parts["noise"] + 10 * parts["increment"] + 10 * parts["crps"]), rel=1e-5)
+    weight = m.loss_config.increment_weight
+    assert parts["loss"].item() == pytest.approx(float(parts["noise"] + weight * parts["increment"] + 10 * parts["crps"]), rel=1e-5)
     parts["loss"].backward()
     assert all(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in m.parameters())
     draws = m.sample(t, 3)
