@@ -32,6 +32,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--clients", type=int, nargs="+", default=[1, 8, 64])
     p.add_argument("--rows", type=int, default=1, help="of a request")
     p.add_argument("--threads", type=int, help="of the server")
+    p.add_argument("--json", type=Path, metavar="F", help="write the result there too; bench/results/serve.json is shown in RESULTS.md")
     return p
 
 
@@ -137,8 +138,11 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         finally:
             server.terminate()
             server.wait(30)
-    result = {"rows_per_request": args.rows, "seconds": args.seconds, "cores": os.cpu_count(), "clients": runs}
+    about = {"rows_per_request": args.rows, "seconds": args.seconds, "cores": os.cpu_count(), "load_average": os.getloadavg()}
+    result = {**about, "clients": runs}
     print(json.dumps(result, indent=1))
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=1) + "\n")
     return result
 
 

@@ -147,7 +147,24 @@ def speed_document(reports: list[Report]) -> str:
     scaling = [entry for report in reports for entry in report["scaling"]]
     if scaling:
         parts += ["## How the time grows", scaling_table(scaling)]
+    if (path := HERE / "results/serve.json").exists():
+        parts += ["## Serving", serving(read(path))]
     return "\n\n".join(parts) + "\n"
+
+
+def serving(report: Report) -> str:
+    """What bench/serve_load.py has measured: a line per number of clients."""
+    heads = ("clients", "requests", "errors", "p50", "p99", "requests a second", "server's memory, begin to end")
+    lines = [
+        (n, f"{run['requests']:,}", run["errors"], f"{_ms(run['p50_ms'])} ms", f"{_ms(run['p99_ms'])} ms", f"{run['requests_per_s']:.0f}",
+         "{:.0f} to {:.0f} MiB".format(*run["resident_mib"]))
+        for n, run in report["clients"].items()
+    ]  # fmt: skip
+    text = (
+        f"`python bench/serve_load.py --seconds {report['seconds']:g}`: clients that each send one request of {report['rows_per_request']} "
+        f"row after the other, 128 draws, on the server's {report['cores']} cores; load average at the end {report['load_average'][0]:.1f}."
+    )
+    return f"{text}\n\n{markdown(heads, lines)}"
 
 
 def losses(reports: list[Report]) -> str:
