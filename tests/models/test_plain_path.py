@@ -24,6 +24,7 @@ MODELS: dict[str, Any] = {
     "GR": lambda sizes: GenerativeRegression(*sizes, dropout=0.0),
     "GR, one pass": lambda sizes: GenerativeRegression(*sizes, dropout=0.0, clem=False),
     "iFusion": lambda sizes: IFusion(*sizes, dropout=0.0),
+    "iFusion, its chain": lambda sizes: IFusion(*sizes, dropout=0.0, long=20, **IFusion.chain_loss()),
     "attention pooling": lambda sizes: PooledFusion(*sizes, dropout=0.0, pooling="attention"),
     "FlowTime, dense layers": lambda sizes: FlowTime(*sizes, dropout=0.0, encoder="mlp"),
 }
