@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import rng
+from ..rng import _NORMAL
 
 __all__ = ["LossNoise"]
 
@@ -17,11 +18,12 @@ class LossNoise:
     """Noise of one loss: torch's own stream, or, where the batch has ``row_ids``, noise keyed by them and by one seed of that stream.
 
     Then a row has the same noise in whatever batch or process it is: the processes of a parallel training that start with one seed
-    draw together what one process would on the joint batch.
+    draw together what one process would on the joint batch. Normals without ids are keyed by the place in the batch where a kernel
+    makes them faster than torch: on a CPU, in fp32.
     """
 
     def __init__(self, batch: dict[str, Tensor], like: Tensor) -> None:
-        self.row_ids, self.device, self.dtype = batch.get("row_ids"), like.device, like.dtype
+        self.row_ids, self.like, self.device, self.dtype = batch.get("row_ids"), like, like.device, like.dtype
         self.draws = 0
         self.key: int | Tensor = 0 if self.row_ids is None else self.seed()
 
@@ -35,9 +37,11 @@ class LossNoise:
 
     def normal(self, rows: int, *shape: int, copies: int = 1) -> Tensor:
         """``[copies * rows, *shape]``, the copies one after the other."""
-        if self.row_ids is None:
-            return torch.randn(copies * rows, *shape, device=self.device, dtype=self.dtype)
-        return self._keyed(rng.normal, copies, shape).to(self.dtype)
+        if self.row_ids is not None:
+            return self._keyed(rng.normal, copies, shape).to(self.dtype)
+        if self.device.type == "cpu" and self.dtype == torch.float32 and _NORMAL.has_kernel(self.like):
+            return rng.normal(self.seed(), None, 0, math.prod(shape), rows=copies * rows).view(copies * rows, *shape)
+        return torch.randn(copies * rows, *shape, device=self.device, dtype=self.dtype)
 
     def uniform(self, rows: int, *shape: int, copies: int = 1) -> Tensor:
         """``[copies * rows, *shape]`` fp32 in [0, 1]."""

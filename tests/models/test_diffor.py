@@ -88,7 +88,7 @@ def test_increment_loss_restated(options):
     torch.manual_seed(5)
     got = m._increment_loss(v, z0, context, LossNoise({}, z0))
     torch.manual_seed(5)
-    noise = torch.randn(7, K, 16)
+    noise = LossNoise({}, z0).normal(7, K, 16)
     p = m.heads.state_dict()
     total = 0.0
     for k in range(4):
@@ -135,7 +135,7 @@ def test_crps_loss_restated(space):
     torch.manual_seed(5)
     got = m._crps_loss(t, context, LossNoise({}, torch.zeros(())))
     torch.manual_seed(5)
-    noise, u = torch.randn(7, 3, 16), []
+    noise, u = LossNoise({}, torch.zeros(())).normal(7, 3, 16), []
     for j in range(3):
         states = denoise_chain(noise[:, j], context, m.denoiser, m.alpha_bar, m.aligned, m.aligned)[1]
         u.append(m.heads(states).sum(dim=1) / 4)

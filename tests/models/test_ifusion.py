@@ -68,9 +68,10 @@ def test_losses_by_hand():
     with torch.no_grad():
         found = model.loss(rows)
     torch.manual_seed(5)
-    start = torch.randn(B, D)
-    t = torch.randint(1, 11, (2 * B,))
-    noise = torch.randn(2 * B, D)
+    random = LossNoise({}, torch.zeros(()))
+    start = random.normal(B, D)
+    t = random.integers(1, 11, B, copies=2)
+    noise = random.normal(B, D, copies=2)
     with torch.no_grad():
         parts = model.interests(rows, K + 1)
         items = padded_items(parts)
