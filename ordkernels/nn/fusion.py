@@ -159,6 +159,7 @@ class SessionDenoiser(nn.Module):
         return f"width={self.width}, cond_width={self.cond_width}" + (", parallel=True" if self.parallel else "")
 
 
+Passes = tuple[Tensor | None, list[tuple[int, Tensor]]]
 Branch = tuple[int | None, Tensor | None]  # which guidance, None for the empty one; rows [B] that have the empty one in its place
 
 
@@ -181,23 +182,17 @@ class GuidedSessions:
         net = denoiser.network
         self.denoiser, self.mask, self.shape = denoiser, mask, guidance[0].shape[:2]
         self.by_kernel = not denoiser.parallel and kernel_serves(guidance[0], net.input, net.output)
-        self.empty = net.condition(denoiser.empty)  # [H]
         self.counted = mask is not None and self.by_kernel and _checks.can_read_values(mask)
         if mask is not None and not self.counted:  # a zero times NaN would reach the weights' gradients
             guidance = [torch.where(mask[..., None], g, 0.0) for g in guidance]
         if not self.by_kernel:
-            self.shifts = [net.condition(g) for g in guidance]  # what each adds to the hidden layer, [B, K, H]
+            self.empty = net.condition(denoiser.empty)  # what each adds to the hidden layer: [H], [B, K, H]
+            self.shifts = [net.condition(g) for g in guidance]
             return
-        (B, K), device = self.shape, guidance[0].device
-        self.times = None if T is None else net.time_bias(torch.arange(T + 1, device=device))
-        self.first = torch.arange(B, device=device) * K  # of each row, its first session among all that take part
-        present = [g.flatten(0, 1) for g in guidance]
-        if self.counted:
-            assert mask is not None
-            counts, present = mask.sum(1), [g[mask] for g in guidance]
-            self.first = counts.cumsum(0) - counts
-        self.present = len(present[0])
-        self.rows = torch.cat((net.condition(torch.cat(present)), self.empty[None]))  # of each kind, one after the other; the empty one
+        self.times = None if T is None else net.time_bias(torch.arange(T + 1, device=guidance[0].device))
+        self.guidance = torch.cat((*(g.flatten(0, 1) for g in guidance), denoiser.empty[None]))  # [kinds B K + 1, C]
+        self.kinds = len(guidance)
+        self.passes: dict[tuple[int, int], Passes] = {}  # by the first session and the last
 
     def __call__(self, x: Tensor, t: Tensor, branches: Sequence[Branch], sessions: slice = slice(None)) -> Tensor:
         run = self._by_kernel if self.by_kernel else self._by_layers
@@ -237,38 +232,52 @@ class GuidedSessions:
 
     def _by_kernel(self, x: Tensor, t: Tensor, branches: Sequence[Branch], sessions: slice, mask: Tensor | None) -> Tensor:
         net, (R, B, D) = self.denoiser.network, x.shape
-        begin, end, _ = sessions.indices(self.shape[1])
-        start, step = self._guidance_of(branches, begin)
+        order, tables = self._passes(sessions)
         times, time_index = self._times(t, R)
-        x, order, sizes = x.transpose(0, 1), None, [B] * (end - begin)
-        if self.counted:  # rows with more sessions come first: the first ones have a k-th session
-            assert mask is not None
-            counts = mask.sum(1)
-            order = counts.argsort(descending=True, stable=True)
-            sizes = (counts[:, None] > torch.arange(len(sizes), device=x.device)).sum(0).tolist()
-            x, start, step = x.index_select(0, order), start[order], step[order]
-            time_index = None if time_index is None else time_index[order]
+        none = torch.zeros(B, dtype=torch.bool, device=x.device)
+        empty = torch.stack([~none if kind is None else none if d is None else d for kind, d in branches], dim=1)  # [B, R]
+        kinds, x = torch.tensor([kind or 0 for kind, _ in branches], device=x.device), x.transpose(0, 1)
+        if order is not None:
+            x, empty, time_index = x.index_select(0, order), empty[order], None if time_index is None else time_index[order]
         x, w, p = x.reshape(B * R, D), net.input.weight[:, :D], net.dropout if net.training else 0.0
         done: list[Tensor] = []  # of rows that have no further session
-        for k, n in enumerate(sizes):
+        for k, (n, table) in enumerate(tables):
             if n * R < len(x):
                 x, rest = x.split((n * R, len(x) - n * R))
                 done.append(rest)
+            index = torch.where(empty[:n], n * self.kinds, n * kinds + torch.arange(n, device=x.device)[:, None])
             y = mlp(
-                x, w, None, net.output.weight, net.output.bias, cond=self.rows, cond_index=(start[:n] + k * step[:n]).flatten(),
+                x, w, None, net.output.weight, net.output.bias, cond=table, cond_index=index.flatten(),
                 time=times, time_index=None if time_index is None else time_index[:n].flatten(), dropout=p,
             )  # fmt: skip
             x = y if mask is None or self.counted else torch.where(mask[:, k].repeat_interleave(R)[:, None], y, x)
         out = torch.cat((x, *reversed(done))).view(B, R, D)
         return (out if order is None else out.index_select(0, order.argsort())).transpose(0, 1)
 
-    def _guidance_of(self, branches: Sequence[Branch], begin: int) -> tuple[Tensor, Tensor]:
-        """Which of ``rows`` guides each row's first session from ``begin`` on, and how far the next one is: ``[B, R]``."""
-        first = self.first + (self.mask[:, :begin].sum(1) if self.counted and self.mask is not None else begin)
-        last, none = len(self.rows) - 1, torch.zeros_like(first, dtype=torch.bool)
-        empty = torch.stack([~none if kind is None else none if d is None else d for kind, d in branches], dim=1)
-        kinds = torch.tensor([kind or 0 for kind, _ in branches], device=first.device)
-        return torch.where(empty, last, first[:, None] + kinds * self.present), (~empty).long()
+    def _passes(self, sessions: slice) -> Passes:
+        """The order of rows, those with more sessions first, and of each pass how many of them take part, and the guidance of these rows
+        as the hidden layer sees it: of each kind ``[n, H]``, then the empty one. So a pass reads its own rows alone."""
+        (B, K), (begin, end, _) = self.shape, sessions.indices(self.shape[1])
+        if (begin, end) not in self.passes:
+            device = self.guidance.device
+            order, rows, slots = None, torch.arange(B, device=device), torch.arange(begin, end, device=device).expand(B, -1)
+            sizes = [B] * (end - begin)
+            if self.counted:
+                assert self.mask is not None
+                mask = self.mask[:, begin:end]
+                counts = mask.sum(1)
+                rows = order = counts.argsort(descending=True, stable=True)
+                sizes = (counts[:, None] > torch.arange(end - begin)).sum(0).tolist()
+                slots = begin + mask.long().argsort(dim=1, descending=True, stable=True)[order]  # the k-th session of each row
+            places = [rows[:n] * K + slots[:n, k] for k, n in enumerate(sizes)]
+            last = rows.new_full((1,), self.kinds * B * K)
+            chosen = [t for at in places for t in (*(at + kind * B * K for kind in range(self.kinds)), last)]
+            if not chosen:
+                return order, []
+            found = self.denoiser.network.condition(self.guidance.index_select(0, torch.cat(chosen)))
+            tables = found.split([self.kinds * n + 1 for n in sizes])
+            self.passes[begin, end] = order, list(zip(sizes, tables, strict=True))
+        return self.passes[begin, end]
 
     def _times(self, t: Tensor, R: int) -> tuple[Tensor, Tensor | None]:
         """What timesteps add to the hidden layer, and which of these each row has, ``[B, R]``; None: there is one."""
