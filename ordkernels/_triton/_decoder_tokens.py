@@ -53,6 +53,7 @@ def choose_token(
         score = logit
         if SAMPLE:
             score = logit * inverse_temperature + _gumbel(noise_row, tl.where(invalid, 0, draw), position, j, seed, V)
+        score = tl.where(score == score, score, float("-inf"))  # beside a NaN argmax may take a column of padding
         top = tl.max(score, 1)
         first = v + tl.argmax(score, 1)
         token = tl.where(top > best, first.to(tl.int64), token)

@@ -35,13 +35,19 @@ def row_noise(noise, row_ids, offsets, mask, b, k, tile, row_mask, step, seed, D
 
 @triton.jit
 def tile_offsets(R, K, D, tiles, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr):
-    """Rows r = b K + k and columns of this program: r, b, k, column tile, offsets, row mask and mask."""
-    pid = tl.program_id(0).to(tl.int64)
-    tile = pid % tiles
-    r = pid // tiles * BLOCK_R + tl.arange(0, BLOCK_R)
+    """Rows r = b K + k and columns of this program: r, b, k, column tile, offsets, row mask and mask.
+
+    One division of 64 bits a program; its rows, counted from the first one's b, divide in 32.
+    """
+    pid = tl.program_id(0)
+    tile = (pid % tiles).to(tl.int64)
+    first = (pid // tiles).to(tl.int64) * BLOCK_R
+    i = tl.arange(0, BLOCK_R)
+    r = first + i
+    k = (first % K).to(tl.int32) + i
     d = tile * BLOCK_D + tl.arange(0, BLOCK_D)
     row_mask = r < R
-    return r, r // K, r % K, tile, r[:, None] * D + d[None, :], row_mask, row_mask[:, None] & (d < D)[None, :]
+    return r, first // K + k // K, (k % K).to(tl.int64), tile, r[:, None] * D + d[None, :], row_mask, row_mask[:, None] & (d < D)[None, :]
 
 
 class DiffusionRows:

@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ._math import layer_gradients, layer_terms, log_det_slopes, tanh_sech2
-from ._planar_flow import grouped, load_as, max_registers, offsets_and_masks, tile, with_strides
+from ._planar_flow import DTYPES, grouped, load_as, max_registers, offsets_and_masks, tile, with_strides
 
 REGISTER_LAYERS = 4  # layers whose parameters and states are held in registers
 PARTIALS = 512  # programs that each sum shared parameters' gradients over their tiles
@@ -51,13 +51,14 @@ def _backward_tile(
         k0 = (CHUNKS - 1 - chunk) * DEPTH
         zk = load_as(z, (g2 * z_g + n[None, :] * z_n)[:, :, None] + d3, zm, ACC)
         for j in range(k0):  # the state at layer k0
-            uj, wj = load_as(u, g2 * u_g + j * u_k + d, pm, ACC), load_as(w, g2 * w_g + j * w_k + d, pm, ACC)
+            j64 = tl.cast(j, tl.int64)
+            uj, wj = load_as(u, g2 * u_g + j64 * u_k + d, pm, ACC), load_as(w, g2 * w_g + j64 * w_k + d, pm, ACC)
             c, _s, _x, _sp, _n2, _slope, scale = layer_terms(uj, wj, MODE)
             t, _h = tanh_sech2(load_as(act, row * K + j, rm, ACC))
             zk += (uj + c[:, None] * (wj * scale[:, None]))[:, None, :] * t[:, :, None]
         us, ws, states, acts = (), (), (), ()
         for i in tl.static_range(DEPTH):
-            k = k0 + i
+            k = tl.cast(k0 + i, tl.int64)
             more = k < K  # a layer past the last is one of zeros, which changes nothing
             uk, wk = load_as(u, g2 * u_g + k * u_k + d, pm & more, ACC), load_as(w, g2 * w_g + k * w_k + d, pm & more, ACC)
             ak = load_as(act, row * K + k, rm & more, ACC)
@@ -97,7 +98,8 @@ def _inverse_backward_tile(
     gk = load_as(gz_in, (g2 * o_g + n[None, :] * o_n)[:, :, None] + d3, zm, ACC)
     gld = load_as(gl, row, rm, ACC)
     for k in range(K):
-        uk, wk = load_as(u, g2 * u_g + k * u_k + d, pm, ACC), load_as(w, g2 * w_g + k * w_k + d, pm, ACC)
+        k64 = tl.cast(k, tl.int64)
+        uk, wk = load_as(u, g2 * u_g + k64 * u_k + d, pm, ACC), load_as(w, g2 * w_g + k64 * w_k + d, pm, ACC)
         c, s, x, sp, n2, slope, scale = layer_terms(uk, wk, MODE)
         t, h = tanh_sech2(load_as(act, row * K + k, rm, ACC))
         by_a, by_x, inv = log_det_slopes(t, h, s[:, None], x[:, None], sp[:, None], slope[:, None], MODE)
@@ -157,7 +159,7 @@ def launch_backward(
     act, gl = act.contiguous(), gl.contiguous()
     u, u_g, u_k = with_strides(u)
     w, w_g, w_k = with_strides(w)
-    block_g, block_n, block_d, warps = tile(N, D, z.dtype)
+    block_g, block_n, block_d, warps = tile(N, D, z.dtype, True)
     tiles = triton.cdiv(N, block_n)
     # One tile a program: gradients go straight out. Several: each program sums its own in fp32 or wider, then the slots are summed.
     slots = max(1, min(tiles, PARTIALS // triton.cdiv(G, block_g)))
@@ -178,7 +180,7 @@ def launch_backward(
 def backward_signature(dtype: str, N: int, K: int, D: int, inverse: bool) -> tuple[Any, ...]:
     """What to compile ahead of time: kernel, signature, constexprs, options."""
     p, acc = f"*{dtype}", "*fp64" if dtype == "fp64" else "*fp32"
-    block_g, block_n, block_d, warps = tile(N, D, torch.float64 if dtype == "fp64" else torch.float32)
+    block_g, block_n, block_d, warps = tile(N, D, DTYPES[dtype], True)
     accumulate = block_n < N
     values = {"K": K, "MODE": 1, "INVERSE": inverse, "DEPTH": min(K, REGISTER_LAYERS), "ACCUMULATE": accumulate}
     values |= {"BLOCK_G": block_g, "BLOCK_N": block_n, "BLOCK_D": block_d}

@@ -8,29 +8,34 @@ import triton.language as tl
 from torch import Tensor
 
 from ._math import layer_terms, log_abs_det, solve_layer, tanh_sech2
-from ._planar_flow import grouped, load_as, max_registers, offsets_and_masks, tile, with_strides
+from ._planar_flow import DTYPES, grouped, load_as, max_registers, offsets_and_masks, tile, with_strides
 
 UNROLL = 8  # layers that the kernel unrolls; more run in a loop
 
 
 @triton.jit
-def _layer(zk, ld, k, u, w, b, act, u_g, u_k, w_g, w_k, b_g, b_k, g, d, row, pm, gm, rm, K, MODE: tl.constexpr, INVERSE: tl.constexpr):
-    """One layer, either way: (z, log_det)."""
-    uk = load_as(u, g[:, None] * u_g + k * u_k + d, pm, zk.dtype)  # [BLOCK_G, BLOCK_D]
-    wk = load_as(w, g[:, None] * w_g + k * w_k + d, pm, zk.dtype)
-    bk = load_as(b, g * b_g + k * b_k, gm, zk.dtype)  # [BLOCK_G]
+def _parameters(u, w, b, u_g, u_k, w_g, w_k, b_g, b_k, g, k, d, pm, gm, ACC: tl.constexpr):
+    """u, w [BLOCK_G, BLOCK_D] and b [BLOCK_G] of layer k."""
+    k = tl.cast(k, tl.int64)
+    uk = load_as(u, g[:, None] * u_g + k * u_k + d, pm, ACC)
+    wk = load_as(w, g[:, None] * w_g + k * w_k + d, pm, ACC)
+    return uk, wk, load_as(b, g * b_g + k * b_k, gm, ACC)
+
+
+@triton.jit
+def _layer(zk, ld, uk, wk, bk, MODE: tl.constexpr, INVERSE: tl.constexpr):
+    """One layer, either way: (z, log_det, activation)."""
     c, s, x, sp, _n2, _slope, scale = layer_terms(uk, wk, MODE)
     a = tl.sum(zk * wk[:, None, :], 2) + bk[:, None]  # [BLOCK_G, BLOCK_N]
     if INVERSE:
         a = solve_layer(a, s[:, None])
     t, h = tanh_sech2(a)
-    tl.store(act + row * K + k, a, mask=rm)
     step = (uk + c[:, None] * (wk * scale[:, None]))[:, None, :] * t[:, :, None]
     if INVERSE:
         zk -= step
     else:
         zk += step
-    return zk, ld + log_abs_det(t, h, s[:, None], x[:, None], sp[:, None], MODE)
+    return zk, ld + log_abs_det(t, h, s[:, None], x[:, None], sp[:, None], MODE), a
 
 
 @triton.jit
@@ -39,7 +44,10 @@ def forward_kernel(
     K: tl.constexpr, MODE: tl.constexpr, INVERSE: tl.constexpr, UNROLLED: tl.constexpr,
     BLOCK_G: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """Forward, or inverse (the layers backwards, a monotone equation solved in each)."""
+    """Forward, or inverse (the layers backwards, a monotone equation solved in each).
+
+    Nothing is stored before the next layer's loads, which the compiler could not move up past a store.
+    """
     tiles = tl.cdiv(N, BLOCK_N)
     pid = tl.program_id(0)
     g = (pid // tiles).to(tl.int64) * BLOCK_G + tl.arange(0, BLOCK_G)
@@ -47,13 +55,26 @@ def forward_kernel(
     d, g2, row, gm, pm, rm, zm = offsets_and_masks(g, n, G, N, D, BLOCK_D)
     zk = load_as(z, (g2 * z_g + n[None, :] * z_n)[:, :, None] + d[:, None, :], zm, log_det.dtype.element_ty)  # [BLOCK_G, BLOCK_N, BLOCK_D]
     ld = tl.zeros([BLOCK_G, BLOCK_N], zk.dtype)
+    ACC: tl.constexpr = zk.dtype
     if UNROLLED:
+        acts = ()
         for i in tl.static_range(K):
-            zk, ld = _layer(zk, ld, i, u, w, b, act, u_g, u_k, w_g, w_k, b_g, b_k, g, d, row, pm, gm, rm, K, MODE, INVERSE)
+            uk, wk, bk = _parameters(u, w, b, u_g, u_k, w_g, w_k, b_g, b_k, g, i, d, pm, gm, ACC)
+            zk, ld, a = _layer(zk, ld, uk, wk, bk, MODE, INVERSE)
+            acts = acts + (a,)  # noqa: RUF005  not Triton's language
+        for i in tl.static_range(K):
+            tl.store(act + row * K + i, acts[i], mask=rm)
     else:
+        uk, wk, bk = _parameters(u, w, b, u_g, u_k, w_g, w_k, b_g, b_k, g, K - 1 if INVERSE else 0, d, pm, gm, ACC)
         for i in range(K):
             k = K - 1 - i if INVERSE else i
-            zk, ld = _layer(zk, ld, k, u, w, b, act, u_g, u_k, w_g, w_k, b_g, b_k, g, d, row, pm, gm, rm, K, MODE, INVERSE)
+            more = i + 1 < K
+            u1, w1, b1 = _parameters(
+                u, w, b, u_g, u_k, w_g, w_k, b_g, b_k, g, k - 1 if INVERSE else k + 1, d, pm & more, gm & more, ACC
+            )  # fmt: skip
+            zk, ld, a = _layer(zk, ld, uk, wk, bk, MODE, INVERSE)
+            tl.store(act + row * K + k, a, mask=rm)
+            uk, wk, bk = u1, w1, b1
     tl.store(out + row[:, :, None] * D + d[:, None, :], zk.to(out.dtype.element_ty), mask=zm)
     tl.store(log_det + row, ld, mask=rm)
 
@@ -69,7 +90,7 @@ def launch_forward(z: Tensor, u: Tensor, w: Tensor, b: Tensor, mode: int, invers
     u, u_g, u_k = with_strides(u)
     w, w_g, w_k = with_strides(w)
     b_g, b_k = (b.stride(0), b.stride(1)) if b.dim() == 2 else (0, b.stride(0))
-    block_g, block_n, block_d, warps = tile(N, D, z.dtype)
+    block_g, block_n, block_d, warps = tile(N, D, z.dtype, False)
     with torch.cuda.device_of(z):
         forward_kernel[(triton.cdiv(G, block_g) * triton.cdiv(N, block_n),)](
             z, u, w, b, out, log_det, act, G, N, D, z_g, z_n, u_g, u_k, w_g, w_k, b_g, b_k,
@@ -86,7 +107,7 @@ def _unrolled(K: int, inverse: bool) -> bool:
 def forward_signature(dtype: str, N: int, K: int, D: int, inverse: bool) -> tuple[Any, ...]:
     """What to compile ahead of time: kernel, signature, constexprs, options."""
     p, acc = f"*{dtype}", "*fp64" if dtype == "fp64" else "*fp32"
-    block_g, block_n, block_d, warps = tile(N, D, torch.float64 if dtype == "fp64" else torch.float32)
+    block_g, block_n, block_d, warps = tile(N, D, DTYPES[dtype], False)
     values = {"K": K, "MODE": 1, "INVERSE": inverse, "UNROLLED": _unrolled(K, inverse)}
     values |= {"BLOCK_G": block_g, "BLOCK_N": block_n, "BLOCK_D": block_d}
     arguments = dict(z=p, u=p, w=p, b=p, out=p, log_det=acc, act=acc)

@@ -18,7 +18,7 @@ from ._rows import LONGEST_SORT, row_tile, sort_rows, sort_tile
 
 @triton.jit
 def crps_kernel(
-    samples, y, value, slopes, B, L, per_row, per_pair, SLOPES: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_L: tl.constexpr
+    samples, y, value, slopes, B, L: tl.constexpr, per_row, per_pair, SLOPES: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_L: tl.constexpr
 ):  # per_row = 1 / L, per_pair = 1 / (L^2), or 1 / (L (L - 1)) of different draws
     r = tl.program_id(0).to(tl.int64) * BLOCK_B + tl.arange(0, BLOCK_B)
     l = tl.arange(0, BLOCK_L)  # noqa: E741
@@ -38,7 +38,7 @@ def crps_kernel(
 
 
 @triton.jit
-def crps_backward_kernel(slopes, g, gs, gy, B, L, GRAD_MASK: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_L: tl.constexpr):
+def crps_backward_kernel(slopes, g, gs, gy, B, L: tl.constexpr, GRAD_MASK: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_L: tl.constexpr):
     r = tl.program_id(0).to(tl.int64) * BLOCK_B + tl.arange(0, BLOCK_B)
     gr = tl.load(g + r, mask=r < B, other=0.0)
     total = tl.zeros([BLOCK_B], tl.float32)
@@ -85,12 +85,12 @@ def crps_backward(slopes: Tensor, g: Tensor, fair: bool, grad_mask: int) -> tupl
 
 def signatures() -> Iterator[tuple[Any, ...]]:
     """What to compile ahead of time: kernel, signature, constexprs, options."""
-    f, sizes, options = "*fp32", {"B": "i32", "L": "i32"}, {"num_warps": 4}
+    f, sizes, options = "*fp32", {"B": "i32"}, {"num_warps": 4}
     for L in (20, 128, LONGEST_SORT):
         block_b, block_l = sort_tile(L)
-        values = {"SLOPES": True, "BLOCK_B": block_b, "BLOCK_L": block_l}
+        values = {"L": L, "SLOPES": True, "BLOCK_B": block_b, "BLOCK_L": block_l}
         arguments = dict(samples=f, y=f, value=f, slopes=f, per_row="fp32", per_pair="fp32") | sizes
         yield crps_kernel, arguments | dict.fromkeys(values, "constexpr"), values, options
         block_b, block_l = row_tile(L)
-        values = {"GRAD_MASK": 3, "BLOCK_B": block_b, "BLOCK_L": block_l}
+        values = {"L": L, "GRAD_MASK": 3, "BLOCK_B": block_b, "BLOCK_L": block_l}
         yield crps_backward_kernel, dict(slopes=f, g=f, gs=f, gy=f) | sizes | dict.fromkeys(values, "constexpr"), values, options

@@ -29,7 +29,7 @@ from ._noise import noise_source
 MAX_WIDTH = 128  # D
 
 
-@triton.jit(do_not_specialize=["seed", "largest_draw"])
+@triton.jit(do_not_specialize=["B", "S", "K", "seed", "largest_draw"])
 def chain_kernel(
     x, shift, times, w_in, w_out, b_out, step_coefficients, noise, row_ids, draw_ids, x_0, states,
     B, D, H, S, K, w_row, clip, seed, largest_draw,

@@ -27,7 +27,7 @@ MAX_WIDTH = 64  # D
 BLOCK_B, BLOCK_H = 16, 16  # with eight warps: more would spill
 
 
-@triton.jit(do_not_specialize=["seed", "largest_draw"])
+@triton.jit(do_not_specialize=["B", "all_rows", "S", "K", "branches", "seed", "largest_draw"])
 def fusion_kernel(
     x, shift, mask, times, w_in, w_out, b_out, step_coefficients, noise, row_ids, draw_ids, x_0,
     B, all_rows, D, H, S, K, branches, w_row, c_un, c_1, c_2, seed, largest_draw,

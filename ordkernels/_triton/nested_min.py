@@ -84,7 +84,7 @@ def _capacity(capacity, number, r, B, HAS: tl.constexpr, ACC: tl.constexpr):
 
 @triton.jit
 def nested_kernel(
-    v, w, capacity, number, value, out, B, K,
+    v, w, capacity, number, value, out, B, K: tl.constexpr,
     SHARED: tl.constexpr, CAPPED: tl.constexpr, HAS_CAPACITY: tl.constexpr, BLOCK_B: tl.constexpr, CHUNK: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     r = tl.program_id(0).to(tl.int64) * BLOCK_B + tl.arange(0, BLOCK_B)
@@ -112,7 +112,7 @@ def nested_kernel(
 
 @triton.jit
 def nested_backward_kernel(
-    v, w, capacity, number, g_value, g_out, gv, gw, gc, B, K,
+    v, w, capacity, number, g_value, g_out, gv, gw, gc, B, K: tl.constexpr,
     SHARED: tl.constexpr, CAPPED: tl.constexpr, HAS_CAPACITY: tl.constexpr, HAS_GY: tl.constexpr, HAS_GO: tl.constexpr,
     WANT_W: tl.constexpr, BLOCK_B: tl.constexpr, CHUNK: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
@@ -203,13 +203,15 @@ def nested_min_backward(
 def signatures() -> Iterator[tuple[Any, ...]]:
     """What to compile ahead of time: kernel, signature, constexprs, options."""
     options = {"num_warps": 4}
-    flags = ("SHARED", "CAPPED", "HAS_CAPACITY", "BLOCK_B", "CHUNK", "ACC")
-    for dtype, shared, cap, both in (
-        ("fp32", True, "number", False), ("fp32", False, "rows", True), ("bf16", True, "none", True), ("fp64", False, "rows", True),
+    flags = ("K", "SHARED", "CAPPED", "HAS_CAPACITY", "BLOCK_B", "CHUNK", "ACC")
+    for dtype, K, shared, cap, both in (
+        ("fp32", 8, True, "number", False), ("fp32", 64, False, "rows", True), ("bf16", 20, True, "none", True),
+        ("fp64", 33, False, "rows", True),
     ):  # fmt: skip
         p, acc = f"*{dtype}", tl.float64 if dtype == "fp64" else tl.float32
-        values = {"SHARED": shared, "CAPPED": cap != "none", "HAS_CAPACITY": cap == "rows", "BLOCK_B": ROWS, "CHUNK": CHUNK, "ACC": acc}
-        arguments = dict(v=p, w=p, capacity=p, number="fp32", B="i32", K="i32") | dict.fromkeys(flags, "constexpr")
+        values = {"K": K, "SHARED": shared, "CAPPED": cap != "none", "HAS_CAPACITY": cap == "rows"}
+        values |= {"BLOCK_B": ROWS, "CHUNK": CHUNK, "ACC": acc}
+        arguments = dict(v=p, w=p, capacity=p, number="fp32", B="i32") | dict.fromkeys(flags, "constexpr")
         yield nested_kernel, arguments | dict(value=p, out=p), values, options
         gw = p if not shared else "*fp32"
         backward = dict(g_value=p, g_out=p, gv=p, gw=gw, gc=p) | dict.fromkeys(("HAS_GY", "HAS_GO", "WANT_W"), "constexpr")

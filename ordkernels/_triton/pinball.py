@@ -13,7 +13,7 @@ from ._rows import row_tile
 
 @triton.jit
 def pinball_kernel(
-    q, y, levels, out, B, L, level_stride, BLOCK_B: tl.constexpr, BLOCK_L: tl.constexpr
+    q, y, levels, out, B, L: tl.constexpr, level_stride: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_L: tl.constexpr
 ):  # level_stride: from one row of levels to the next, 0 where all rows share one
     r = tl.program_id(0).to(tl.int64) * BLOCK_B + tl.arange(0, BLOCK_B)
     l = tl.program_id(1) * BLOCK_L + tl.arange(0, BLOCK_L)  # noqa: E741
@@ -27,7 +27,8 @@ def pinball_kernel(
 
 @triton.jit
 def pinball_backward_kernel(
-    q, y, levels, g, gq, gy, B, L, level_stride, GRAD_MASK: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_L: tl.constexpr
+    q, y, levels, g, gq, gy, B, L: tl.constexpr, level_stride: tl.constexpr,
+    GRAD_MASK: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_L: tl.constexpr,
 ):  # fmt: skip
     r = tl.program_id(0).to(tl.int64) * BLOCK_B + tl.arange(0, BLOCK_B)
     label = tl.load(y + r, mask=r < B, other=0.0)
@@ -84,8 +85,8 @@ def signatures() -> Iterator[tuple[Any, ...]]:
     """What to compile ahead of time: kernel, signature, constexprs, options."""
     for t, L in (("*fp32", 20), ("*fp64", 128), ("*fp32", 4096)):
         block_b, block_l = row_tile(L)
-        values = {"BLOCK_B": block_b, "BLOCK_L": block_l}
-        arguments = dict(q=t, y=t, levels=t, B="i32", L="i32", level_stride="i32") | dict.fromkeys(values, "constexpr")
+        values = {"L": L, "level_stride": 0, "BLOCK_B": block_b, "BLOCK_L": block_l}
+        arguments = dict(q=t, y=t, levels=t, B="i32") | dict.fromkeys(values, "constexpr")
         yield pinball_kernel, arguments | dict(out=t), values, {"num_warps": 4}
         backward = arguments | dict(g=t, gq=t, gy=t, GRAD_MASK="constexpr")
         yield pinball_backward_kernel, backward, values | {"GRAD_MASK": 3}, {"num_warps": 8}

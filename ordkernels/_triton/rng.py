@@ -16,9 +16,9 @@ from ._philox import normal4, philox4, uniform4
 @triton.jit(do_not_specialize=["draw", "seed", "step", "largest_draw"])
 def noise_kernel(
     row_ids, draw_ids, out, draw, seed, step, largest_draw, B, width, tiles,
-    NORMAL: tl.constexpr, HAS_DRAWS: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_Q: tl.constexpr,
+    NORMAL: tl.constexpr, HAS_DRAWS: tl.constexpr, ALIGNED: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_Q: tl.constexpr,
 ):  # fmt: skip
-    """Tile of BLOCK_B rows and BLOCK_Q blocks of four; a row's first block may begin before its first number."""
+    """Tile of BLOCK_B rows and BLOCK_Q blocks of four; a row's first block may begin before its first number, unless ALIGNED."""
     pid = tl.program_id(0).to(tl.int64)
     r = pid // tiles * BLOCK_B + tl.arange(0, BLOCK_B)  # [BLOCK_B]
     row_mask = r < B
@@ -35,7 +35,9 @@ def noise_kernel(
     else:
         n0, n1, n2, n3 = uniform4(rows, step, block, seed)
     value = four_to_columns(n0, n1, n2, n3)  # [BLOCK_B, 4 BLOCK_Q], neighbours in memory
-    column = (pid % tiles * (4 * BLOCK_Q) - first % 4)[:, None] + tl.arange(0, 4 * BLOCK_Q)[None, :]
+    column = (pid % tiles * (4 * BLOCK_Q) + tl.arange(0, 4 * BLOCK_Q))[None, :]
+    if not ALIGNED:
+        column = column - (first % 4)[:, None]
     value = tl.where(invalid[:, None], float("nan"), value)
     tl.store(out + r[:, None] * width + column, value, mask=row_mask[:, None] & (column >= 0) & (column < width))
 
@@ -57,10 +59,11 @@ def philox_kernel(counter, key, out, N, BLOCK: tl.constexpr):
     tl.store(out + 4 * i + 3, x3.to(tl.int32, bitcast=True), mask=m)
 
 
-def _tile(width: int) -> tuple[int, int]:
-    """(BLOCK_B, BLOCK_Q): 1024 numbers a program, the longest side along the row."""
-    Q = min(triton.next_power_of_2((width + 6) // 4), 256)
-    return 256 // Q, Q
+def _tile(width: int) -> tuple[int, int, int]:
+    """(BLOCK_B, BLOCK_Q, tiles of a row): 1024 numbers a program, the longest side along the row."""
+    blocks = width // 4 if width % 4 == 0 else (width + 6) // 4  # a row may start three numbers into its first block
+    Q = min(triton.next_power_of_2(blocks), 256)
+    return 256 // Q, Q, triton.cdiv(blocks, Q)
 
 
 def _noise(row_ids: Tensor, draw_ids: Tensor | None, draw: int, seed: int, step: int, width: int, normal: bool) -> Tensor:
@@ -70,12 +73,11 @@ def _noise(row_ids: Tensor, draw_ids: Tensor | None, draw: int, seed: int, step:
         return out
     row_ids = row_ids.contiguous()
     draws = row_ids if draw_ids is None else draw_ids.contiguous()
-    block_b, block_q = _tile(width)
-    tiles = triton.cdiv((width + 6) // 4, block_q)  # a row may start three numbers into its first block
+    block_b, block_q, tiles = _tile(width)
     with torch.cuda.device_of(row_ids):
         noise_kernel[(triton.cdiv(B, block_b) * tiles,)](
             row_ids, draws, out, draw, seed, step, reference.largest_draw(width), B, width, tiles,
-            normal, draw_ids is not None, block_b, block_q, num_warps=4,
+            normal, draw_ids is not None, width % 4 == 0, block_b, block_q, num_warps=4,
         )  # fmt: skip
     return out
 
@@ -104,8 +106,8 @@ def signatures() -> Iterator[tuple[Any, ...]]:
     for normal, draws, width in (
         (True, True, 1), (True, True, 64), (True, False, 20), (True, False, 4096), (False, True, 20), (False, False, 64),
     ):  # fmt: skip
-        block_b, block_q = _tile(width)
+        block_b, block_q, _ = _tile(width)
         arguments = dict(row_ids=ids, draw_ids=ids, out=f, draw=i, seed=i, step=i, largest_draw=i, B="i32", width="i32", tiles="i32")
-        values = {"NORMAL": normal, "HAS_DRAWS": draws, "BLOCK_B": block_b, "BLOCK_Q": block_q}
+        values = {"NORMAL": normal, "HAS_DRAWS": draws, "ALIGNED": width % 4 == 0, "BLOCK_B": block_b, "BLOCK_Q": block_q}
         yield noise_kernel, arguments | dict.fromkeys(values, "constexpr"), values, warps
     yield philox_kernel, dict(counter=ids, key=ids, out="*i32", N="i32", BLOCK="constexpr"), {"BLOCK": 256}, warps

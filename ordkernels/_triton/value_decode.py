@@ -30,7 +30,7 @@ MAX_WIDTH = 64  # DP
 BLOCK_B, BLOCK_F, BLOCK_V = 16, 32, 32  # with eight warps: more would spill
 
 
-@triton.jit(do_not_specialize=["seed", "largest_draw"])
+@triton.jit(do_not_specialize=["B", "L", "steps", "seed", "largest_draw"])
 def decode_kernel(
     weights, embedding, head_w, head_b, last, position, values, constants, capacity, row_ids, draw_ids, keys, vals, logits,
     value, tokens, lengths,

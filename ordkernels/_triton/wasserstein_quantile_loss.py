@@ -35,7 +35,7 @@ def _mean(x, L):
 
 @triton.jit
 def wasserstein_kernel(
-    samples, q_user, q_item, lam, loss, signs, slope, B, L, SIGNS: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_L: tl.constexpr
+    samples, q_user, q_item, lam, loss, signs, slope, B, L: tl.constexpr, SIGNS: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_L: tl.constexpr
 ):
     r = tl.program_id(0).to(tl.int64) * BLOCK_B + tl.arange(0, BLOCK_B)
     l = tl.arange(0, BLOCK_L)  # noqa: E741
@@ -56,7 +56,7 @@ def wasserstein_kernel(
 
 @triton.jit
 def wasserstein_backward_kernel(
-    signs, slope, lam, g, gs, gu, gv, glam, B, L, GRAD_MASK: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_L: tl.constexpr
+    signs, slope, lam, g, gs, gu, gv, glam, B, L: tl.constexpr, GRAD_MASK: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_L: tl.constexpr
 ):  # fmt: skip
     r = tl.program_id(0).to(tl.int64) * BLOCK_B + tl.arange(0, BLOCK_B)
     l = tl.program_id(1) * BLOCK_L + tl.arange(0, BLOCK_L)  # noqa: E741
@@ -116,10 +116,10 @@ def signatures() -> Iterator[tuple[Any, ...]]:
     f, options = "*fp32", {"num_warps": 4}
     for t, L in (("*fp32", 20), ("*bf16", 128), ("*fp16", LONGEST_SORT)):
         block_b, block_l = sort_tile(L)
-        values = {"SIGNS": True, "BLOCK_B": block_b, "BLOCK_L": block_l}
-        arguments = dict(samples=t, q_user=t, q_item=t, lam=f, loss=t, signs="*u8", slope=f, B="i32", L="i32")
+        values = {"L": L, "SIGNS": True, "BLOCK_B": block_b, "BLOCK_L": block_l}
+        arguments = dict(samples=t, q_user=t, q_item=t, lam=f, loss=t, signs="*u8", slope=f, B="i32")
         yield wasserstein_kernel, arguments | dict.fromkeys(values, "constexpr"), values, options
         block_b, block_l = row_tile(L)
-        values = {"GRAD_MASK": 15, "BLOCK_B": block_b, "BLOCK_L": block_l}
-        arguments = dict(signs="*u8", slope=f, lam=f, g=t, gs=t, gu=t, gv=t, glam=f, B="i32", L="i32")
+        values = {"L": L, "GRAD_MASK": 15, "BLOCK_B": block_b, "BLOCK_L": block_l}
+        arguments = dict(signs="*u8", slope=f, lam=f, g=t, gs=t, gu=t, gv=t, glam=f, B="i32")
         yield wasserstein_backward_kernel, arguments | dict.fromkeys(values, "constexpr"), values, options

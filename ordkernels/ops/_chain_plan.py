@@ -10,6 +10,7 @@ from torch.compiler import is_compiling
 
 from .._validation import tensors as checks
 from .._validation.numbers import integer
+from ..reference._common import keep_on_host
 
 MAX_CACHED_PLANS = 32  # of one schedule
 
@@ -86,6 +87,7 @@ def chain_plan(
     if plan is None:
         with torch.inference_mode(False):
             plan = ChainPlan(*build(schedule, *arguments), device)
+            keep_on_host(plan.step_coefficients)
         if len(plans) >= MAX_CACHED_PLANS:
             plans.clear()
         plans[key] = plan

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from . import rng
+from ._common import rows_on_host
 from ._diffusion import EPS, X0, V, check_descending, step_coefficients, x0_coefficients
 from ._diffusion import chain_steps as any_steps
 from .reverse_step import reverse_step
@@ -75,7 +76,7 @@ def chain_from_weights(
     time = F.linear(embedding, w_in[:, D:], b_in)  # [S, H]
     shift = F.linear(cond, w_cond)  # [B, H]
     states: list[Tensor] = [x] * K
-    for i, (c0, c1, d0, d1, d2, sigma, t, place) in enumerate(step_coefficients.tolist()):
+    for i, (c0, c1, d0, d1, d2, sigma, t, place) in enumerate(rows_on_host(step_coefficients)):
         out = F.linear(F.silu(F.linear(x, w_in[:, :D]) + (time[i] + shift)), w_out, b_out)
         x0 = (out if (c0, c1) == (0, 1) else c0 * x + c1 * out).clamp(-clip, clip)
         x = d0 * x0 + d1 * x + d2 * out

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from . import rng
+from ._common import rows_on_host
 from .guided_posterior_step import combine, guided_posterior_step, posterior_coefficients
 
 
@@ -57,7 +58,7 @@ def chain_from_weights(
     shifts += [F.linear(torch.where(mask[..., None], g, 0.0), w_cond) for g, gamma in ((g_cp, gamma_cp), (g_tf, gamma_tf)) if gamma]
     shift = torch.stack(shifts)  # [branches, B, K, H]
     x = h_long
-    for i, (d0, d1, sigma, t) in enumerate(step_coefficients.tolist()):
+    for i, (d0, d1, sigma, t) in enumerate(rows_on_host(step_coefficients)):
         f = x.expand(len(shifts), *x.shape)
         for k in range(K):
             y = F.linear(F.silu(F.linear(f, w) + (time[i] + shift[:, :, k])), w_out, b_out)

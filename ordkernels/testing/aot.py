@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any, NamedTuple
 
-__all__ = ["TARGETS", "Usage", "compile_ahead", "modules"]
+__all__ = ["TARGETS", "Usage", "compile_ahead", "modules", "usage_of"]
 
 TARGETS = (80, 90, 100)
 
@@ -76,11 +76,15 @@ def compile_ahead(
     with knobs.nvidia.scope(), contextlib.redirect_stdout(printed):
         knobs.nvidia.dump_ptxas_log = True
         compiled = triton_compile(source, target=GPUTarget("cuda", target, 32), options=options or {})
+    report = printed.getvalue()
+    return usage_of(compiled, report if "registers" in report else "")  # not where Triton had it in its cache
+
+
+def usage_of(compiled: Any, report: str = "") -> Usage:
+    """Of Triton's compiled kernel; report: what ptxas has said of it, else it is asked again."""
     ptx = compiled.asm["ptx"]
     arch = _first(r"\.target (\w+)", ptx)  # sm_90a, sm_100a
-    report = printed.getvalue()
-    if "registers" not in report:  # Triton had it in its cache
-        report = _ptxas_report(ptx, arch, target)
+    report = report or _ptxas_report(ptx, arch, compiled.metadata.target.arch)
     return Usage(
         arch,
         int(_first(r"Used (\d+) registers", report)),

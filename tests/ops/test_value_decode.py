@@ -303,6 +303,19 @@ def test_nan_stays_in_its_row(backend, options):
     assert limited.value.isnan().tolist() == [r == 4 for r in range(7)]
 
 
+@pytest.mark.parametrize("options", [dict(), dict(temperature=1.0, seed=3)])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_one_nan_logit_beside_finite_ones(backend, options):
+    decoder, values = make()  # a number of tokens that fills no block of a kernel
+    assert len(values) % 32
+    with torch.no_grad():
+        decoder.linear.bias[len(values) - 1] = torch.nan
+    got = run(backend, torch.randn(3, 16), decoder, values, **options)
+    assert got.value.isnan().all()
+    assert not got.tokens.any()
+    assert not got.lengths.any()
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_half_precision_weights_are_computed_in_fp32(backend):
     decoder, values = make()
