@@ -10,6 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ._noise import EXPLICIT, GENERATED, GENERATED_UNALIGNED, NO_NOISE, normals
+from ._sizes import cdiv, next_power_of_2
 
 TILE = 1024  # elements of a program
 
@@ -65,12 +66,12 @@ class DiffusionRows:
                 t = rows.new_full((), number, dtype=torch.float64).expand(rows.shape[:-1])
             self.levels.append(rows if t is None else t)
             self.strides += [0, 0] if t is None else [t.stride(0), t.stride(1) if t.dim() == 2 else 0]
-        self.block_d = min(max(4, triton.next_power_of_2(self.D)), TILE)
+        self.block_d = min(max(4, next_power_of_2(self.D)), TILE)
         self.block_r = max(1, TILE // self.block_d)
-        self.tiles = triton.cdiv(self.D, self.block_d)
+        self.tiles = cdiv(self.D, self.block_d)
 
     def grid(self, rows: int) -> tuple[int]:
-        return (triton.cdiv(rows, self.block_r) * self.tiles,)
+        return (cdiv(rows, self.block_r) * self.tiles,)
 
     def source(self, noise: Tensor | None, random: bool) -> int:
         if noise is not None:

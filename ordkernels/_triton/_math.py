@@ -3,6 +3,8 @@
 No libdevice: its functions cannot run in Triton's interpreter. ``x.dtype`` picks the number of terms at compile time.
 """
 
+import struct
+
 import triton
 import triton.language as tl
 
@@ -10,6 +12,18 @@ UNCONSTRAINED = tl.constexpr(0)
 SMOOTH = tl.constexpr(2)  # 1, constrained, is what remains
 SMOOTH_SHIFT = tl.constexpr(0.5413248546129181)  # ln(e - 1)
 INVERSE_E = tl.constexpr(0.36787944117144233)
+
+
+def number_bits(x: float) -> int:
+    """A number as a kernel takes it: Triton passes floats in fp32, and compiles a kernel anew for each value of a constant."""
+    bits: int = struct.unpack("<q", struct.pack("<d", x))[0]
+    return bits
+
+
+@triton.jit
+def number(bits):
+    """The fp64 number of `number_bits`."""
+    return tl.cast(bits, tl.int64).to(tl.float64, bitcast=True)
 
 
 @triton.jit

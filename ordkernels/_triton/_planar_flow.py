@@ -5,6 +5,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ._sizes import next_power_of_2
+
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}  # of the signatures
 TILE_ROWS = 512  # elements of z in a program: per-row parameters, a 16-byte load a thread
 TILE_GROUPS = 1024  # and where rows share parameters
@@ -52,11 +54,11 @@ def max_registers(newton: bool, accumulate: bool) -> int | None:
 
 def tile(N: int, D: int, dtype: torch.dtype, backward: bool) -> tuple[int, int, int, int]:
     """(BLOCK_G, BLOCK_N, BLOCK_D, num_warps). A forward loads 16 bytes a thread of 2-byte rows too; a backward has no registers for it."""
-    block_d = triton.next_power_of_2(D)
+    block_d = next_power_of_2(D)
     half = 2 if dtype == torch.float64 else 1
     if N == 1:
         elements = TILE_ROWS // half * (2 if dtype.itemsize == 2 and not backward else 1)
         return max(1, elements // block_d), 1, block_d, 4 if block_d <= 1024 else min(16, block_d // 256)
     rows = max(1, TILE_GROUPS // half // block_d)
-    block_n = min(rows, triton.next_power_of_2(N))
+    block_n = min(rows, next_power_of_2(N))
     return rows // block_n, block_n, block_d, 4 if block_d <= 1024 else 8 if block_d <= 2048 else 16

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ._math import layer_gradients, layer_terms, log_det_slopes, tanh_sech2
 from ._planar_flow import DTYPES, grouped, load_as, max_registers, offsets_and_masks, tile, with_strides
+from ._sizes import cdiv
 
 REGISTER_LAYERS = 4  # layers whose parameters and states are held in registers
 PARTIALS = 512  # programs that each sum shared parameters' gradients over their tiles
@@ -160,14 +161,14 @@ def launch_backward(
     u, u_g, u_k = with_strides(u)
     w, w_g, w_k = with_strides(w)
     block_g, block_n, block_d, warps = tile(N, D, z.dtype, True)
-    tiles = triton.cdiv(N, block_n)
+    tiles = cdiv(N, block_n)
     # One tile a program: gradients go straight out. Several: each program sums its own in fp32 or wider, then the slots are summed.
-    slots = max(1, min(tiles, PARTIALS // triton.cdiv(G, block_g)))
+    slots = max(1, min(tiles, PARTIALS // cdiv(G, block_g)))
     accumulate = tiles > 1
     like = act if accumulate else u
     gu, gw, gb = (like.new_empty((slots, G, K, *last)) for last in ((D,), (D,), ()))
     with torch.cuda.device_of(z):
-        backward_kernel[(triton.cdiv(G, block_g) * slots,)](
+        backward_kernel[(cdiv(G, block_g) * slots,)](
             z, act, u, w, gz, gl, out, gu, gw, gb, G, N, D, z_g, z_n, u_g, u_k, w_g, w_k, o_g, o_n, slots,
             K, mode, inverse, min(K, REGISTER_LAYERS), block_g, block_n, block_d, accumulate,
             num_warps=warps, num_stages=1, maxnreg=max_registers(False, accumulate if block_d <= 1024 else False),

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ._math import layer_terms, log_abs_det, solve_layer, tanh_sech2
 from ._planar_flow import DTYPES, grouped, load_as, max_registers, offsets_and_masks, tile, with_strides
+from ._sizes import cdiv
 
 UNROLL = 8  # layers that the kernel unrolls; more run in a loop
 
@@ -92,7 +93,7 @@ def launch_forward(z: Tensor, u: Tensor, w: Tensor, b: Tensor, mode: int, invers
     b_g, b_k = (b.stride(0), b.stride(1)) if b.dim() == 2 else (0, b.stride(0))
     block_g, block_n, block_d, warps = tile(N, D, z.dtype, False)
     with torch.cuda.device_of(z):
-        forward_kernel[(triton.cdiv(G, block_g) * triton.cdiv(N, block_n),)](
+        forward_kernel[(cdiv(G, block_g) * cdiv(N, block_n),)](
             z, u, w, b, out, log_det, act, G, N, D, z_g, z_n, u_g, u_k, w_g, w_k, b_g, b_k,
             K, mode, inverse, _unrolled(K, inverse), block_g, block_n, block_d,
             num_warps=warps, num_stages=1, maxnreg=max_registers(inverse, False),

@@ -3,6 +3,8 @@
 import triton
 import triton.language as tl
 
+from ._sizes import next_power_of_2
+
 LONGEST_SORT = 1024  # a longer sorting network takes up to a minute to compile, and torch.sort serves such rows
 
 
@@ -23,11 +25,11 @@ def sort_rows(x, column, L):
 
 def sort_tile(L: int) -> tuple[int, int]:
     """(BLOCK_B, BLOCK_L) of a program that sorts rows with four warps: 4 to 8 keys a thread."""
-    block_l = max(triton.next_power_of_2(L), 2)
+    block_l = max(next_power_of_2(L), 2)
     return max(512 // block_l, 1), block_l
 
 
 def row_tile(L: int) -> tuple[int, int]:
     """(BLOCK_B, BLOCK_L) of an elementwise program: 1024 elements."""
-    block_l = min(max(triton.next_power_of_2(L), 2), 1024)
+    block_l = min(max(next_power_of_2(L), 2), 1024)
     return 1024 // block_l, block_l

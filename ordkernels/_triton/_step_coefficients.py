@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 
 from ._diffusion import load_level
+from ._math import number
 
 EPS = tl.constexpr(0)
 X0 = tl.constexpr(1)
@@ -16,7 +17,7 @@ FLOW = tl.constexpr(3)
 
 
 @triton.jit
-def _coefficients(t, s, ETA: tl.constexpr, KIND: tl.constexpr, RECLIP: tl.constexpr, WHOLE: tl.constexpr):
+def _coefficients(t, s, eta, HAS_ETA: tl.constexpr, KIND: tl.constexpr, RECLIP: tl.constexpr, WHOLE: tl.constexpr):
     """c0, c1, d0, d1, d2, sigma; WHOLE: more than the first two are needed."""
     zero, one = t * 0.0, t * 0.0 + 1.0
     d0, d1, d2, sigma = zero, zero, zero, zero
@@ -35,8 +36,8 @@ def _coefficients(t, s, ETA: tl.constexpr, KIND: tl.constexpr, RECLIP: tl.conste
         if RECLIP:
             e0, e1, e2 = one / n, zero, -a / n
         var = zero
-        if ETA != 0:
-            var = (ETA * ETA) * ((1.0 - s) / (1.0 - t)) * (1.0 - t / s)
+        if HAS_ETA:
+            var = (number(eta) * number(eta)) * ((1.0 - s) / (1.0 - t)) * (1.0 - t / s)
         remaining = 1.0 - s - var
         q = tl.sqrt(tl.where(remaining < 0, 0.0, remaining))
         done = (s == 1.0) & (t == t)  # x_s is the estimate of x0, also where t = 1 and there is no noise to tell epsilon by
@@ -47,14 +48,14 @@ def _coefficients(t, s, ETA: tl.constexpr, KIND: tl.constexpr, RECLIP: tl.conste
 
 @triton.jit
 def row_coefficients(
-    t, s, t_b, t_k, s_b, s_k, c0, c1, d0, d1, d2, sigma, b, k, row_mask,
-    PER_ROW: tl.constexpr, ETA: tl.constexpr, KIND: tl.constexpr, RECLIP: tl.constexpr, WHOLE: tl.constexpr, ACC: tl.constexpr,
+    t, s, t_b, t_k, s_b, s_k, c0, c1, d0, d1, d2, sigma, eta, b, k, row_mask,
+    PER_ROW: tl.constexpr, HAS_ETA: tl.constexpr, KIND: tl.constexpr, RECLIP: tl.constexpr, WHOLE: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """The six as [BLOCK_R, 1]: of each row's levels, or those of the host for all rows."""
     if PER_ROW:
         at = load_level(t, b, k, t_b, t_k, row_mask)
         to = load_level(s, b, k, s_b, s_k, row_mask)
-        c0, c1, d0, d1, d2, sigma = _coefficients(at, to, ETA, KIND, RECLIP, WHOLE)
+        c0, c1, d0, d1, d2, sigma = _coefficients(at, to, eta, HAS_ETA, KIND, RECLIP, WHOLE)
         c0, c1, d0 = c0[:, None].to(ACC), c1[:, None].to(ACC), d0[:, None].to(ACC)
         d1, d2, sigma = d1[:, None].to(ACC), d2[:, None].to(ACC), sigma[:, None].to(ACC)
     else:  # and one return for both: all of a function's returns must have one type

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..reference import crps as reference
 from ._rows import LONGEST_SORT, row_tile, sort_rows, sort_tile
+from ._sizes import cdiv
 
 
 @triton.jit
@@ -64,7 +65,7 @@ def crps(samples: Tensor, y: Tensor, fair: bool, grad_mask: int) -> tuple[Tensor
         block_b, block_l = sort_tile(L)
         pairs = L * max(L - 1 if fair else L, 1)
         with torch.cuda.device_of(samples):
-            crps_kernel[(triton.cdiv(B, block_b),)](
+            crps_kernel[(cdiv(B, block_b),)](
                 samples, y, value, slopes, B, L, 1 / L, 1 / pairs, grad_mask != 0, block_b, block_l, num_warps=4
             )
     return value, slopes
@@ -79,7 +80,7 @@ def crps_backward(slopes: Tensor, g: Tensor, fair: bool, grad_mask: int) -> tupl
     if B:
         block_b, block_l = row_tile(L)
         with torch.cuda.device_of(g):
-            crps_backward_kernel[(triton.cdiv(B, block_b),)](slopes, g, gs, gy, B, L, grad_mask, block_b, block_l, num_warps=4)
+            crps_backward_kernel[(cdiv(B, block_b),)](slopes, g, gs, gy, B, L, grad_mask, block_b, block_l, num_warps=4)
     return gs, gy
 
 

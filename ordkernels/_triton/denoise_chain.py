@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from ..reference.rng import largest_draw
 from ._chain import add_noise, mlp_denoiser, noise_streams
 from ._noise import noise_source
+from ._sizes import cdiv, next_power_of_2
 
 MAX_WIDTH = 128  # D
 
@@ -90,7 +91,7 @@ def denoise_chain(
     source = noise_source(noise, row_ids, D)
     block_b, block_d, block_h, warps, stages = _blocks(B, D, source)
     with torch.cuda.device_of(x):
-        chain_kernel[(triton.cdiv(B, block_b),)](
+        chain_kernel[(cdiv(B, block_b),)](
             x, shift, times, w_in, w_out, b_out.contiguous(), step_coefficients, noise, row_ids, draw_ids, x_0, states,
             B, D, H, S, K, w_in.stride(0), clip, seed, largest_draw(D),
             source, draw_ids is not None, block_b, block_d, block_h, num_warps=warps, num_stages=stages,
@@ -100,7 +101,7 @@ def denoise_chain(
 
 def _blocks(B: int, D: int, source: int) -> tuple[int, int, int, int, int]:
     """BLOCK_B, BLOCK_D, BLOCK_H, warps, stages: as many rows as registers hold, fewer where multiprocessors would be idle."""
-    block_d = max(16, triton.next_power_of_2(D))
+    block_d = max(16, next_power_of_2(D))
     if block_d > 64:
         return 16, block_d, 32, 8, 1
     if B <= 4096 or source == 3:

@@ -13,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..reference import embedding_mixup as reference
+from ._sizes import cdiv
 from ._window_softmax import BLOCK_R, BLOCK_V, PROGRAMS, softmax_terms, window_exps
 
 BLOCK_E = 64  # larger ones spill
@@ -112,7 +113,7 @@ def embedding_mixup(logits: Tensor, embedding: Tensor, window: int, first: int) 
     x, table, out = logits.contiguous(), embedding.contiguous(), embedding.new_empty((R, E))
     if R:
         with torch.cuda.device_of(x):
-            mixup_kernel[(triton.cdiv(R, BLOCK_R), triton.cdiv(E, BLOCK_E))](
+            mixup_kernel[(cdiv(R, BLOCK_R), cdiv(E, BLOCK_E))](
                 x, table, out, R, V, E, first, window // 2, window < 0, BLOCK_R, BLOCK_V, BLOCK_E, num_warps=4
             )  # fmt: skip
     return out
@@ -127,16 +128,14 @@ def embedding_mixup_backward(
     x, table, g = logits.contiguous(), embedding.contiguous(), g.contiguous()
     gx, gt = x.new_empty((R, V) if grad_mask & 1 else 0), table.new_empty(0)
     sizes = (R, V, E, first, window // 2, window < 0, BLOCK_R, BLOCK_V)
-    blocks = triton.cdiv(R, BLOCK_R)
+    blocks = cdiv(R, BLOCK_R)
     with torch.cuda.device_of(x):
         if grad_mask & 1:
             mixup_logits_kernel[(blocks,)](x, table, g, gx, *sizes, BLOCK_E_BACKWARD, num_warps=4, num_stages=1)
         if grad_mask & 2:
             programs = min(blocks, PROGRAMS)
             partials = x.new_empty((programs, V, E), dtype=torch.float32)
-            mixup_table_kernel[(programs, triton.cdiv(V, BLOCK_V), triton.cdiv(E, BLOCK_E))](
-                x, g, partials, *sizes, BLOCK_E, num_warps=4, num_stages=2
-            )
+            mixup_table_kernel[(programs, cdiv(V, BLOCK_V), cdiv(E, BLOCK_E))](x, g, partials, *sizes, BLOCK_E, num_warps=4, num_stages=2)
             gt = partials.sum(0).to(table.dtype)
     return gx, gt
 

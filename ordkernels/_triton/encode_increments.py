@@ -9,6 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ._increments import clip, compute_dtype
+from ._sizes import cdiv, next_power_of_2
 
 TILE = 1024  # elements of a program
 
@@ -64,7 +65,7 @@ def encode_increments(y: Tensor, widths: Tensor) -> Tensor:
         y, w = y.contiguous(), widths.contiguous()
         block_b, block_k, warps = _tile(K)
         with torch.cuda.device_of(y):
-            encode_kernel[(triton.cdiv(B, block_b),)](y, w, out, B, K, w.dim() == 1, block_b, block_k, compute_dtype(y)[1], num_warps=warps)
+            encode_kernel[(cdiv(B, block_b),)](y, w, out, B, K, w.dim() == 1, block_b, block_k, compute_dtype(y)[1], num_warps=warps)
     return out
 
 
@@ -74,7 +75,7 @@ def encode_increments_backward(y: Tensor, widths: Tensor, g: Tensor | None, grad
         return y.new_zeros(B), widths.new_zeros(widths.shape)
     y, w, g = y.contiguous(), widths.contiguous(), g.contiguous()
     block_b, block_k, warps = _tile(K)
-    programs, shared = triton.cdiv(B, block_b), w.dim() == 1
+    programs, shared = cdiv(B, block_b), w.dim() == 1
     gy = y.new_empty(B)
     gw = y.new_empty((programs, 2, K), dtype=compute_dtype(y)[0]) if shared else w.new_empty(w.shape)
     with torch.cuda.device_of(y):
@@ -87,7 +88,7 @@ def encode_increments_backward(y: Tensor, widths: Tensor, g: Tensor | None, grad
 
 def _tile(K: int) -> tuple[int, int, int]:
     """(BLOCK_B, BLOCK_K, num_warps)."""
-    block_k = triton.next_power_of_2(K)
+    block_k = next_power_of_2(K)
     return max(1, TILE // block_k), block_k, 4 if block_k <= 2048 else 16
 
 

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from ..reference.rng import largest_draw
 from ._chain import add_noise, mlp_denoiser, noise_streams
 from ._noise import noise_source
+from ._sizes import cdiv, next_power_of_2
 
 ROWS = 8192  # projected guidance is materialized for so many rows at a time
 MAX_WIDTH = 64  # D
@@ -93,13 +94,13 @@ def fusion_chain(
     guided = [(g, gamma) for g, gamma in ((g_cp, gamma_cp), (g_tf, gamma_tf)) if gamma]
     gammas = [gamma for _, gamma in guided] + [0.0] * (2 - len(guided))
     source = noise_source(noise, row_ids, D)
-    block_d = max(16, triton.next_power_of_2(D))
+    block_d = max(16, next_power_of_2(D))
     for i in range(0, B, ROWS):
         n = min(ROWS, B - i)
         shift = torch.cat([unguided, *(F.linear(g[i : i + n], w_cond).flatten() for g, _ in guided)])
         ids, draws = (None if t is None else t[i : i + n] for t in (row_ids, draw_ids))
         with torch.cuda.device_of(x):
-            fusion_kernel[(triton.cdiv(n, BLOCK_B),)](
+            fusion_kernel[(cdiv(n, BLOCK_B),)](
                 x[i : i + n], shift, mask[i : i + n], times, w_in, w_out, b_out, step_coefficients,
                 None if noise is None else noise[:, i : i + n], ids, draws, x_0[i : i + n],
                 n, B, D, H, S, K, 1 + len(guided), w_in.stride(0), 1 - gamma_cp - gamma_tf, *gammas, seed, largest_draw(D),
@@ -117,7 +118,7 @@ def signatures() -> Iterator[tuple[Any, ...]]:
     sizes |= dict.fromkeys(("c_un", "c_1", "c_2"), "fp32") | {"seed": "i64", "largest_draw": "i64"}
     fixed = dict.fromkeys(("SOURCE", "HAS_DRAWS", "BLOCK_B", "BLOCK_D", "BLOCK_H"), "constexpr")
     for D, source in ((64, 0), (64, 1), (64, 2), (33, 3), (16, 2)):
-        block_d = max(16, triton.next_power_of_2(D))
+        block_d = max(16, next_power_of_2(D))
         values = {"SOURCE": source, "HAS_DRAWS": source >= 2, "BLOCK_B": BLOCK_B, "BLOCK_D": block_d, "BLOCK_H": BLOCK_H}
         absent = {name: None for name, here in (("noise", source == 1), ("row_ids", source >= 2), ("draw_ids", source >= 2)) if not here}
         yield fusion_kernel, tensors | sizes | fixed, values | absent, {"num_warps": 8, "num_stages": 1}

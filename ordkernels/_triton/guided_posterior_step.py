@@ -1,6 +1,6 @@
 """Guided steps of the posterior on a GPU: tiles of rows and columns, each byte read and written once.
 
-Gammas are compile-time constants: a branch whose gamma is 0 is not read. Row-keyed noise is generated in registers;
+A branch whose gamma is 0 is not read. Row-keyed noise is generated in registers;
 coefficients of per-row levels are computed in fp64.
 """
 
@@ -14,7 +14,9 @@ import triton.language as tl
 from torch import Tensor
 
 from ._diffusion import TILE, DiffusionRows, load_level, row_noise, tile_offsets
+from ._math import number, number_bits
 from ._noise import EXPLICIT, NO_NOISE
+from ._sizes import next_power_of_2
 
 
 @triton.jit
@@ -39,26 +41,26 @@ def _posterior(
 
 
 @triton.jit
-def _combine(f_un, f_cp, f_tf, at, mask, GAMMA_CP: tl.constexpr, GAMMA_TF: tl.constexpr, ACC: tl.constexpr):
+def _combine(f_un, f_cp, f_tf, gamma_cp, gamma_tf, at, mask, HAS_CP: tl.constexpr, HAS_TF: tl.constexpr, ACC: tl.constexpr):
     u = tl.load(f_un + at, mask=mask, other=0.0).to(ACC)
     f = u
-    if GAMMA_CP != 0:
-        f += GAMMA_CP * (tl.load(f_cp + at, mask=mask, other=0.0).to(ACC) - u)
-    if GAMMA_TF != 0:
-        f += GAMMA_TF * (tl.load(f_tf + at, mask=mask, other=0.0).to(ACC) - u)
+    if HAS_CP:
+        f += number(gamma_cp).to(ACC) * (tl.load(f_cp + at, mask=mask, other=0.0).to(ACC) - u)
+    if HAS_TF:
+        f += number(gamma_tf).to(ACC) * (tl.load(f_tf + at, mask=mask, other=0.0).to(ACC) - u)
     return f
 
 
-@triton.jit(do_not_specialize=["seed", "step"])
+@triton.jit(do_not_specialize=["seed", "step", "gamma_cp", "gamma_tf"])
 def guided_kernel(
-    x, f_un, f_cp, f_tf, t, s, noise, row_ids, x_s, f_hat, d0, d1, sigma, t_b, t_k, s_b, s_k, seed, step,
+    x, f_un, f_cp, f_tf, t, s, noise, row_ids, x_s, f_hat, d0, d1, sigma, t_b, t_k, s_b, s_k, seed, step, gamma_cp, gamma_tf,
     R, K, D, tiles,
-    PER_ROW: tl.constexpr, BETA: tl.constexpr, GAMMA_CP: tl.constexpr, GAMMA_TF: tl.constexpr, SOURCE: tl.constexpr, HAS_IDS: tl.constexpr,
+    PER_ROW: tl.constexpr, BETA: tl.constexpr, HAS_CP: tl.constexpr, HAS_TF: tl.constexpr, SOURCE: tl.constexpr, HAS_IDS: tl.constexpr,
     BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     _r, b, k, tile, at, rm, mask = tile_offsets(R, K, D, tiles, BLOCK_R, BLOCK_D)
     d0, d1, sigma = _posterior(t, s, t_b, t_k, s_b, s_k, d0, d1, sigma, b, k, rm, PER_ROW, BETA, ACC)
-    f = _combine(f_un, f_cp, f_tf, at, mask, GAMMA_CP, GAMMA_TF, ACC)
+    f = _combine(f_un, f_cp, f_tf, gamma_cp, gamma_tf, at, mask, HAS_CP, HAS_TF, ACC)
     tl.store(f_hat + at, f.to(f_hat.dtype.element_ty), mask=mask)
     y = d0 * f + d1 * tl.load(x + at, mask=mask, other=0.0).to(ACC)
     if SOURCE != NO_NOISE:
@@ -67,11 +69,11 @@ def guided_kernel(
     tl.store(x_s + at, y.to(x_s.dtype.element_ty), mask=mask)
 
 
-@triton.jit(do_not_specialize=["seed", "step"])
+@triton.jit(do_not_specialize=["seed", "step", "gamma_cp", "gamma_tf"])
 def guided_backward_kernel(
     x, f_un, f_cp, f_tf, t, s, noise, row_ids, g_xs, g_f, gx, gu, gc, gt, gn, dots, d0, d1, sigma,
-    t_b, t_k, s_b, s_k, seed, step, R, K, D, tiles,
-    PER_ROW: tl.constexpr, BETA: tl.constexpr, GAMMA_CP: tl.constexpr, GAMMA_TF: tl.constexpr, SOURCE: tl.constexpr, HAS_IDS: tl.constexpr,
+    t_b, t_k, s_b, s_k, seed, step, gamma_cp, gamma_tf, R, K, D, tiles,
+    PER_ROW: tl.constexpr, BETA: tl.constexpr, HAS_CP: tl.constexpr, HAS_TF: tl.constexpr, SOURCE: tl.constexpr, HAS_IDS: tl.constexpr,
     HAS_GS: tl.constexpr, HAS_GF: tl.constexpr, GRAD_MASK: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """dots [tiles, R, 3]: the gradients of d0, d1, sigma from each tile of columns."""
@@ -86,7 +88,7 @@ def guided_backward_kernel(
     h += d0 * g
     if GRAD_MASK & 48:
         to = dots + (tile * R + r) * 3
-        tl.store(to, tl.sum(g * _combine(f_un, f_cp, f_tf, at, mask, GAMMA_CP, GAMMA_TF, ACC), 1), mask=rm)
+        tl.store(to, tl.sum(g * _combine(f_un, f_cp, f_tf, gamma_cp, gamma_tf, at, mask, HAS_CP, HAS_TF, ACC), 1), mask=rm)
         tl.store(to + 1, tl.sum(g * tl.load(x + at, mask=mask, other=0.0).to(ACC), 1), mask=rm)
         xi = g * 0.0
         if SOURCE != NO_NOISE:
@@ -97,16 +99,16 @@ def guided_backward_kernel(
     if GRAD_MASK & 1:
         tl.store(gx + at, (d1 * g).to(gx.dtype.element_ty), mask=mask)
     if GRAD_MASK & 2:
-        tl.store(gu + at, ((1.0 - GAMMA_CP - GAMMA_TF) * h).to(gu.dtype.element_ty), mask=mask)
+        tl.store(gu + at, ((1.0 - number(gamma_cp) - number(gamma_tf)).to(ACC) * h).to(gu.dtype.element_ty), mask=mask)
     if GRAD_MASK & 4:
         to_cp = tl.zeros([BLOCK_R, BLOCK_D], ACC)
-        if GAMMA_CP != 0:
-            to_cp = GAMMA_CP * h
+        if HAS_CP:
+            to_cp = number(gamma_cp).to(ACC) * h
         tl.store(gc + at, to_cp.to(gc.dtype.element_ty), mask=mask)
     if GRAD_MASK & 8:
         to_tf = tl.zeros([BLOCK_R, BLOCK_D], ACC)
-        if GAMMA_TF != 0:
-            to_tf = GAMMA_TF * h
+        if HAS_TF:
+            to_tf = number(gamma_tf).to(ACC) * h
         tl.store(gt + at, to_tf.to(gt.dtype.element_ty), mask=mask)
     if GRAD_MASK & 64:
         tl.store(gn + at, tl.where(sigma == 0.0, 0.0, sigma * g).to(gn.dtype.element_ty), mask=mask)
@@ -144,8 +146,9 @@ def guided_posterior_step(
     rows, tensors, coefficients = _common(x_t, f_un, f_cp, f_tf, alpha_bar_t, alpha_bar_s, noise, row_ids, a_t, a_s, beta)
     with torch.cuda.device_of(x_t):
         guided_kernel[rows.grid(rows.R)](
-            *tensors, x_s, f_hat, *coefficients, *rows.strides, seed, step, rows.R, rows.K, rows.D, rows.tiles,
-            rows.per_row, beta, gamma_cp, gamma_tf, rows.source(noise, random), row_ids is not None,
+            *tensors, x_s, f_hat, *coefficients, *rows.strides,
+            seed, step, number_bits(gamma_cp), number_bits(gamma_tf), rows.R, rows.K, rows.D, rows.tiles,
+            rows.per_row, beta, gamma_cp != 0, gamma_tf != 0, rows.source(noise, random), row_ids is not None,
             rows.block_r, rows.block_d, rows.tl_acc, num_warps=8,
         )  # fmt: skip
     return x_s, f_hat
@@ -165,8 +168,9 @@ def guided_posterior_step_backward(
     optional = [x_t if g is None else g.contiguous() for g in (g_xs, g_f)]
     with torch.cuda.device_of(x_t):
         guided_backward_kernel[rows.grid(rows.R)](
-            *tensors, *optional, *grads, parts, *coefficients, *rows.strides, seed, step, rows.R, rows.K, rows.D, rows.tiles,
-            rows.per_row, beta, gamma_cp, gamma_tf, rows.source(noise, random and n > 0), row_ids is not None,
+            *tensors, *optional, *grads, parts, *coefficients, *rows.strides,
+            seed, step, number_bits(gamma_cp), number_bits(gamma_tf), rows.R, rows.K, rows.D, rows.tiles,
+            rows.per_row, beta, gamma_cp != 0, gamma_tf != 0, rows.source(noise, random and n > 0), row_ids is not None,
             g_xs is not None, g_f is not None, grad_mask, rows.block_r, rows.block_d, rows.tl_acc, num_warps=8,
         )  # fmt: skip
     return (*grads, parts[0] if rows.tiles == 1 or not n else parts.sum(0))  # type: ignore[return-value]
@@ -175,7 +179,7 @@ def guided_posterior_step_backward(
 def signatures() -> Iterator[tuple[Any, ...]]:
     """What to compile ahead of time: kernel, signature, constexprs, options."""
     warps = {"num_warps": 8}
-    coefficients = dict.fromkeys(("d0", "d1", "sigma"), "fp32") | {"seed": "i64", "step": "i64"}
+    coefficients = dict.fromkeys(("d0", "d1", "sigma"), "fp32") | dict.fromkeys(("seed", "step", "gamma_cp", "gamma_tf"), "i64")
     coefficients |= dict.fromkeys(("t_b", "t_k", "s_b", "s_k", "R", "K", "D", "tiles"), "i32")
     for dtype, per_row, source, D in (
         ("fp32", False, 0, 64), ("fp32", False, 2, 64), ("fp32", True, 2, 64), ("bf16", True, 1, 128), ("fp64", True, 3, 30),
@@ -183,9 +187,9 @@ def signatures() -> Iterator[tuple[Any, ...]]:
     ):  # fmt: skip
         p, is_double = f"*{dtype}", dtype == "fp64"
         sums, acc = "*fp64" if is_double else "*fp32", tl.float64 if is_double else tl.float32
-        block_d = min(triton.next_power_of_2(D), TILE)
+        block_d = min(next_power_of_2(D), TILE)
         blocks = {"BLOCK_R": TILE // block_d, "BLOCK_D": block_d, "ACC": acc}
-        values = {"PER_ROW": per_row, "BETA": per_row, "GAMMA_CP": 2.0, "GAMMA_TF": 0.7, "SOURCE": source, "HAS_IDS": source >= 2} | blocks
+        values = {"PER_ROW": per_row, "BETA": per_row, "HAS_CP": True, "HAS_TF": True, "SOURCE": source, "HAS_IDS": source >= 2} | blocks
         base = dict(x=p, f_un=p, f_cp=p, f_tf=p, t=sums, s=sums, noise=p, row_ids="*i64") | coefficients
         yield guided_kernel, base | dict(x_s=p, f_hat=p) | dict.fromkeys(values, "constexpr"), values, warps
         wants = {"HAS_GS": True, "HAS_GF": True, "GRAD_MASK": (63 if per_row else 15) | (64 if source == 1 else 0)}

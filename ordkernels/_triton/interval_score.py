@@ -8,6 +8,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ._sizes import cdiv
+
 BLOCK_B = 1024
 
 
@@ -53,7 +55,7 @@ def interval_score(lower: Tensor, upper: Tensor, y: Tensor, level: float) -> Ten
     out = torch.empty_like(lower)
     if len(lower):
         with torch.cuda.device_of(lower):
-            interval_score_kernel[(triton.cdiv(len(lower), BLOCK_B),)](lower, upper, y, out, rate, len(lower), BLOCK_B, num_warps=4)
+            interval_score_kernel[(cdiv(len(lower), BLOCK_B),)](lower, upper, y, out, rate, len(lower), BLOCK_B, num_warps=4)
     return out
 
 
@@ -65,7 +67,7 @@ def interval_score_backward(
     gl, gu, gy = (lower.new_empty(len(lower) if grad_mask & bit else 0) for bit in (1, 2, 4))
     if len(lower):
         with torch.cuda.device_of(lower):
-            grid = (triton.cdiv(len(lower), BLOCK_B),)
+            grid = (cdiv(len(lower), BLOCK_B),)
             interval_score_backward_kernel[grid](lower, upper, y, g, gl, gu, gy, rate, len(lower), grad_mask, BLOCK_B, num_warps=4)
     return gl, gu, gy
 

@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ._increments import clip, compute_dtype
+from ._sizes import cdiv
 
 CHUNK = 8  # columns of the scan's tiles
 ROWS = 128  # rows of a program
@@ -165,7 +166,7 @@ def nested_min(increments: Tensor, widths: Tensor, capacity: Tensor | None, cap:
         v, w = increments.contiguous(), widths.contiguous()
         c, number, capped, has = _capacity_args(v, capacity, cap)
         with torch.cuda.device_of(v):
-            nested_kernel[(triton.cdiv(B, ROWS),)](
+            nested_kernel[(cdiv(B, ROWS),)](
                 v, w, c, number, value, out, B, K, w.dim() == 1, capped, has, ROWS, CHUNK, compute_dtype(v)[1], num_warps=4
             )  # fmt: skip
     return value, out
@@ -186,7 +187,7 @@ def nested_min_backward(
     if not B:
         return gv, widths.new_zeros(widths.shape if want_w else 0), increments.new_empty(0)
     v, w = increments.contiguous(), widths.contiguous()
-    programs = triton.cdiv(B, ROWS)
+    programs = cdiv(B, ROWS)
     gw = v.new_empty((programs, K), dtype=compute_dtype(v)[0]) if shared and want_w else widths.new_empty(widths.shape if want_w else 0)
     c, number, capped, has = _capacity_args(v, capacity, cap)
     gc = increments.new_empty(B if has else 0)

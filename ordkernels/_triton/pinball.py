@@ -9,6 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ._rows import row_tile
+from ._sizes import cdiv
 
 
 @triton.jit
@@ -61,7 +62,7 @@ def pinball(q: Tensor, y: Tensor, levels: Tensor) -> Tensor:
     out = torch.empty_like(q)
     if B and L:
         block_b, block_l = row_tile(L)
-        grid = triton.cdiv(B, block_b), triton.cdiv(L, block_l)
+        grid = cdiv(B, block_b), cdiv(L, block_l)
         with torch.cuda.device_of(q):
             pinball_kernel[grid](q, y, levels, out, B, L, stride, block_b, block_l, num_warps=4)
     return out
@@ -75,9 +76,7 @@ def pinball_backward(q: Tensor, y: Tensor, levels: Tensor, g: Tensor | None, gra
     if B and L:
         block_b, block_l = row_tile(L)
         with torch.cuda.device_of(q):
-            pinball_backward_kernel[(triton.cdiv(B, block_b),)](
-                q, y, levels, g, gq, gy, B, L, stride, grad_mask, block_b, block_l, num_warps=8
-            )
+            pinball_backward_kernel[(cdiv(B, block_b),)](q, y, levels, g, gq, gy, B, L, stride, grad_mask, block_b, block_l, num_warps=8)
     return gq, gy
 
 

@@ -30,5 +30,5 @@ def predict_x0_backward(
 def signatures() -> Iterator[tuple[Any, ...]]:
     """What to compile ahead of time: kernel, signature, constexprs, options."""
     for kernel, signature, constexprs, options in list(reverse_step.signatures())[2:4]:  # fp32, levels per row
-        first_half: dict[str, Any] = {"WHOLE": False, "ETA": 0.0, "SOURCE": 0, "HAS_IDS": False, "HAS_GS": False, "DOTS": 2}
+        first_half: dict[str, Any] = {"WHOLE": False, "HAS_ETA": False, "SOURCE": 0, "HAS_IDS": False, "HAS_GS": False, "DOTS": 2}
         yield kernel, signature, constexprs | {name: v for name, v in first_half.items() if name in constexprs}, options

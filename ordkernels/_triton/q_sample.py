@@ -10,6 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ._diffusion import TILE, DiffusionRows, load_level, tile_offsets
+from ._sizes import next_power_of_2
 
 
 @triton.jit
@@ -122,7 +123,7 @@ def signatures() -> Iterator[tuple[Any, ...]]:
         ("fp32", True, True, 4096),
     ):  # fmt: skip
         p, acc = f"*{dtype}", "*fp64" if dtype == "fp64" else "*fp32"
-        block_d = min(triton.next_power_of_2(D), TILE)
+        block_d = min(next_power_of_2(D), TILE)
         values = {"PER_ROW": per_row, "FLOWS": flows, "X_PER_B": per_row}
         values |= {"BLOCK_R": TILE // block_d, "BLOCK_D": block_d, "ACC": tl.float64 if dtype == "fp64" else tl.float32}
         base = dict(x0=p, noise=p, t=acc, c0="fp32", c1="fp32") | dict.fromkeys(("t_b", "t_k", "K", "D", "tiles"), "i32")

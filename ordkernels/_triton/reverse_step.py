@@ -13,35 +13,37 @@ import triton.language as tl
 from torch import Tensor
 
 from ._diffusion import TILE, DiffusionRows, row_noise, tile_offsets
+from ._math import number, number_bits
 from ._noise import NO_NOISE
+from ._sizes import next_power_of_2
 from ._step_coefficients import X0, host_coefficients, row_coefficients
 
 
 @triton.jit
-def _clip(x, CLIP: tl.constexpr):
-    if CLIP is not None:
-        x = tl.where(x < -CLIP, -CLIP, x)  # NaN stays
-        x = tl.where(x > CLIP, CLIP, x)
+def _clip(x, limit, HAS_CLIP: tl.constexpr):
+    if HAS_CLIP:
+        x = tl.where(x < -limit, -limit, x)  # NaN stays
+        x = tl.where(x > limit, limit, x)
     return x
 
 
-@triton.jit(do_not_specialize=["seed", "step"])
+@triton.jit(do_not_specialize=["seed", "step", "eta", "clip"])
 def step_kernel(
-    x, output, t, s, noise, row_ids, x_s, x0, c0, c1, d0, d1, d2, sigma, t_b, t_k, s_b, s_k, seed, step,
+    x, output, t, s, noise, row_ids, x_s, x0, c0, c1, d0, d1, d2, sigma, t_b, t_k, s_b, s_k, seed, step, eta, clip,
     R, K, D, tiles,
-    PER_ROW: tl.constexpr, ETA: tl.constexpr, KIND: tl.constexpr, CLIP: tl.constexpr, RECLIP: tl.constexpr, WHOLE: tl.constexpr,
+    PER_ROW: tl.constexpr, HAS_ETA: tl.constexpr, KIND: tl.constexpr, HAS_CLIP: tl.constexpr, RECLIP: tl.constexpr, WHOLE: tl.constexpr,
     SOURCE: tl.constexpr, HAS_IDS: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     _r, b, k, tile, at, rm, mask = tile_offsets(R, K, D, tiles, BLOCK_R, BLOCK_D)
     c0, c1, d0, d1, d2, sigma = row_coefficients(
-        t, s, t_b, t_k, s_b, s_k, c0, c1, d0, d1, d2, sigma, b, k, rm, PER_ROW, ETA, KIND, RECLIP, WHOLE, ACC
+        t, s, t_b, t_k, s_b, s_k, c0, c1, d0, d1, d2, sigma, eta, b, k, rm, PER_ROW, HAS_ETA, KIND, RECLIP, WHOLE, ACC
     )  # fmt: skip
     xv = tl.load(x + at, mask=mask, other=0.0).to(ACC)
     ov = tl.load(output + at, mask=mask, other=0.0).to(ACC)
     raw = ov
     if KIND != X0:
         raw = c0 * xv + c1 * ov
-    est = _clip(raw, CLIP)
+    est = _clip(raw, number(clip).to(ACC), HAS_CLIP)
     tl.store(x0 + at, est.to(x0.dtype.element_ty), mask=mask)
     if WHOLE:
         y = d0 * est + d1 * xv + d2 * ov
@@ -50,11 +52,11 @@ def step_kernel(
         tl.store(x_s + at, y.to(x_s.dtype.element_ty), mask=mask)
 
 
-@triton.jit(do_not_specialize=["seed", "step"])
+@triton.jit(do_not_specialize=["seed", "step", "eta", "clip"])
 def step_backward_kernel(
     x, output, t, s, noise, row_ids, g_xs, g_x0, gx, go, gn, dots, c0, c1, d0, d1, d2, sigma, t_b, t_k, s_b, s_k,
-    seed, step, R, K, D, tiles,
-    PER_ROW: tl.constexpr, ETA: tl.constexpr, KIND: tl.constexpr, CLIP: tl.constexpr, RECLIP: tl.constexpr, WHOLE: tl.constexpr,
+    seed, step, eta, clip, R, K, D, tiles,
+    PER_ROW: tl.constexpr, HAS_ETA: tl.constexpr, KIND: tl.constexpr, HAS_CLIP: tl.constexpr, RECLIP: tl.constexpr, WHOLE: tl.constexpr,
     SOURCE: tl.constexpr, HAS_IDS: tl.constexpr, HAS_GS: tl.constexpr, HAS_G0: tl.constexpr,
     WANT_X: tl.constexpr, WANT_O: tl.constexpr, WANT_N: tl.constexpr, DOTS: tl.constexpr,
     BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr, ACC: tl.constexpr,
@@ -62,7 +64,7 @@ def step_backward_kernel(
     """dots [tiles, R, DOTS], 0, 2 or 6 of them: the gradients of the row's coefficients from each tile of columns."""
     r, b, k, tile, at, rm, mask = tile_offsets(R, K, D, tiles, BLOCK_R, BLOCK_D)
     c0, c1, d0, d1, d2, sigma = row_coefficients(
-        t, s, t_b, t_k, s_b, s_k, c0, c1, d0, d1, d2, sigma, b, k, rm, PER_ROW, ETA, KIND, RECLIP, WHOLE, ACC
+        t, s, t_b, t_k, s_b, s_k, c0, c1, d0, d1, d2, sigma, eta, b, k, rm, PER_ROW, HAS_ETA, KIND, RECLIP, WHOLE, ACC
     )  # fmt: skip
     g = tl.zeros([BLOCK_R, BLOCK_D], ACC)
     h = g
@@ -71,20 +73,21 @@ def step_backward_kernel(
     if HAS_G0:
         h = tl.load(g_x0 + at, mask=mask, other=0.0).to(ACC)
     h += d0 * g
-    if (CLIP is not None) or DOTS > 0:
+    limit = number(clip).to(ACC)
+    if HAS_CLIP or DOTS > 0:
         xv = tl.load(x + at, mask=mask, other=0.0).to(ACC)
         ov = tl.load(output + at, mask=mask, other=0.0).to(ACC)
         raw = ov
         if KIND != X0:
             raw = c0 * xv + c1 * ov
-        if CLIP is not None:
-            h = tl.where((raw >= -CLIP) & (raw <= CLIP), h, 0.0)
+        if HAS_CLIP:
+            h = tl.where((raw >= -limit) & (raw <= limit), h, 0.0)
         if DOTS > 0:
             to = dots + (tile * R + r) * DOTS
             tl.store(to, tl.sum(h * xv, 1), mask=rm)
             tl.store(to + 1, tl.sum(h * ov, 1), mask=rm)
         if DOTS > 2:
-            tl.store(to + 2, tl.sum(g * _clip(raw, CLIP), 1), mask=rm)
+            tl.store(to + 2, tl.sum(g * _clip(raw, limit, HAS_CLIP), 1), mask=rm)
             tl.store(to + 3, tl.sum(g * xv, 1), mask=rm)
             tl.store(to + 4, tl.sum(g * ov, 1), mask=rm)
             xi = g * 0.0
@@ -125,9 +128,12 @@ class Step(NamedTuple):
 
     def constants(self, rows: DiffusionRows, whole: bool, random: bool) -> tuple[Any, ...]:
         """PER_ROW, ..., HAS_IDS."""
-        clip = None if self.clip == math.inf else self.clip
         source = rows.source(self.noise, random)
-        return rows.per_row, self.eta, self.kind, clip, self.reclip, whole, source, self.row_ids is not None
+        return rows.per_row, self.eta != 0, self.kind, self.clip != math.inf, self.reclip, whole, source, self.row_ids is not None
+
+    def numbers(self) -> tuple[int, ...]:
+        """seed, ..., clip."""
+        return self.seed, self.step, number_bits(self.eta), number_bits(self.clip)
 
 
 def launch_step(x: Tensor, output: Tensor, step: Step, *, whole: bool) -> tuple[Tensor, Tensor]:
@@ -139,7 +145,7 @@ def launch_step(x: Tensor, output: Tensor, step: Step, *, whole: bool) -> tuple[
     noise, row_ids = (x if t is None else t.contiguous() for t in (step.noise, step.row_ids))
     with torch.cuda.device_of(x):
         step_kernel[rows.grid(rows.R)](
-            x, output, *rows.levels, noise, row_ids, x_s, x0, *step.coefficients(rows, whole), *rows.strides, step.seed, step.step,
+            x, output, *rows.levels, noise, row_ids, x_s, x0, *step.coefficients(rows, whole), *rows.strides, *step.numbers(),
             rows.R, rows.K, rows.D, rows.tiles, *step.constants(rows, whole, step.random), rows.block_r, rows.block_d, rows.tl_acc,
             num_warps=8,
         )  # fmt: skip
@@ -159,7 +165,7 @@ def launch_step_backward(
     optional = [x if t is None else t.contiguous() for t in (step.noise, step.row_ids, g_xs, g_x0)]
     with torch.cuda.device_of(x):
         step_backward_kernel[rows.grid(rows.R)](
-            x, output, *rows.levels, *optional, gx, go, gn, parts, *step.coefficients(rows, whole), *rows.strides, step.seed, step.step,
+            x, output, *rows.levels, *optional, gx, go, gn, parts, *step.coefficients(rows, whole), *rows.strides, *step.numbers(),
             rows.R, rows.K, rows.D, rows.tiles, *step.constants(rows, whole, step.random and dots > 0),
             g_xs is not None, g_x0 is not None, *wanted, dots, rows.block_r, rows.block_d, rows.tl_acc, num_warps=8,
         )  # fmt: skip
@@ -186,18 +192,23 @@ def signatures() -> Iterator[tuple[Any, ...]]:
     sizes = dict.fromkeys(("t_b", "t_k", "s_b", "s_k", "R", "K", "D", "tiles"), "i32")
     coefficients = dict.fromkeys(("c0", "c1", "d0", "d1", "d2", "sigma"), "fp32")
     for dtype, per_row, kind, eta, source, D in (
-        ("fp32", False, 0, 0.0, 0, 64), ("fp32", True, 2, 1.0, 2, 64), ("bf16", True, 1, 0.5, 1, 128),
-        ("fp64", True, 0, 1.0, 3, 30), ("fp32", True, 3, 0.0, 0, 4096),
+        ("fp32", False, 0, False, 0, 64), ("fp32", True, 2, True, 2, 64), ("bf16", True, 1, True, 1, 128),
+        ("fp64", True, 0, True, 3, 30), ("fp32", True, 3, False, 0, 4096),
     ):  # fmt: skip
         p, is_double = f"*{dtype}", dtype == "fp64"
         acc = "*fp64" if is_double else "*fp32"
-        block_d = min(triton.next_power_of_2(D), TILE)
+        block_d = min(next_power_of_2(D), TILE)
         values = {
-            "PER_ROW": per_row, "ETA": eta, "KIND": kind, "CLIP": 3.0 if kind == 0 else None, "RECLIP": is_double, "WHOLE": True,
+            "PER_ROW": per_row, "HAS_ETA": eta, "KIND": kind, "HAS_CLIP": kind == 0, "RECLIP": is_double, "WHOLE": True,
             "SOURCE": source, "HAS_IDS": source >= 2,
             "BLOCK_R": TILE // block_d, "BLOCK_D": block_d, "ACC": tl.float64 if is_double else tl.float32,
         }  # fmt: skip
-        base = dict(x=p, output=p, t=acc, s=acc, noise=p, row_ids="*i64", seed="i64", step="i64") | coefficients | sizes
+        base = (
+            dict(x=p, output=p, t=acc, s=acc, noise=p, row_ids="*i64")
+            | dict.fromkeys(("seed", "step", "eta", "clip"), "i64")
+            | coefficients
+            | sizes
+        )
         yield step_kernel, base | dict(x_s=p, x0=p) | dict.fromkeys(values, "constexpr"), values, {"num_warps": 8}
         values = values | {"HAS_GS": True, "HAS_G0": True, "WANT_X": True, "WANT_O": True, "WANT_N": source == 1, "DOTS": 6 * per_row}
         grads = dict(g_xs=p, g_x0=p, gx=p, go=p, gn=p, dots=acc)

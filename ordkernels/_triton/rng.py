@@ -11,6 +11,7 @@ from torch import Tensor
 from ..reference import rng as reference
 from ._noise import four_to_columns
 from ._philox import normal4, philox4, uniform4
+from ._sizes import cdiv, next_power_of_2
 
 
 @triton.jit(do_not_specialize=["draw", "seed", "step", "largest_draw"])
@@ -62,8 +63,8 @@ def philox_kernel(counter, key, out, N, BLOCK: tl.constexpr):
 def _tile(width: int) -> tuple[int, int, int]:
     """(BLOCK_B, BLOCK_Q, tiles of a row): 1024 numbers a program, the longest side along the row."""
     blocks = width // 4 if width % 4 == 0 else (width + 6) // 4  # a row may start three numbers into its first block
-    Q = min(triton.next_power_of_2(blocks), 256)
-    return 256 // Q, Q, triton.cdiv(blocks, Q)
+    Q = min(next_power_of_2(blocks), 256)
+    return 256 // Q, Q, cdiv(blocks, Q)
 
 
 def _noise(row_ids: Tensor, draw_ids: Tensor | None, draw: int, seed: int, step: int, width: int, normal: bool) -> Tensor:
@@ -75,7 +76,7 @@ def _noise(row_ids: Tensor, draw_ids: Tensor | None, draw: int, seed: int, step:
     draws = row_ids if draw_ids is None else draw_ids.contiguous()
     block_b, block_q, tiles = _tile(width)
     with torch.cuda.device_of(row_ids):
-        noise_kernel[(triton.cdiv(B, block_b) * tiles,)](
+        noise_kernel[(cdiv(B, block_b) * tiles,)](
             row_ids, draws, out, draw, seed, step, reference.largest_draw(width), B, width, tiles,
             normal, draw_ids is not None, width % 4 == 0, block_b, block_q, num_warps=4,
         )  # fmt: skip
@@ -96,7 +97,7 @@ def philox(counter: Tensor, key: Tensor) -> Tensor:
     out = counter.new_empty((N, 4), dtype=torch.int32)
     if N:
         with torch.cuda.device_of(counter):
-            philox_kernel[(triton.cdiv(N, 256),)](counter, key, out, N, 256, num_warps=4)
+            philox_kernel[(cdiv(N, 256),)](counter, key, out, N, 256, num_warps=4)
     return out
 
 

@@ -25,6 +25,7 @@ from ..reference import value_decode as reference
 from ..reference.rng import largest_draw
 from ._decoder import decoder_layer, layer_norm
 from ._decoder_tokens import EOS, choose_token, read_logits
+from ._sizes import cdiv, next_power_of_2
 
 MAX_WIDTH = 64  # DP
 BLOCK_B, BLOCK_F, BLOCK_V = 16, 32, 32  # with eight warps: more would spill
@@ -130,7 +131,7 @@ def value_decode(
     keys = memory.new_empty((2, B, L, steps, HP * HDP))
     logits = memory.new_empty((B, V)) if read_logits else None
     with torch.cuda.device_of(memory):
-        decode_kernel[(triton.cdiv(B, BLOCK_B),)](
+        decode_kernel[(cdiv(B, BLOCK_B),)](
             flat, weights[0].contiguous(), weights[1].contiguous(), weights[2].contiguous(), last, _contiguous(position),
             values.contiguous(), constants, _contiguous(capacity), _contiguous(row_ids), _contiguous(draw_ids), keys[0], keys[1], logits,
             value, tokens, lengths,
@@ -162,7 +163,7 @@ def _contiguous(t: Tensor | None) -> Tensor | None:
 
 def _heads(d: int, heads: int) -> tuple[int, int]:
     """HP, HDP: powers of two, at least 16 columns in all."""
-    HP, HDP = triton.next_power_of_2(heads), triton.next_power_of_2(d // heads)
+    HP, HDP = next_power_of_2(heads), next_power_of_2(d // heads)
     return max(HP, 16 // HDP), HDP
 
 

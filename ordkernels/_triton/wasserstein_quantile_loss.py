@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..reference import wasserstein_quantile_loss as reference
 from ._rows import LONGEST_SORT, row_tile, sort_rows, sort_tile
+from ._sizes import cdiv
 
 
 @triton.jit
@@ -90,7 +91,7 @@ def wasserstein_quantile_loss(
     if B:
         block_b, block_l = sort_tile(L)
         with torch.cuda.device_of(samples):
-            wasserstein_kernel[(triton.cdiv(B, block_b),)](
+            wasserstein_kernel[(cdiv(B, block_b),)](
                 samples, q_user, q_item, lam, loss, signs, slope, B, L, grad_mask != 0, block_b, block_l, num_warps=4
             )
     return loss, signs, slope
@@ -105,7 +106,7 @@ def wasserstein_quantile_loss_backward(signs: Tensor, slope: Tensor, lam: Tensor
     glam = slope.new_empty(B if grad_mask & reference.LAM else 0)
     if B:
         block_b, block_l = row_tile(L)
-        grid = triton.cdiv(B, block_b), triton.cdiv(L, block_l)
+        grid = cdiv(B, block_b), cdiv(L, block_l)
         with torch.cuda.device_of(g):
             wasserstein_backward_kernel[grid](signs, slope, lam, g, *grads, glam, B, L, grad_mask, block_b, block_l, num_warps=4)
     return *grads, glam

@@ -102,3 +102,13 @@ def test_one_compiled_chain_serves_any_number_of_rows_steps_and_sessions(launche
         fusion(B, K, 4, 8, steps)
         denoise(B, 4, 8, steps, [20] if steps < 4 else [20, 8])
     assert len(set(map(id, launched))) == 2
+
+
+@pytest.mark.aot
+def test_one_compiled_step_serves_every_eta_clip_and_gamma(launched):
+    x = torch.randn(8, 4)
+    for number in (0.3, 1.0, 2.0):
+        ops.reverse_step(x, x, 0.5, 0.7, eta=number / 2, clip=number, seed=1, step=2)
+        ops.guided_posterior_step(x, x, x, x, 0.3, 0.7, gamma_cp=number, gamma_tf=-number, seed=1, step=2)
+    assert len(launched) == 6
+    assert len(set(map(id, launched))) == 2
