@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["are_grouped", "count", "from_first", "mean", "parallel_loss", "rank"]
+__all__ = ["are_grouped", "check_same_rows", "count", "from_first", "mean", "parallel_loss", "rank"]
 
 
 def are_grouped() -> bool:
@@ -37,6 +37,21 @@ def mean(value: Tensor) -> Tensor:
         torch.distributed.all_reduce(value)
         value /= count()
     return value
+
+
+def check_same_rows(y: Tensor, device: torch.device) -> None:
+    """ValueError in all processes where they do not have the same labels ``[N]``: each takes its share of a step's rows itself."""
+    if count() == 1:
+        return
+    own = torch.stack((torch.tensor(len(y)), y.double().sum().cpu())).to(device)
+    found = [torch.empty_like(own) for _ in range(count())]
+    torch.distributed.all_gather(found, own)
+    for k, (rows, total) in enumerate(torch.stack(found).tolist()):
+        if [rows, total] != found[0].tolist():
+            raise ValueError(
+                f"train: expected the same rows in all {count()} processes, each of which takes its share of a step, got {rows:.0f} rows "
+                f"with labels of sum {total:g} in process {k}, {found[0][0]:.0f} with {found[0][1]:g} in process 0"
+            )
 
 
 def parallel_loss(model: Any) -> Any:

@@ -79,9 +79,9 @@ def fit(
         patience: epochs without a new least value after which training stops; None: never.
 
     Raises:
-        ValueError: no rows, or fewer than processes; counts below 1, both ``epochs`` and ``steps``, patience without ``valid``, labels
-            that are not finite, and, with the step, such a loss; a checkpoint of another model, of other rows or settings, or a damaged
-            one.
+        ValueError: no rows, or fewer than processes, or not the same ones in all of them; counts below 1, both ``epochs`` and ``steps``,
+            patience without ``valid``, labels that are not finite, and, with the step, such a loss; a checkpoint of another model, of other
+            rows or settings, or a damaged one.
 
     Example:
         >>> from ordkernels.models import DiffoR
@@ -102,10 +102,11 @@ def fit(
     train = _prepared(model, _tensors("train", train))
     valid = None if valid is None else _tensors("valid", valid)
     N, processes = len(train["y"]), _processes.count()
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    _processes.check_same_rows(train["y"], device)
     if processes > N:
         raise ValueError(f"train: expected a row for each of the {processes} processes, got {N}")
     batch_size = max(batch_size // processes, 1) * processes
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
     if steps is None:
         steps = integer("epochs", 4 if epochs is None else epochs, least=1) * math.ceil((N - N % processes) / batch_size)
     steps = integer("steps", steps, least=1)

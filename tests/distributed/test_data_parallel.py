@@ -124,6 +124,9 @@ def check_fit(rank, expected, folder):
         for got, one in zip(history, want, strict=True):
             assert got == pytest.approx(one, rel=1e-6), name
         torch.testing.assert_close(weights, want_weights, rtol=1e-6, atol=1e-8)
+    model, whole = prepared("FlowTime")
+    with pytest.raises(ValueError, match=r"expected the same rows in all 2 processes, .*, got 31 rows with .* in process 1, 32 with "):
+        fit(model, {key: column[rank::2][: 32 - rank] for key, column in whole.items()}, progress=False)
 
 
 def cut_after_step_3(step, _):
