@@ -29,6 +29,7 @@ def run(work: Callable[[Any], str], arguments: Any, shared: Path, workers: int |
     Raises:
         ImportError: Ray Train is not installed.
         TypeError, ValueError, OSError: of a worker.
+        ChildProcessError: a worker has died, or failed otherwise.
     """
     with ray_session(workers, 1) as (_, most), tempfile.TemporaryDirectory(prefix=".ray-", dir=shared) as folder:
         try:
@@ -49,7 +50,9 @@ def run(work: Callable[[Any], str], arguments: Any, shared: Path, workers: int |
         except Exception as error:
             failures = getattr(error, "worker_failures", {})
             first = failures[min(failures)] if failures else error
-            raise first from None
+            if isinstance(first, TypeError | ValueError | OSError):
+                raise first from None
+            raise ChildProcessError(f"--engine ray: a worker has failed: {type(first).__name__}: {first}") from error
         return said.read_text()
 
 
