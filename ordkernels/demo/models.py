@@ -46,6 +46,7 @@ class Budget(NamedTuple):
 
 
 _ONCE = Budget()
+_LIKELIHOOD = GenerativeRegression.likelihood()
 
 
 @dataclass(frozen=True)
@@ -92,11 +93,6 @@ def fitted(make: Callable[[Task], Any], **how: Any) -> Callable[[Task, Budget], 
 def _median(model: GenerativeRegression, x: Split) -> Tensor:
     """GR's median weighs draws by their first tokens' probabilities: less noise than that of the draws themselves."""
     return model.predict(x, row_ids=x["row"])
-
-
-def _greedy(model: GenerativeRegression, x: Split) -> Tensor:
-    """GR's own prediction; independent draws, each of a long-tailed distribution, would have to be many for their median."""
-    return model.predict(x, statistic="greedy")
 
 
 def _fusion(make: Callable[..., Any], **options: Any) -> Callable[[Task, Budget], Any]:
@@ -146,7 +142,7 @@ WATCH_TIMES = [
     Entry(
         "diffor", "DiffoR, MLP denoiser", fitted(lambda task: DiffoR(*task.sizes)), Budget(4), Budget(2, 512, 2), draws=True
     ),
-    Entry("gr", "GR, likelihood", fitted(lambda task: GenerativeRegression(*task.sizes, **GenerativeRegression.likelihood())),
+    Entry("gr", "GR, likelihood", fitted(lambda task: GenerativeRegression(*task.sizes, **_LIKELIHOOD)),
           Budget(4), Budget(2, 512, 4), draws=True, point=_median),
     Entry("ifusion", "iFusion", _fusion(IFusion, **IFusion.chain_loss()), *_FUSION, draws=True, clicks=_clicks),
     Entry("average", "average pooling", _fusion(PooledFusion, pooling="average"), *_FUSION, draws=True, clicks=_clicks),
@@ -169,8 +165,8 @@ def tables(full: Budget, quick: Budget, classes: bool) -> list[Entry]:
         return Entry(key, name, fitted(make), full, quick, draws)
 
     likeliest = network("classes", "cross-entropy, likeliest", lambda task: TableClassifier(task.sizes[2], task.train["y"]))
-    gr = Entry("gr", "GR, greedy prediction", fitted(lambda task: GenerativeRegression(*task.sizes, unit=0.01)),
-               Budget(8, 256), Budget(2, 256), draws=True, point=_greedy)  # fmt: skip
+    gr = Entry("gr", "GR, likelihood", fitted(lambda task: GenerativeRegression(*task.sizes, unit=0.01, **_LIKELIHOOD)),
+               Budget(8, 256), Budget(2, 256), draws=True, point=_median)  # fmt: skip
     return [
         network("diffor", "DiffoR, MLP denoiser", lambda task: DiffoR(*task.sizes, discrete=task.discrete), draws=True),
         *([] if classes else [gr]),
