@@ -126,7 +126,7 @@ def run(backend: str, op: str, device: str, size: Any) -> Iterator[dict[str, Any
         for case in cases.cases(op, device, size):
             case.runs = {cases.OURS: case.runs[cases.OURS]}
             tolerance = case.tolerances.get(cases.OURS, case.tolerance)
-            yield about | _checked(case.name, tolerance, partial(case_error, case, backend))
+            yield about | _checked(case.name, tolerance, partial(case_error, case, backend)) | {"tied": sum(case.tied.values())}
     except Exception as error:  # while a case is made: of a GPU that is in an error state, say
         yield about | {"case": "the next one", "ok": False, "why": _first_line(error)}
 

@@ -220,6 +220,7 @@ def _row(case: Any, errors: dict[str, float], rejected: dict[str, str]) -> dict[
     return {
         "op": case.op, "case": case.name, "bytes": case.bytes, "flops": case.flops, "errors": errors, "rejected": rejected,
         "missing": case.missing, "context": list(case.context), "targets": [],
+        **({"tied": case.tied} if case.tied else {}),
     }  # fmt: skip
 
 

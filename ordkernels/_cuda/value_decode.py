@@ -44,27 +44,22 @@ def value_decode(
 
 def _packed(memory: Tensor, weights: Sequence[Tensor], pre: bool, n: int, units: int) -> tuple[Tensor, Tensor, Tensor | None]:
     """(the layers' weights, flat; what each layer's attention to the memory adds [B, L, n]; the last norm), padded by zeros."""
-    size, d = reference.layer_size(pre), weights[0].shape[1]
-    L = (len(weights) - 3) // size
-    rest = weights[3 + L * size :]
-    m = F.linear(memory, rest[0], rest[1]) if len(rest) == 4 or (rest and not pre) else memory
-    flat, constants = [], []
-    for i in range(L):
-        w = weights[3 + i * size : 3 + (i + 1) * size]
-        constants.append(F.linear(F.linear(m, w[4], w[5]), _pad(w[6], rows=n), _pad(w[7], columns=n)))
+    d, flat = weights[0].shape[1], []
+    layers, constants, last = reference.split_layers(memory, weights, pre)
+    for w in layers:
         qkv = _pad(w[0].view(3, d, d), columns=n, rows=n), _pad(w[1].view(3, d), columns=n)
         out = _pad(w[2], columns=n, rows=n), _pad(w[3], columns=n)
         feed_forward = (
-            _pad(w[8], columns=n, rows=units),
-            _pad(w[9], columns=units),
-            _pad(w[10], columns=units, rows=n),
-            _pad(w[11], columns=n),
+            _pad(w[4], columns=n, rows=units),
+            _pad(w[5], columns=units),
+            _pad(w[6], columns=units, rows=n),
+            _pad(w[7], columns=n),
         )
-        norms = (_pad(t, columns=n) for t in w[12:])
+        norms = (_pad(t, columns=n) for t in w[8:])
         flat += [t.reshape(-1) for t in (*qkv, *out, *feed_forward, *norms)]
-    stacked = torch.stack(constants, 1) if constants else memory.new_empty((memory.shape[0], 0, n))
-    last = torch.cat([_pad(t, columns=n) for t in rest[-2:]]) if pre else None
-    return torch.cat(flat) if flat else memory.new_empty(0), stacked, last
+    added = _pad(torch.stack(constants, 1), columns=n) if constants else memory.new_empty((memory.shape[0], 0, n))
+    norm = torch.cat([_pad(t, columns=n) for t in last]) if last else None
+    return torch.cat(flat) if flat else memory.new_empty(0), added, norm
 
 
 def _padded(n: int) -> int:

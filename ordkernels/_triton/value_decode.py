@@ -19,7 +19,6 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..reference import value_decode as reference
 from ..reference.rng import largest_draw
@@ -145,16 +144,8 @@ def value_decode(
 
 def _packed(memory: Tensor, weights: Sequence[Tensor], pre: bool) -> tuple[Tensor, Tensor, Tensor | None]:
     """(the layers' weights, flat; what each layer's attention to the memory adds [B, L, d]; the last norm)."""
-    size = reference.layer_size(pre)
-    L = (len(weights) - 3) // size
-    rest = weights[3 + L * size :]
-    m = F.linear(memory, rest[0], rest[1]) if len(rest) == 4 or (rest and not pre) else memory
-    flat, constants = [], []
-    for i in range(L):
-        w = weights[3 + i * size : 3 + (i + 1) * size]
-        constants.append(F.linear(F.linear(m, w[4], w[5]), w[6], w[7]))
-        flat += [t.reshape(-1) for t in (*w[:4], *w[8:])]
-    return torch.cat(flat), torch.stack(constants, 1), torch.cat(tuple(rest[-2:])) if pre else None
+    layers, constants, last = reference.split_layers(memory, weights, pre)
+    return torch.cat([t.reshape(-1) for w in layers for t in w]), torch.stack(constants, 1), torch.cat(last) if last else None
 
 
 def _contiguous(t: Tensor | None) -> Tensor | None:

@@ -23,6 +23,19 @@ def layer_size(pre: bool) -> int:
     return 16 if pre else 18
 
 
+def split_layers(
+    memory: Tensor, weights: Sequence[Tensor], pre: bool
+) -> tuple[list[tuple[Tensor, ...]], list[Tensor], tuple[Tensor, ...]]:  # fmt: skip
+    """For kernels: each layer's weights without those of its attention to the memory, what that adds [B, d], the last norm's weights."""
+    size = layer_size(pre)
+    end = len(weights) - (len(weights) - 3) % size
+    rest = weights[end:]
+    m = F.linear(memory, rest[0], rest[1]) if len(rest) == 4 or (rest and not pre) else memory
+    layers = [tuple(weights[i : i + size]) for i in range(3, end, size)]
+    constants = [F.linear(F.linear(m, w[4], w[5]), w[6], w[7]) for w in layers]
+    return [w[:4] + w[8:] for w in layers], constants, tuple(rest[-2:]) if pre else ()
+
+
 def next_logits(x: Tensor, memory: Tensor, weights: Sequence[Tensor], heads: int, pre: bool, gelu: bool, eps: float) -> Tensor:
     """Inputs x [B, T, d], memory [B, M] -> logits after the last input, [B, V]."""
     B, T, d = x.shape

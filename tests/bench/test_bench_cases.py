@@ -191,3 +191,25 @@ def test_what_the_sanitizers_run_runs():
     assert summary == f"{len(lines)} cases are right, 0 wrong, 0 skipped"
     ran = {json.loads(line)["op"] for line in lines}
     assert ran == {op for op in OPS if (BENCH.parent / "ordkernels/_triton" / f"{op}.py").exists()}
+
+
+def test_rows_that_rounding_decides_are_counted_and_left_out(cases):
+    """A token whose logit is the largest but for rounding is no error; another one is."""
+    from cases.value_decode import Setup
+
+    setup = Setup(4, False, "cpu")
+    value, tokens = setup.ours(setup.memory)
+    with torch.no_grad():  # the first row's first token, and one that is its equal, and one that is not
+        first, equal, other = int(tokens[0, 0]), 5, 6
+        for name in ("weight", "bias"):
+            getattr(setup.decoder.linear, name)[equal] = getattr(setup.decoder.linear, name)[first]
+    for token, error in ((equal, 0.0), (other, float("inf"))):
+        got = tokens.clone()
+        got[0] = token
+        case = cases.Case(
+            "op", "name", {cases.OURS: lambda got=got: (value + got[:, 0], got)}, lambda: (value + tokens[:, 0], tokens), 1e-4, bytes=1,
+            ties=lambda out, expected: setup.ties(setup.memory, out, expected),
+        )  # fmt: skip
+        found = case.error(cases.OURS, case.expected_values())
+        assert (found == 0.0) == (error == 0.0)
+        assert case.tied == ({cases.OURS: 1} if error == 0.0 else {})
