@@ -52,14 +52,13 @@ def _backward_tile(
         k0 = (CHUNKS - 1 - chunk) * DEPTH
         zk = load_as(z, (g2 * z_g + n[None, :] * z_n)[:, :, None] + d3, zm, ACC)
         for j in range(k0):  # the state at layer k0
-            j64 = tl.cast(j, tl.int64)
-            uj, wj = load_as(u, g2 * u_g + j64 * u_k + d, pm, ACC), load_as(w, g2 * w_g + j64 * w_k + d, pm, ACC)
+            uj, wj = load_as(u, g2 * u_g + j * u_k + d, pm, ACC), load_as(w, g2 * w_g + j * w_k + d, pm, ACC)
             c, _s, _x, _sp, _n2, _slope, scale = layer_terms(uj, wj, MODE)
             t, _h = tanh_sech2(load_as(act, row * K + j, rm, ACC))
             zk += (uj + c[:, None] * (wj * scale[:, None]))[:, None, :] * t[:, :, None]
         us, ws, states, acts = (), (), (), ()
         for i in tl.static_range(DEPTH):
-            k = tl.cast(k0 + i, tl.int64)
+            k = k0 + i
             more = k < K  # a layer past the last is one of zeros, which changes nothing
             uk, wk = load_as(u, g2 * u_g + k * u_k + d, pm & more, ACC), load_as(w, g2 * w_g + k * w_k + d, pm & more, ACC)
             ak = load_as(act, row * K + k, rm & more, ACC)
@@ -99,8 +98,7 @@ def _inverse_backward_tile(
     gk = load_as(gz_in, (g2 * o_g + n[None, :] * o_n)[:, :, None] + d3, zm, ACC)
     gld = load_as(gl, row, rm, ACC)
     for k in range(K):
-        k64 = tl.cast(k, tl.int64)
-        uk, wk = load_as(u, g2 * u_g + k64 * u_k + d, pm, ACC), load_as(w, g2 * w_g + k64 * w_k + d, pm, ACC)
+        uk, wk = load_as(u, g2 * u_g + k * u_k + d, pm, ACC), load_as(w, g2 * w_g + k * w_k + d, pm, ACC)
         c, s, x, sp, n2, slope, scale = layer_terms(uk, wk, MODE)
         t, h = tanh_sech2(load_as(act, row * K + k, rm, ACC))
         by_a, by_x, inv = log_det_slopes(t, h, s[:, None], x[:, None], sp[:, None], slope[:, None], MODE)
@@ -120,9 +118,14 @@ def _inverse_backward_tile(
 def backward_kernel(
     z, act, u, w, gz_out, gl, gz, gu, gw, gb, G, N, D, z_g, z_n, u_g, u_k, w_g, w_k, o_g, o_n, SLOTS,
     K: tl.constexpr, MODE: tl.constexpr, INVERSE: tl.constexpr, DEPTH: tl.constexpr,
-    BLOCK_G: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, ACCUMULATE: tl.constexpr,
+    BLOCK_G: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, ACCUMULATE: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    """ACCUMULATE: SLOTS programs share a block of groups, each takes every SLOTS-th tile of its rows and writes to its own slot."""
+    """ACCUMULATE: SLOTS programs share a block of groups, each takes every SLOTS-th tile of its rows and writes to its own slot.
+
+    WIDE: the last layer begins past 2^31 elements. Offsets of 64 bits would take the last registers of the others.
+    """
+    if WIDE:
+        u_k, w_k = tl.cast(u_k, tl.int64), tl.cast(w_k, tl.int64)
     pid = tl.program_id(0)
     slot = (pid % SLOTS).to(tl.int64)
     g = (pid // SLOTS).to(tl.int64) * BLOCK_G + tl.arange(0, BLOCK_G)
@@ -170,7 +173,7 @@ def launch_backward(
     with torch.cuda.device_of(z):
         backward_kernel[(cdiv(G, block_g) * slots,)](
             z, act, u, w, gz, gl, out, gu, gw, gb, G, N, D, z_g, z_n, u_g, u_k, w_g, w_k, o_g, o_n, slots,
-            K, mode, inverse, min(K, REGISTER_LAYERS), block_g, block_n, block_d, accumulate,
+            K, mode, inverse, min(K, REGISTER_LAYERS), block_g, block_n, block_d, accumulate, K * max(u_k, w_k) >= 1 << 31,
             num_warps=warps, num_stages=1, maxnreg=max_registers(False, accumulate if block_d <= 1024 else False),
         )  # fmt: skip
     if accumulate:
@@ -183,7 +186,7 @@ def backward_signature(dtype: str, N: int, K: int, D: int, inverse: bool) -> tup
     p, acc = f"*{dtype}", "*fp64" if dtype == "fp64" else "*fp32"
     block_g, block_n, block_d, warps = tile(N, D, DTYPES[dtype], True)
     accumulate = block_n < N
-    values = {"K": K, "MODE": 1, "INVERSE": inverse, "DEPTH": min(K, REGISTER_LAYERS), "ACCUMULATE": accumulate}
+    values = {"K": K, "MODE": 1, "INVERSE": inverse, "DEPTH": min(K, REGISTER_LAYERS), "ACCUMULATE": accumulate, "WIDE": False}
     values |= {"BLOCK_G": block_g, "BLOCK_N": block_n, "BLOCK_D": block_d}
     grad = acc if accumulate else p
     arguments = dict(z=p, act=acc, u=p, w=p, gz_out=p, gl=acc, gz=p, gu=grad, gw=grad, gb=grad)

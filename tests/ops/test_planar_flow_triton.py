@@ -145,15 +145,16 @@ def test_slices_of_one_tensor_are_read_in_place():
     assert all(map(torch.equal, *grads))
 
 
-def test_offsets_past_two_to_the_31st():
-    """Rows of z and u 2^30 elements apart: the third starts at 2^31. (The memory is reserved, hardly any of it is touched.)"""
+@pytest.mark.parametrize("K", [1, 3])
+def test_offsets_past_two_to_the_31st(K):
+    """Rows of z, and rows or layers of u, 2^30 elements apart: the third starts at 2^31. (The memory is reserved, hardly touched.)"""
     far = 2**30
     try:
         base = torch.empty(2 * far + 64, dtype=torch.float16, device=DEVICE)
     except RuntimeError as e:
         pytest.skip(f"cannot reserve 4 GB: {e}")
-    z, u, w, b = inputs(3, 1, 8, dtype=torch.float16)
-    zs, us = base.as_strided((3, 8), (far, 1)), base.as_strided((3, 1, 8), (far, 8, 1), 8)
+    z, u, w, b = inputs(3, K, 8, dtype=torch.float16)
+    zs, us = base.as_strided((3, 8), (far, 1)), base.as_strided((3, K, 8), (far, 8, 1) if K == 1 else (8, far, 1), 8)
     zs.copy_(z)
     us.copy_(u)
     for got, want in zip(both(planar_flow, (zs, us, w, b), "triton", True), both(planar_flow, (z, u, w, b), "triton", True), strict=True):
