@@ -252,20 +252,19 @@ class ValueVocabulary:
         usage = _kernels("vocabulary_usage").vocabulary_usage
         y = _labels(labels, self.unit, threads, _kernels("vocabulary_usage"))
 
-        def rest(values: NDArray[np.int64]) -> NDArray[np.int64]:
+        def too_long(values: NDArray[np.int64]) -> NDArray[np.bool_]:
             lengths = usage(y, values, tolerance, threads)[1]
-            return y[(lengths < 0) | (lengths >= T)]
+            return np.asarray((lengths < 0) | (lengths >= T))
 
-        if not rest(self._values).size:
-            return self
-        powers = 2 ** np.arange(int(y.max()).bit_length())
-        every = np.union1d(self._values, powers)[::-1].copy()
-        self._check_lengths(y, usage(y, every, tolerance, threads)[1], T)
         values = self._values
-        while (remaining := rest(values)).size:  # a value that one label needs may lengthen others
-            used = every[usage(remaining, every, tolerance, threads)[0] > 0]
-            values = np.union1d(values, used)[::-1].copy()
-        return ValueVocabulary(values, unit=self.unit)
+        every = np.union1d(values, 2 ** np.arange(int(y.max(initial=1)).bit_length()))[::-1].copy()
+        while (rest := too_long(values)).any():  # again: a value that one label needs may lengthen others
+            counts, found, _ = usage(y[rest], every, tolerance, threads)
+            lengths = np.zeros(y.size, np.int64)
+            lengths[rest] = found
+            self._check_lengths(y, lengths, T)
+            values = np.union1d(values, every[counts > 0])[::-1].copy()
+        return self if values is self._values else ValueVocabulary(values, unit=self.unit)
 
     def decode(self, tokens: Any) -> Any:
         """Sum the values of tokens.
