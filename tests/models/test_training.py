@@ -82,14 +82,14 @@ def test_steps_end_with_a_score_of_the_held_out_rows_and_go_on_from_a_checkpoint
     arguments = {"steps": 7, "batch_size": 8, "progress": False}
     history = fit(whole, rows(), **arguments)
 
-    class Cut(Exception):
+    class CutError(Exception):
         pass
 
     def stop(step: int, parts: object) -> None:
         if step == 5:
-            raise Cut
+            raise CutError
 
-    with pytest.raises(Cut):
+    with pytest.raises(CutError):
         fit(cut, rows(), **arguments, checkpoint=tmp_path / "c.pt", checkpoint_steps=2, on_step=stop)
     resumed = Line()
     assert fit(resumed, rows(), **arguments, checkpoint=tmp_path / "c.pt") == history

@@ -1,6 +1,7 @@
 """ValueDecoder: its formula, causality, the two passes of curriculum learning, the authors' weights, stable keys, errors."""
 
 import copy
+import itertools
 import math
 
 import pytest
@@ -110,7 +111,7 @@ def test_packed_rows_are_those_of_each_row_alone(norm):
     tokens[offsets[:-1][lengths > 0]] = 1
     logits, second = decoder.packed(tokens, memory, offsets), decoder.second_pass(tokens, predicted, true)
     torch.testing.assert_close(decoder.packed(decoder.tok_emb(tokens), memory, offsets), logits)
-    for b, (i, j) in enumerate(zip(offsets[:-1], offsets[1:], strict=True)):
+    for b, (i, j) in enumerate(itertools.pairwise(offsets)):
         row = tokens[i:j][None]
         torch.testing.assert_close(logits[i:j], decoder(row, memory[b : b + 1])[0])
         torch.testing.assert_close(second[i:j], decoder.second_pass(row, predicted[i:j][None], true[i:j][None])[0])

@@ -44,7 +44,10 @@ def test_within_a_fold_they_do_not_move_against_the_label():
             assert len(np.unique(honest[rows][fold[rows] == f])) <= 1
 
 
-@pytest.mark.parametrize(("folds", "message"), [(1, "folds: expected 2 to 1000, got 1"), (2**63, "folds: expected 2 to 1000, got 9"), (2.5, "folds: expected an int")])
+@pytest.mark.parametrize(
+    ("folds", "message"),
+    [(1, "folds: expected 2 to 1000, got 1"), (2**63, "folds: expected 2 to 1000, got 9"), (2.5, "folds: expected an int")],
+)
 def test_errors(folds, message):
     with pytest.raises((TypeError, ValueError), match=message):
         out_of_fold_quantiles([1.0], [0, 1], [0.5], folds=folds)
