@@ -1,6 +1,6 @@
 """The softmax of logits [R, V] over a window around each row's largest one.
 
-It is computed again wherever it is used, [BLOCK_R, BLOCK_V] of it at a time.
+It is computed again wherever it is used, [BLOCK_R, BLOCK_V] of it at a time, from terms that a backward with many blocks keeps.
 """
 
 import triton

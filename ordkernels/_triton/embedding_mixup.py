@@ -64,13 +64,32 @@ def _weight_gradient(table, g, rows, row_mask, j, V, E, BLOCK_R: tl.constexpr, B
 
 
 @triton.jit
-def mixup_logits_kernel(
-    x, table, g, gx, R, V, E, first, half,
-    ALL: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_E: tl.constexpr,
-):  # fmt: skip
+def terms_kernel(x, window, terms, R, V, first, half, ALL: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_V: tl.constexpr):
+    """A row's window [R, 2] and its softmax's largest logit and norm [R, 2], for all blocks of the kernels that follow."""
     rows = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
     row_mask = rows < R
     lo, hi, best, norm = softmax_terms(x, rows, row_mask, V, first, half, ALL, True, BLOCK_R, BLOCK_V)
+    tl.store(window + 2 * rows, lo, mask=row_mask)
+    tl.store(window + 2 * rows + 1, hi, mask=row_mask)
+    tl.store(terms + 2 * rows, best, mask=row_mask)
+    tl.store(terms + 2 * rows + 1, norm, mask=row_mask)
+
+
+@triton.jit
+def _load_terms(window, terms, rows, row_mask):
+    lo, hi = tl.load(window + 2 * rows, mask=row_mask, other=0), tl.load(window + 2 * rows + 1, mask=row_mask, other=0)
+    best, norm = tl.load(terms + 2 * rows, mask=row_mask, other=0.0), tl.load(terms + 2 * rows + 1, mask=row_mask, other=0.0)
+    return lo, hi, best, norm
+
+
+@triton.jit
+def mixup_logits_kernel(
+    x, table, g, window, terms, gx, R, V, E,
+    BLOCK_R: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_E: tl.constexpr,
+):  # fmt: skip
+    rows = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
+    row_mask = rows < R
+    lo, hi, best, norm = _load_terms(window, terms, rows, row_mask)
     mean = tl.zeros([BLOCK_R], tl.float32)
     blocks = tl.cdiv(V, BLOCK_V)
     for i in range(2 * blocks):  # first the mean, then the deviations from it: one loop body takes fewer registers
@@ -88,8 +107,7 @@ def mixup_logits_kernel(
 
 @triton.jit
 def mixup_table_kernel(
-    x, g, partials, R, V, E, first, half,
-    ALL: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_E: tl.constexpr,
+    x, g, window, terms, partials, R, V, E, BLOCK_R: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_E: tl.constexpr,
 ):  # fmt: skip
     """partials [programs, V, E]: the rows of this program's blocks."""
     j = tl.program_id(1) * BLOCK_V + tl.arange(0, BLOCK_V)
@@ -98,7 +116,7 @@ def mixup_table_kernel(
     for block in range(tl.program_id(0), tl.cdiv(R, BLOCK_R), tl.num_programs(0)):
         rows = tl.arange(0, BLOCK_R).to(tl.int64) + block * BLOCK_R
         row_mask = rows < R
-        lo, hi, best, norm = softmax_terms(x, rows, row_mask, V, first, half, ALL, True, BLOCK_R, BLOCK_V)
+        lo, hi, best, norm = _load_terms(window, terms, rows, row_mask)
         p = window_exps(x, rows, row_mask, j, V, lo, hi, best) * norm[:, None]
         go = tl.load(g + rows[:, None] * E + e[None, :], mask=row_mask[:, None] & (e < E)[None, :], other=0.0).to(tl.float32)
         acc = tl.dot(tl.trans(p), go, acc, input_precision="ieee")
@@ -127,26 +145,33 @@ def embedding_mixup_backward(
     (R, V), E = logits.shape, embedding.shape[1]
     x, table, g = logits.contiguous(), embedding.contiguous(), g.contiguous()
     gx, gt = x.new_empty((R, V) if grad_mask & 1 else 0), table.new_empty(0)
-    sizes = (R, V, E, first, window // 2, window < 0, BLOCK_R, BLOCK_V)
-    blocks = cdiv(R, BLOCK_R)
+    windows, terms = x.new_empty((R, 2), dtype=torch.int32), x.new_empty((R, 2), dtype=torch.float32)
+    sizes, blocks = (R, V, E, BLOCK_R, BLOCK_V), cdiv(R, BLOCK_R)
     with torch.cuda.device_of(x):
+        terms_kernel[(blocks,)](x, windows, terms, R, V, first, window // 2, window < 0, BLOCK_R, BLOCK_V, num_warps=4)
         if grad_mask & 1:
-            mixup_logits_kernel[(blocks,)](x, table, g, gx, *sizes, BLOCK_E_BACKWARD, num_warps=4, num_stages=1)
+            mixup_logits_kernel[(blocks,)](x, table, g, windows, terms, gx, *sizes, BLOCK_E_BACKWARD, num_warps=4, num_stages=1)
         if grad_mask & 2:
             programs = min(blocks, PROGRAMS)
             partials = x.new_empty((programs, V, E), dtype=torch.float32)
-            mixup_table_kernel[(programs, cdiv(V, BLOCK_V), cdiv(E, BLOCK_E))](x, g, partials, *sizes, BLOCK_E, num_warps=4, num_stages=2)
+            mixup_table_kernel[(programs, cdiv(V, BLOCK_V), cdiv(E, BLOCK_E))](
+                x, g, windows, terms, partials, *sizes, BLOCK_E, num_warps=4, num_stages=2
+            )
             gt = partials.sum(0).to(table.dtype)
     return gx, gt
 
 
 def signatures() -> Iterator[tuple[Any, ...]]:
     """What to compile ahead of time: kernel, signature, constexprs, options."""
-    sizes = dict.fromkeys(("R", "V", "E", "first", "half"), "i32")
+    sizes = dict.fromkeys(("R", "V", "E"), "i32")
+    softmax = dict.fromkeys(("first", "half"), "i32") | {"ALL": "constexpr"}
     for t, u, whole in (("*fp32", "*fp32", False), ("*bf16", "*bf16", False), ("*fp16", "*fp32", True)):
-        values = {"ALL": whole, "BLOCK_R": BLOCK_R, "BLOCK_V": BLOCK_V, "BLOCK_E": BLOCK_E}
+        values = {"BLOCK_R": BLOCK_R, "BLOCK_V": BLOCK_V, "BLOCK_E": BLOCK_E}
         base = sizes | dict.fromkeys(values, "constexpr")
-        yield mixup_kernel, dict(x=t, table=u, out=u) | base, values, {"num_warps": 4}
+        yield mixup_kernel, dict(x=t, table=u, out=u) | softmax | base, values | {"ALL": whole}, {"num_warps": 4}
+        terms = dict(window="*i32", terms="*fp32")
+        arguments = dict(x=t, R="i32", V="i32", BLOCK_R="constexpr", BLOCK_V="constexpr") | terms | softmax
+        yield terms_kernel, arguments, {"ALL": whole, "BLOCK_R": BLOCK_R, "BLOCK_V": BLOCK_V}, {"num_warps": 4}
         backward = values | {"BLOCK_E": BLOCK_E_BACKWARD}
-        yield mixup_logits_kernel, dict(x=t, table=u, g=u, gx=t) | base, backward, {"num_warps": 4, "num_stages": 1}
-        yield mixup_table_kernel, dict(x=t, g=u, partials="*fp32") | base, values, {"num_warps": 4, "num_stages": 2}
+        yield mixup_logits_kernel, dict(x=t, table=u, g=u, gx=t) | terms | base, backward, {"num_warps": 4, "num_stages": 1}
+        yield mixup_table_kernel, dict(x=t, g=u, partials="*fp32") | terms | base, values, {"num_warps": 4, "num_stages": 2}
