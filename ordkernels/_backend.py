@@ -254,7 +254,6 @@ def _triton_reasons(info: OpInfo) -> list[str]:
 
 
 @cache
-@cache
 def has_triton_module(name: str | None) -> bool:
     return name is not None and importlib.util.find_spec(f"ordkernels._triton.{name}") is not None
 
