@@ -236,8 +236,11 @@ class InterestModel(GenerativeModel):
         """The encoded rows, with their last ``sessions`` sessions."""
         long, ids = self._last_items(batch["long"].long()), batch["sessions"][:, -sessions:].long()  # [B, M], [B, P, S]
         feedback = None if self.feedback is None else batch["feedback"][:, -sessions:]
-        packs = can_read_values(long) and all(
-            e.kernel_serves(self.item_embedding.weight) for e in (self.long_encoder, self.session_encoder)
+        # Not in scoring: a dense layer rounds by its number of rows, and a row's prediction must not depend on its neighbours' items.
+        packs = (
+            self.training
+            and can_read_values(long)
+            and all(e.kernel_serves(self.item_embedding.weight) for e in (self.long_encoder, self.session_encoder))
         )
         h, items, target = (self._packed if packs else self._padded)(long, ids, batch["item"] + 1, feedback)
         context = self.encoder(batch)

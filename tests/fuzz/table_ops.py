@@ -123,7 +123,9 @@ OPS = [
     Entry(ops.planar_flow, FLOW, kernel, scale=("z", "u"), gradients=("z", "u", "w", "b"), **SLOPES),
     Entry(
         ops.planar_flow_inverse,
-        {("z_out" if name == "z" else name): spec for name, spec in FLOW.items()} | {"constrained": Choice((True, "smooth"))},
+        {("z_out" if name == "z" else name): spec for name, spec in FLOW.items()}
+        | {"constrained": Choice((True, "smooth"))}
+        | {name: Floats("B K D | K D", group="p", kinds=FINITE) for name in ("u", "w")},  # a huge w makes steps, which have no inverse
         kernel,
         scale=("z_out", "u"),
         gradients=("z_out", "u", "w", "b"),
