@@ -16,7 +16,6 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from torch.optim.swa_utils import AveragedModel
 
 from .. import ops
-from .._validation.arrays import as_tensor
 from .._validation.numbers import integer
 from . import _checkpoint, _processes
 
@@ -28,7 +27,7 @@ _LARGEST_NORM = 5.0  # of the gradients
 
 def fit(
     model: Any,
-    train: dict[str, Any],
+    train: dict[str, Tensor],
     *,
     epochs: int | None = None,
     steps: int | None = None,
@@ -42,7 +41,7 @@ def fit(
     on_step: Callable[[int, dict[str, Tensor]], None] | None = None,
     checkpoint: str | PathLike[str] | None = None,
     checkpoint_steps: int | None = None,
-    valid: dict[str, Any] | None = None,
+    valid: dict[str, Tensor] | None = None,
     patience: int | None = None,
 ) -> list[dict[str, float]]:
     """Trains an ``nn.Module`` with ``.loss(batch) -> {"loss": ..., ...}`` in place; returns the mean losses of each epoch.
@@ -58,7 +57,7 @@ def fit(
 
     Args:
         model: has ``loss``; ``prepare(train)`` is called first and ``batch_keys`` read, where it has them.
-        train: dict of tensors or arrays ``[N, ...]``; only the keys that the model's ``loss`` reads matter.
+        train: dict of tensors ``[N, ...]``; only the keys that the model's ``loss`` reads matter.
         epochs: passes over the rows; 4, unless `steps` is given.
         steps: how many steps to train instead, whatever the number of rows; the last pass may end before its end.
         batch_size: rows of a step, of all processes together; the last one of an epoch may have fewer. Of n processes, a multiple of n
@@ -282,8 +281,11 @@ class _Run:
         self.means.sums, self.means.rows = {name: v.to(self.device) for name, v in state["sums"].items()}, state["rows"]
 
 
-def _tensors(name: str, rows: dict[str, Any]) -> dict[str, Tensor]:
-    return {key: as_tensor(f"{name}[{key!r}]", v) for key, v in rows.items()}
+def _tensors(name: str, rows: dict[str, Tensor]) -> dict[str, Tensor]:
+    for key, v in rows.items():
+        if not isinstance(v, Tensor):
+            raise TypeError(f"{name}[{key!r}]: expected a tensor (torch.from_numpy makes one of an array), got {type(v).__name__}")
+    return rows
 
 
 def _prepared(model: Any, train: dict[str, Tensor]) -> dict[str, Tensor]:

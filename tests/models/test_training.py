@@ -1,9 +1,8 @@
-"""`fit`: averaged weights and learning rates by their formulas, steps, arrays, the time budget, the bar, errors."""
+"""`fit`: averaged weights and learning rates by their formulas, steps, the time budget, the bar, errors."""
 
 import builtins
 import math
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -96,19 +95,13 @@ def test_steps_end_with_a_score_of_the_held_out_rows_and_go_on_from_a_checkpoint
     assert torch.equal(resumed.slope, whole.slope)
 
 
-def test_arrays_are_rows_too():
-    """In any layout: what torch does not take as it is, is copied."""
-    tensors = rows()
-    arrays = {name: np.asarray(v) for name, v in tensors.items()}
-    arrays["x"] = arrays["x"][::-1].copy()[::-1]
-    arrays["y"].flags.writeable = False
-    by_arrays, by_tensors = Line(), Line()
-    assert fit(by_arrays, arrays, progress=False) == fit(by_tensors, tensors, progress=False)
-    assert torch.equal(by_arrays.slope, by_tensors.slope)
-    with pytest.raises(TypeError, match=r"train\['x'\]: expected"):
-        fit(Line(), tensors | {"x": np.array(["a"] * 23)}, progress=False)
+def test_what_fit_cannot_take_is_named():
+    with pytest.raises(TypeError, match=r"train\['x'\]: expected a tensor .*, got ndarray"):
+        fit(Line(), rows() | {"x": rows()["x"].numpy()}, progress=False)
+    with pytest.raises(TypeError, match=r"valid\['y'\]: expected a tensor .*, got list"):
+        fit(Line(), rows(), valid=rows() | {"y": rows()["y"].tolist()}, progress=False)
     with pytest.raises(ValueError, match="steps: expected None with epochs, got 3"):
-        fit(Line(), tensors, epochs=2, steps=3)
+        fit(Line(), rows(), epochs=2, steps=3)
 
 
 def test_the_time_budget_ends_training_after_a_step():
