@@ -161,7 +161,7 @@ class _Layout:
 
 
 def _multiple_of_16(n: int) -> int:
-    return -(-n // 16) * 16
+    return cdiv(n, 16) * 16
 
 
 def _slabs(B: int, weight: Tensor) -> list[slice]:

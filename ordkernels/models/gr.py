@@ -16,6 +16,7 @@ from .._validation.flags import with_flags
 from .._validation.numbers import one_of, positive_sizes
 from .._validation.tensors import can_read_values
 from ..nn import ValueDecoder
+from ..reference.value_decode import FIRST, PAD, SOS
 from ..samplers import ValueSampler
 from ..vocabulary import ValueVocabulary
 from ._base import GenerativeModel
@@ -26,7 +27,6 @@ from ._noise import LossNoise
 
 __all__ = ["DecodingConfig", "GRLoss", "GenerativeRegression", "VocabularyConfig", "sampling_rate"]
 
-PAD, SOS, EOS, FIRST = 0, 1, 2, 3  # FIRST: of the value tokens, the largest
 _PLACEHOLDER_VALUES = 54  # value tokens of a model that has seen no labels: powers of two that doubles hold
 Curriculum = Literal["inverse_sigmoid", "linear", "exponential"]
 

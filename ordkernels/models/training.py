@@ -98,8 +98,9 @@ def fit(
         checkpoint_steps = integer("checkpoint_steps", checkpoint_steps, least=1)
     if patience is not None and valid is None:
         raise ValueError(f"patience: expected None without valid, got {patience!r}")
-    train = _prepared(model, _tensors("train", train))
-    valid = None if valid is None else _tensors("valid", valid)
+    _check_tensors("train", train)
+    _check_tensors("valid", valid or {})
+    train = _prepared(model, train)
     N, processes = len(train["y"]), _processes.count()
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     _processes.check_same_rows(train["y"], device)
@@ -281,11 +282,10 @@ class _Run:
         self.means.sums, self.means.rows = {name: v.to(self.device) for name, v in state["sums"].items()}, state["rows"]
 
 
-def _tensors(name: str, rows: dict[str, Tensor]) -> dict[str, Tensor]:
+def _check_tensors(name: str, rows: dict[str, Tensor]) -> None:
     for key, v in rows.items():
         if not isinstance(v, Tensor):
             raise TypeError(f"{name}[{key!r}]: expected a tensor (torch.from_numpy makes one of an array), got {type(v).__name__}")
-    return rows
 
 
 def _prepared(model: Any, train: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -14,12 +14,11 @@ from .._validation.numbers import positive_sizes
 from ..ops._weights import DecoderWeights, SequenceWeights
 from ..ops.sequence_layer import _OP as SEQUENCE_LAYER
 from ..ops.sequence_layer import sequence_layer
+from ..reference.value_decode import SOS
 from ._mlp import has_hooks, kernel_serves
 from .transformer import self_attention
 
 __all__ = ["ValueDecoder"]
-
-SOS = 1
 
 
 class ValueDecoder(nn.Module):

@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 from ordkernels import ops
 from ordkernels.models import GenerativeRegression, fit
-from ordkernels.models.gr import EOS, FIRST, PAD, SOS, sampling_rate
+from ordkernels.models.gr import sampling_rate
+from ordkernels.reference.value_decode import EOS, FIRST, PAD, SOS
 from ordkernels.samplers import ValueSampler
 from ordkernels.vocabulary import ValueVocabulary
 

@@ -6,7 +6,7 @@ import torch
 
 from ordkernels import ops
 from ordkernels.models import GenerativeRegression
-from ordkernels.models.gr import EOS, FIRST, PAD, SOS
+from ordkernels.reference.value_decode import EOS, FIRST, PAD, SOS
 from ordkernels.samplers import ValueSampler
 from ordkernels.samplers.value import _weighted_quantiles
 
