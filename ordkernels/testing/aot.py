@@ -10,8 +10,6 @@ import importlib
 import io
 import pkgutil
 import re
-import subprocess
-import tempfile
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -57,7 +55,6 @@ def compile_ahead(
         ValueError: a signature that does not have the kernel's arguments.
     """
     from triton import compile as triton_compile
-    from triton import knobs
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
@@ -72,21 +69,15 @@ def compile_ahead(
         if t[0] == "*" or (t == "i32" and (n == "D" or "_" in n))
     }
     source = ASTSource(fn=kernel, signature=ordered, constexprs=constexprs, attrs=divisible_by_16)
-    printed = io.StringIO()
-    with knobs.nvidia.scope(), contextlib.redirect_stdout(printed):
-        knobs.nvidia.dump_ptxas_log = True
-        compiled = triton_compile(source, target=GPUTarget("cuda", target, 32), options=options or {})
-    report = printed.getvalue()
-    return usage_of(compiled, report if "registers" in report else "")  # not where Triton had it in its cache
+    return usage_of(triton_compile(source, target=GPUTarget("cuda", target, 32), options=options or {}))
 
 
-def usage_of(compiled: Any, report: str = "") -> Usage:
-    """Of Triton's compiled kernel; report: what ptxas has said of it, else it is asked again."""
+def usage_of(compiled: Any) -> Usage:
+    """Of Triton's compiled kernel."""
     ptx = compiled.asm["ptx"]
-    arch = _first(r"\.target (\w+)", ptx)  # sm_90a, sm_100a
-    report = report or _ptxas_report(ptx, arch, compiled.metadata.target.arch)
+    report = _ptxas_report(ptx, compiled.metadata)
     return Usage(
-        arch,
+        _first(r"\.target (\w+)", ptx),  # sm_90a, sm_100a
         int(_first(r"Used (\d+) registers", report)),
         int(_first(r"(\d+) bytes spill stores", report)) + int(_first(r"(\d+) bytes spill loads", report)),
         int(compiled.metadata.shared),
@@ -94,15 +85,17 @@ def usage_of(compiled: Any, report: str = "") -> Usage:
     )
 
 
-def _ptxas_report(ptx: str, arch: str, target: int) -> str:
-    """From the ptxas that Triton takes for this target; `cuobjdump -res-usage` on the cubin shows the stack, which is not the spills."""
-    from triton.backends.nvidia.compiler import get_ptxas
+def _ptxas_report(ptx: str, metadata: Any) -> str:
+    """What Triton's own call of ptxas prints: other options give other registers, a kernel from Triton's cache comes without its report,
+    and `cuobjdump -res-usage` on the cubin shows the stack, which is not the spills."""
+    from triton import knobs
+    from triton.compiler import make_backend
 
-    with tempfile.NamedTemporaryFile(suffix=".ptx", mode="w") as f:
-        f.write(ptx)
-        f.flush()
-        command = [get_ptxas(target).path, f"-arch={arch}", "-v", f.name, "-o", "/dev/null"]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    printed = io.StringIO()
+    with knobs.nvidia.scope(), contextlib.redirect_stdout(printed):
+        knobs.nvidia.dump_ptxas_log = True
+        make_backend(metadata.target).make_cubin(ptx, {}, metadata, metadata.target.arch)
+    return printed.getvalue()
 
 
 def _first(pattern: str, text: str) -> str:
