@@ -32,7 +32,7 @@ def measure(
         optimizer.step()
 
     def score() -> None:
-        model.predict(x, n=32, row_ids=x["row"])
+        model.sample(x, 32, row_ids=x["row"])
 
     return [_compare("training step", step, len(batch["y"]), seconds), _compare("scoring, 32 draws", score, len(x["row"]), seconds)]
 

@@ -11,7 +11,7 @@ import torch
 from ordkernels import demo, ops
 from ordkernels.__main__ import main
 from ordkernels.demo import evaluation, models, report, results, speed, tasks
-from ordkernels.models import DiffoR, FlowTime, ValueRegression
+from ordkernels.models import DiffoR, FlowTime, QuantileRegression, ValueRegression
 
 
 def split(rows, seed, quantiles=20):
@@ -267,6 +267,8 @@ def test_speed_is_measured_without_touching_the_model():
     found = speed.measure(model, t.train, t.test, step_rows=16, score_rows=8, seconds=0.01)
     assert all(s["ratio"] == pytest.approx(s["reference_ms"] / s["ours_ms"], rel=0.01) for s in found)
     assert all(torch.equal(v, before[name]) for name, v in model.state_dict().items())
+    network = QuantileRegression(*t.sizes)  # draws, too, by the one method that all of them have
+    assert all(s["ours_ms"] > 0 for s in speed.measure(network, t.train, t.test, step_rows=16, score_rows=8, seconds=0.01))
 
 
 def test_a_point_has_no_interval_and_a_table_no_groups():
