@@ -39,6 +39,8 @@ HEADLINES = (
     Headline("xauc: N=10000000", "`xauc`, exact, 10 million rows"),
 )
 
+MODELS = ("FlowTime", "DiffoR", "DiffoR, Transformer", "GR", "iFusion")  # rows of the README's table of whole jobs
+
 FUNCTIONS = (  # rows of the README's table of swapped functions
     Headline("swap_functions: scipy kendalltau tied N=1000000", "`scipy.stats.kendalltau`, 1 million rows with ties"),
     Headline("swap_functions: torchmetrics kendall_rank_corrcoef N=10000", "torchmetrics `kendall_rank_corrcoef`, 10,000 rows (all pairs)"),
@@ -69,7 +71,10 @@ QUALITY = {  # file in bench/results -> heading
     "quality_diffor_ablations": "DiffoR: ablations",
     "quality_gr": "GR: watch time and lifetime value",
     "quality_gr_ablations": "GR: ablations",
-    "quality_ifusion": "iFusion: clicks",
+    "quality_ifusion": "iFusion: clicks, test rows",
+    "quality_ifusion_validation": "iFusion: clicks, validation rows",
+    "quality_ifusion_movielens": "iFusion: MovieLens, test rows",
+    "quality_ifusion_movielens_validation": "iFusion: MovieLens, validation rows",
 }
 
 
@@ -92,10 +97,11 @@ def main(argv: list[str] | None = None) -> int:
 def documents() -> dict[Path, str]:
     """Path -> text of every generated document."""
     speed = [read(path) for path in sorted(HERE.glob("results/cpu_*.json"))]
+    tables = {"headline": headlines(speed), "models": models(speed), "functions": functions(speed)}
     return {
         HERE / "RESULTS.md": speed_document(speed),
         HERE / "QUALITY.md": quality_document(),
-        ROOT / "README.md": _with_tables((ROOT / "README.md").read_text(), {"headline": headlines(speed), "functions": functions(speed)}),
+        ROOT / "README.md": _with_tables((ROOT / "README.md").read_text(), tables),
     }
 
 
@@ -127,6 +133,21 @@ def headlines(reports: list[Report]) -> str:
         lines.append((what, f"{_ms(ours)} ms", f"{alternative}: {_ms(other)} ms", f"{row['ratio']:.1f}x",
                       f"`python -m ordkernels bench {row['op']}`"))  # fmt: skip
     return markdown(("", "ordkernels", "fastest alternative", "speedup", "shown by"), lines)
+
+
+def models(reports: list[Report]) -> str:
+    """The README's rows of whole training steps and of scoring, on one thread."""
+    rows = {_name(row): row for report in reports for row in report["results"] if row["threads"] == 1}
+    lines = []
+    for model in MODELS:
+        step, score = (rows[f"training: {model}, {what} B=1024"] for what in ("step", "scoring, 32 draws"))
+        ours, eager, compiled = (step["ms"][run]["median"] for run in (OURS, "eager", "compile"))
+        memory = step["peak_extra_bytes"]["eager"] / step["peak_extra_bytes"][OURS]
+        of_score = score["ms"]["eager"]["median"] / score["ms"][OURS]["median"]
+        times = (f"{_ms(t)} ms" for t in (ours, eager, compiled))
+        lines.append((model, *times, f"{eager / ours:.1f}x", f"{memory:.1f}x less", f"{of_score:.1f}x"))
+    heads = ("a step on 1,024 rows", "ordkernels", "plain torch", "torch.compile", "speedup", "memory", "scoring, 32 draws")
+    return markdown(heads, lines)
 
 
 def functions(reports: list[Report]) -> str:
@@ -335,17 +356,21 @@ def watch_times(report: Report) -> str:
 def clicks(report: Report) -> str:
     """One report of bench/quality_ifusion.py: a line per model, means over the seeds."""
     about, rows = report["about"], report["about"]["rows"]
+    runs = {name: entry for name, entry in report["models"].items() if entry["runs"]}
+    rivals = {"over_average": "average pooling", "over_attention": "attention pooling", "over_boosting": "gradient boosting"}
+    keys = [key for key in rivals if all(key in entry["mean"] for entry in runs.values())]
     lines = []
-    for name, entry in report["models"].items():
-        if entry["runs"]:
-            m, s = entry["mean"], entry["spread"]
-            over = (f"{m[key]:+.2%} ± {s[key] / 2:.2%}" for key in ("over_average", "over_attention"))
-            lines.append((name, len(entry["runs"]), f"{m['auc']:.4f} ± {s['auc'] / 2:.4f}", *over, f"{m['train_s']:.0f}"))
-    heads = ("model", "seeds", "AUC", "RelaImpr over average pooling", "over attention pooling", "training, s")
+    for name, entry in runs.items():
+        m, s = entry["mean"], entry["spread"]
+        over = (f"{m[key]:+.2%} ± {s[key] / 2:.2%}" for key in keys)
+        lines.append((name, len(entry["runs"]), f"{m['auc']:.4f} ± {s['auc'] / 2:.4f}", *over, f"{m['train_s']:.0f}"))
+    heads = ("model", "seeds", "AUC", *(f"RelaImpr over {rivals[key]}" for key in keys), "training, s")
+    scored, epochs = about.get("scored_on", "test"), f"{about['epochs']} epoch{'s' * (about['epochs'] != 1)}"
     return (
         f"{about['data']}, clicks: trained on {rows['trained_on']:,} of {rows['train']:,} rows, scored on {rows['scored']:,} of "
-        f"{rows['test']:,}, {about['epochs']} epoch{'s' * (about['epochs'] != 1)}; means over seeds, ± half the range; RelaImpr over the "
-        f"pooling of the same seed; {about['device']}, {about['date']}.\n`{about['command']}`\n\n{markdown(heads, lines)}"
+        f"{rows['test']:,} {scored} rows, {epochs}; means over seeds, ± half the "
+        f"range; RelaImpr over the same seed of another; {about['device']}, {about['date']}.\n`{about['command']}`\n\n"
+        f"{markdown(heads, lines)}"
     )
 
 

@@ -106,6 +106,20 @@ def test_peak_memory_sees_an_allocation():
     assert 0.9 * (1 << 26) < extra < 1.5 * (1 << 26)
 
 
+def _made_up_training():
+    """A step that takes 10 ms and 1 MB, 25 ms and 4 MB in plain torch, and scoring five times as fast as plain torch."""
+    rows = []
+    both = {"step": {"ordkernels": 10.0, "eager": 25.0, "compile": 30.0}, "scoring, 32 draws": {"ordkernels": 2.0, "eager": 10.0}}
+    for what, ms in both.items():
+        times = {name: {"median": t, "low": t, "high": t, "n": 1} for name, t in ms.items()}
+        rows.append({
+            "op": "training", "case": f"FlowTime, {what} B=1024", "ms": times, "threads": 1, "errors": {}, "rejected": {}, "missing": {},
+            "context": [], "targets": [], "bytes": 1, "flops": 1, "ratio": 2.5, "best_baseline": "eager", "share_of_limit": 0.5,
+            "limit_ms": 1.0, "limit_by": "bytes", "GBs": 1.0, "peak_extra_bytes": {"ordkernels": 1 << 20, "eager": 4 << 20},
+        })  # fmt: skip
+    return rows
+
+
 def test_generated_documents(monkeypatch, tmp_path, cases, run):
     monkeypatch.delitem(sys.modules, "table", raising=False)
     import table
@@ -115,7 +129,7 @@ def test_generated_documents(monkeypatch, tmp_path, cases, run):
     report = run.about("cpu") | {
         "command": "python bench/run.py op",
         "limits": [{"threads": 1, "copy_GBs": 10.0, "gemm_float32_GFLOPs": 50.0}],
-        "results": [run.run_case(case, seconds=0.01, flop_rate=1e9) | {"threads": 1}],
+        "results": [run.run_case(case, seconds=0.01, flop_rate=1e9) | {"threads": 1}, *_made_up_training()],
     }
     results = tmp_path / "bench/results"
     results.mkdir(parents=True)
@@ -123,7 +137,7 @@ def test_generated_documents(monkeypatch, tmp_path, cases, run):
     for name in ("speed", "quality"):
         (results / f"about_{name}.md").write_text(f"About {name}: not yet measured.\n")
     readme = tmp_path / "README.md"
-    blocks = [f"{table.BEGIN.format(name)}\nold\n{table.END.format(name)}\n" for name in ("headline", "functions")]
+    blocks = [f"{table.BEGIN.format(name)}\nold\n{table.END.format(name)}\n" for name in ("headline", "models", "functions")]
     readme.write_text(f"before\n{''.join(blocks)}after\n")
     for name, value in (
         ("HERE", tmp_path / "bench"),
@@ -131,12 +145,14 @@ def test_generated_documents(monkeypatch, tmp_path, cases, run):
         ("QUALITY", {}),
         ("HEADLINES", [table.Headline("op: double", "twice")]),
         ("FUNCTIONS", [table.Headline("op: double", "doubled")]),
+        ("MODELS", ["FlowTime"]),
     ):
         monkeypatch.setattr(table, name, value)
     assert table.main(["--check"]) == 1
     assert "old" in readme.read_text()
     assert table.main([]) == table.main(["--check"]) == 0
     text = readme.read_text()
+    assert "| FlowTime | 10 ms | 25 ms | 30 ms | 2.5x | 4.0x less | 5.0x |" in text
     assert text.startswith("before\n")
     assert text.endswith(f"{table.END.format('functions')}\nafter\n")
     assert "old" not in text
