@@ -27,7 +27,7 @@ GROUPS_IN_ORDER=( # what is promised first comes first; each is a process, so th
   "rng"
   "denoise_chain fusion_chain"
   "value_decode"
-  "crps wasserstein_quantile_loss interval_score pinball embedding_mixup windowed_value mlp"
+  "crps wasserstein_quantile_loss interval_score pinball embedding_mixup windowed_value mlp sequence_layer"
 )
 SMOKE=(--device cuda --processes 12)
 MEMCHECK=(compute-sanitizer --tool memcheck --error-exitcode 9 "$PYTHON" bench/gpu_smoke.py --device cuda

@@ -26,6 +26,7 @@ from torch.overrides import has_torch_function
 
 from .. import _backend, _cuda
 from .._library import LIB, NAMESPACE, NOT_LOADED, has_kernel, op
+from ._autocast import without_autocast
 
 Kernel = Callable[..., Any]
 VmapRule = Callable[..., Any]  # of (info, dims, *args)
@@ -136,13 +137,13 @@ class Op(Generic[R]):
         cuda: bool = False,
     ) -> None:
         self.name, self.kernel_name = name, serves or name
-        self.reference = reference
+        self.reference = without_autocast(reference)
         self.info = _backend.register(_backend.OpInfo(name, triton=triton or self.kernel_name, cuda=cuda, alias_of=serves or None))
         self.launchers: dict[tuple[str, str], tuple[Kernel, Kernel]] = {}
         self.op = op(self.kernel_name)
         self.optional_numbers = optional_numbers(self.op)
         self.native = has_kernel(self.kernel_name, "CPU")
-        self._define(self.op, reference, self._launch, fake, vmap)
+        self._define(self.op, self.reference, self._launch, fake, vmap)
 
     def __call__(self, *args: Any) -> R:
         out: R = self._call_otherwise(args) if is_compiling() or _backend.OPEN_CONTEXTS else self.op(*args)
@@ -178,7 +179,7 @@ class Op(Generic[R]):
         if found is None:
             module = importlib.import_module(f"ordkernels._{backend}.{self.info.triton if backend == 'triton' else self.kernel_name}")
             check: Kernel = getattr(module, f"{suffix[1:]}_unavailable_reasons" if suffix else "unavailable_reasons", _no_reasons)
-            found = self.launchers[backend, suffix] = getattr(module, self.kernel_name + suffix), check
+            found = self.launchers[backend, suffix] = without_autocast(getattr(module, self.kernel_name + suffix)), check
         return found
 
     def forced_kernel(self, backend: str, suffix: str = "") -> Kernel:
@@ -270,13 +271,13 @@ class DifferentiableOp(Op[R]):
         cuda: bool = False,
     ) -> None:
         super().__init__(name, reference=reference, fake=fake, vmap=vmap, cuda=cuda)
-        self.reference_backward = reference_backward
+        self.reference_backward = without_autocast(reference_backward)
         self.tensors, self.public, self.saved, self.finalize_grads = tensors, public, saved, finalize_grads
         self.op_without_autograd = op(f"_{name}")
         self.op_backward, self.op_backward_without_autograd = op(f"{name}_backward"), op(f"_{name}_backward")
-        self._define(self.op_without_autograd, reference, self._launch, fake, vmap)
+        self._define(self.op_without_autograd, self.reference, self._launch, fake, vmap)
         for kernel in (self.op_backward, self.op_backward_without_autograd):
-            self._define(kernel, reference_backward, self._launch_backward, fake_backward, vmap_backward or vmap)
+            self._define(kernel, self.reference_backward, self._launch_backward, fake_backward, vmap_backward or vmap)
         self.single = len(self.op._schema.returns) == 1
         self.all_public = public == len(self.op._schema.returns)
         backward = self.op_backward._schema.arguments

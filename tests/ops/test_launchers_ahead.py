@@ -45,6 +45,32 @@ def flow(K, D, dtype):
     return ops.planar_flow(*(torch.randn(64, *shape, dtype=dtype) for shape in ((D,), (K, D), (K, D), (K,))))
 
 
+def layer(lengths, width, heads, dtype=torch.float32, seed=1, backward=True, **options):
+    """A Transformer layer forward, and backward, with all that it may have."""
+    weights = [torch.ones(shape, dtype=dtype, requires_grad=True) for shape in layer_shapes(width)]
+    x, m = (torch.ones(n, width, dtype=dtype, requires_grad=True) for n in (sum(lengths), len(lengths)))
+    offsets, weights = torch.tensor([0, *lengths]).cumsum(0), weights[: 14 if options.get("norm") == "post" else 12]
+    options = {"memory": m, "dropout": 0.3, "seed": seed, "row_ids": torch.arange(len(lengths))} | options
+    with torch.set_grad_enabled(backward):
+        y = ops.sequence_layer(x, offsets, ops.SequenceWeights(*weights), heads=heads, **options)
+    if backward:
+        y.sum().backward()
+
+
+def layer_shapes(W):
+    norm = (W,), (W,)
+    return (*norm, (3 * W, W), (3 * W,), (W, W), (W,), *norm, (2 * W, W), (2 * W,), (W, 2 * W), (W,), *norm)
+
+
+LAYERS = {
+    "narrow heads": lambda: layer([3, 0, 20], 64, 4, norm="post", causal=True),
+    "heads of 32": lambda: layer([3, 0, 20], 64, 2, activation="gelu"),
+    "heads of 64, odd width": lambda: layer([40], 130, 2, norm="post", activation="relu"),
+    "one token, one feature": lambda: layer([1], 1, 1, dropout=0.0, memory=None),
+    "wide": lambda: layer([5], 1024, 8),
+    "fp64": lambda: layer([3, 0, 20], 64, 4, torch.float64, norm="post"),
+    "fp64, heads of 64": lambda: layer([3, 0, 20], 64, 1, torch.float64, causal=True),
+}
 CHAINS = {
     "fusion_chain: one session, one branch": lambda: fusion(64, 1, 64, 256, 3, gamma_cp=0.0, gamma_tf=0.0),
     "fusion_chain: one row, one column, one step": lambda: fusion(1, 1, 1, 16, 1, seed=3),
@@ -73,6 +99,26 @@ def test_chains_spill_nothing_where_a_loop_runs_once(case, launched):
         usage = usage_of(kernel)
         assert usage.spills == 0, usage[:4]
         assert usage.shared <= 99 * 1024, usage[:4]
+
+
+@pytest.mark.aot
+@pytest.mark.parametrize("case", LAYERS)
+def test_sequence_layers_spill_nothing(case, launched):
+    LAYERS[case]()
+    assert len(launched) >= 10
+    for kernel in {id(kernel): kernel for kernel in launched}.values():
+        usage = usage_of(kernel)
+        assert usage.spills == 0, (kernel.metadata.name, *usage[:4])
+        assert usage.shared <= 99 * 1024, usage[:4]
+
+
+@pytest.mark.aot
+def test_one_compiled_sequence_layer_serves_any_tokens_sequences_and_seeds(launched):
+    kernels = []
+    for seed, lengths in enumerate(([20, 1, 0, 7], [1], [16] * 4, [2] * 40), 2**40):
+        layer(lengths, 16, 1, seed=seed, layer=len(lengths))
+        kernels.append(set(map(id, launched)))
+    assert kernels[0] == kernels[-1]
 
 
 @pytest.mark.aot

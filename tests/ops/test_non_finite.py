@@ -6,7 +6,6 @@ be anything: rows and parameters are compared where the reference is finite.
 """
 
 import math
-import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,7 +14,6 @@ import torch
 from test_extremes import BACKENDS
 from torch import Tensor
 
-import ordkernels
 from ordkernels import ops, use_backend
 
 B = 9
@@ -78,12 +76,6 @@ def broken(name: str) -> Iterator[tuple[int, list[Tensor], list[Tensor]]]:
 
 def agree(got: Tensor, want: Tensor) -> bool:
     return torch.allclose(got, want, rtol=1e-3, atol=1e-4, equal_nan=True)
-
-
-if ordkernels.available_backends("sequence_layer")["triton"]:
-    CASES = {
-        name: case for name, case in CASES.items() if os.environ.get("TRITON_INTERPRET") != "1" or not name.startswith("sequence_layer")
-    }
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -20,9 +20,12 @@ KERNEL = torch.ops.ordkernels
 native = pytest.mark.native
 REASONS = "; ".join(ordkernels.available_backends("sequence_layer")["triton"])
 TRITON = pytest.param("triton", marks=[pytest.mark.triton, pytest.mark.skipif(bool(REASONS), reason=REASONS or "-")])
-each_backend = pytest.mark.parametrize("backend", ["reference", pytest.param("cpu", marks=native), TRITON])
+ON_CPU = ["reference", pytest.param("cpu", marks=native)]
+each_backend = pytest.mark.parametrize("backend", [*ON_CPU, TRITON])
+on_triton = pytest.mark.parametrize("backend", [TRITON])
 LENGTHS: list[list[int]] = [[], [0], [0, 0, 0], [1], [64], [20, 3, 1, 5, 0, 17, 33, 2, 64, 0, 1, 16, 50], [4] * 70, [100, 2], [1] * 33]
 WIDTHS = [(16, 1, 32), (64, 4, 128), (24, 3, 40), (64, 8, 64), (7, 7, 5), (130, 2, 70)]  # W, heads, F
+FEW = [5, 0, 18, 1]  # the interpreter takes milliseconds for a line of a kernel
 
 
 def offsets_of(lengths: list[int]) -> Tensor:
@@ -96,10 +99,26 @@ def plain(
     return run
 
 
-@each_backend
-@pytest.mark.parametrize("lengths", LENGTHS, ids=lambda x: f"{len(x)}x{max(x, default=0)}")
+def name_of(lengths: Any) -> str:
+    return f"{len(lengths)}x{max(lengths, default=0)}" if isinstance(lengths, list) else str(lengths)
+
+
+@pytest.mark.parametrize("backend", ON_CPU)
+@pytest.mark.parametrize("lengths", LENGTHS, ids=name_of)
 @pytest.mark.parametrize(("W", "heads", "F_"), WIDTHS)
 def test_like_torch_on_each_sequence(backend: str, lengths: list[int], W: int, heads: int, F_: int) -> None:
+    check_like_torch(backend, lengths, W, heads, F_)
+
+
+@on_triton
+@pytest.mark.parametrize(
+    ("lengths", "W", "heads", "F_"), [*((x, *WIDTHS[0]) for x in LENGTHS), *((FEW, *widths) for widths in WIDTHS[1:])], ids=name_of
+)
+def test_triton_like_torch_on_each_sequence(backend: str, lengths: list[int], W: int, heads: int, F_: int) -> None:
+    check_like_torch(backend, lengths, W, heads, F_)
+
+
+def check_like_torch(backend: str, lengths: list[int], W: int, heads: int, F_: int) -> None:
     inputs = inputs_of(lengths, W, F_)
     with ordkernels.use_backend(backend):
         got = with_gradients(ours(lengths, False, heads=heads), *inputs)
@@ -112,11 +131,10 @@ def test_like_torch_on_each_sequence(backend: str, lengths: list[int], W: int, h
 @pytest.mark.parametrize("activation", ["silu", "relu", "gelu"])
 @pytest.mark.parametrize("norm", ["pre", "post"])
 def test_every_kind_of_layer(backend: str, norm: str, activation: str, causal: bool, memory: bool) -> None:
-    for lengths, (W, heads, F_) in ((LENGTHS[5], WIDTHS[1]), (LENGTHS[6], WIDTHS[2]), (LENGTHS[2], WIDTHS[0])):
-        inputs, options = (
-            inputs_of(lengths, W, F_, norm, memory),
-            dict(heads=heads, norm=norm, activation=activation, causal=causal, eps=1e-3),
-        )
+    options = dict(norm=norm, activation=activation, causal=causal, eps=1e-3)
+    full = ((LENGTHS[5], WIDTHS[1]), (LENGTHS[6], WIDTHS[2]), (LENGTHS[2], WIDTHS[0]))
+    for lengths, (W, heads, F_) in full if backend != "triton" else ((FEW, (16, 2, 20)), full[2]):
+        inputs, options = inputs_of(lengths, W, F_, norm, memory), options | dict(heads=heads)
         with ordkernels.use_backend(backend):
             got = with_gradients(ours(lengths, memory, **options), *inputs)
         assert_equal_to_rounding(got, with_gradients(plain(lengths, memory, **options), *inputs))
@@ -128,10 +146,22 @@ def test_every_kind_of_layer(backend: str, norm: str, activation: str, causal: b
 @pytest.mark.parametrize("norm", ["pre", "post"])
 def test_within_the_error_of_plain_torch(dtype: torch.dtype, W: int, heads: int, F_: int, norm: str) -> None:
     for lengths, memory in ((LENGTHS[5], True), ([1, 7], False)):
-        inputs, options = inputs_of(lengths, W, F_, norm, memory, dtype), dict(heads=heads, norm=norm)
-        truth = with_gradients(plain(lengths, memory, **options), *(t.double() for t in inputs))
-        eager = with_gradients(plain(lengths, memory, **options), *inputs)
-        assert_within_budget(with_gradients(ours(lengths, memory, **options), *inputs), eager, truth, ulps=16, scale=1)
+        check_error(lengths, inputs_of(lengths, W, F_, norm, memory, dtype), memory, heads=heads, norm=norm)
+
+
+@on_triton
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_triton_within_the_error_of_plain_torch(backend: str, dtype: torch.dtype, norm: str) -> None:
+    W, heads, F_ = WIDTHS[2]
+    with ordkernels.use_backend(backend):
+        check_error(FEW, inputs_of(FEW, W, F_, norm, True, dtype), True, heads=heads, norm=norm)
+
+
+def check_error(lengths: list[int], inputs: list[Tensor], memory: bool, **options: Any) -> None:
+    truth = with_gradients(plain(lengths, memory, **options), *(t.double() for t in inputs))
+    eager = with_gradients(plain(lengths, memory, **options), *inputs)
+    assert_within_budget(with_gradients(ours(lengths, memory, **options), *inputs), eager, truth, ulps=16, scale=1)
 
 
 def dropped(lengths: list[int], ids: Tensor, p: float, seed: int, layer: int, heads: int, norm: str) -> Any:
@@ -173,7 +203,7 @@ def dropped(lengths: list[int], ids: Tensor, p: float, seed: int, layer: int, he
 @pytest.mark.parametrize("norm", ["pre", "post"])
 def test_dropout_follows_the_definition(backend: str, norm: str) -> None:
     W, heads, F_ = WIDTHS[2]
-    for lengths in (LENGTHS[5], [3] * 40, [64, 0, 1]):
+    for lengths in (LENGTHS[5], [3] * 40, [64, 0, 1]) if backend != "triton" else (FEW, [3] * 7):
         ids = torch.randint(-(2**60), 2**60, (len(lengths),))
         inputs = inputs_of(lengths, W, F_, norm, True)
         with ordkernels.use_backend(backend):
@@ -182,18 +212,31 @@ def test_dropout_follows_the_definition(backend: str, norm: str) -> None:
 
 
 @each_backend
+@pytest.mark.parametrize("W", [3, 16, 32, 100, 130])
+def test_dropout_of_every_width(backend: str, W: int) -> None:
+    x, m, *weights = inputs_of(FEW, W, 5, "post", True)
+    run = ours(FEW, True, heads=1, norm="post", dropout=0.4, seed=-7, layer=1)
+    found = []
+    for name in (backend, "reference"):
+        with ordkernels.use_backend(name):
+            found.append(run(x, m, *weights))
+    torch.testing.assert_close(*found)
+
+
+@each_backend
 def test_dropout_keeps_the_mean_and_drops_its_share(backend: str) -> None:
-    W, p, lengths = 100, 0.3, [20] * 40
+    W, p, lengths = 100, 0.3, [20] * (40 if backend != "triton" else 8)
+    N = sum(lengths)
     w = SequenceWeights(*random_weights(W, 8))  # what is added: the feed-forward part's bias alone
     ones, zeros = torch.ones(W).double(), torch.zeros(W).double()
     w = w._replace(out_weight=w.out_weight * 0, out_bias=zeros, linear2_weight=w.linear2_weight * 0, linear2_bias=ones)
     with ordkernels.use_backend(backend):
-        kept = ops.sequence_layer(torch.zeros(800, W).double(), offsets_of(lengths), w, heads=1, dropout=p, seed=11)
+        kept = ops.sequence_layer(torch.zeros(N, W).double(), offsets_of(lengths), w, heads=1, dropout=p, seed=11)
     torch.testing.assert_close(kept.unique(), torch.tensor([0, 1 / (1 - p)]).double(), rtol=1e-4, atol=0)
     share = (kept == 0).double()
     sigma = (p * (1 - p)) ** 0.5
-    assert abs(share.mean() - p) < 5 * sigma / (800 * W) ** 0.5
-    assert (share.mean(0) - p).abs().max() < 5 * sigma / 800**0.5
+    assert abs(share.mean() - p) < 5 * sigma / (N * W) ** 0.5
+    assert (share.mean(0) - p).abs().max() < 5 * sigma / N**0.5
     assert (share.mean(1) - p).abs().max() < 5 * sigma / W**0.5
     for shifted in (share[1:] * share[:-1], share[20:] * share[:-20], share[:, 1:] * share[:, :-1], share[:, 64:] * share[:, :-64]):
         assert abs(shifted.mean() - p * p) < 5 / shifted.numel() ** 0.5
