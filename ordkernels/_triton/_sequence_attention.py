@@ -16,16 +16,17 @@ from ._math import number, number_bits
 from ._sizes import cdiv, next_power_of_2
 
 PART = 16  # features of a head in one step of a product
+LARGE = tl.constexpr(3e38)  # what is more may be infinite in a product's parts of 11 bits
 
 
 @triton.jit
-def _block_end(first, n: tl.constexpr, other, end, rows):
+def _block_end(first, n: tl.constexpr, stop, end, rows):
     """Where the block of rows from token `first` on ends: after n tokens, or with its first sequence if a number in it is not finite.
 
     A product with weights that are 0 for other sequences would carry such a number into them.
     """
-    spoilt = tl.max(tl.max(tl.where(tl.abs(rows) < float("inf"), 0, 1), 1), 0)
-    whole = tl.minimum(first + n, other)
+    spoilt = tl.max(tl.max(tl.where(tl.abs(rows) < LARGE, 0, 1), 1), 0)
+    whole = tl.minimum(first + n, stop)
     return tl.where(spoilt > 0, tl.minimum(whole, tl.load(end + first)), whole)
 
 
@@ -188,7 +189,7 @@ def attention_keys_kernel(
     while begin < stop:
         i = begin + tl.arange(0, BLOCK_K)
         q, g = _head(query, i, i < stop, row, d, head), _head(grad, i, i < stop, W, d, head)
-        limit = _block_end(begin, BLOCK_K, stop, end, tl.where(tl.abs(q) < float("inf"), g, q))
+        limit = _block_end(begin, BLOCK_K, stop, end, tl.where(tl.abs(q) < LARGE, g, q))
         im = i < limit
         q, g = tl.where(im[:, None], q, 0.0), tl.where(im[:, None], g, 0.0)
         at = terms + which * 3 * N + i

@@ -31,8 +31,8 @@ def tokens_kernel(offsets, sequence, start, end, N, S, steps, BLOCK: tl.constexp
 
 
 @triton.jit
-def _factors(ids, sequence, tile, scale, seed, step, threshold, IDS: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_W: tl.constexpr):
-    """Of BLOCK_W features from tile [BLOCK_R] of 64 on, in the stream of the sequence's row id (reference/_dropout.py), fp64."""
+def _factors(ids, sequence, tile, kept, seed, step, threshold, IDS: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_W: tl.constexpr):
+    """Of BLOCK_W features from tile [BLOCK_R] of 64 on, in the stream of the sequence's row id (reference/_dropout.py)."""
     row = sequence
     if IDS:
         row = tl.load(ids + sequence)
@@ -50,16 +50,16 @@ def _factors(ids, sequence, tile, scale, seed, step, threshold, IDS: tl.constexp
         words = tl.join(tl.join(w0, w1), tl.join(w2, w3))
         halves = tl.reshape(tl.join(words & 0xFFFF, words >> 16), [BLOCK_R, TILES, 8, 2, 2, 2])
         bits = tl.reshape(tl.permute(halves, (0, 1, 3, 5, 2, 4)), [BLOCK_R, BLOCK_W])
-    return tl.where(bits.to(tl.int32) >= threshold, number(scale), 0.0)
+    return tl.where(bits.to(tl.int32) >= threshold, kept, 0.0)
 
 
 @triton.jit
 def _token_factors(
-    ids, sequence, start, t, mask, W, scale, seed, step, threshold, IDS: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_W: tl.constexpr
+    ids, sequence, start, t, mask, W, kept, seed, step, threshold, IDS: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_W: tl.constexpr
 ):  # fmt: skip
     s = tl.load(sequence + t, mask=mask, other=0)
     tile = (t - tl.load(start + t, mask=mask, other=0)) * ((W + 63) // 64)
-    return _factors(ids, s, tile, scale, seed, step, threshold, IDS, BLOCK_R, BLOCK_W)
+    return _factors(ids, s, tile, kept, seed, step, threshold, IDS, BLOCK_R, BLOCK_W)
 
 
 @triton.jit
@@ -119,14 +119,14 @@ def norm_backward_kernel(x, g, add, weight, bias, y, gx, partial, eps, N, W, BLO
 
 @triton.jit
 def _add_memory(
-    rows, memory, ids, sequence, t, f, mask, N, W, scale, seed, step, threshold,
+    rows, memory, ids, sequence, t, f, mask, N, W, kept, seed, step, threshold,
     IDS: tl.constexpr, DROP: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_W: tl.constexpr,
 ):  # fmt: skip
     """What a sequence's memory adds is dropped for all its tokens alike."""
     s = tl.load(sequence + t, mask=t < N, other=0)
     added = tl.load(memory + s[:, None] * W + f[None, :], mask=mask, other=0.0)
     if DROP:
-        added *= _factors(ids, s, s * 0, scale, seed, step + MEMORY, threshold, IDS, BLOCK_R, BLOCK_W).to(rows.dtype)
+        added *= _factors(ids, s, s * 0, kept, seed, step + MEMORY, threshold, IDS, BLOCK_R, BLOCK_W)
     return rows + added
 
 
@@ -142,15 +142,15 @@ def middle_kernel(
     """
     t, f, at, mask = _rows(N, W, BLOCK_R, BLOCK_W)
     rows = tl.load(u + at, mask=mask, other=0.0)
-    size = number(eps).to(rows.dtype)
+    size, kept = number(eps).to(rows.dtype), number(scale).to(rows.dtype)
     if DROP:
-        rows *= _token_factors(ids, sequence, start, t, t < N, W, scale, seed, step, threshold, IDS, BLOCK_R, BLOCK_W).to(rows.dtype)
+        rows *= _token_factors(ids, sequence, start, t, t < N, W, kept, seed, step, threshold, IDS, BLOCK_R, BLOCK_W)
     rows += tl.load(x + at, mask=mask, other=0.0)
     tl.store(u + at, rows, mask=mask)
     if not PRE:
         rows = _norm(rows, first_weight, first_bias, f, mask, W, size)
     if MEMORY:
-        rows = _add_memory(rows, memory, ids, sequence, t, f, mask, N, W, scale, seed, step, threshold, IDS, DROP, BLOCK_R, BLOCK_W)
+        rows = _add_memory(rows, memory, ids, sequence, t, f, mask, N, W, kept, seed, step, threshold, IDS, DROP, BLOCK_R, BLOCK_W)
     if PRE:
         if MEMORY:
             tl.store(x2 + at, rows, mask=mask)
@@ -173,14 +173,14 @@ def middle_backward_kernel(
     """
     t, f, at, mask = _rows(N, W, BLOCK_R, BLOCK_W)
     rows = tl.load(z1 + at, mask=mask, other=0.0)
-    size = number(eps).to(rows.dtype)
+    size, kept = number(eps).to(rows.dtype), number(scale).to(rows.dtype)
     norms: tl.constexpr = 2 if MEMORY and not PRE else 1
     partial += tl.program_id(0).to(tl.int64) * norms * 2 * W
     x2 = rows
     if not PRE:
         x2 = _norm(x2, first_weight, first_bias, f, mask, W, size)
     if MEMORY:
-        x2 = _add_memory(x2, memory, ids, sequence, t, f, mask, N, W, scale, seed, step, threshold, IDS, DROP, BLOCK_R, BLOCK_W)
+        x2 = _add_memory(x2, memory, ids, sequence, t, f, mask, N, W, kept, seed, step, threshold, IDS, DROP, BLOCK_R, BLOCK_W)
     g = tl.load(gi + at, mask=mask, other=0.0)
     if PRE:
         tl.store(inputs + at, _norm(x2, second_weight, second_bias, f, mask, W, size), mask=mask)
@@ -196,7 +196,7 @@ def middle_backward_kernel(
         g = _norm_backward(rows, g, first_weight, partial, f, mask, W, size)
     tl.store(gz + at, g, mask=mask)
     if DROP:
-        g *= _token_factors(ids, sequence, start, t, t < N, W, scale, seed, step, threshold, IDS, BLOCK_R, BLOCK_W).to(g.dtype)
+        g *= _token_factors(ids, sequence, start, t, t < N, W, kept, seed, step, threshold, IDS, BLOCK_R, BLOCK_W)
         tl.store(added + at, g, mask=mask)
 
 
@@ -209,8 +209,8 @@ def last_kernel(
     t, f, at, mask = _rows(N, W, BLOCK_R, BLOCK_W)
     rows = tl.load(u + at, mask=mask, other=0.0)
     if DROP:
-        site = step + FEED_FORWARD
-        rows *= _token_factors(ids, sequence, start, t, t < N, W, scale, seed, site, threshold, IDS, BLOCK_R, BLOCK_W).to(rows.dtype)
+        site, kept = step + FEED_FORWARD, number(scale).to(rows.dtype)
+        rows *= _token_factors(ids, sequence, start, t, t < N, W, kept, seed, site, threshold, IDS, BLOCK_R, BLOCK_W)
     rows += tl.load(x2 + at, mask=mask, other=0.0)
     if not PRE:
         tl.store(u + at, rows, mask=mask)
@@ -232,8 +232,8 @@ def last_backward_kernel(
         rows = _norm_backward(z, rows, weight, partial, f, mask, W, number(eps).to(z.dtype))
         tl.store(gz + at, rows, mask=mask)
     if DROP:
-        site = step + FEED_FORWARD
-        rows *= _token_factors(ids, sequence, start, t, t < N, W, scale, seed, site, threshold, IDS, BLOCK_R, BLOCK_W).to(rows.dtype)
+        site, kept = step + FEED_FORWARD, number(scale).to(rows.dtype)
+        rows *= _token_factors(ids, sequence, start, t, t < N, W, kept, seed, site, threshold, IDS, BLOCK_R, BLOCK_W)
         tl.store(added + at, rows, mask=mask)
 
 
@@ -252,8 +252,8 @@ def memory_backward_kernel(
         total += tl.sum(tl.load(g + t[:, None] * W + f[None, :], mask=(t < end)[:, None] & (f < W)[None, :], other=0.0), 0)
     if DROP:
         one = tl.zeros([1], tl.int64)
-        factor = _factors(ids, one + s, one + tile, scale, seed, step + MEMORY, threshold, IDS, 1, 64)
-        total *= tl.sum(factor, 0).to(total.dtype)
+        kept = number(scale).to(total.dtype)
+        total *= tl.sum(_factors(ids, one + s, one + tile, kept, seed, step + MEMORY, threshold, IDS, 1, 64), 0)
     tl.store(gm + s * W + f, total, mask=f < W)
 
 
