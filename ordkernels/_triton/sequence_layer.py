@@ -209,9 +209,10 @@ def signatures() -> Iterator[tuple[Any, ...]]:
         yield from (case(*each) for each in attention_signatures(t))
         for kind in range(3) if t == "*fp32" else (2,):
             yield case(kernels.activation_kernel, t, {"KIND": kind, "BACKWARD": True, "BLOCK": BLOCK}, {"num_warps": 4})
-        yield case(kernels.memory_backward_kernel, t, {"IDS": True, "DROP": True, "BLOCK_N": 16}, {"num_warps": 4})
-        for W, pre in ((64, False), (1024, True))[: 2 if t == "*fp32" else 1]:
-            tile, options = row_tile(W)
+    yield case(kernels.memory_backward_kernel, "*fp32", {"IDS": True, "DROP": True, "BLOCK_N": 16}, {"num_warps": 4})
+    every, largest = ("norm", "norm_backward", "middle", "middle_backward", "last", "last_backward"), ("norm_backward", "middle_backward")
+    for t, W, pre, names in (("*fp32", 64, False, every), ("*fp32", 1024, True, largest), ("*fp64", 64, False, largest)):
+        tile, options = row_tile(W)
+        for name in names:
             constants = {"PRE": pre, "MEMORY": True, "IDS": True, "DROP": True, **tile}
-            for name in ("norm", "norm_backward", "middle", "middle_backward", "last", "last_backward"):
-                yield case(getattr(kernels, f"{name}_kernel"), t, constants, options)
+            yield case(getattr(kernels, f"{name}_kernel"), t, constants, options)
