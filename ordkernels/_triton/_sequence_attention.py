@@ -86,14 +86,12 @@ def _attend(
 
 
 @triton.jit
-def _sequences_of(start, end, t, first, N, BLOCK: tl.constexpr):
-    """Of the tokens t from `first` on: where their sequences start and end, and where the first starts and the last ends."""
-    mask = t < N
-    q_start = tl.load(start + t, mask=mask, other=0)
-    q_end = tl.load(end + t, mask=mask, other=0)
-    last = tl.minimum(first + BLOCK, N)
-    begin, stop = tl.load(start + first), tl.load(end + last - 1)
-    return q_start, q_end, begin, stop, last
+def _program(start, end, N, BLOCK: tl.constexpr):
+    """(tokens, where the sequence of each starts and ends, where that of the first starts and that of the last ends, first, last + 1)."""
+    first = tl.program_id(0).to(tl.int64) * BLOCK
+    t, last = first + tl.arange(0, BLOCK), tl.minimum(first + BLOCK, tl.cast(N, tl.int64))
+    t_start, t_end = tl.load(start + t, mask=t < N, other=0), tl.load(end + t, mask=t < N, other=0)
+    return t, t_start, t_end, tl.load(start + first), tl.load(end + last - 1), first, last
 
 
 @triton.jit(do_not_specialize=["scale", "N"])
@@ -102,10 +100,8 @@ def attention_kernel(
     CAUSAL: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr, PART: tl.constexpr,
 ):  # fmt: skip
     """qkv [N, 3 W] -> the heads' outputs [N, W]."""
-    first = tl.program_id(0).to(tl.int64) * BLOCK_Q
-    t, d = first + tl.arange(0, BLOCK_Q), tl.arange(0, BLOCK_D)
-    N, W = tl.cast(N, tl.int64), tl.cast(W, tl.int64)
-    q_start, q_end, begin, stop, last = _sequences_of(start, end, t, first, N, BLOCK_Q)
+    t, q_start, q_end, begin, stop, _first, last = _program(start, end, N, BLOCK_Q)
+    d, N, W = tl.arange(0, BLOCK_D), tl.cast(N, tl.int64), tl.cast(W, tl.int64)
     if CAUSAL:
         stop = last
     place = tl.program_id(1).to(tl.int64) * head
@@ -127,14 +123,12 @@ def attention_queries_kernel(
 
     terms [heads, 3, N]: each query's largest score, 1 / its sum of exponentials, and the product of its output and its gradient.
     """
-    first = tl.program_id(0).to(tl.int64) * BLOCK_Q
-    t, d = first + tl.arange(0, BLOCK_Q), tl.arange(0, BLOCK_D)
-    N, W = tl.cast(N, tl.int64), tl.cast(W, tl.int64)
-    q_start, q_end, begin, stop, last = _sequences_of(start, end, t, first, N, BLOCK_Q)
+    t, q_start, q_end, begin, stop, _first, last = _program(start, end, N, BLOCK_Q)
+    d, N, W = tl.arange(0, BLOCK_D), tl.cast(N, tl.int64), tl.cast(W, tl.int64)
     if CAUSAL:
         stop = last
     which, row = tl.program_id(1).to(tl.int64), 3 * W
-    place = which * head
+    place = which * head  # the head's first column
     DTYPE: tl.constexpr = qkv.dtype.element_ty
     size = number(scale).to(DTYPE)
     q, k, v, g = qkv + place, qkv + W + place, qkv + 2 * W + place, go + place
@@ -174,14 +168,12 @@ def attention_keys_kernel(
     CAUSAL: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr, PART: tl.constexpr,
 ):  # fmt: skip
     """The gradients of keys and values in gqkv [N, 3 W]: here BLOCK_Q keys, and the queries that see them, BLOCK_K at a time."""
-    first = tl.program_id(0).to(tl.int64) * BLOCK_Q
-    t, d = first + tl.arange(0, BLOCK_Q), tl.arange(0, BLOCK_D)
-    N, W = tl.cast(N, tl.int64), tl.cast(W, tl.int64)
-    k_start, k_end, begin, stop, _last = _sequences_of(start, end, t, first, N, BLOCK_Q)
+    t, k_start, k_end, begin, stop, first, _last = _program(start, end, N, BLOCK_Q)
+    d, N, W = tl.arange(0, BLOCK_D), tl.cast(N, tl.int64), tl.cast(W, tl.int64)
     if CAUSAL:
         begin = first
     which, row = tl.program_id(1).to(tl.int64), 3 * W
-    place = which * head
+    place = which * head  # the head's first column
     DTYPE: tl.constexpr = qkv.dtype.element_ty
     size = number(scale).to(DTYPE)
     query, grad = qkv + place, go + place
