@@ -115,6 +115,9 @@ class ValueDecoder(nn.Module):
         x = self.embed(inputs)
         if memory.dim() != 2 or list(memory.shape) != [x.shape[0], self.memory_width]:
             raise ValueError(f"memory: expected [B, M] = {[x.shape[0], self.memory_width]}, got {list(memory.shape)}")
+        B, T, d = x.shape
+        if T and self.kernel_serves(memory):  # later tokens act on no earlier one, so that rows of one length need no mask
+            return self._layers_packed(x.reshape(B * T, d), memory, torch.arange(B + 1, device=x.device) * T).view(B, T, -1)
         m = memory if self.memory is None else self.memory(memory)
         for layer in self.layers:
             x = layer(x, m)
@@ -131,6 +134,9 @@ class ValueDecoder(nn.Module):
         if self.position is not None:
             N, lengths = len(x), offsets.diff()
             x = x + self.position[torch.arange(N, device=x.device) - torch.repeat_interleave(offsets[:-1], lengths, output_size=N)]
+        return self._layers_packed(x, memory, offsets)
+
+    def _layers_packed(self, x: Tensor, memory: Tensor, offsets: Tensor) -> Tensor:
         m = memory if self.memory is None else self.memory(memory)
         layers: Any = self.layers
         for layer in layers:
