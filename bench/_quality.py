@@ -35,8 +35,8 @@ def parser(doc: str | None, *, seeds: Sequence[int], draws: int, draws_help: str
     return out
 
 
-def results_file(args: argparse.Namespace, system: str) -> Path:
-    return args.json or RESULTS / f"quality_{system}{'_ablations' if args.ablations else ''}.json"
+def results_file(args: argparse.Namespace, system: str, *, validation: bool = False) -> Path:
+    return args.json or RESULTS / f"quality_{system}{'_ablations' if args.ablations else ''}{'_validation' if validation else ''}.json"
 
 
 def read(file: Path) -> dict[str, Any]:
@@ -64,6 +64,24 @@ def about(args: argparse.Namespace) -> dict[str, Any]:
             "python": platform.python_version(),
         },
     }
+
+
+# Of KuaiRand's loaders: the last training day is scored, the days before it are trained on.
+VALIDATION_DAY: dict[str, Any] = {"train_dates": (20220425, 20220429), "test_dates": (20220430, 20220430)}
+
+
+def held_out(train: Split, order: Tensor) -> tuple[Split, Split]:
+    """All rows but the last fifth in this order, and that fifth."""
+    kept, held = order[: len(order) - len(order) // 5], order[len(order) - len(order) // 5 :]
+    return {k: v[kept] for k, v in train.items()}, {k: v[held] for k, v in train.items()}
+
+
+def numbers(rows: Split, *, grouped: bool = True) -> np.ndarray:
+    """What the networks see of the rows, ids apart, as boosting reads it: ``[N, columns]``."""
+    parts = [rows["dense"]]
+    if grouped:
+        parts += [rows["q_user"], rows["q_item"], torch.stack((rows["has_user"], rows["has_item"]), dim=1)]
+    return torch.cat(parts, dim=1).numpy()
 
 
 def every(split: Split, n: int) -> Split:

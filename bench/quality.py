@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from _quality import RESULTS, Split, about, parser, read, write
+from _quality import RESULTS, VALIDATION_DAY, Split, about, held_out, numbers, parser, read, write
 from torch import Tensor
 
 from ordkernels import ops
@@ -104,7 +104,7 @@ def load(name: str, seed: int, args: Any) -> Task:
     """The rows of training and of scoring; a log is split by time, the same for every seed, a table at random by the seed."""
     grouped = name not in TABLES
     if name == "kuairand" and not args.test:
-        train, scored = kuairand(train_dates=(20220425, 20220429), test_dates=(20220430, 20220430))
+        train, scored = kuairand(**VALIDATION_DAY)
     else:
         loaders: dict[str, Callable[[], tuple[Split, Split]]] = {
             "kuairand": kuairand,
@@ -112,17 +112,12 @@ def load(name: str, seed: int, args: Any) -> Task:
         }
         train, scored = loaders[name]() if name in loaders else ordinal(name, split=seed)
         if not args.test:
-            train, scored = held_out(train, seed, by_time=grouped)
+            N = len(train["y"])
+            order = torch.arange(N) if grouped else torch.randperm(N, generator=torch.Generator().manual_seed(seed))
+            train, scored = held_out(train, order)
     if args.quick:
         train, scored = ({k: v[::8] for k, v in part.items()} for part in (train, scored))
     return Task(train, scored, 0.01 if name == "cdnow" else 0.001 if name == "kuairand" else 1.0, grouped)
-
-
-def held_out(train: Split, seed: int, *, by_time: bool) -> tuple[Split, Split]:
-    N = len(train["y"])
-    order = torch.arange(N) if by_time else torch.randperm(N, generator=torch.Generator().manual_seed(seed))
-    kept, held = order[: N - N // 5], order[N - N // 5 :]
-    return {k: v[kept] for k, v in train.items()}, {k: v[held] for k, v in train.items()}
 
 
 def sizes(task: Task) -> tuple[int, int, int]:
@@ -212,14 +207,9 @@ def boosted_quantiles(task: Task, seed: int, n: int) -> Prediction:
 def _boosted(task: Task, **options: Any) -> Tensor:
     from sklearn.ensemble import HistGradientBoostingRegressor
 
-    def table(rows: Split) -> np.ndarray:
-        parts = [rows["dense"]]
-        if task.grouped:
-            parts += [rows["q_user"], rows["q_item"], torch.stack((rows["has_user"], rows["has_item"]), dim=1)]
-        return torch.cat(parts, dim=1).numpy()
-
-    model = HistGradientBoostingRegressor(**options).fit(table(task.train), np.log1p(task.train["y"].numpy()))
-    return torch.from_numpy(np.expm1(model.predict(table(task.scored)))).clamp_min(0)
+    train, scored = (numbers(rows, grouped=task.grouped) for rows in (task.train, task.scored))
+    model = HistGradientBoostingRegressor(**options).fit(train, np.log1p(task.train["y"].numpy()))
+    return torch.from_numpy(np.expm1(model.predict(scored))).clamp_min(0)
 
 
 MODELS: dict[str, tuple[Maker, bool]] = {  # and whether a seed changes them

@@ -18,7 +18,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from _quality import RESULTS, Predictor, Split, WatchTimeScores, about, every, generative, parser, point, read, results_file, summary, write
+from _quality import (
+    RESULTS,
+    Predictor,
+    Split,
+    WatchTimeScores,
+    about,
+    every,
+    generative,
+    numbers,
+    parser,
+    point,
+    read,
+    results_file,
+    summary,
+    write,
+)
 from torch import Tensor
 
 import ordkernels
@@ -135,13 +150,9 @@ def boosting(train: Split, seed: int) -> Callable[[Split], Tensor]:
     """scikit-learn's histogram boosting of the median of log1p(y) on all that FlowTime sees, ids apart."""
     from sklearn.ensemble import HistGradientBoostingRegressor
 
-    def table(rows: Split) -> np.ndarray:
-        flags = torch.stack((rows["has_user"], rows["has_item"]), dim=1)
-        return torch.cat((rows["dense"], rows["q_user"], rows["q_item"], flags), dim=1).numpy()
-
     model = HistGradientBoostingRegressor(loss="absolute_error", max_iter=300, random_state=seed)
-    model.fit(table(train), np.log1p(train["y"].numpy()))
-    return lambda rows: torch.from_numpy(np.expm1(model.predict(table(rows)))).clamp_min(0).float()
+    model.fit(numbers(train), np.log1p(train["y"].numpy()))
+    return lambda rows: torch.from_numpy(np.expm1(model.predict(numbers(rows)))).clamp_min(0).float()
 
 
 def line(name: str, entry: dict[str, Any]) -> str:

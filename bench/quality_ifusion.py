@@ -16,12 +16,10 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from _quality import RESULTS, Split, about, every, parser, read, summary, write
+from _quality import VALIDATION_DAY, Split, about, every, held_out, numbers, parser, read, results_file, summary, write
 from torch import Tensor
 
 from ordkernels import ops
@@ -56,7 +54,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 def main() -> None:
     args = arguments()
     torch.set_num_threads(args.threads)
-    file = args.json or results_file(args)
+    file = results_file(args, "ifusion_movielens" if args.movielens else "ifusion", validation=not args.test)
     report = ({} if args.fresh else read(file)) or {"models": {}}
     train, test = rows_of(args)
     sizes = (*n_ids(train, test), train["dense"].shape[1])
@@ -87,18 +85,9 @@ def main() -> None:
 def rows_of(args: argparse.Namespace) -> tuple[Split, Split]:
     """Of training and of scoring, split by time."""
     if not args.movielens:
-        return kuairand_sessions() if args.test else kuairand_sessions(train_dates=(20220425, 20220429), test_dates=(20220430, 20220430))
+        return kuairand_sessions() if args.test else kuairand_sessions(**VALIDATION_DAY)
     train, test = movielens(args.movielens)
-    if args.test:
-        return train, test
-    order = train["time_ms"].argsort(stable=True)
-    kept, held = order[: len(order) - len(order) // 5], order[len(order) - len(order) // 5 :]
-    return {k: v[kept] for k, v in train.items()}, {k: v[held] for k, v in train.items()}
-
-
-def results_file(args: argparse.Namespace) -> Path:
-    parts = ("_movielens", args.movielens), ("_ablations", args.ablations), ("_validation", not args.test)
-    return RESULTS / f"quality_ifusion{''.join(name for name, on in parts if on)}.json"
+    return (train, test) if args.test else held_out(train, train["time_ms"].argsort(stable=True))
 
 
 def run(
@@ -117,15 +106,11 @@ def boosting(seed: int, train: Split, test: Split) -> dict[str, float]:
     """scikit-learn's histogram boosting on the rows' own numbers: no ids, no histories, no sessions."""
     from sklearn.ensemble import HistGradientBoostingClassifier
 
-    def table(rows: Split) -> np.ndarray:
-        flags = torch.stack((rows["has_user"], rows["has_item"]), dim=1)
-        return torch.cat((rows["dense"], rows["q_user"], rows["q_item"], flags), dim=1).numpy()
-
     started = time.perf_counter()
     model = HistGradientBoostingClassifier(max_iter=300, learning_rate=0.05, early_stopping=True, random_state=seed)
-    model.fit(table(train), train["click"].numpy())
+    model.fit(numbers(train), train["click"].numpy())
     trained = time.perf_counter()
-    p = torch.from_numpy(model.predict_proba(table(test))[:, 1])
+    p = torch.from_numpy(model.predict_proba(numbers(test))[:, 1])
     return scores(p, test, trained - started, time.perf_counter() - trained)
 
 
@@ -143,9 +128,8 @@ def summarize(report: dict[str, Any], args: argparse.Namespace, rows: tuple[int,
         for r in entry["runs"]:
             for key, name in RIVALS.items():
                 r[key] = ops.relaimpr(r["auc"], of_seed[name].get(r["seed"], float("nan")))
-        numbers = [{k: v for k, v in r.items() if k != "how"} for r in entry["runs"]]
-        if numbers:
-            entry.update(summary(numbers))
+        if entry["runs"]:
+            entry.update(summary([{k: v for k, v in r.items() if k != "how"} for r in entry["runs"]]))
     report["about"] = about(args) | {
         "kind": "clicks",
         "data": "MovieLens-100K" if args.movielens else "KuaiRand-Pure",
