@@ -4,6 +4,8 @@ Coefficients of per-row levels are computed in fp64, as on every backend; those 
 tensors a single level becomes one per row.
 """
 
+import functools
+
 import torch
 import triton
 import triton.language as tl
@@ -51,24 +53,30 @@ def tile_offsets(R, K, D, tiles, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr):
     return r, first // K + k // K, (k % K).to(tl.int64), tile, r[:, None] * D + d[None, :], row_mask, row_mask[:, None] & (d < D)[None, :]
 
 
+@functools.lru_cache
+def _tile(D: int) -> tuple[int, int, int]:
+    """(BLOCK_R, BLOCK_D, tiles of a row)."""
+    block_d = min(max(4, next_power_of_2(D)), TILE)
+    return TILE // block_d, block_d, cdiv(D, block_d)
+
+
 class DiffusionRows:
     """Rows [B, D] or [B, K, D], their levels, and the tiles over them."""
 
     def __init__(self, rows: Tensor, levels: tuple[tuple[Tensor | None, float], ...]) -> None:
-        self.B, self.K, self.D = rows.shape[0], rows.shape[1] if rows.dim() == 3 else 1, rows.shape[-1]
+        self.B, *middle, self.D = shape = rows.shape
+        self.K = middle[0] if middle else 1
         self.R = self.B * self.K
-        is_double = rows.dtype == torch.float64
+        is_double = rows.dtype is torch.float64
         self.acc, self.tl_acc = (torch.float64, tl.float64) if is_double else (torch.float32, tl.float32)
         self.per_row = is_double or any(t is not None for t, _ in levels)  # a kernel's scalars are fp32
         self.levels, self.strides = [], []
         for t, number in levels:
             if self.per_row and t is None:
-                t = rows.new_full((), number, dtype=torch.float64).expand(rows.shape[:-1])
+                t = rows.new_full((), number, dtype=torch.float64).expand(shape[:-1])
             self.levels.append(rows if t is None else t)
-            self.strides += [0, 0] if t is None else [t.stride(0), t.stride(1) if t.dim() == 2 else 0]
-        self.block_d = min(max(4, next_power_of_2(self.D)), TILE)
-        self.block_r = max(1, TILE // self.block_d)
-        self.tiles = cdiv(self.D, self.block_d)
+            self.strides += (0, 0) if t is None else (*t.stride(), 0)[:2]
+        self.block_r, self.block_d, self.tiles = _tile(self.D)
 
     def grid(self, rows: int) -> tuple[int]:
         return (cdiv(rows, self.block_r) * self.tiles,)

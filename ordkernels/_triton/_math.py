@@ -3,7 +3,7 @@
 No libdevice: its functions cannot run in Triton's interpreter. ``x.dtype`` picks the number of terms at compile time.
 """
 
-import struct
+from struct import Struct
 
 import triton
 import triton.language as tl
@@ -12,11 +12,12 @@ UNCONSTRAINED = tl.constexpr(0)
 SMOOTH = tl.constexpr(2)  # 1, constrained, is what remains
 SMOOTH_SHIFT = tl.constexpr(0.5413248546129181)  # ln(e - 1)
 INVERSE_E = tl.constexpr(0.36787944117144233)
+_FP64, _INT64 = Struct("<d"), Struct("<q")
 
 
 def number_bits(x: float) -> int:
     """A number as a kernel takes it: Triton passes floats in fp32, and compiles a kernel anew for each value of a constant."""
-    bits: int = struct.unpack("<q", struct.pack("<d", x))[0]
+    bits: int = _INT64.unpack(_FP64.pack(x))[0]
     return bits
 
 

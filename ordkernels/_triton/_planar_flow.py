@@ -1,5 +1,7 @@
 """What the kernels of planar flows share: loads, offsets and masks of a program, strides of groups, sizes of tiles."""
 
+import functools
+
 import torch
 import triton
 import triton.language as tl
@@ -52,6 +54,7 @@ def max_registers(newton: bool, accumulate: bool) -> int | None:
     return 128 if newton else 255 if accumulate else None
 
 
+@functools.lru_cache
 def tile(N: int, D: int, dtype: torch.dtype, backward: bool) -> tuple[int, int, int, int]:
     """(BLOCK_G, BLOCK_N, BLOCK_D, num_warps). A forward loads 16 bytes a thread of 2-byte rows too; a backward has no registers for it."""
     block_d = next_power_of_2(D)

@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ._launch import launch, output_like
 from ._math import layer_gradients, layer_terms, log_det_slopes, tanh_sech2
 from ._planar_flow import DTYPES, grouped, load_as, max_registers, offsets_and_masks, tile, with_strides
 from ._sizes import cdiv
@@ -154,7 +155,7 @@ def launch_backward(
     z: Tensor, act: Tensor, u: Tensor, w: Tensor, gz: Tensor, gl: Tensor, mode: int, inverse: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     K, D = u.shape[-2:]
-    out = z.new_empty(z.shape)
+    out = output_like(z)
     if z.numel() == 0:
         return out, torch.zeros_like(u, memory_format=torch.contiguous_format), w.new_zeros(w.shape), u.new_zeros(u.shape[:-1])
     shared, dtype, shape = u.dim() == 2, u.dtype, u.shape
@@ -169,13 +170,13 @@ def launch_backward(
     slots = max(1, min(tiles, PARTIALS // cdiv(G, block_g)))
     accumulate = tiles > 1
     like = act if accumulate else u
-    gu, gw, gb = (like.new_empty((slots, G, K, *last)) for last in ((D,), (D,), ()))
-    with torch.cuda.device_of(z):
-        backward_kernel[(cdiv(G, block_g) * slots,)](
-            z, act, u, w, gz, gl, out, gu, gw, gb, G, N, D, z_g, z_n, u_g, u_k, w_g, w_k, o_g, o_n, slots,
-            K, mode, inverse, min(K, REGISTER_LAYERS), block_g, block_n, block_d, accumulate, K * max(u_k, w_k) >= 1 << 31,
-            num_warps=warps, num_stages=1, maxnreg=max_registers(False, accumulate if block_d <= 1024 else False),
-        )  # fmt: skip
+    gu, gw, gb = like.new_empty(slots, G, K, D), like.new_empty(slots, G, K, D), like.new_empty(slots, G, K)
+    launch(
+        backward_kernel, (cdiv(G, block_g) * slots,),
+        z, act, u, w, gz, gl, out, gu, gw, gb, G, N, D, z_g, z_n, u_g, u_k, w_g, w_k, o_g, o_n, slots,
+        K, mode, inverse, min(K, REGISTER_LAYERS), block_g, block_n, block_d, accumulate, K * max(u_k, w_k) >= 1 << 31,
+        num_warps=warps, num_stages=1, maxnreg=max_registers(False, accumulate if block_d <= 1024 else False),
+    )  # fmt: skip
     if accumulate:
         gu, gw, gb = ((t.sum(0) if slots > 1 else t).to(dtype) for t in (gu, gw, gb))
     return out, gu.view(shape), gw.view(shape), gb.view(shape[:-1])

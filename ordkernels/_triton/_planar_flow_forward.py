@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ._launch import launch, output_like
 from ._math import layer_terms, log_abs_det, solve_layer, tanh_sech2
 from ._planar_flow import DTYPES, grouped, load_as, max_registers, offsets_and_masks, tile, with_strides
 from ._sizes import cdiv
@@ -83,8 +84,9 @@ def forward_kernel(
 def launch_forward(z: Tensor, u: Tensor, w: Tensor, b: Tensor, mode: int, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
     K, D = u.shape[-2:]
     acc = torch.float64 if z.dtype == torch.float64 else torch.float32
-    out = z.new_empty(z.shape)
-    log_det, act = z.new_empty(z.shape[:-1], dtype=acc), z.new_empty((*z.shape[:-1], K), dtype=acc)
+    out = output_like(z)
+    *rows, _ = z.shape
+    log_det, act = z.new_empty(*rows, dtype=acc), z.new_empty(*rows, K, dtype=acc)
     if z.numel() == 0:
         return out, log_det, act
     z, G, N, z_g, z_n = grouped(z, u.dim() == 2)
@@ -92,12 +94,12 @@ def launch_forward(z: Tensor, u: Tensor, w: Tensor, b: Tensor, mode: int, invers
     w, w_g, w_k = with_strides(w)
     b_g, b_k = (b.stride(0), b.stride(1)) if b.dim() == 2 else (0, b.stride(0))
     block_g, block_n, block_d, warps = tile(N, D, z.dtype, False)
-    with torch.cuda.device_of(z):
-        forward_kernel[(cdiv(G, block_g) * cdiv(N, block_n),)](
-            z, u, w, b, out, log_det, act, G, N, D, z_g, z_n, u_g, u_k, w_g, w_k, b_g, b_k,
-            K, mode, inverse, _unrolled(K, inverse), block_g, block_n, block_d,
-            num_warps=warps, num_stages=1, maxnreg=max_registers(inverse, False),
-        )  # fmt: skip
+    launch(
+        forward_kernel, (cdiv(G, block_g) * cdiv(N, block_n),),
+        z, u, w, b, out, log_det, act, G, N, D, z_g, z_n, u_g, u_k, w_g, w_k, b_g, b_k,
+        K, mode, inverse, _unrolled(K, inverse), block_g, block_n, block_d,
+        num_warps=warps, num_stages=1, maxnreg=max_registers(inverse, False),
+    )  # fmt: skip
     return out, log_det, act
 
 

@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ._launch import launch
 from ._math import number, number_bits
 from ._sizes import cdiv, next_power_of_2
 
@@ -220,7 +221,10 @@ def attention(qkv: Tensor, start: Tensor, end: Tensor, heads: int, causal: bool)
     N, W = len(qkv), qkv.shape[1] // 3
     out, (blocks, options) = qkv.new_empty(N, W), tile(W // heads, qkv.dtype == torch.float64)
     scale = number_bits((W // heads) ** -0.5)
-    attention_kernel[(cdiv(N, blocks["BLOCK_Q"]), heads)](qkv, start, end, out, scale, N, W, W // heads, CAUSAL=causal, **blocks, **options)
+    launch(
+        attention_kernel, (cdiv(N, blocks["BLOCK_Q"]), heads), qkv, start, end, out, scale, N, W, W // heads,
+        CAUSAL=causal, **blocks, **options,
+    )  # fmt: skip
     return out
 
 
@@ -231,8 +235,8 @@ def attention_backward(qkv: Tensor, go: Tensor, start: Tensor, end: Tensor, head
     blocks, options = tile(W // heads, qkv.dtype == torch.float64)
     grid, scale = (cdiv(N, blocks["BLOCK_Q"]), heads), number_bits((W // heads) ** -0.5)
     constants = {"CAUSAL": causal, **blocks, **options}
-    attention_queries_kernel[grid](qkv, go, start, end, out, terms, gqkv, scale, N, W, W // heads, **constants)
-    attention_keys_kernel[grid](qkv, go, start, end, terms, gqkv, scale, N, W, W // heads, **constants)
+    launch(attention_queries_kernel, grid, qkv, go, start, end, out, terms, gqkv, scale, N, W, W // heads, **constants)
+    launch(attention_keys_kernel, grid, qkv, go, start, end, terms, gqkv, scale, N, W, W // heads, **constants)
     return out, gqkv
 
 

@@ -22,6 +22,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ._launch import launch, output_like
 from ._math import layer_terms, log_abs_det, tanh_sech2
 from ._sizes import cdiv, next_power_of_2
 from .planar_flow import planar_flow, planar_flow_backward
@@ -85,8 +86,9 @@ def conditional_planar_flow(z: Tensor, h: Tensor, weight: Tensor, bias: Tensor, 
     D, H = z.shape[-1], h.shape[1]
     K = weight.shape[0] // (2 * D + 1)
     acc = torch.float64 if z.dtype == torch.float64 else torch.float32
-    out = z.new_empty(z.shape)
-    log_det, act = z.new_empty(z.shape[:-1], dtype=acc), z.new_empty((*z.shape[:-1], K), dtype=acc)
+    out = output_like(z)
+    *rows, _ = z.shape
+    log_det, act = z.new_empty(*rows, dtype=acc), z.new_empty(*rows, K, dtype=acc)
     if z.numel() == 0:
         return out, log_det, act
     block_b, block_d, block_h, warps = _tile(D, H)
@@ -94,18 +96,18 @@ def conditional_planar_flow(z: Tensor, h: Tensor, weight: Tensor, bias: Tensor, 
         return _forward_slabs(z, h, weight, bias, mode, out, log_det, act)
     z, h, weight, bias = _with_adjacent_columns(z), _with_adjacent_columns(h), _with_adjacent_columns(weight), bias.contiguous()
     B = z.shape[0]
-    with torch.cuda.device_of(z):
-        forward_kernel[(cdiv(B, block_b),)](
-            z, h, weight, bias, out, log_det, act, B, D, H, z.stride(0), h.stride(0), weight.stride(0),
-            K, mode, WIDEN, block_b, block_d, block_h, num_warps=warps, num_stages=1,
-        )  # fmt: skip
+    launch(
+        forward_kernel, (cdiv(B, block_b),),
+        z, h, weight, bias, out, log_det, act, B, D, H, z.stride(0), h.stride(0), weight.stride(0),
+        K, mode, WIDEN, block_b, block_d, block_h, num_warps=warps, num_stages=1,
+    )  # fmt: skip
     return out, log_det, act
 
 
 def conditional_planar_flow_backward(
     z: Tensor, act: Tensor, h: Tensor, weight: Tensor, bias: Tensor, gz: Tensor, gl: Tensor, mode: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    out, gh = z.new_empty(z.shape), h.new_empty(h.shape)
+    out, gh = output_like(z), output_like(h)
     if z.numel() == 0:
         return out, gh.zero_(), weight.new_zeros(weight.shape), bias.new_zeros(bias.shape)
     weight_acc, bias_acc, D = weight.to(act.dtype), bias.to(act.dtype), z.shape[-1]

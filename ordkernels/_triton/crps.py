@@ -13,13 +13,14 @@ import triton.language as tl
 from torch import Tensor
 
 from ..reference import crps as reference
+from ._launch import launch
 from ._rows import LONGEST_SORT, row_tile, sort_rows, sort_tile
 from ._sizes import cdiv
 
 
 @triton.jit
 def crps_kernel(
-    samples, y, value, slopes, B, L: tl.constexpr, per_row, per_pair, SLOPES: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_L: tl.constexpr
+    samples, y, value, slopes, B, per_row, per_pair, L: tl.constexpr, SLOPES: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_L: tl.constexpr
 ):  # per_row = 1 / L, per_pair = 1 / (L^2), or 1 / (L (L - 1)) of different draws
     r = tl.program_id(0).to(tl.int64) * BLOCK_B + tl.arange(0, BLOCK_B)
     l = tl.arange(0, BLOCK_L)  # noqa: E741
@@ -60,14 +61,14 @@ def crps(samples: Tensor, y: Tensor, fair: bool, grad_mask: int) -> tuple[Tensor
     if samples.dtype == torch.float64 or L > LONGEST_SORT:
         return reference.crps(samples, y, fair, grad_mask)
     samples, y = samples.contiguous(), y.contiguous()
-    value, slopes = samples.new_empty(B), samples.new_empty((B if grad_mask else 0, L))
+    value, slopes = samples.new_empty(B), samples.new_empty(B if grad_mask else 0, L)
     if B:
         block_b, block_l = sort_tile(L)
         pairs = L * max(L - 1 if fair else L, 1)
-        with torch.cuda.device_of(samples):
-            crps_kernel[(cdiv(B, block_b),)](
-                samples, y, value, slopes, B, L, 1 / L, 1 / pairs, grad_mask != 0, block_b, block_l, num_warps=4
-            )
+        launch(
+            crps_kernel, (cdiv(B, block_b),),
+            samples, y, value, slopes, B, 1 / L, 1 / pairs, L, grad_mask != 0, block_b, block_l, num_warps=4,
+        )  # fmt: skip
     return value, slopes
 
 
@@ -79,8 +80,7 @@ def crps_backward(slopes: Tensor, g: Tensor, fair: bool, grad_mask: int) -> tupl
     gs, gy = g.new_empty((B, L) if grad_mask & reference.SAMPLES else (0,)), g.new_empty(B if grad_mask & reference.Y else 0)
     if B:
         block_b, block_l = row_tile(L)
-        with torch.cuda.device_of(g):
-            crps_backward_kernel[(cdiv(B, block_b),)](slopes, g, gs, gy, B, L, grad_mask, block_b, block_l, num_warps=4)
+        launch(crps_backward_kernel, (cdiv(B, block_b),), slopes, g, gs, gy, B, L, grad_mask, block_b, block_l, num_warps=4)
     return gs, gy
 
 

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from ..reference.rng import largest_draw
 from ._chain import add_noise, mlp_denoiser, noise_streams
+from ._launch import launch
 from ._noise import noise_source
 from ._sizes import cdiv, next_power_of_2
 
@@ -90,12 +91,12 @@ def denoise_chain(
     row_ids, draw_ids = (t.contiguous() if t is not None else None for t in (row_ids, draw_ids))
     source = noise_source(noise, row_ids, D)
     block_b, block_d, block_h, warps, stages = _blocks(B, D, source)
-    with torch.cuda.device_of(x):
-        chain_kernel[(cdiv(B, block_b),)](
-            x, shift, times, w_in, w_out, b_out.contiguous(), step_coefficients, noise, row_ids, draw_ids, x_0, states,
-            B, D, H, S, K, w_in.stride(0), clip, seed, largest_draw(D),
-            source, draw_ids is not None, block_b, block_d, block_h, num_warps=warps, num_stages=stages,
-        )  # fmt: skip
+    launch(
+        chain_kernel, (cdiv(B, block_b),),
+        x, shift, times, w_in, w_out, b_out.contiguous(), step_coefficients, noise, row_ids, draw_ids, x_0, states,
+        B, D, H, S, K, w_in.stride(0), clip, seed, largest_draw(D),
+        source, draw_ids is not None, block_b, block_d, block_h, num_warps=warps, num_stages=stages,
+    )  # fmt: skip
     return x_0, states
 
 

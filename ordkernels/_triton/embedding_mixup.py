@@ -13,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..reference import embedding_mixup as reference
+from ._launch import launch
 from ._sizes import cdiv
 from ._window_softmax import BLOCK_R, BLOCK_V, PROGRAMS, softmax_terms, window_exps
 
@@ -128,12 +129,12 @@ def embedding_mixup(logits: Tensor, embedding: Tensor, window: int, first: int) 
     if logits.dtype == torch.float64:
         return reference.embedding_mixup(logits, embedding, window, first)
     (R, V), E = logits.shape, embedding.shape[1]
-    x, table, out = logits.contiguous(), embedding.contiguous(), embedding.new_empty((R, E))
+    x, table, out = logits.contiguous(), embedding.contiguous(), embedding.new_empty(R, E)
     if R:
-        with torch.cuda.device_of(x):
-            mixup_kernel[(cdiv(R, BLOCK_R), cdiv(E, BLOCK_E))](
-                x, table, out, R, V, E, first, window // 2, window < 0, BLOCK_R, BLOCK_V, BLOCK_E, num_warps=4
-            )  # fmt: skip
+        launch(
+            mixup_kernel, (cdiv(R, BLOCK_R), cdiv(E, BLOCK_E)),
+            x, table, out, R, V, E, first, window // 2, window < 0, BLOCK_R, BLOCK_V, BLOCK_E, num_warps=4,
+        )  # fmt: skip
     return out
 
 
@@ -145,19 +146,19 @@ def embedding_mixup_backward(
     (R, V), E = logits.shape, embedding.shape[1]
     x, table, g = logits.contiguous(), embedding.contiguous(), g.contiguous()
     gx, gt = x.new_empty((R, V) if grad_mask & 1 else 0), table.new_empty(0)
-    windows, terms = x.new_empty((R, 2), dtype=torch.int32), x.new_empty((R, 2), dtype=torch.float32)
+    windows, terms = x.new_empty(R, 2, dtype=torch.int32), x.new_empty(R, 2, dtype=torch.float32)
     sizes, blocks = (R, V, E, BLOCK_R, BLOCK_V), cdiv(R, BLOCK_R)
-    with torch.cuda.device_of(x):
-        terms_kernel[(blocks,)](x, windows, terms, R, V, first, window // 2, window < 0, BLOCK_R, BLOCK_V, num_warps=4)
-        if grad_mask & 1:
-            mixup_logits_kernel[(blocks,)](x, table, g, windows, terms, gx, *sizes, BLOCK_E_BACKWARD, num_warps=4, num_stages=1)
-        if grad_mask & 2:
-            programs = min(blocks, PROGRAMS)
-            partials = x.new_empty((programs, V, E), dtype=torch.float32)
-            mixup_table_kernel[(programs, cdiv(V, BLOCK_V), cdiv(E, BLOCK_E))](
-                x, g, windows, terms, partials, *sizes, BLOCK_E, num_warps=4, num_stages=2
-            )
-            gt = partials.sum(0).to(table.dtype)
+    launch(terms_kernel, (blocks,), x, windows, terms, R, V, first, window // 2, window < 0, BLOCK_R, BLOCK_V, num_warps=4)
+    if grad_mask & 1:
+        launch(mixup_logits_kernel, (blocks,), x, table, g, windows, terms, gx, *sizes, BLOCK_E_BACKWARD, num_warps=4, num_stages=1)
+    if grad_mask & 2:
+        programs = min(blocks, PROGRAMS)
+        partials = x.new_empty(programs, V, E, dtype=torch.float32)
+        launch(
+            mixup_table_kernel, (programs, cdiv(V, BLOCK_V), cdiv(E, BLOCK_E)),
+            x, g, windows, terms, partials, *sizes, BLOCK_E, num_warps=4, num_stages=2,
+        )  # fmt: skip
+        gt = partials.sum(0).to(table.dtype)
     return gx, gt
 
 

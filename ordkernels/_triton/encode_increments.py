@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from ._increments import clip, compute_dtype
+from ._launch import launch
 from ._sizes import cdiv, next_power_of_2
 
 TILE = 1024  # elements of a program
@@ -60,12 +60,11 @@ def encode_backward_kernel(
 
 def encode_increments(y: Tensor, widths: Tensor) -> Tensor:
     B, K = y.shape[0], widths.shape[-1]
-    out = y.new_empty((B, K))
+    out = y.new_empty(B, K)
     if B:
         y, w = y.contiguous(), widths.contiguous()
         block_b, block_k, warps = _tile(K)
-        with torch.cuda.device_of(y):
-            encode_kernel[(cdiv(B, block_b),)](y, w, out, B, K, w.dim() == 1, block_b, block_k, compute_dtype(y)[1], num_warps=warps)
+        launch(encode_kernel, (cdiv(B, block_b),), y, w, out, B, K, w.dim() == 1, block_b, block_k, compute_dtype(y)[1], num_warps=warps)
     return out
 
 
@@ -77,9 +76,8 @@ def encode_increments_backward(y: Tensor, widths: Tensor, g: Tensor | None, grad
     block_b, block_k, warps = _tile(K)
     programs, shared = cdiv(B, block_b), w.dim() == 1
     gy = y.new_empty(B)
-    gw = y.new_empty((programs, 2, K), dtype=compute_dtype(y)[0]) if shared else w.new_empty(w.shape)
-    with torch.cuda.device_of(y):
-        encode_backward_kernel[(programs,)](y, w, g, gy, gw, B, K, shared, block_b, block_k, compute_dtype(y)[1], num_warps=warps)
+    gw = y.new_empty(programs, 2, K, dtype=compute_dtype(y)[0]) if shared else w.new_empty(w.shape)
+    launch(encode_backward_kernel, (programs,), y, w, g, gy, gw, B, K, shared, block_b, block_k, compute_dtype(y)[1], num_warps=warps)
     if shared:
         inside, above = gw.sum(0)
         gw = (above - (inside.flip(0).cumsum(0).flip(0) - inside)).to(w.dtype)

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from ..reference.rng import largest_draw
 from ._chain import add_noise, mlp_denoiser, noise_streams
+from ._launch import launch
 from ._noise import noise_source
 from ._sizes import cdiv, next_power_of_2
 
@@ -99,13 +100,13 @@ def fusion_chain(
         n = min(ROWS, B - i)
         shift = torch.cat([unguided, *(F.linear(g[i : i + n], w_cond).flatten() for g, _ in guided)])
         ids, draws = (None if t is None else t[i : i + n] for t in (row_ids, draw_ids))
-        with torch.cuda.device_of(x):
-            fusion_kernel[(cdiv(n, BLOCK_B),)](
-                x[i : i + n], shift, mask[i : i + n], times, w_in, w_out, b_out, step_coefficients,
-                None if noise is None else noise[:, i : i + n], ids, draws, x_0[i : i + n],
-                n, B, D, H, S, K, 1 + len(guided), w_in.stride(0), 1 - gamma_cp - gamma_tf, *gammas, seed, largest_draw(D),
-                source, draws is not None, BLOCK_B, block_d, BLOCK_H, num_warps=8, num_stages=1,
-            )  # fmt: skip
+        launch(
+            fusion_kernel, (cdiv(n, BLOCK_B),),
+            x[i : i + n], shift, mask[i : i + n], times, w_in, w_out, b_out, step_coefficients,
+            None if noise is None else noise[:, i : i + n], ids, draws, x_0[i : i + n],
+            n, B, D, H, S, K, 1 + len(guided), w_in.stride(0), 1 - gamma_cp - gamma_tf, *gammas, seed, largest_draw(D),
+            source, draws is not None, BLOCK_B, block_d, BLOCK_H, num_warps=8, num_stages=1,
+        )  # fmt: skip
     return x_0
 
 

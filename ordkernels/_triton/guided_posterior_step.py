@@ -8,12 +8,12 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from ._diffusion import TILE, DiffusionRows, load_level, row_noise, tile_offsets
+from ._launch import launch, output_like
 from ._math import number, number_bits
 from ._noise import EXPLICIT, NO_NOISE
 from ._sizes import next_power_of_2
@@ -140,17 +140,17 @@ def guided_posterior_step(
     x_t: Tensor, f_un: Tensor, f_cp: Tensor, f_tf: Tensor, alpha_bar_t: Tensor | None, alpha_bar_s: Tensor | None, noise: Tensor | None,
     row_ids: Tensor | None, a_t: float, a_s: float, gamma_cp: float, gamma_tf: float, beta: bool, random: bool, seed: int, step: int,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    x_s, f_hat = x_t.new_empty(x_t.shape), x_t.new_empty(x_t.shape)
+    x_s, f_hat = output_like(x_t), output_like(x_t)
     if x_t.numel() == 0:
         return x_s, f_hat
     rows, tensors, coefficients = _common(x_t, f_un, f_cp, f_tf, alpha_bar_t, alpha_bar_s, noise, row_ids, a_t, a_s, beta)
-    with torch.cuda.device_of(x_t):
-        guided_kernel[rows.grid(rows.R)](
-            *tensors, x_s, f_hat, *coefficients, *rows.strides,
-            seed, step, number_bits(gamma_cp), number_bits(gamma_tf), rows.R, rows.K, rows.D, rows.tiles,
-            rows.per_row, beta, gamma_cp != 0, gamma_tf != 0, rows.source(noise, random), row_ids is not None,
-            rows.block_r, rows.block_d, rows.tl_acc, num_warps=8,
-        )  # fmt: skip
+    launch(
+        guided_kernel, rows.grid(rows.R),
+        *tensors, x_s, f_hat, *coefficients, *rows.strides,
+        seed, step, number_bits(gamma_cp), number_bits(gamma_tf), rows.R, rows.K, rows.D, rows.tiles,
+        rows.per_row, beta, gamma_cp != 0, gamma_tf != 0, rows.source(noise, random), row_ids is not None,
+        rows.block_r, rows.block_d, rows.tl_acc, num_warps=8,
+    )  # fmt: skip
     return x_s, f_hat
 
 
@@ -159,20 +159,20 @@ def guided_posterior_step_backward(
     row_ids: Tensor | None, g_xs: Tensor | None, g_f: Tensor | None,
     a_t: float, a_s: float, gamma_cp: float, gamma_tf: float, beta: bool, random: bool, seed: int, step: int, grad_mask: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    grads = [x_t.new_empty(x_t.shape if grad_mask & bit else 0) for bit in (1, 2, 4, 8, 64)]
+    grads = [output_like(x_t) if grad_mask & bit else x_t.new_empty(0) for bit in (1, 2, 4, 8, 64)]
     rows, tensors, coefficients = _common(x_t, f_un, f_cp, f_tf, alpha_bar_t, alpha_bar_s, noise, row_ids, a_t, a_s, beta)
     n = 3 if grad_mask & 48 else 0
     if x_t.numel() == 0:
         return (*grads, x_t.new_zeros((*x_t.shape[:-1], n) if n else 0, dtype=rows.acc))  # type: ignore[return-value]
     parts = rows.new_dots(x_t, n)
     optional = [x_t if g is None else g.contiguous() for g in (g_xs, g_f)]
-    with torch.cuda.device_of(x_t):
-        guided_backward_kernel[rows.grid(rows.R)](
-            *tensors, *optional, *grads, parts, *coefficients, *rows.strides,
-            seed, step, number_bits(gamma_cp), number_bits(gamma_tf), rows.R, rows.K, rows.D, rows.tiles,
-            rows.per_row, beta, gamma_cp != 0, gamma_tf != 0, rows.source(noise, random and n > 0), row_ids is not None,
-            g_xs is not None, g_f is not None, grad_mask, rows.block_r, rows.block_d, rows.tl_acc, num_warps=8,
-        )  # fmt: skip
+    launch(
+        guided_backward_kernel, rows.grid(rows.R),
+        *tensors, *optional, *grads, parts, *coefficients, *rows.strides,
+        seed, step, number_bits(gamma_cp), number_bits(gamma_tf), rows.R, rows.K, rows.D, rows.tiles,
+        rows.per_row, beta, gamma_cp != 0, gamma_tf != 0, rows.source(noise, random and n > 0), row_ids is not None,
+        g_xs is not None, g_f is not None, grad_mask, rows.block_r, rows.block_d, rows.tl_acc, num_warps=8,
+    )  # fmt: skip
     return (*grads, parts[0] if rows.tiles == 1 or not n else parts.sum(0))  # type: ignore[return-value]
 
 

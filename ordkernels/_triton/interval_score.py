@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ._launch import launch
 from ._sizes import cdiv
 
 BLOCK_B = 1024
@@ -54,8 +55,7 @@ def interval_score(lower: Tensor, upper: Tensor, y: Tensor, level: float) -> Ten
     rate = lower.new_full((), 2 / (1 - level))  # a tensor: Triton passes Python numbers in fp32
     out = torch.empty_like(lower)
     if len(lower):
-        with torch.cuda.device_of(lower):
-            interval_score_kernel[(cdiv(len(lower), BLOCK_B),)](lower, upper, y, out, rate, len(lower), BLOCK_B, num_warps=4)
+        launch(interval_score_kernel, (cdiv(len(lower), BLOCK_B),), lower, upper, y, out, rate, len(lower), BLOCK_B, num_warps=4)
     return out
 
 
@@ -66,9 +66,8 @@ def interval_score_backward(
     rate = lower.new_full((), 2 / (1 - level))
     gl, gu, gy = (lower.new_empty(len(lower) if grad_mask & bit else 0) for bit in (1, 2, 4))
     if len(lower):
-        with torch.cuda.device_of(lower):
-            grid = (cdiv(len(lower), BLOCK_B),)
-            interval_score_backward_kernel[grid](lower, upper, y, g, gl, gu, gy, rate, len(lower), grad_mask, BLOCK_B, num_warps=4)
+        grid = (cdiv(len(lower), BLOCK_B),)
+        launch(interval_score_backward_kernel, grid, lower, upper, y, g, gl, gu, gy, rate, len(lower), grad_mask, BLOCK_B, num_warps=4)
     return gl, gu, gy
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..reference._common import compute_dtype, empty_unless
 from ..reference._dropout import threshold_of
+from ._launch import launch
 from ._math import sigmoid
 from ._philox import row_words
 from ._sizes import cdiv
@@ -109,11 +110,11 @@ class _Call:
             tables.append((table[s] if kind == 2 and table is not None else table, None if index is None else index[s], kind))
         (cond, cond_index, has_cond), (time, time_index, has_time) = tables
         ids = None if self.row_ids is None else self.row_ids[s].contiguous()
-        with torch.cuda.device_of(z):
-            activation_kernel[(cdiv(n, BLOCK_R), cdiv(self.H, 64), self.G)](
-                z, dh, cond, time, cond_index, time_index, ids, self.scale, n, self.H, s.start, self.seed, self.threshold,
-                has_cond, has_time, ids is not None, self.threshold > 0, dh is not None, BLOCK_R, num_warps=4,
-            )  # fmt: skip
+        launch(
+            activation_kernel, (cdiv(n, BLOCK_R), cdiv(self.H, 64), self.G),
+            z, dh, cond, time, cond_index, time_index, ids, self.scale, n, self.H, s.start, self.seed, self.threshold,
+            has_cond, has_time, ids is not None, self.threshold > 0, dh is not None, BLOCK_R, num_warps=4,
+        )  # fmt: skip
         return z
 
 

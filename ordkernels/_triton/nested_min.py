@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ._increments import clip, compute_dtype
+from ._launch import launch
 from ._sizes import cdiv
 
 CHUNK = 8  # columns of the scan's tiles
@@ -161,14 +162,14 @@ def _capacity_args(v: Tensor, capacity: Tensor | None, cap: float) -> tuple[Tens
 
 def nested_min(increments: Tensor, widths: Tensor, capacity: Tensor | None, cap: float) -> tuple[Tensor, Tensor]:
     B, K = increments.shape
-    value, out = increments.new_empty(B), increments.new_empty((B, K))
+    value, out = increments.new_empty(B), increments.new_empty(B, K)
     if B:
         v, w = increments.contiguous(), widths.contiguous()
         c, number, capped, has = _capacity_args(v, capacity, cap)
-        with torch.cuda.device_of(v):
-            nested_kernel[(cdiv(B, ROWS),)](
-                v, w, c, number, value, out, B, K, w.dim() == 1, capped, has, ROWS, CHUNK, compute_dtype(v)[1], num_warps=4
-            )  # fmt: skip
+        launch(
+            nested_kernel, (cdiv(B, ROWS),),
+            v, w, c, number, value, out, B, K, w.dim() == 1, capped, has, ROWS, CHUNK, compute_dtype(v)[1], num_warps=4,
+        )  # fmt: skip
     return value, out
 
 
@@ -182,22 +183,22 @@ def nested_min_backward(
     grad_mask: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     B, K = increments.shape
-    gv = increments.new_empty((B, K))
+    gv = increments.new_empty(B, K)
     want_w, shared = bool(grad_mask & 2), widths.dim() == 1
     if not B:
         return gv, widths.new_zeros(widths.shape if want_w else 0), increments.new_empty(0)
     v, w = increments.contiguous(), widths.contiguous()
     programs = cdiv(B, ROWS)
-    gw = v.new_empty((programs, K), dtype=compute_dtype(v)[0]) if shared and want_w else widths.new_empty(widths.shape if want_w else 0)
+    gw = v.new_empty(programs, K, dtype=compute_dtype(v)[0]) if shared and want_w else widths.new_empty(widths.shape if want_w else 0)
     c, number, capped, has = _capacity_args(v, capacity, cap)
     gc = increments.new_empty(B if has else 0)
     gy, go = (v if g is None else g.contiguous() for g in (g_value, g_clipped))
-    with torch.cuda.device_of(v):
-        nested_backward_kernel[(programs,)](
-            v, w, c, number, gy, go, gv, gw, gc, B, K,
-            shared, capped, has, g_value is not None, g_clipped is not None, want_w,
-            ROWS, CHUNK, compute_dtype(v)[1], num_warps=4,
-        )  # fmt: skip
+    launch(
+        nested_backward_kernel, (programs,),
+        v, w, c, number, gy, go, gv, gw, gc, B, K,
+        shared, capped, has, g_value is not None, g_clipped is not None, want_w,
+        ROWS, CHUNK, compute_dtype(v)[1], num_warps=4,
+    )  # fmt: skip
     return gv, gw.sum(0).to(widths.dtype) if shared and want_w else gw, gc if capacity is not None else gc[:0]
 
 

@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ._launch import launch
 from ._rows import row_tile
 from ._sizes import cdiv
 
@@ -63,8 +64,7 @@ def pinball(q: Tensor, y: Tensor, levels: Tensor) -> Tensor:
     if B and L:
         block_b, block_l = row_tile(L)
         grid = cdiv(B, block_b), cdiv(L, block_l)
-        with torch.cuda.device_of(q):
-            pinball_kernel[grid](q, y, levels, out, B, L, stride, block_b, block_l, num_warps=4)
+        launch(pinball_kernel, grid, q, y, levels, out, B, L, stride, block_b, block_l, num_warps=4)
     return out
 
 
@@ -75,8 +75,9 @@ def pinball_backward(q: Tensor, y: Tensor, levels: Tensor, g: Tensor | None, gra
     gq, gy = q.new_empty((B, L) if grad_mask & 1 else (0,)), q.new_zeros(B if grad_mask & 2 else 0)
     if B and L:
         block_b, block_l = row_tile(L)
-        with torch.cuda.device_of(q):
-            pinball_backward_kernel[(cdiv(B, block_b),)](q, y, levels, g, gq, gy, B, L, stride, grad_mask, block_b, block_l, num_warps=8)
+        launch(
+            pinball_backward_kernel, (cdiv(B, block_b),), q, y, levels, g, gq, gy, B, L, stride, grad_mask, block_b, block_l, num_warps=8
+        )
     return gq, gy
 
 

@@ -4,12 +4,12 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from ._diffusion import TILE, DiffusionRows, load_level, tile_offsets
+from ._launch import launch, output_like
 from ._sizes import next_power_of_2
 
 
@@ -84,35 +84,35 @@ def _host_weights(kind: int, t: float) -> tuple[float, float]:
 
 
 def q_sample(x0: Tensor, noise: Tensor, alpha_bar: Tensor | None, a: float, kind: int) -> Tensor:
-    out = noise.new_empty(noise.shape)
+    out = output_like(noise)
     if out.numel() == 0:
         return out
     x0, noise = x0.contiguous(), noise.contiguous()
     rows = DiffusionRows(noise, ((alpha_bar, a),))
-    with torch.cuda.device_of(noise):
-        sample_kernel[rows.grid(rows.R)](
-            x0, noise, rows.levels[0], out, *_host_weights(kind, a), *rows.strides, rows.R, rows.K, rows.D, rows.tiles,
-            rows.per_row, kind == 1, x0.dim() < noise.dim(), rows.block_r, rows.block_d, rows.tl_acc, num_warps=8,
-        )  # fmt: skip
+    launch(
+        sample_kernel, rows.grid(rows.R),
+        x0, noise, rows.levels[0], out, *_host_weights(kind, a), *rows.strides, rows.R, rows.K, rows.D, rows.tiles,
+        rows.per_row, kind == 1, x0.dim() < noise.dim(), rows.block_r, rows.block_d, rows.tl_acc, num_warps=8,
+    )  # fmt: skip
     return out
 
 
 def q_sample_backward(
     x0: Tensor, noise: Tensor, alpha_bar: Tensor | None, g: Tensor | None, a: float, kind: int, grad_mask: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    gx, gn = x0.new_empty(x0.shape if grad_mask & 1 else 0), noise.new_empty(noise.shape if grad_mask & 2 else 0)
+    gx, gn = output_like(x0) if grad_mask & 1 else x0.new_empty(0), output_like(noise) if grad_mask & 2 else noise.new_empty(0)
     rows = DiffusionRows(noise, ((alpha_bar, a),))
     n = 2 if grad_mask & 4 else 0
     if noise.numel() == 0 or g is None:
         return gx.zero_(), gn.zero_(), noise.new_zeros((*noise.shape[:-1], n) if n else 0, dtype=rows.acc)
     x0, noise, g = x0.contiguous(), noise.contiguous(), g.contiguous()
     parts = rows.new_dots(noise, n)
-    with torch.cuda.device_of(noise):
-        sample_backward_kernel[rows.grid(rows.B)](
-            x0, noise, rows.levels[0], g, gx, gn, parts, *_host_weights(kind, a), *rows.strides, rows.B, rows.K, rows.D, rows.tiles,
-            rows.per_row, kind == 1, x0.dim() < noise.dim(), bool(grad_mask & 1), bool(grad_mask & 2), n,
-            rows.block_r, rows.block_d, rows.tl_acc, num_warps=8,
-        )  # fmt: skip
+    launch(
+        sample_backward_kernel, rows.grid(rows.B),
+        x0, noise, rows.levels[0], g, gx, gn, parts, *_host_weights(kind, a), *rows.strides, rows.B, rows.K, rows.D, rows.tiles,
+        rows.per_row, kind == 1, x0.dim() < noise.dim(), bool(grad_mask & 1), bool(grad_mask & 2), n,
+        rows.block_r, rows.block_d, rows.tl_acc, num_warps=8,
+    )  # fmt: skip
     return gx, gn, parts[0] if rows.tiles == 1 or not n else parts.sum(0)
 
 

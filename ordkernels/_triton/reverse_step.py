@@ -7,12 +7,12 @@ import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from ._diffusion import TILE, DiffusionRows, row_noise, tile_offsets
+from ._launch import launch, output_like
 from ._math import number, number_bits
 from ._noise import NO_NOISE
 from ._sizes import next_power_of_2
@@ -138,17 +138,17 @@ class Step(NamedTuple):
 
 def launch_step(x: Tensor, output: Tensor, step: Step, *, whole: bool) -> tuple[Tensor, Tensor]:
     """(x_s, x0); x_s is empty where x0 alone is asked for."""
-    x_s, x0 = x.new_empty(x.shape if whole else 0), x.new_empty(x.shape)
+    x_s, x0 = output_like(x) if whole else x.new_empty(0), output_like(x)
     if x.numel() == 0:
         return x_s, x0
     x, output, rows = x.contiguous(), output.contiguous(), step.rows(x)
     noise, row_ids = (x if t is None else t.contiguous() for t in (step.noise, step.row_ids))
-    with torch.cuda.device_of(x):
-        step_kernel[rows.grid(rows.R)](
-            x, output, *rows.levels, noise, row_ids, x_s, x0, *step.coefficients(rows, whole), *rows.strides, *step.numbers(),
-            rows.R, rows.K, rows.D, rows.tiles, *step.constants(rows, whole, step.random), rows.block_r, rows.block_d, rows.tl_acc,
-            num_warps=8,
-        )  # fmt: skip
+    launch(
+        step_kernel, rows.grid(rows.R),
+        x, output, *rows.levels, noise, row_ids, x_s, x0, *step.coefficients(rows, whole), *rows.strides, *step.numbers(),
+        rows.R, rows.K, rows.D, rows.tiles, *step.constants(rows, whole, step.random), rows.block_r, rows.block_d, rows.tl_acc,
+        num_warps=8,
+    )  # fmt: skip
     return x_s, x0
 
 
@@ -157,18 +157,18 @@ def launch_step_backward(
     whole: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of x, output and noise, as far as wanted, and the products with each row that the levels' gradients are made of."""
-    gx, go, gn = (x.new_empty(x.shape if want else 0) for want in wanted)
+    gx, go, gn = (output_like(x) if want else x.new_empty(0) for want in wanted)
     rows = step.rows(x)
     if x.numel() == 0:
         return gx, go, gn, x.new_zeros((*x.shape[:-1], dots) if dots else 0, dtype=rows.acc)
     x, output, parts = x.contiguous(), output.contiguous(), rows.new_dots(x, dots)
     optional = [x if t is None else t.contiguous() for t in (step.noise, step.row_ids, g_xs, g_x0)]
-    with torch.cuda.device_of(x):
-        step_backward_kernel[rows.grid(rows.R)](
-            x, output, *rows.levels, *optional, gx, go, gn, parts, *step.coefficients(rows, whole), *rows.strides, *step.numbers(),
-            rows.R, rows.K, rows.D, rows.tiles, *step.constants(rows, whole, step.random and dots > 0),
-            g_xs is not None, g_x0 is not None, *wanted, dots, rows.block_r, rows.block_d, rows.tl_acc, num_warps=8,
-        )  # fmt: skip
+    launch(
+        step_backward_kernel, rows.grid(rows.R),
+        x, output, *rows.levels, *optional, gx, go, gn, parts, *step.coefficients(rows, whole), *rows.strides, *step.numbers(),
+        rows.R, rows.K, rows.D, rows.tiles, *step.constants(rows, whole, step.random and dots > 0),
+        g_xs is not None, g_x0 is not None, *wanted, dots, rows.block_r, rows.block_d, rows.tl_acc, num_warps=8,
+    )  # fmt: skip
     return gx, go, gn, parts[0] if rows.tiles == 1 or not dots else parts.sum(0)
 
 

@@ -9,6 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..reference import rng as reference
+from ._launch import launch
 from ._noise import four_to_columns
 from ._philox import normal4, philox4, uniform4
 from ._sizes import cdiv, next_power_of_2
@@ -69,17 +70,17 @@ def _tile(width: int) -> tuple[int, int, int]:
 
 def _noise(row_ids: Tensor, draw_ids: Tensor | None, draw: int, seed: int, step: int, width: int, normal: bool) -> Tensor:
     B = row_ids.shape[0]
-    out = row_ids.new_empty((B, width), dtype=torch.float32)
+    out = row_ids.new_empty(B, width, dtype=torch.float32)
     if B == 0 or width == 0:
         return out
     row_ids = row_ids.contiguous()
     draws = row_ids if draw_ids is None else draw_ids.contiguous()
     block_b, block_q, tiles = _tile(width)
-    with torch.cuda.device_of(row_ids):
-        noise_kernel[(cdiv(B, block_b) * tiles,)](
-            row_ids, draws, out, draw, seed, step, reference.largest_draw(width), B, width, tiles,
-            normal, draw_ids is not None, width % 4 == 0, block_b, block_q, num_warps=4,
-        )  # fmt: skip
+    launch(
+        noise_kernel, (cdiv(B, block_b) * tiles,),
+        row_ids, draws, out, draw, seed, step, reference.largest_draw(width), B, width, tiles,
+        normal, draw_ids is not None, width % 4 == 0, block_b, block_q, num_warps=4,
+    )  # fmt: skip
     return out
 
 
@@ -94,10 +95,9 @@ def random_uniform(row_ids: Tensor, draw_ids: Tensor | None, draw: int, seed: in
 def philox(counter: Tensor, key: Tensor) -> Tensor:
     counter, key = counter.contiguous(), key.contiguous()
     N = counter.shape[0]
-    out = counter.new_empty((N, 4), dtype=torch.int32)
+    out = counter.new_empty(N, 4, dtype=torch.int32)
     if N:
-        with torch.cuda.device_of(counter):
-            philox_kernel[(cdiv(N, 256),)](counter, key, out, N, 256, num_warps=4)
+        launch(philox_kernel, (cdiv(N, 256),), counter, key, out, N, 256, num_warps=4)
     return out
 
 

@@ -19,6 +19,7 @@ from ..reference._common import compute_dtype, empty_unless
 from ..reference._dropout import threshold_of
 from ..reference.sequence_layer import WEIGHTS
 from . import _sequence_rows as kernels
+from ._launch import launch
 from ._math import number_bits
 from ._sequence_attention import attention, attention_backward, attention_signatures
 from ._sizes import cdiv, next_power_of_2
@@ -64,17 +65,18 @@ class _Call:
         found = tuple(self.offsets.new_empty(self.N) for _ in range(3))  # each aligned
         if self.N:
             steps = (self.S - 1).bit_length()
-            kernels.tokens_kernel[(cdiv(self.N, 256),)](self.offsets, *found, self.N, self.S, steps, BLOCK=256, num_warps=4)
+            launch(kernels.tokens_kernel, (cdiv(self.N, 256),), self.offsets, *found, self.N, self.S, steps, BLOCK=256, num_warps=4)
         return found
 
     def rows(self, kernel: Any, *arguments: Any, **constants: Any) -> None:
         """Launch a kernel on all rows."""
-        kernel[(self.programs,)](*arguments, **constants, **self.tile, **self.options)
+        launch(kernel, (self.programs,), *arguments, **constants, **self.tile, **self.options)
 
     def activate(self, h: Tensor, y: Tensor, gy: Tensor | None = None) -> Tensor:
-        kernels.activation_kernel[(cdiv(h.numel(), BLOCK),)](
-            h, y, gy, h.numel(), KIND=self.activation, BACKWARD=gy is not None, BLOCK=BLOCK, num_warps=4
-        )
+        launch(
+            kernels.activation_kernel, (cdiv(h.numel(), BLOCK),),
+            h, y, gy, h.numel(), KIND=self.activation, BACKWARD=gy is not None, BLOCK=BLOCK, num_warps=4,
+        )  # fmt: skip
         return y
 
     def forward(self, save: bool) -> tuple[Tensor, ...]:
@@ -150,9 +152,10 @@ class _Call:
     def _memory_backward(self, g: Tensor) -> Tensor:
         gm = self.x.new_empty(self.S, self.W)
         keys = {"IDS": self.flags["IDS"], "DROP": self.drops}
-        kernels.memory_backward_kernel[(self.S, cdiv(self.W, 64))](
-            g, self.offsets, self.ids, gm, *self.sizes[1:], *self.dropout, **keys, BLOCK_N=16, num_warps=4
-        )
+        launch(
+            kernels.memory_backward_kernel, (self.S, cdiv(self.W, 64)),
+            g, self.offsets, self.ids, gm, *self.sizes[1:], *self.dropout, **keys, BLOCK_N=16, num_warps=4,
+        )  # fmt: skip
         return gm
 
 
@@ -174,11 +177,10 @@ def _norm_gradients(partial: Tensor | None) -> Any:
 def sequence_layer(x: Tensor, memory: Tensor | None, *arguments: Any) -> tuple[Tensor, ...]:
     """The arguments of ``reference.sequence_layer``."""
     *others, grad_mask = arguments
-    with torch.cuda.device_of(x):
-        call = _Call(x, memory, tuple(others))
-        columns = call.W, 3 * call.W, call.W, len(call.linear1[0]), call.W
-        empty = [call.x.new_empty(0, n) for n in columns]
-        y, *saved = call.forward(grad_mask != 0) if call.N else empty
+    call = _Call(x, memory, tuple(others))
+    columns = call.W, 3 * call.W, call.W, len(call.linear1[0]), call.W
+    empty = [call.x.new_empty(0, n) for n in columns]
+    y, *saved = call.forward(grad_mask != 0) if call.N else empty
     qkv, z1, h, z3 = saved if grad_mask else empty[1:]
     return y.to(x.dtype), qkv, z1, h, empty[4] if call.pre else z3
 
@@ -186,9 +188,8 @@ def sequence_layer(x: Tensor, memory: Tensor | None, *arguments: Any) -> tuple[T
 def sequence_layer_backward(x: Tensor, memory: Tensor | None, *arguments: Any) -> tuple[Tensor, ...]:
     """The arguments of ``reference.sequence_layer_backward``."""
     inputs, saved, (*constants, mask) = arguments[: WEIGHTS + 3], arguments[WEIGHTS + 3 : WEIGHTS + 8], arguments[WEIGHTS + 8 :]
-    with torch.cuda.device_of(x):
-        call = _Call(x, memory, (*inputs, *constants))
-        found = call.backward(*saved, mask) if call.N else [None if t is None else torch.zeros_like(t) for t in call.tensors]
+    call = _Call(x, memory, (*inputs, *constants))
+    found = call.backward(*saved, mask) if call.N else [None if t is None else torch.zeros_like(t) for t in call.tensors]
     asked = [t is not None and mask >> i & 1 for i, t in enumerate(found)]
     return tuple(empty_unless(a, x if t is None else t.to(x.dtype)) for a, t in zip(asked, found, strict=True))
 

@@ -24,6 +24,7 @@ from ..reference import value_decode as reference
 from ..reference.rng import largest_draw
 from ._decoder import decoder_layer, layer_norm
 from ._decoder_tokens import EOS, choose_token, read_logits
+from ._launch import launch
 from ._sizes import cdiv, next_power_of_2
 
 MAX_WIDTH = 64  # DP
@@ -127,18 +128,18 @@ def value_decode(
     L = constants.shape[1]
     HP, HDP = _heads(d, heads)
     sample, read_logits = temperature > 0, windowed or mixup != reference.NONE
-    keys = memory.new_empty((2, B, L, steps, HP * HDP))
-    logits = memory.new_empty((B, V)) if read_logits else None
-    with torch.cuda.device_of(memory):
-        decode_kernel[(cdiv(B, BLOCK_B),)](
-            flat, weights[0].contiguous(), weights[1].contiguous(), weights[2].contiguous(), last, _contiguous(position),
-            values.contiguous(), constants, _contiguous(capacity), _contiguous(row_ids), _contiguous(draw_ids), keys[0], keys[1], logits,
-            value, tokens, lengths,
-            B, L, steps, flat.numel() // L, window // 2, eps, (d // heads) ** -0.5, 1 / temperature if sample else 1.0,
-            cap, seed, largest_draw(V),
-            pre, gelu, monotone or capacity is not None or cap < float("inf"), monotone, sample, windowed, mixup,
-            d, heads, V, weights[3 + 8].shape[0], BLOCK_B, HP, HDP, BLOCK_F, BLOCK_V, num_warps=8, num_stages=1,
-        )  # fmt: skip
+    keys = memory.new_empty(2, B, L, steps, HP * HDP)
+    logits = memory.new_empty(B, V) if read_logits else None
+    launch(
+        decode_kernel, (cdiv(B, BLOCK_B),),
+        flat, weights[0].contiguous(), weights[1].contiguous(), weights[2].contiguous(), last, _contiguous(position),
+        values.contiguous(), constants, _contiguous(capacity), _contiguous(row_ids), _contiguous(draw_ids), keys[0], keys[1], logits,
+        value, tokens, lengths,
+        B, L, steps, flat.numel() // L, window // 2, eps, (d // heads) ** -0.5, 1 / temperature if sample else 1.0,
+        cap, seed, largest_draw(V),
+        pre, gelu, monotone or capacity is not None or cap < float("inf"), monotone, sample, windowed, mixup,
+        d, heads, V, weights[3 + 8].shape[0], BLOCK_B, HP, HDP, BLOCK_F, BLOCK_V, num_warps=8, num_stages=1,
+    )  # fmt: skip
     return value, tokens, lengths
 
 

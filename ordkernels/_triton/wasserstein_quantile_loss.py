@@ -13,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..reference import wasserstein_quantile_loss as reference
+from ._launch import launch
 from ._rows import LONGEST_SORT, row_tile, sort_rows, sort_tile
 from ._sizes import cdiv
 
@@ -87,13 +88,13 @@ def wasserstein_quantile_loss(
         return reference.wasserstein_quantile_loss(samples, q_user, q_item, lam, grad_mask)
     samples, q_user, q_item, lam = (t.contiguous() for t in (samples, q_user, q_item, lam))
     loss, slope = samples.new_empty(B), samples.new_empty(B, dtype=torch.float32)
-    signs = samples.new_empty((B if grad_mask else 0, 2, L), dtype=torch.uint8)
+    signs = samples.new_empty(B if grad_mask else 0, 2, L, dtype=torch.uint8)
     if B:
         block_b, block_l = sort_tile(L)
-        with torch.cuda.device_of(samples):
-            wasserstein_kernel[(cdiv(B, block_b),)](
-                samples, q_user, q_item, lam, loss, signs, slope, B, L, grad_mask != 0, block_b, block_l, num_warps=4
-            )
+        launch(
+            wasserstein_kernel, (cdiv(B, block_b),),
+            samples, q_user, q_item, lam, loss, signs, slope, B, L, grad_mask != 0, block_b, block_l, num_warps=4,
+        )  # fmt: skip
     return loss, signs, slope
 
 
@@ -107,8 +108,7 @@ def wasserstein_quantile_loss_backward(signs: Tensor, slope: Tensor, lam: Tensor
     if B:
         block_b, block_l = row_tile(L)
         grid = cdiv(B, block_b), cdiv(L, block_l)
-        with torch.cuda.device_of(g):
-            wasserstein_backward_kernel[grid](signs, slope, lam, g, *grads, glam, B, L, grad_mask, block_b, block_l, num_warps=4)
+        launch(wasserstein_backward_kernel, grid, signs, slope, lam, g, *grads, glam, B, L, grad_mask, block_b, block_l, num_warps=4)
     return *grads, glam
 
 

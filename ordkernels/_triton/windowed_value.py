@@ -13,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..reference import windowed_value as reference
+from ._launch import launch
 from ._sizes import cdiv
 from ._window_softmax import BLOCK_R, BLOCK_V, PROGRAMS, softmax_terms, window_exps
 
@@ -70,8 +71,7 @@ def windowed_value(logits: Tensor, values: Tensor, window: int) -> Tensor:
     R, V = logits.shape
     x, table, out = logits.contiguous(), values.contiguous(), values.new_empty(R)
     if R:
-        with torch.cuda.device_of(x):
-            value_kernel[(cdiv(R, BLOCK_R),)](x, table, out, R, V, window // 2, window < 0, BLOCK_R, BLOCK_V, num_warps=4, num_stages=2)
+        launch(value_kernel, (cdiv(R, BLOCK_R),), x, table, out, R, V, window // 2, window < 0, BLOCK_R, BLOCK_V, num_warps=4, num_stages=2)
     return out
 
 
@@ -83,14 +83,13 @@ def windowed_value_backward(logits: Tensor, values: Tensor, g: Tensor | None, wi
     gx, gt = x.new_empty((R, V) if grad_mask & 1 else 0), table.new_empty(0)
     blocks = cdiv(R, BLOCK_R)
     programs = min(blocks, PROGRAMS)
-    partials = x.new_empty((programs if grad_mask & 2 else 0, V), dtype=torch.float32)
+    partials = x.new_empty(programs if grad_mask & 2 else 0, V, dtype=torch.float32)
     args = (x, table, g, gx, partials, R, V, window // 2)
-    with torch.cuda.device_of(x):
-        if grad_mask & 1:
-            value_backward_kernel[(blocks,)](*args, False, window < 0, BLOCK_R, BLOCK_V, num_warps=4, num_stages=2)
-        if grad_mask & 2:
-            value_backward_kernel[(programs, cdiv(V, BLOCK_V))](*args, True, window < 0, BLOCK_R, BLOCK_V, num_warps=4, num_stages=2)
-            gt = partials.sum(0).to(table.dtype)
+    if grad_mask & 1:
+        launch(value_backward_kernel, (blocks,), *args, False, window < 0, BLOCK_R, BLOCK_V, num_warps=4, num_stages=2)
+    if grad_mask & 2:
+        launch(value_backward_kernel, (programs, cdiv(V, BLOCK_V)), *args, True, window < 0, BLOCK_R, BLOCK_V, num_warps=4, num_stages=2)
+        gt = partials.sum(0).to(table.dtype)
     return gx, gt
 
 

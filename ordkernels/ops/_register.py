@@ -383,7 +383,11 @@ def _with_infinities(kernel: OpOverload, run: Kernel) -> Kernel:
     places = optional_numbers(kernel)
 
     def call(*args: Any) -> Any:
-        return run(*(math.inf if i in places and a is None else a for i, a in enumerate(args)))
+        numbers = list(args)
+        for i in places:
+            if numbers[i] is None:
+                numbers[i] = math.inf
+        return run(*numbers)
 
     return call if places else run
 

@@ -37,9 +37,13 @@ class _Driver:
         """In the place of Triton's launcher of a compiled kernel, which outlives this driver."""
         from triton.runtime import driver
 
+        found: list[Any] = []
+
         def launch(*args: Any) -> None:
-            kernels, *_ = source.fn.device_caches[self.get_current_device()]
-            driver.active.launched.append(next(kernel for kernel in kernels.values() if kernel.src is source))
+            if not found:
+                kernels, *_ = source.fn.device_caches[self.get_current_device()]
+                found.extend(kernel for kernel in kernels.values() if kernel.src is source)
+            driver.active.launched.append(found[0])
 
         return launch
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -85,3 +86,12 @@ def test_a_process_that_hangs_or_crashes_costs_its_op_alone(smoke, tmp_path, mon
     crashed = {"backend": "triton", "op": "crps", "case": "the process", "ok": False, "why": why}
     assert sorted(map(str, lines(out))) == sorted(map(str, [{"op": "rng", "ok": True}] * 2 + [crashed]))
     assert capsys.readouterr().out == f"wrong: crps on triton, the process: {why}\n2 cases are right, 1 wrong, 0 skipped\n"
+
+
+def test_launch_cost_counts_launches_and_times_calls():
+    pytest.importorskip("triton")
+    env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"} | {"ORDKERNELS_CUDA_EMULATE": ""}
+    command = [sys.executable, str(BENCH / "launch_cost.py"), "rng", "windowed_value"]
+    run = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert re.fullmatch(r"(rng .* 1 launches +\d+\.\d us\n){2}windowed_value .* 3 launches +\d+\.\d us\n", run.stdout)
