@@ -15,11 +15,10 @@ def unavailable_reasons(
     memory: Tensor, values: Tensor, weights: Sequence[Tensor], position: Tensor | None, capacity: Tensor | None,
     row_ids: Tensor | None, draw_ids: Tensor | None, heads: int, pre: bool, gelu: bool, eps: float, steps: int, *_: object,
 ) -> list[str]:  # fmt: skip
-    if memory.dtype == torch.float64:
-        return ["float64 is not served by tensor cores: the reference takes it"]
     (V, d), units = weights[0].shape, weights[3 + 8].shape[0]
     n = _padded(d)
-    need = 16 * 4 * (2 * _stride(n) + _stride(max(n + heads * steps, _padded(units), V)) + 7) + 128
+    row = 2 * _stride(n) + _stride(max(n + heads * steps, _padded(units), V)) + 3
+    need = 16 * (row * memory.element_size() + 16) + 128
     if need <= MAX_SHARED:
         return []
     return [

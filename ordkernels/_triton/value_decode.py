@@ -106,7 +106,7 @@ def unavailable_reasons(memory: Tensor, values: Tensor, weights: Sequence[Tensor
     """Why the kernel cannot run this call; empty if it can."""
     reasons = []
     if memory.dtype == torch.float64:
-        reasons.append("float64 is not served by tensor cores: the reference takes it")
+        reasons.append("float64 is not served by tensor cores: CUDA C++ or the reference takes it")
     heads, d = args[4], weights[0].shape[1]
     HP, HDP = _heads(d, heads)
     if HP * HDP > MAX_WIDTH:

@@ -16,6 +16,7 @@ pytestmark = [
 ]
 PAD, EOS = 0, 2
 SIZES = [size for size in decoding.SIZES if size["d"] <= 128]
+SMALL = [size for size in decoding.SIZES if size["d"] < 64 or size.get("norm") == "pre"]
 WIDE = [size for size in decoding.SIZES if size["d"] > 128]
 
 
@@ -29,19 +30,32 @@ def run(memory: torch.Tensor, decoder: Any, values: torch.Tensor, **options: Any
 
 def assert_is_the_definition(rows: int, size: dict[str, Any], options: dict[str, Any], max_tokens: int) -> None:
     decoder, values = decoding.make(**size)
-    memory = torch.randn(rows, decoder.memory_width)
+    is_double = size.get("dtype") is torch.float64
+    memory = torch.randn(rows, decoder.memory_width, dtype=torch.float64 if is_double else torch.float32)
     got = run(memory, decoder, values, max_tokens=max_tokens, **options)
     want = decoding.run("reference", memory.double(), decoder.double(), values, max_tokens=max_tokens, **options)
-    same = (got.tokens == want.tokens).all(1)
-    assert same.sum() >= rows - max(1, rows // 50)
+    same, tolerance = (got.tokens == want.tokens).all(1), 1e-10 if is_double else 1e-4
+    assert same.sum() >= rows - (0 if is_double else max(1, rows // 50))
     assert torch.equal(got.lengths[same], want.lengths[same])
-    torch.testing.assert_close(got.value[same].double(), want.value[same], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(got.value[same].double(), want.value[same], rtol=tolerance, atol=tolerance)
+    assert got.value.dtype == memory.dtype
 
 
 @pytest.mark.parametrize("options", decoding.OPTIONS)
 @pytest.mark.parametrize("size", SIZES)
 def test_equals_the_definition(size: dict[str, Any], options: dict[str, Any]) -> None:
     assert_is_the_definition(9, size, options, 6 if size["d"] >= 64 else 13)
+
+
+@pytest.mark.parametrize("options", decoding.OPTIONS)
+@pytest.mark.parametrize("size", SMALL)
+def test_fp64_equals_the_definition_token_by_token(size: dict[str, Any], options: dict[str, Any]) -> None:
+    assert_is_the_definition(9, size | {"dtype": torch.float64}, options, 7)
+
+
+@pytest.mark.parametrize("rows", [17, 150])
+def test_fp64_slots_take_row_after_row(order: int, rows: int) -> None:
+    assert_is_the_definition(rows, dict(d=16, heads=2, ffn=24, layers=1, eos=3.0, dtype=torch.float64), dict(temperature=0.7, seed=5), 7)
 
 
 @pytest.mark.parametrize("size", WIDE)
@@ -144,15 +158,15 @@ def test_rows_keep_their_bits_in_any_batch() -> None:
 
 
 def test_what_it_does_not_take_raises() -> None:
-    decoder, values = decoding.make(dtype=torch.float64)
-    with pytest.raises(RuntimeError, match="value_decode cannot run on the backend 'cuda': float64"):
-        run(torch.randn(2, 16).double(), decoder, values)
-    decoder, values = decoding.make(V=3000)
-    with pytest.raises(RuntimeError, match=r"expected 16 rows of d_model 16, 24 units, 3000 tokens and 19 steps to fit into 163840 bytes"):
-        run(torch.randn(2, 16), decoder, values)
+    for V, dtype in ((3000, torch.float32), (1500, torch.float64)):
+        decoder, values = decoding.make(V=V, dtype=dtype)
+        limits = rf"expected 16 rows of d_model 16, 24 units, {V} tokens and 19 steps to fit into 163840 bytes"
+        with pytest.raises(RuntimeError, match=limits):
+            run(torch.randn(2, 16, dtype=dtype), decoder, values)
 
 
 @pytest.mark.skipif(not EMULATED, reason="the shared memory of a GPU is what it is")
-def test_the_largest_that_is_taken_fits_on_an_a100(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("size", [dict(V=2400), dict(V=1200, dtype=torch.float64)])
+def test_the_largest_that_is_taken_fits_on_an_a100(size: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ORDKERNELS_EMULATE_SHARED", str(163 << 10))
-    assert_is_the_definition(2, dict(V=2400, d=16, heads=2, ffn=24, layers=1), dict(readout="windowed"), 3)
+    assert_is_the_definition(2, dict(d=16, heads=2, ffn=24, layers=1, **size), dict(readout="windowed"), 3)

@@ -8,11 +8,12 @@ namespace decoder {
 enum Mixup { kNone, kWindow, kFull };
 constexpr int kSOS = 1, kEOS = 2, kFirst = 3;  // kFirst: the first value token
 
-struct Reading {     // how logits are read
-  In<float> values;  // [V]
-  int half, mixup;   // the window is token - half, ..., token + half
+template <class A>
+struct Reading {    // how logits are read
+  In<A> values;     // [V]
+  int half, mixup;  // the window is token - half, ..., token + half
   bool windowed, constrained, monotone;
-  float temperature;
+  A temperature;
   uint64_t seed;
 };
 
@@ -21,34 +22,37 @@ struct Choice {
   bool has_nan;  // in the logits or in the noise
 };
 
-__device__ __forceinline__ float gumbel(uint32_t word) {
+// Of the fp32 uniform that every backend has.
+template <class A>
+__device__ __forceinline__ A gumbel(uint32_t word) {
   const float u = (static_cast<float>(word >> 8) + 0.5f) * 5.9604644775390625e-8f;  // 2^-24
-  const float e = -logf(u);
-  return -logf(e < 2.9802322387695312e-8f ? 2.9802322387695312e-8f : e);  // 2^-25: 1 stands for 1 - 2^-25
+  const A e = -log(static_cast<A>(u)), least = A(2.9802322387695312e-8);            // 2^-25: 1 stands for 1 - 2^-25
+  return -log(e < least ? least : e);
 }
 
 // The first of the largest scores. Logits that are not allowed become minus infinity.
-__device__ __forceinline__ Choice choose(const Reading& how, Shared<float> logits, int V, float remaining, uint64_t row,
+template <class A>
+__device__ __forceinline__ Choice choose(const Reading<A>& how, Shared<A> logits, int V, A remaining, uint64_t row,
                                          int64_t draw, uint32_t step) {
   const int lane = threadIdx.x % 32;
-  const bool sampled = how.temperature > 0.0f;
+  const bool sampled = how.temperature > A(0);
   bool has_nan = sampled && (draw < 0 || draw > (INT64_C(4294967297) - V) / V);
-  float best = -INFINITY;
+  A best = -INFINITY;
   int token = INT32_MAX;
   for (int j = lane; j < V; j += 32) {
-    float logit = logits[j];
+    A logit = logits[j];
     has_nan = has_nan || logit != logit;
     if (how.constrained && j != kEOS && !(j >= kFirst && how.values[j] <= remaining)) {
       logit = -INFINITY;
       logits[j] = logit;
     }
-    float score = logit;
+    A score = logit;
     if (sampled && !has_nan) {
       const uint64_t index = static_cast<uint64_t>(draw) * V + j;
       const noise::Words words = noise::philox(row, step, static_cast<uint32_t>(index / 4), how.seed);
       const int word = index % 4;
       const uint32_t x = word < 2 ? (word == 0 ? words.x[0] : words.x[1]) : (word == 2 ? words.x[2] : words.x[3]);
-      score = logit / how.temperature + gumbel(x);
+      score = logit / how.temperature + gumbel<A>(x);
       has_nan = has_nan || score != score;
     }
     if (score > best || (score == best && j < token)) {
@@ -57,7 +61,7 @@ __device__ __forceinline__ Choice choose(const Reading& how, Shared<float> logit
   }
 #pragma unroll
   for (int m = 16; m > 0; m /= 2) {
-    const float other = __shfl_xor_sync(kAll, best, m);
+    const A other = __shfl_xor_sync(kAll, best, m);
     const int its_token = __shfl_xor_sync(kAll, token, m);
     if (other > best || (other == best && its_token < token)) {
       best = other, token = its_token;
@@ -68,20 +72,20 @@ __device__ __forceinline__ Choice choose(const Reading& how, Shared<float> logit
 }
 
 // The largest and the sum of exp(logit - largest) over the tokens for which `counts`.
-template <class F>
-__device__ __forceinline__ void softmax_of(Shared<float> logits, int V, F counts, float& largest, float& total) {
-  largest = -INFINITY, total = 0.0f;
+template <class A, class F>
+__device__ __forceinline__ void softmax_of(Shared<A> logits, int V, F counts, A& largest, A& total) {
+  largest = -INFINITY, total = 0;
   for (int j = threadIdx.x % 32; j < V; j += 32) {
-    const float logit = logits[j];
+    const A logit = logits[j];
     largest = counts(j) && logit > largest ? logit : largest;
   }
 #pragma unroll
   for (int m = 16; m > 0; m /= 2) {
-    largest = fmaxf(largest, __shfl_xor_sync(kAll, largest, m));
+    largest = fmax(largest, __shfl_xor_sync(kAll, largest, m));
   }
   for (int j = threadIdx.x % 32; j < V; j += 32) {
     if (counts(j)) {
-      total += expf(logits[j] - largest);
+      total += exp(logits[j] - largest);
     }
   }
   warp_sum(total);
@@ -90,12 +94,13 @@ __device__ __forceinline__ void softmax_of(Shared<float> logits, int V, F counts
 __device__ __forceinline__ bool is_near(int j, int token, int half) { return j - token <= half && token - j <= half; }
 
 // The expected value of the tokens near the chosen one.
-__device__ __forceinline__ float window_value(const Reading& how, Shared<float> logits, int V, int token) {
-  float largest, total, sum = 0.0f;
+template <class A>
+__device__ __forceinline__ A window_value(const Reading<A>& how, Shared<A> logits, int V, int token) {
+  A largest, total, sum = 0;
   softmax_of(logits, V, [](int) { return true; }, largest, total);
   for (int j = threadIdx.x % 32; j < V; j += 32) {
     if (is_near(j, token, how.half)) {
-      sum += expf(logits[j] - largest) / total * how.values[j];
+      sum += exp(logits[j] - largest) / total * how.values[j];
     }
   }
   warp_sum(sum);
@@ -103,24 +108,25 @@ __device__ __forceinline__ float window_value(const Reading& how, Shared<float> 
 }
 
 // to [n] = the mean embedding of the tokens, by the softmax of their logits (which become its numbers).
-__device__ __forceinline__ void mix_embeddings(const Reading& how, In<float> embedding, Shared<float> logits, int V,
-                                               int token, Shared<float> to, int n) {
+template <class A>
+__device__ __forceinline__ void mix_embeddings(const Reading<A>& how, In<A> embedding, Shared<A> logits, int V,
+                                               int token, Shared<A> to, int n) {
   const int lane = threadIdx.x % 32;
   const auto counts = [&](int j) {
     return how.mixup == kFull || (token < kFirst ? j == token : j >= kFirst && is_near(j, token, how.half));
   };
-  float largest, total;
+  A largest, total;
   softmax_of(logits, V, counts, largest, total);
   for (int j = lane; j < V; j += 32) {
-    const float e = expf(logits[j] - largest);
-    logits[j] = counts(j) ? e / total : 0.0f;
+    const A e = exp(logits[j] - largest);
+    logits[j] = counts(j) ? e / total : A(0);
   }
   __syncwarp();
   for (int i = lane; i < n; i += 32) {
-    float sum = 0.0f;
+    A sum = 0;
     for (int j = 0; j < V; ++j) {
-      const float share = logits[j];
-      if (share != 0.0f) {
+      const A share = logits[j];
+      if (share != A(0)) {
         sum += share * embedding[static_cast<int64_t>(j) * n + i];
       }
     }
