@@ -117,6 +117,25 @@ def kernel_flags(source: str) -> list[str] | None:
     return ["-O2" if kernel in O2 else "-O3", *ISA[isa]]
 
 
+def why_no_cuda() -> str:
+    """Why `_cuda` is left out; "" where it is built. Where it is asked for and cannot be, the build ends."""
+    wish = os.environ.get("ORDKERNELS_CUDA", "")
+    if wish not in ("", "0", "1"):
+        raise SystemExit(f"ORDKERNELS_CUDA: expected 0 or 1, got {wish!r}")
+    if wish == "0":
+        return "built with ORDKERNELS_CUDA=0"
+    missing = ""
+    if shutil.which("nvcc") is None:
+        missing = "nvcc was not on the path"
+    elif INCLUDE is None:
+        missing = "torch was not installed when ordkernels was built; install torch, then ordkernels again"
+    elif wish == "" and not Path(INCLUDE, "../lib/libtorch_cuda.so").exists():
+        missing = "the torch beside it had no CUDA (ORDKERNELS_CUDA=1 builds it all the same)"
+    if wish == "1" and missing:
+        raise SystemExit(f"ORDKERNELS_CUDA=1: {missing}")
+    return missing
+
+
 class Ninja:
     """A build.ninja: objects with the headers that they read, libraries from them."""
 
@@ -166,6 +185,7 @@ class Build(build_ext):
             raise SystemExit(f"ORDKERNELS_SANITIZE: expected --build-lib below {SANITIZED}, got {self.build_lib}")
         if EMULATE and not self.inplace:
             raise SystemExit("ORDKERNELS_CUDA_EMULATE: expected build_ext --inplace, it is for tests and never in a wheel")
+        why_no_cuda()  # before anything is compiled
         for old in Path(self.build_lib, "ordkernels").glob("*.so"):  # else a part that is not built now gets into the wheel
             old.unlink()
         super().run()  # in here self.inplace is 0, whatever the user asked for
@@ -247,19 +267,8 @@ class Build(build_ext):
 
     def build_cuda(self):
         """`_cuda` by nvcc, and the emulated one."""
-        wish, nvcc = os.environ.get("ORDKERNELS_CUDA", ""), shutil.which("nvcc")
+        nvcc, reason = shutil.which("nvcc") or "", why_no_cuda()
         sources = sorted(map(str, Path("csrc/cuda").glob("*.cu")))
-        if wish not in ("", "0", "1"):
-            raise SystemExit(f"ORDKERNELS_CUDA: expected 0 or 1, got {wish!r}")
-        reason = None
-        if wish == "0":
-            reason = "built with ORDKERNELS_CUDA=0"
-        elif wish == "" and nvcc is None:
-            reason = "nvcc was not on the path"
-        elif INCLUDE is None:
-            reason = "torch was not installed when ordkernels was built; install torch, then ordkernels again"
-        elif wish == "" and not Path(INCLUDE, "../lib/libtorch_cuda.so").exists():
-            reason = "the torch beside it had no CUDA (ORDKERNELS_CUDA=1 builds it all the same)"
         defines = [f"-DTORCH_TARGET_VERSION={TARGET}", "-isystem", str(INCLUDE), "-Icsrc"]
         link = [f"-L{self.stubs}", "-Xlinker", "--no-as-needed", "-ltorch_cpu"]
         if reason:
@@ -268,7 +277,7 @@ class Build(build_ext):
             targets = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in ARCHS]
             targets.append(f"-gencode=arch=compute_{ARCHS[-1]},code=compute_{ARCHS[-1]}")
             flags = ["-std=c++20", "-O3", "-Xcompiler", "-fPIC,-fvisibility=hidden", "-DUSE_CUDA", *defines, *targets]
-            ninja = Ninja([nvcc or "nvcc"], [nvcc or "nvcc", "-shared", "-cudart", "static"], "cuda")
+            ninja = Ninja([nvcc], [nvcc, "-shared", "-cudart", "static"], "cuda")
             objects = [ninja.compile(source, "cuda", flags) for source in sources]
             # As `_C`: no newer glibc than manylinux_2_28's, nothing exported (registration is by static constructors).
             exports = write_if_changed(GENERATED / "exports.map", EXPORTS)

@@ -43,3 +43,13 @@ def test_a_wheel_for_every_python_and_manylinux_2_28(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "ordkernels", "info", "--json"]
     found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, env=environment, cwd=tmp_path).stdout)
     assert {found["parts"][part] for part in ("_host (data side)", "_C (CPU)")} == {"loaded"}
+
+
+@pytest.mark.parametrize(("wish", "message"), [("1", "ORDKERNELS_CUDA=1: nvcc was not on the path"), ("yes", "expected 0 or 1, got 'yes'")])
+def test_cuda_that_is_asked_for_and_cannot_be_built_ends_the_build(wish: str, message: str, tmp_path: Path) -> None:
+    command = [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", tmp_path, "--build-temp", tmp_path]
+    env = {"ORDKERNELS_CUDA": wish, "PATH": ""}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert not list(tmp_path.iterdir())
