@@ -62,10 +62,10 @@ def serve_cpu_tensors_as_cuda() -> None:
 
 
 def host_time(run: Callable[[], Any]) -> float:
-    """Seconds of one call: the fastest of seven rounds, as nothing but the call itself can make it faster."""
+    """Seconds of one call: the fastest of many short rounds, which others on the machine leave alone."""
     timer = timeit.Timer(run)
-    number = max(1, int(0.01 / max(timer.timeit(1), 1e-6)))
-    return min(timer.repeat(7, number)) / number
+    number = max(1, int(0.002 / max(timer.timeit(1), 1e-6)))
+    return min(timer.repeat(100, number)) / number
 
 
 if __name__ == "__main__":

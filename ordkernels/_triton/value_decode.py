@@ -5,8 +5,8 @@ Keys, values and (where the softmax is needed) logits lie in a workspace of the 
 program. Heads are padded to powers of two, side by side, so that a head is an axis: DP = HP HDP columns.
 
 The decoder's sizes are compile-time constants: offsets and masks of weights then cost no registers. Matrix products are ``tf32x3``,
-about as exact as fp32. fp64 and DP above 64 run the uncached reference. One program's keys, values and logits pass between its
-threads through memory, so there is a barrier after each.
+about as exact as fp32. fp64 and DP above 64 run in CUDA C++, or on the uncached reference. One program's keys, values and logits pass
+between its threads through memory, so there is a barrier after each.
 
 One H200, B = 65536, T = 12, d = 64: 161 Gflop, three times that in TF32, so 1.2 ms at 400 Tflop/s, and 20 GB of weights from L2 at 16
 rows, 4 ms; predicted 8 ms. B = 1: 5 MB from L2 to one multiprocessor, predicted 0.1 ms. Not yet measured.

@@ -1,5 +1,6 @@
 """Launches of Triton kernels find the compiled kernel that Triton itself would take, on a GPU that is not there."""
 
+import contextlib
 import itertools
 import math
 import os
@@ -122,6 +123,30 @@ def test_grids_streams_and_arguments_arrive(launched, monkeypatch):
         assert by_key[:4] == [*(*grid, 1, 1)[:3], 77]
         assert by_key[:6] == by_triton[:6]
         assert all(a is b for a, b in zip(by_key[-5:], (counter, key, out, 8, 256), strict=True))
+
+
+def test_a_kernel_runs_on_the_device_of_its_first_tensor(launched, monkeypatch):
+    class OnThird(torch.Tensor):
+        def get_device(self):
+            return 3
+
+    current, streams = [0], []
+
+    @contextlib.contextmanager
+    def device(index):
+        current.append(index)
+        yield
+        current.pop()
+
+    monkeypatch.setattr(torch.cuda, "device", device)
+    monkeypatch.setattr(driver.active, "get_current_device", lambda: current[-1])
+    monkeypatch.setattr(driver.active, "get_current_stream", lambda device: streams.append(device) or 77)
+    for x in (MEMORY[:16].as_subclass(OnThird), MEMORY[:16]):
+        for _ in range(2):
+            launch(axpy_kernel, (1,), x, None, 5, 1, 0.5, 3, False, 16, num_warps=1)
+    assert streams == [3, 3, 0, 0]
+    assert current == [0]
+    assert {key[0] for key in _launch._KERNELS[id(axpy_kernel)].compiled} == {0, 3}
 
 
 def test_a_triton_that_was_not_looked_at_launches_by_itself(launched, monkeypatch):
