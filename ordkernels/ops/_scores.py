@@ -21,6 +21,8 @@ def score_tensors(**named: Any) -> list[Tensor]:
             raise ValueError(f"{name}: expected whole numbers that a float64 holds, got {t.dtype} beyond 2^53")
         tensors.append(t if t.is_floating_point() else t.double())
     (first, a), (second, b) = zip(named, tensors, strict=True)
+    if a.dtype == b.dtype and a.dtype in (torch.float32, torch.float64) and a.device == b.device:
+        return tensors
     if a.is_meta != b.is_meta:
         raise TypeError(f"{first if a.is_meta else second}: expected a tensor with values, got a tensor on meta")
     if isinstance(named[first], Tensor) and isinstance(named[second], Tensor) and a.device != b.device:
