@@ -47,7 +47,7 @@ struct Conditional {
   int64_t B, N, H, C, rows, size;  // C = K (2D + 1); rows per block; bytes of a storage element
   Tensor z, h, weight, bias;       // weight and bias in the compute type
   Tensor params;                   // one block [rows, C]
-  int extreme = 0;                 // set by a kernel that meets a layer for which fp32 may not do
+  int extreme = 0;                 // set by a kernel that meets an extreme layer
 
   Conditional(const Tensor& z_, const Tensor& h_, const Tensor& weight_, const Tensor& bias_, int64_t mode)
       : storage(z_.scalar_type()), compute(compute_type(z_)) {
@@ -112,7 +112,7 @@ struct Conditional {
     FlowArgs b = a;
     b.G = n;
     b.z = at(z.const_data_ptr(), r * N * a.D, size);
-    b.extreme = a.mode != 0 && compute != ScalarType::Double ? &extreme : nullptr;
+    b.extreme = a.mode != 0 ? &extreme : nullptr;
     return b;
   }
 

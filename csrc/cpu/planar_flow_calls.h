@@ -1,5 +1,7 @@
 // What the ops that run planar flows share: arguments from tensors, and launches.
 #pragma once
+#include <limits>
+
 #include "cpu/checks.h"
 #include "cpu/ops/planar_flow_args.h"
 #include "cpu/scratch.h"
@@ -128,19 +130,22 @@ struct Inputs {
 
 inline Tensor to_double(const Tensor& t) { return torch::stable::to(t, ScalarType::Double); }
 
-// Whether one of `layers` layers, `stride` elements apart, is not 0 and has |w|^2 outside of kNorms or a correction
-// beyond them: it is then computed in fp64.
+// Whether one of the layers u, w [K, D] is not 0 and has |w|^2 or a correction that is not within kNorms: it is then
+// computed scaled, in fp64. The correction is about -w.u / |w|^2 where it is large, and, of smooth layers, where it is
+// small. Squares of fp64 need the exponents of a long double.
 template <class T>
-inline bool has_extreme_layer(const T* u, const T* w, int64_t layers, int64_t stride, int64_t D) {
-  for (int64_t i = 0; i < layers; ++i, u += stride, w += stride) {
-    double norm = 0, product = 0;
+bool has_extreme_layer(const double* u, const double* w, int64_t K, int64_t D, int mode) {
+  constexpr long double low = kNorms<T>[0], high = kNorms<T>[1], infinity = __builtin_infl();
+  const long double normal = std::numeric_limits<T>::min() * D;  // a smaller w.u may be 0 in T
+  for (int64_t k = 0; k < K; ++k, u += D, w += D) {
+    long double norm = 0, product = 0;
     for (int64_t d = 0; d < D; ++d) {
-      norm += (double)w[d] * (double)w[d];
-      product += (double)w[d] * (double)u[d];
+      norm += (long double)w[d] * w[d];
+      product += (long double)w[d] * u[d];
     }
-    const double size = __builtin_fabs(product);
-    if (norm > 0 && norm < __builtin_inf() && size < __builtin_inf() &&
-        (norm < kNorms[0] || norm > kNorms[1] || size > kNorms[1] * norm)) {
+    const long double size = __builtin_fabsl(product);
+    const bool finite = norm < infinity && size < infinity, small = mode == 2 && size > normal && size < low * norm;
+    if (norm > 0 && finite && (norm < low || norm > high || -product > 2 * high * norm || small)) {
       return true;
     }
   }
@@ -153,14 +158,15 @@ inline void write_rows(const Tensor& to, int64_t begin, int64_t n, const Tensor&
   torch::stable::copy_(rows, from);
 }
 
-// f(first row, rows) for the runs of rows that need fp64: no other row may change with them. Shared parameters: all or
-// none of `rows`.
+// f(first row, rows) for the runs of rows with an extreme layer: no other row may change with them. Shared parameters:
+// all or none of `rows`.
 template <class F>
-void for_each_extreme_run(const Tensor& u_, const Tensor& w_, int64_t rows, const F& f) {
+void for_each_extreme_run(const Tensor& u_, const Tensor& w_, int64_t rows, int mode, const F& f) {
   const Tensor u = as_contiguous(to_double(u_)), w = as_contiguous(to_double(w_));
   const int64_t K = u.size(-2), D = u.size(-1), groups = u.dim() == 2 ? 1 : rows;
+  const auto test = u_.scalar_type() == ScalarType::Double ? has_extreme_layer<double> : has_extreme_layer<float>;
   const auto is_extreme = [&](int64_t g) {
-    return has_extreme_layer(in<double>(u) + g * K * D, in<double>(w) + g * K * D, K, D, D);
+    return test(in<double>(u) + g * K * D, in<double>(w) + g * K * D, K, D, mode);
   };
   for (int64_t g = 0, first = 0; g <= groups; ++g) {
     if (g < groups && is_extreme(g)) {
@@ -178,12 +184,13 @@ using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor>;  // of z, u, w, b
 inline Mapped map(Inputs& in, const Tensor& b, Kernel kernel);
 inline Gradients map_backward(Inputs& in, const Tensor& act_, const Tensor& gz_, const Tensor& gl_, Kernel kernel);
 
-// The rows with an extreme layer once more, in fp64, into `to`.
+// The rows with an extreme layer once more, scaled and in fp64, into `to`.
 inline void redo_extreme_rows(const Tensor& z, const Tensor& u, const Tensor& w, const Tensor& b, int mode,
                               Kernel kernel, const Mapped& to) {
-  for_each_extreme_run(u, w, z.size(0), [&](int64_t first, int64_t n) {
+  for_each_extreme_run(u, w, z.size(0), mode, [&](int64_t first, int64_t n) {
     const auto part = [&](const Tensor& t) { return to_double(u.dim() == 2 ? t : rows_of(t, first, n)); };
     Inputs wide(to_double(rows_of(z, first, n)), part(u), part(w), mode);
+    wide.a.scaled = true;
     const auto [z_out, log_det, act] = map(wide, part(b), kernel);
     write_rows(std::get<0>(to), first, n, z_out);
     write_rows(std::get<1>(to), first, n, log_det);
@@ -192,10 +199,11 @@ inline void redo_extreme_rows(const Tensor& z, const Tensor& u, const Tensor& w,
 }
 inline void redo_extreme_rows(const Tensor& z, const Tensor& act, const Tensor& u, const Tensor& w, const Tensor& gz,
                               const Tensor& gl, int mode, Kernel kernel, const Gradients& to) {
-  for_each_extreme_run(u, w, z.size(0), [&](int64_t first, int64_t n) {
+  for_each_extreme_run(u, w, z.size(0), mode, [&](int64_t first, int64_t n) {
     const auto rows = [&](const Tensor& t) { return to_double(rows_of(t, first, n)); };
     const auto part = [&](const Tensor& t) { return u.dim() == 2 ? to_double(t) : rows(t); };
     Inputs wide(rows(z), part(u), part(w), mode);
+    wide.a.scaled = true;
     const auto [dz, du, dw, db] = map_backward(wide, rows(act), rows(gz), rows(gl), kernel);
     write_rows(std::get<0>(to), first, n, dz);
     const int64_t at = u.dim() == 2 ? 0 : first;
@@ -209,7 +217,7 @@ inline void redo_extreme_rows(const Tensor& z, const Tensor& act, const Tensor& 
 inline Mapped map(Inputs& in, const Tensor& b, Kernel kernel) {
   FlowArgs& a = in.a;
   int extreme = 0;
-  a.extreme = a.mode != 0 && a.row_type != DType::f64 ? &extreme : nullptr;
+  a.extreme = a.mode != 0 && !a.scaled ? &extreme : nullptr;
   check_dtype("b", b, in.z.scalar_type());
   check_shape("b", b, in.shared ? std::vector<int64_t>{a.K} : std::vector<int64_t>{in.z.size(0), a.K});
   a.b = b.const_data_ptr();
@@ -235,7 +243,7 @@ inline Mapped map(Inputs& in, const Tensor& b, Kernel kernel) {
 inline Gradients map_backward(Inputs& in, const Tensor& act_, const Tensor& gz_, const Tensor& gl_, Kernel kernel) {
   FlowArgs& a = in.a;
   int extreme = 0;
-  a.extreme = a.mode != 0 && a.row_type != DType::f64 ? &extreme : nullptr;
+  a.extreme = a.mode != 0 && !a.scaled ? &extreme : nullptr;
   check_like("gz", gz_, in.z);
   const ScalarType compute = compute_type(in.z);
   check_shape("gl", gl_, rows_shape(in.z));

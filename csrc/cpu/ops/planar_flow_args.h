@@ -19,12 +19,18 @@ struct FlowArgs {
   int64_t G, N, K, D, parts, block;  // parts of a group's rows in backward; rows at a time
   bool stream;                       // write the parameters' gradients past the caches
   int mode;                          // 0 unconstrained, 1 constrained, 2 smooth
+  bool scaled;   // fp64, and a layer may be extreme: w is divided by its largest number before it is squared
   int* extreme;  // set to 1 where a constrained layer's |w|^2 or correction is not within kNorms; or null
 };
 
-constexpr float kNorms[2] = {1e-30f, 1e30f};  // where fp32 is safe
+// Where |w|^2 and the correction c are safe, gradients by c / |w|^2 included. The product is 1.
+template <class T>
+constexpr T kNorms[2] = {1e-20f, 1e20f};
+template <>
+constexpr double kNorms<double>[2] = {1e-180, 1e180};
+
 constexpr int64_t kFlowRows = 16;    // most rows at a time: their scalar functions are vectorised over the rows
-constexpr int64_t kFlowScalars = 6;  // that a forward keeps of every row and layer
+constexpr int64_t kFlowScalars = 7;  // that a forward keeps of every row and layer
 constexpr int64_t flow_padded(int64_t D) { return (D + 15) / 16 * 16; }
 
 // Elements for a block's own parameters in fp32, where they are stored in a half type: u and w [rows, K, D], b [rows,
@@ -44,7 +50,7 @@ constexpr int64_t flow_scratch(const FlowArgs& a, bool backward) {
   if (a.N > 1) {
     return states + 5 * a.K * kFlowRows + params + 2 * a.K * (2 * Dp + 2);
   }
-  return states + 9 * a.K * kFlowRows + params;
+  return states + 10 * a.K * kFlowRows + params;
 }
 
 // Rows [begin, end) of all G * N.

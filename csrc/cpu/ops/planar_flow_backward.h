@@ -14,10 +14,12 @@ void planar_flow_combine(const FlowArgs& a, int64_t begin, int64_t end, void* sc
       flow.combine(g, memory);
     }
   };
-  if (a.row_type == DType::f64) {
-    combine(FlowGroupsBackward<double, 0>(a), (double*)scratch);
+  if (a.scaled) {
+    combine(FlowGroupsBackward<double, 0, true>(a), (double*)scratch);
+  } else if (a.row_type == DType::f64) {
+    combine(FlowGroupsBackward<double, 0, false>(a), (double*)scratch);
   } else {
-    combine(FlowGroupsBackward<float, 0>(a), (float*)scratch);
+    combine(FlowGroupsBackward<float, 0, false>(a), (float*)scratch);
   }
 }
 

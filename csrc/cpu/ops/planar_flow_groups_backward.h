@@ -4,9 +4,9 @@
 
 namespace ORD_ISA {
 
-template <class Scalar, int kD>
-struct FlowGroupsBackward : Flow<Scalar, kD> {
-  using Base = Flow<Scalar, kD>;
+template <class Scalar, int kD, bool kScaled>
+struct FlowGroupsBackward : Flow<Scalar, kD, kScaled> {
+  using Base = Flow<Scalar, kD, kScaled>;
   using Base::a, Base::K, Base::D, Base::Dp, Base::W, Base::R;
   using typename Base::T, typename Base::V;
 
@@ -151,7 +151,7 @@ struct FlowGroupsBackward : Flow<Scalar, kD> {
   template <bool kInverse>
   void run(int64_t begin, int64_t end, T* scratch) const {
     GroupParams<T> p(scratch + (K + 1) * a.block * Dp + 5 * K * R, K, Dp);
-    T* const mine = p.w + K * Dp + 7 * K;
+    T* const mine = p.w + K * Dp + 8 * K;
     T* const few = mine + sums_size();  // sums of a few blocks: adding 1e5 rows one by one would lose digits
     T *const z = scratch, *const g = z + K * a.block * Dp;
     Block block_rows{0, 0, z, g, Scalars(g + a.block * Dp, K), p, Sums(few, K, Dp)};
@@ -184,7 +184,7 @@ struct FlowGroupsBackward : Flow<Scalar, kD> {
   // Adds up the parts of group g, in order.
   void combine(int64_t g, T* scratch) const {
     GroupParams<T> p(scratch + (K + 1) * a.block * Dp + 5 * K * R, K, Dp);
-    T* const total = p.w + K * Dp + 7 * K;
+    T* const total = p.w + K * Dp + 8 * K;
     this->load_group(g, p);
     clear(total);
     for (int64_t i = 0; i < a.parts; ++i) {
@@ -210,16 +210,18 @@ struct FlowGroupsBackward : Flow<Scalar, kD> {
     T *const uk = scratch, *const wk = scratch + Dp;
     const void* const u_end = this->layers_end(a.u, a.u_group, a.u_layer);
     for (int64_t k = 0; k < K; ++k) {
+      const T size = p.size[k], c = p.c[k];
       V y = {};
       for (int64_t d = 0; d < Dp; d += W) {
-        y += load(sums.uhat + k * Dp + d) * load(p.w + k * Dp + d);
+        y += load(sums.uhat + k * Dp + d) * this->scaled(load(p.w + k * Dp + d), size);
       }
-      const T c = p.c[k], gc = sum(y), gx = sums.gx[k] + gc * (p.slope[k] - 1) / p.n2[k], on_w = -2 * gc * c / p.n2[k];
+      const T gc = sum(y), gx = sums.gx[k] + gc * (p.slope[k] - 1) / p.n2[k] / size, on_w = -2 * gc * c / p.n2[k];
       this->load_row(a.param_type, this->element(a.param_type, a.u, g * a.u_group + k * a.u_layer), u_end, uk);
       for (int64_t d = 0; d < Dp; d += W) {
         const V uv = load(uk + d), wv = load(p.w + k * Dp + d), pulled = load(sums.uhat + k * Dp + d);
         store(uk + d, pulled + gx * wv);
-        store(wk + d, load(sums.az + k * Dp + d) + c * pulled + on_w * wv + gx * uv);
+        const V by_uhat = this->scaled(c * pulled + on_w * this->scaled(wv, size), size);
+        store(wk + d, load(sums.az + k * Dp + d) + by_uhat + gx * uv);
       }
       store_grad(uk, D, a.gu, g * a.gu_group + k * a.gu_layer);
       store_grad(wk, D, a.gw, g * a.gw_group + k * a.gw_layer);

@@ -10,19 +10,19 @@
 
 namespace ORD_ISA {
 
-template <class Scalar, int kD>
-struct FlowMap : Flow<Scalar, kD> {
-  using Base = Flow<Scalar, kD>;
+template <class Scalar, int kD, bool kScaled>
+struct FlowMap : Flow<Scalar, kD, kScaled> {
+  using Base = Flow<Scalar, kD, kScaled>;
   using Base::a, Base::K, Base::D, Base::Dp, Base::W, Base::R;
   using typename Base::T, typename Base::V;
 
   explicit FlowMap(const FlowArgs& args) : Base(args) {}
 
-  // What the layers make of a block's rows, [K, R] each: terms, then tanh and sech^2.
+  // What the layers make of a block's rows, [K, R] each: terms, then tanh and sech^2. The size of scaled flows alone.
   struct Scalars {
-    T *c, *s, *x, *sp, *t, *h;
+    T *c, *s, *x, *sp, *t, *h, *size;
     Scalars(T* scratch, int64_t K) {
-      T** const all[kFlowScalars] = {&c, &s, &x, &sp, &t, &h};
+      T** const all[kFlowScalars] = {&c, &s, &x, &sp, &t, &h, &size};
       for (T** p : all) {
         *p = scratch;
         scratch += K * R;
@@ -63,21 +63,21 @@ struct FlowMap : Flow<Scalar, kD> {
     const Scalars& q = rows.q;
     for (int i = 0; i < rows.n; i += W) {
       // kept in x and s until all are made
-      this->products(rows.own, i, rows.n - i < W ? rows.n - i : W, q.x + i, q.s + i);
+      this->products(rows.own, i, rows.n - i < W ? rows.n - i : W, q.x + i, q.s + i, q.size + i);
     }
-    V least = V{} + 1.0f, most = least, correction = {};
+    Ints<V> found = {};
     for (int64_t k = 0; k < K; ++k) {
       for (int64_t i = k * R; i < k * R + rows.n; i += W) {
-        const V ww = load(q.s + i);
-        least = ww < least ? ww : least;
-        most = ww > most ? ww : most;
-        const auto l = layer_terms(load(q.x + i), ww, a.mode);
-        const V size = absolute(l.c);
-        correction = size > correction ? size : correction;
+        const V wu = load(q.x + i), ww = load(q.s + i);
+        auto l = layer_terms(wu, ww, a.mode);
+        found |= this->extremes(wu, ww, l);
+        if constexpr (kScaled) {
+          l.c /= load(q.size + i);
+        }
         q.set_terms(i, l);
       }
     }
-    this->note_extremes(least, most, correction);
+    this->note_extremes(found);
   }
 
   // A layer waits for the tanh of the one before. What no layer waits for, the determinants, is left to the end, where
@@ -114,11 +114,11 @@ struct FlowMap : Flow<Scalar, kD> {
 
   // z + t uhat of layer k, to z_out.
   void last_move(const Block& rows, int64_t k) const {
-    const T *const t = rows.q.t + k * R, *const c = rows.q.c + k * R;
+    const T *const t = rows.q.t + k * R, *const c = rows.q.c + k * R, *const sizes = rows.q.size + k * R;
     const OwnParams<T> p = rows.own;  // in registers: stores might change it where it lies
     const T* const uh = rows.group ? rows.group->uhat + k * Dp : nullptr;
     for (int i = 0; i < rows.n; ++i) {
-      const T ti = t[i], ci = c[i];
+      const T ti = t[i], ci = c[i], size = kScaled && !rows.group ? sizes[i] : 1;
       T* const zi = rows.z + i * Dp;
       T* const to = this->half_rows ? zi : (T*)a.z_out + (rows.r0 + i) * D;
       if (rows.group) {
@@ -128,7 +128,8 @@ struct FlowMap : Flow<Scalar, kD> {
       } else {
         const T *const ui = p.u_at(i, k), *const wi = p.w_at(i, k);
         for_each_vector<T>(D, [&](int64_t d, int m) __attribute__((always_inline)) {
-          store(to + d, load(zi + d) + ti * (load(ui + d, m, p.u_end) + ci * load(wi + d, m, p.w_end)), m);
+          const V uhat = load(ui + d, m, p.u_end) + ci * this->scaled(load(wi + d, m, p.w_end), size);
+          store(to + d, load(zi + d) + ti * uhat, m);
         });
       }
       if (this->half_rows) {
@@ -197,7 +198,7 @@ struct FlowMap : Flow<Scalar, kD> {
   void own_dot_products(const Block& rows, int64_t k, int64_t before, V* wz) const {
     const OwnParams<T> p = rows.own;  // in registers: stores might change it where it lies
     const T *wi = p.w_at(0, k), *uh = p.u_at(0, before), *wh = p.w_at(0, before);
-    const T *const t = rows.q.t + before * R, *const c = rows.q.c + before * R;
+    const T *const t = rows.q.t + before * R, *const c = rows.q.c + before * R, *const sizes = rows.q.size + before * R;
     T* z = rows.z;
     for (int i = 0; i < rows.n; ++i, z += Dp, wi += p.w_row, uh += p.u_row, wh += p.w_row) {
       this->prefetch(p, R + i, k);  // of the next block, while there is much to compute
@@ -205,12 +206,12 @@ struct FlowMap : Flow<Scalar, kD> {
         this->template prefetch_row<0>(a.z, rows.r0 + R + i, a.z_row);
         this->template prefetch_row<1>(a.z_out, rows.r0 + i, D);
       }
-      const T ti = kMove ? t[i] : 0, ci = kMove ? c[i] : 0;
+      const T ti = kMove ? t[i] : 0, ci = kMove ? c[i] : 0, size = kMove && kScaled ? sizes[i] : 1;
       V sums[2] = {{p.b_at(i, k)}};  // in the first lane
       for_each_vector_x2<T>(D, [&](int64_t d, int m, int j) __attribute__((always_inline)) {
         V zv = load(z + d);
         if constexpr (kMove) {
-          zv += ti * (load(uh + d, m, p.u_end) + ci * load(wh + d, m, p.w_end));
+          zv += ti * (load(uh + d, m, p.u_end) + ci * this->scaled(load(wh + d, m, p.w_end), size));
           store(z + d, zv);
         }
         sums[j] += load(wi + d, m, p.w_end) * zv;

@@ -57,6 +57,7 @@ ORD_INLINE LayerTerms<V> layer_terms(V wu, V ww, int mode) {
   if (mode == 2) {
     smooth_near_zero(wu, m, rest);
   }
+  rest += 0.0f * ww;  // NaN for an infinite w
   l.n2 = live ? ww : one;
   l.c = live ? rest / l.n2 : (V){};
   l.s = (live ? m : wu) + 0.0f * rest;  // w.uhat is NaN where uhat is

@@ -14,11 +14,11 @@ namespace ORD_ISA {
 // One group's parameters, and their terms.
 template <class T>
 struct GroupParams {
-  T *uhat, *w;                         // [K, Dp], zeros behind D
-  T *b, *c, *s, *x, *sp, *slope, *n2;  // [K]
+  T *uhat, *w;                                // [K, Dp], zeros behind D
+  T *b, *c, *s, *x, *sp, *slope, *n2, *size;  // [K]
 
   GroupParams(T* scratch, int64_t K, int64_t Dp) : uhat(scratch), w(uhat + K * Dp) {
-    T** const scalars[] = {&b, &c, &s, &x, &sp, &slope, &n2};
+    T** const scalars[] = {&b, &c, &s, &x, &sp, &slope, &n2, &size};
     T* next = w + K * Dp;
     for (T** p : scalars) {
       *p = next;
@@ -56,7 +56,9 @@ struct Width<0> {
   explicit Width(int64_t d) : D(d), Dp(flow_padded(d)) {}
 };
 
-template <class Scalar, int kD>
+// kScaled: uhat = u + c w / size and n2 = |w / size|^2 with size = max |w|, so that neither |w|^2 nor the factor of w
+// leaves the range of T; else the size is 1.
+template <class Scalar, int kD, bool kScaled>
 struct Flow : Width<kD> {
   using T = Scalar;
   using V = typename Traits<T>::V;
@@ -68,6 +70,29 @@ struct Flow : Width<kD> {
   const bool half_rows = is_half(a.row_type), half_params = is_half(a.param_type);
 
   explicit Flow(const FlowArgs& args) : Width<kD>(args.D), a(args) {}
+
+  ORD_INLINE V scaled(V w, T size) {
+    if constexpr (kScaled) {
+      return w / size;
+    }
+    return w;
+  }
+  // max |w|, or 1 where that is 0 or infinite; the memory of w [D] ends at `end`.
+  T size_of(const T* w, const T* end) const {
+    if constexpr (!kScaled) {
+      return 1;
+    }
+    V most = {};
+    for_each_vector<T>(D, [&](int64_t d, int n) __attribute__((always_inline)) {
+      const V size = absolute(load(w + d, n, end));
+      most = size > most ? size : most;
+    });
+    T size = 0;
+    for (int i = 0; i < W; ++i) {
+      size = most[i] > size ? most[i] : size;
+    }
+    return size > 0 && size < __builtin_inf() ? size : 1;
+  }
 
   // Element i of a tensor of a storage type.
   static const void* element(DType type, const void* p, int64_t i) { return (const char*)p + i * storage_size(type); }
@@ -112,17 +137,19 @@ struct Flow : Width<kD> {
       T *const uk = p.uhat + k * Dp, *const wk = p.w + k * Dp;
       load_row(a.param_type, element(a.param_type, a.u, g * a.u_group + k * a.u_layer), u_end, uk);
       load_row(a.param_type, element(a.param_type, a.w, g * a.w_group + k * a.w_layer), w_end, wk);
+      const T size = p.size[k] = size_of(wk, wk + Dp);
       V wu = {}, ww = {};
       for (int64_t d = 0; d < Dp; d += W) {
-        const V wv = load(wk + d);
+        const V wv = load(wk + d), unit = scaled(wv, size);
         wu += wv * load(uk + d);
-        ww += wv * wv;
+        ww += unit * unit;
       }
-      const V norm = V{} + sum(ww);
-      const auto l = layer_terms(V{} + sum(wu), norm, a.mode);
-      note_extremes(norm, norm, absolute(l.c));
+      const V product = V{} + sum(wu), norm = V{} + sum(ww);
+      auto l = layer_terms(product, norm, a.mode);
+      note_extremes(extremes(product, norm, l));
+      l.c = scaled(l.c, size);
       for (int64_t d = 0; d < Dp; d += W) {
-        store(uk + d, load(uk + d) + l.c * load(wk + d));
+        store(uk + d, load(uk + d) + l.c * scaled(load(wk + d), size));
       }
       p.b[k] = a.b ? group_bias(g, k) : 0;
       p.c[k] = l.c[0];
@@ -203,17 +230,24 @@ struct Flow : Width<kD> {
     }
   }
 
-  // least, most: |w|^2; correction: |c|
-  void note_extremes(V least, V most, V correction) const {
-    if (a.extreme && any((least < kNorms[0]) | (most > kNorms[1]) | (correction > kNorms[1]))) {
+  // Where |w|^2 or a correction is not within kNorms. The rows themselves are chosen by a test in fp64 that none passes
+  // without being found here, so that no row depends on what its neighbours set.
+  static Ints<V> extremes(V wu, V ww, const LayerTerms<V>& l) {
+    constexpr T low = 2 * kNorms<T>[0], high = kNorms<T>[1] / 2;
+    const V c = absolute(l.c);
+    return (ww < low) | (ww > high) | (c > high) | ((c < low) & (wu != 0.0f));
+  }
+  void note_extremes(Ints<V> found) const {
+    if (a.extreme && any(found)) {
       __atomic_store_n(a.extreme, 1, __ATOMIC_RELAXED);
     }
   }
 
-  // w.u and |w|^2 of the layers of rows [i0, i0 + n), n <= W, [K, R] each, read in memory order. A row's products of a
-  // few layers are summed over their lanes together while they are in registers, and only their numbers change places
-  // with the other rows'.
-  inline __attribute__((always_inline)) void products(const OwnParams<T>& p, int i0, int n, T* wu, T* ww) const {
+  // w.u, |w|^2 and, of a scaled flow, max |w| of the layers of rows [i0, i0 + n), n <= W, [K, R] each, read in memory
+  // order. A row's products of a few layers are summed over their lanes together while they are in registers, and only
+  // their numbers change places with the other rows'.
+  inline __attribute__((always_inline)) void products(const OwnParams<T>& p, int i0, int n, T* wu, T* ww,
+                                                      T* sizes) const {
     constexpr int kAtOnce = W < 8 ? W : 8, kLayers = kAtOnce / 2;
     alignas(64) T sums[W * kAtOnce];
     for (int i = n * kAtOnce; i < W * kAtOnce; ++i) {
@@ -229,11 +263,15 @@ struct Flow : Width<kD> {
           if (k == layers) {
             break;
           }
+          const T size = size_of(wk, p.w_end);
+          if constexpr (kScaled) {
+            sizes[(k0 + k) * R + i] = size;
+          }
           V by_u[2] = {}, by_w[2] = {};
           for_each_vector_x2<T>(D, [&](int64_t d, int m, int j) __attribute__((always_inline)) {
-            const V wv = load(wk + d, m, p.w_end);
+            const V wv = load(wk + d, m, p.w_end), unit = scaled(wv, size);
             by_u[j] += wv * load(uk + d, m, p.u_end);
-            by_w[j] += wv * wv;
+            by_w[j] += unit * unit;
           });
           y[2 * k] = by_u[0] + by_u[1];
           y[2 * k + 1] = by_w[0] + by_w[1];
@@ -257,15 +295,17 @@ struct Flow : Width<kD> {
   }
 };
 
-// f(Flow<T, D>, scratch) for the compute type and, where it is worth it, the width.
-template <template <class, int> class F, class Body>
+// f(Flow<T, D, scaled>, scratch) for the compute type and, where it is worth it, the width.
+template <template <class, int, bool> class F, class Body>
 ORD_INLINE void with_flow(const FlowArgs& a, void* scratch, const Body& body) {
-  if (a.row_type == DType::f64) {
-    body(F<double, 0>(a), (double*)scratch);
+  if (a.scaled) {
+    body(F<double, 0, true>(a), (double*)scratch);
+  } else if (a.row_type == DType::f64) {
+    body(F<double, 0, false>(a), (double*)scratch);
   } else if (a.D == 64) {
-    body(F<float, 64>(a), (float*)scratch);
+    body(F<float, 64, false>(a), (float*)scratch);
   } else {
-    body(F<float, 0>(a), (float*)scratch);
+    body(F<float, 0, false>(a), (float*)scratch);
   }
 }
 

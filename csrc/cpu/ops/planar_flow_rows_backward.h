@@ -11,19 +11,19 @@ namespace ORD_ISA {
 template <int C>
 struct Count {};
 
-template <class Scalar, int kD>
-struct FlowRowsBackward : Flow<Scalar, kD> {
-  using Base = Flow<Scalar, kD>;
+template <class Scalar, int kD, bool kScaled>
+struct FlowRowsBackward : Flow<Scalar, kD, kScaled> {
+  using Base = Flow<Scalar, kD, kScaled>;
   using Base::a, Base::K, Base::D, Base::Dp, Base::W, Base::R;
   using typename Base::T, typename Base::V;
 
   explicit FlowRowsBackward(const FlowArgs& args) : Base(args) {}
 
-  // What the layers' scalars are, [K, R] each.
+  // What the layers' scalars are, [K, R] each. The size of scaled flows alone.
   struct Scalars {
-    T *t, *h, *c, *s, *slope, *n2, *by_a, *by_x, *inverse;
+    T *t, *h, *c, *s, *slope, *n2, *by_a, *by_x, *inverse, *size;
     Scalars(T* next, int64_t K) {
-      T** const all[] = {&t, &h, &c, &s, &slope, &n2, &by_a, &by_x, &inverse};
+      T** const all[] = {&t, &h, &c, &s, &slope, &n2, &by_a, &by_x, &inverse, &size};
       for (T** p : all) {
         *p = next;
         next += K * R;
@@ -62,7 +62,7 @@ struct FlowRowsBackward : Flow<Scalar, kD> {
     for (int64_t r = begin; r < end; r += step) {
       rows.r0 = r;
       rows.n = end - r < step ? end - r : step;
-      rows.own = this->own_params(r, rows.n, scalars + 9 * K * R);
+      rows.own = this->own_params(r, rows.n, scalars + 10 * K * R);
       rows.grads = own_grads(rows);
       block<kInverse>(rows);
       if (rows.own.converted) {
@@ -125,12 +125,15 @@ struct FlowRowsBackward : Flow<Scalar, kD> {
         l.t[k * R + i] = i < rows.n ? ((const T*)a.act_in)[(rows.r0 + i) * K + k] : 0;
       }
     }
-    this->products(rows.own, 0, rows.n, l.c, l.n2);  // kept there until all are made
+    this->products(rows.own, 0, rows.n, l.c, l.n2, l.size);  // kept there until all are made
     for (int64_t k = 0; k < K; ++k) {
       const int64_t at = k * R;
-      const V ww = load(l.n2 + at);
-      const auto e = layer_terms(load(l.c + at), ww, a.mode);
-      this->note_extremes(ww, ww, absolute(e.c));
+      const V wu = load(l.c + at), ww = load(l.n2 + at);
+      auto e = layer_terms(wu, ww, a.mode);
+      this->note_extremes(this->extremes(wu, ww, e));
+      if constexpr (kScaled) {
+        e.c /= load(l.size + at);
+      }
       V t, h, by_a, by_x, inverse;
       tanh_sech2(load(l.t + at), t, h);
       log_det_slopes(t, h, e, a.mode, by_a, by_x, inverse);
@@ -161,6 +164,8 @@ struct FlowRowsBackward : Flow<Scalar, kD> {
     return to;
   }
 
+  ORD_INLINE T size_at(const Scalars& l, int64_t i) { return kScaled ? l.size[i] : 1; }
+
   // The layers' inputs, z [K, block, Dp].
   void rebuild(const Block& rows) const {
     const int64_t z_layer = a.block * Dp;
@@ -180,10 +185,10 @@ struct FlowRowsBackward : Flow<Scalar, kD> {
         }
         for (int64_t k = 0; k + 1 < K; ++k) {
           const T *const uk = ui + k * p.u_layer + d, *const wk = wi + k * p.w_layer + d;
-          const T t = l.t[k * R + i], c = l.c[k * R + i];
+          const T t = l.t[k * R + i], c = l.c[k * R + i], size = size_at(l, k * R + i);
           T* const to = z + (k + 1) * z_layer + d;
           for (int j = 0; j < C; ++j) {
-            zv[j] += t * (load(uk + j * W, m, p.u_end) + c * load(wk + j * W, m, p.w_end));
+            zv[j] += t * (load(uk + j * W, m, p.u_end) + c * this->scaled(load(wk + j * W, m, p.w_end), size));
             store(to + j * W, zv[j]);
           }
         }
@@ -209,11 +214,11 @@ struct FlowRowsBackward : Flow<Scalar, kD> {
       const T* gz_end;
       const T* const from = row_of(a.gz, a.gz_row, rows.r0 + i, g, gz_end);
       const T *const ui = p.u_at(i, k), *const wi = p.w_at(i, k);
-      const T ci = rows.l.c[k * R + i];
+      const T ci = rows.l.c[k * R + i], size = size_at(rows.l, k * R + i);
       this->template prefetch_row<1>(a.z_out, rows.r0 + i, D);
       V x[2] = {}, y[2] = {};
       for_each_vector_x2<T>(D, [&](int64_t d, int m, int j) __attribute__((always_inline)) {
-        const V gv = load(from + d, m, gz_end), wv = load(wi + d, m, p.w_end);
+        const V gv = load(from + d, m, gz_end), wv = this->scaled(load(wi + d, m, p.w_end), size);
         store(g + d, gv);
         x[j] += gv * (load(ui + d, m, p.u_end) + ci * wv);
         y[j] += gv * wv;
@@ -252,18 +257,24 @@ struct FlowRowsBackward : Flow<Scalar, kD> {
       if (!a.stream && !p.converted) {
         prefetch_grads(to_u + W * grads.u_row, to_w + W * grads.w_row);
       }
-      const T ti = q.pull[i], gai = q.ga[i], gxi = q.gx[i], cti = q.c_pull[i], wi_by = q.on_w[i], ci = next_c[i];
+      const T ti = q.pull[i], gai = q.ga[i], gxi = q.gx[i], cti = q.c_pull[i], wi_by = q.on_w[i], ci = next_c[i],
+              size = size_at(rows.l, k * R + i), next_size = size_at(rows.l, next_k * R + i);
       V x[2] = {}, y[2] = {};
       for_each_vector_x2<T>(D, [&](int64_t d, int m, int j) __attribute__((always_inline)) {
         const V uv = load(ui + d, m, p.u_end), wv = load(wi + d, m, p.w_end), old = load(g + d), next = old + gai * wv;
         const V pulled = kInverse ? next : old;
         store(to_u + d, ti * pulled + gxi * wv, m, stream);
-        store(to_w + d, gai * load(z + d) + cti * pulled + wi_by * wv + gxi * uv, m, stream);
+        if constexpr (kScaled) {
+          const V by_uhat = (cti * pulled + wi_by * (wv / size)) / size;
+          store(to_w + d, gai * load(z + d) + by_uhat + gxi * uv, m, stream);
+        } else {
+          store(to_w + d, gai * load(z + d) + cti * pulled + wi_by * wv + gxi * uv, m, stream);
+        }
         if constexpr (kLast) {
           store(to_z + d, next, m);
         } else {
           store(g + d, next);
-          const V next_wv = load(next_w + d, m, p.w_end);
+          const V next_wv = this->scaled(load(next_w + d, m, p.w_end), next_size);
           x[j] += next * (load(next_u + d, m, p.u_end) + ci * next_wv);
           y[j] += next * next_wv;
         }
@@ -284,10 +295,14 @@ struct FlowRowsBackward : Flow<Scalar, kD> {
     const V h = load(l.h + at), t = load(l.t + at), c = load(l.c + at), n2 = load(l.n2 + at), glv = load(rows.gl);
     const V by_logdet = glv * load(l.by_a + at);
     const V g_uhat = horizontal_sums(rows.gu);
-    V gwv = horizontal_sums(rows.gw), gav;
+    V gwv = horizontal_sums(rows.gw), gav, size = V{} + 1.0f;
+    if constexpr (kScaled) {
+      size = load(l.size + at);
+    }
     if constexpr (kInverse) {
       gav = by_logdet - h * load(l.inverse + at) * (g_uhat + by_logdet * load(l.s + at));
-      gwv += gav * n2;  // n2 is 1 where w = 0, and counts for nothing there: c = 0 and slope = 1
+      gwv +=
+          gav * (kScaled ? n2 * size : n2);  // n2 is 1 where w = 0, and counts for nothing there: c = 0 and slope = 1
     } else {
       gav = g_uhat * h + by_logdet;
     }
@@ -295,7 +310,7 @@ struct FlowRowsBackward : Flow<Scalar, kD> {
     store(q.ga, gav);
     store(q.pull, pulling);
     store(q.c_pull, c * pulling);
-    store(q.gx, glv * load(l.by_x + at) + gc * (load(l.slope + at) - 1.0f) / n2);
+    store(q.gx, glv * load(l.by_x + at) + gc * (load(l.slope + at) - 1.0f) / n2 / size);
     store(q.on_w, -2.0f * gc * c / n2);
   }
 
