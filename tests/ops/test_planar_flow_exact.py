@@ -105,8 +105,8 @@ def test_small_and_large_w(backend: str, mode: Any, inverse: bool, size: float) 
         args = [t.clone().requires_grad_() for t in args]
         with ordkernels.use_backend(backend):
             out, log_det = op(*args, constrained=mode)
-            ((out * gz).sum() + log_det.sum()).backward()
-        of_rows, of_params = [out, log_det, args[0].grad], [t.grad / rows for t in args[1:]]
+            gradients = torch.autograd.grad((out * gz).sum() + log_det.sum(), args)
+        of_rows, of_params = [out, log_det, gradients[0]], [t / rows for t in gradients[1:]]
         assert_right([t.reshape(rows, -1)[-1] for t in of_rows] + of_params, want)
 
 
@@ -121,8 +121,23 @@ def test_conditional(backend: str, mode: Any, size: float) -> None:
     h, weight = torch.ones(1, 1, dtype=torch.float64), torch.zeros(len(bias), 1, dtype=torch.float64)
     with ordkernels.use_backend(backend):
         out, log_det = conditional_planar_flow(z[None], h, weight, bias, constrained=mode)
-        ((out * gz).sum() + log_det.sum()).backward()
-    assert_right([out, log_det, z.grad, *bias.grad.reshape(2, 7).split([3, 3, 1], 1)], want)
+        of_z, of_bias = torch.autograd.grad((out * gz).sum() + log_det.sum(), (z, bias))
+    assert_right([out, log_det, of_z, *of_bias.reshape(2, 7).split([3, 3, 1], 1)], want)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("size", [3e-15, 1e-14, 1e-12, 1e-9])
+def test_slopes_along_w_in_fp32(backend: str, size: float) -> None:
+    """They have 1 / |w|^4 as a factor, which overflows long before |w|^2 does."""
+    args = [t.float().requires_grad_() for t in numbers(size, 1, 3)[:4]]
+    direction = args[2].detach().sign()[0]
+    z, u, w, b = (t.detach().double() for t in args)
+    want = exact(z, u, w, b, direction.double(), "constrained", inverse=False)
+    with ordkernels.use_backend(backend):
+        out, log_det = planar_flow(args[0][None], *args[1:], constrained=True)
+        gradients = torch.autograd.grad((out * direction).sum() + log_det.sum(), args)
+    for found, true in zip(gradients, want[2:], strict=True):
+        torch.testing.assert_close(found.double().reshape(true.shape), true, rtol=0, atol=1e-5 * float(true.abs().max()))
 
 
 @pytest.mark.native
@@ -136,13 +151,14 @@ def test_rows_next_to_extreme_ones_keep_their_bits(dtype: torch.dtype, mode: Any
     g = torch.Generator().manual_seed(3)
     z, u, w, b = (torch.randn(len(sizes), *s, generator=g, dtype=torch.float64) for s in ((5,), (2, 5), (2, 5), (2,)))
     args = [t.to(dtype).requires_grad_() for t in (z, u * sizes[:, 1, None, None], w * sizes[:, 0, None, None], b)]
-    found = [*planar_flow(*args, constrained=mode), *gradients_of(args, mode)]
+    found = results(args, mode)
     for i in range(len(sizes)):
         alone = [t.detach()[i : i + 1].requires_grad_() for t in args]
-        for f, t in zip([*planar_flow(*alone, constrained=mode), *gradients_of(alone, mode)], found, strict=True):
-            assert same_bits(f.detach(), t[i : i + 1].detach()), sizes[i]
+        assert same_bits(results(alone, mode), [t[i : i + 1] for t in found]), sizes[i]
 
 
-def gradients_of(args: list[Tensor], mode: Any) -> tuple[Tensor, ...]:
+def results(args: list[Tensor], mode: Any) -> list[Tensor]:
+    """Outputs and gradients."""
     out, log_det = planar_flow(*args, constrained=mode)
-    return torch.autograd.grad((out, log_det), args, (torch.ones_like(out), torch.ones_like(log_det)))
+    gradients = torch.autograd.grad((out, log_det), args, (torch.ones_like(out), torch.ones_like(log_det)))
+    return [out.detach(), log_det.detach(), *gradients]
