@@ -1,5 +1,6 @@
 // sequence_layer, a Transformer layer on packed sequences: check, cut into tiles of whole sequences, pack the weights.
 #include <array>
+#include <cstring>
 #include <utility>
 
 #include "cpu/checks.h"
@@ -77,11 +78,11 @@ struct SequenceCall {
     offsets = as_contiguous(offsets);
     a.offsets = in<int64_t>(offsets);
     a.S = offsets.size(0) - 1;
-    STD_TORCH_CHECK(a.offsets[0] == 0 && a.offsets[a.S] == a.N, "offsets: expected to rise from 0 to N = ", a.N);
+    STD_TORCH_CHECK(a.offsets[0] == 0 && a.offsets[a.S] <= a.N, "offsets: expected to rise from 0 to at most N = ", a.N);
     const int64_t fit = sequence_layer_tile(a.W, a.F);
     for (int64_t s = 0; s < a.S; ++s) {
       const int64_t length = a.offsets[s + 1] - a.offsets[s];
-      STD_TORCH_CHECK(length >= 0, "offsets: expected to rise from 0 to N = ", a.N);
+      STD_TORCH_CHECK(length >= 0, "offsets: expected to rise from 0 to at most N = ", a.N);
       a.longest = std::max(a.longest, length);
       if (s > tiles.back() && a.offsets[s + 1] - a.offsets[tiles.back()] > fit) {
         tiles.push_back(s);
@@ -118,6 +119,14 @@ struct SequenceCall {
     }
   }
 
+  int64_t tokens() const { return a.offsets[a.S]; }
+  // Rows of [N, W] that belong to no sequence.
+  void clear_others(void* rows) const {
+    if (rows) {
+      memset(static_cast<char*>(rows) + bytes(tokens() * a.W), 0, bytes((a.N - tokens()) * a.W));
+    }
+  }
+
   // Tiles worth starting a thread for: some 100 us of work.
   int64_t grain() const { return (int64_t{1} << 22) / (sequence_layer_tile(a.W, a.F) * a.W * (4 * a.W + 2 * a.F)) + 1; }
 };
@@ -139,7 +148,8 @@ Saved run_forward(SequenceCall c, bool save) {
   a.tiles = c.tiles.data();
   Tensor y = c.made({a.N, a.W}), qkv = c.made({save ? a.N : 0, 3 * a.W}), z1 = c.made({save ? a.N : 0, a.W}),
          h = c.made({save ? a.N : 0, a.F}), z3 = c.made({save && !a.pre_norm ? a.N : 0, a.W});
-  if (a.N > 0) {
+  c.clear_others(y.mutable_data_ptr());
+  if (c.tokens() > 0) {
     Tensor packed = c.made({sequence_layer_packed(a)});
     a.packed = packed.mutable_data_ptr();
     a.y = y.mutable_data_ptr();
@@ -188,7 +198,8 @@ std::vector<Tensor> run_backward(SequenceCall c, const Tensor& qkv, const Tensor
   for (int i = 0; i < kSequenceWeights; ++i) {
     out.push_back(gradient_like(c, grad_mask, 2 + i, c.weights[i], a.grads[i]));
   }
-  if (a.N > 0) {
+  c.clear_others(a.dx);
+  if (c.tokens() > 0) {
     const int64_t size = a.first(kSequenceWeights), most = std::clamp<int64_t>(kPartials / size, 2, kChunks);
     a.chunk_tiles = std::max(kChunkTiles, (a.tile_count + most - 1) / most);
     a.chunks = (a.tile_count + a.chunk_tiles - 1) / a.chunk_tiles;

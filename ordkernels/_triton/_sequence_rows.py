@@ -16,7 +16,8 @@ ATTENTION, FEED_FORWARD, MEMORY = tl.constexpr(0), tl.constexpr(1), tl.constexpr
 
 @triton.jit(do_not_specialize=["N", "S", "steps"])
 def tokens_kernel(offsets, sequence, start, end, N, S, steps, BLOCK: tl.constexpr):
-    """Each token's sequence, and where that starts and ends; within 0, ..., N whatever the offsets. steps: 2^steps >= S."""
+    """Each token's sequence, and where that starts and ends; within 0, ..., N whatever the offsets. Tokens behind the last sequence are
+    alone, in sequence S - 1. steps: 2^steps >= S."""
     t = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = t < N
     low = tl.zeros([BLOCK], tl.int64)
@@ -26,7 +27,8 @@ def tokens_kernel(offsets, sequence, start, end, N, S, steps, BLOCK: tl.constexp
         there = tl.load(offsets + middle) <= t
         low, high = tl.where(there, middle, low), tl.where(there, high, middle)
     tl.store(sequence + t, low, mask=mask)
-    tl.store(start + t, tl.minimum(tl.maximum(tl.load(offsets + low), 0), t), mask=mask)
+    first = tl.where(t < tl.load(offsets + S), tl.load(offsets + low), t)
+    tl.store(start + t, tl.minimum(tl.maximum(first, 0), t), mask=mask)
     tl.store(end + t, tl.minimum(tl.maximum(tl.load(offsets + low + 1), t + 1), N), mask=mask)
 
 

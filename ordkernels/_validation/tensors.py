@@ -155,15 +155,17 @@ def row_ids(name: str, ids: Any, rows: Tensor) -> Tensor | None:
     return t
 
 
-def offsets(name: str, x: Any, N: int) -> None:
-    """``[B + 1]`` int64 that rise from 0 to N: row b has the entries ``x[b] .. x[b + 1]``."""
+def offsets(name: str, x: Any, N: int, *, padded: bool = False) -> None:
+    """``[B + 1]`` int64 that rise from 0 to N, or ``padded`` at most: row b has the entries ``x[b] .. x[b + 1]``."""
     if not isinstance(x, Tensor) or x.dtype != torch.int64:
         raise TypeError(f"{name}: expected an int64 tensor, got {getattr(x, 'dtype', type(x).__name__)}")
     dense(name, x)
     if x.dim() != 1 or not x.numel():
         raise ValueError(f"{name}: expected [B + 1], got {list(x.shape)}")
-    if can_read_values(x) and (int(x[0]) != 0 or int(x[-1]) != N or bool((x.diff() < 0).any())):
-        raise ValueError(f"{name}: expected to rise from 0 to {N}, got {x.tolist()[:8]}")
+    if can_read_values(x):
+        last = int(x[-1])
+        if int(x[0]) != 0 or last > N or (last < N and not padded) or bool((x.diff() < 0).any()):
+            raise ValueError(f"{name}: expected to rise from 0 to {'at most ' if padded else ''}{N}, got {x.tolist()[:8]}")
 
 
 def capacity(x: Any, rows: Tensor) -> tuple[Tensor | None, float]:

@@ -14,6 +14,7 @@ from .._validation.numbers import positive_sizes
 from .._validation.tensors import can_read_values
 from ..nn import SessionFilters
 from ..nn._mlp import MLP, has_hooks
+from ..nn._packing import Packing
 from ..nn.transformer import TransformerLayer
 from ..samplers.fusion import InterestSampler
 from ._base import GenerativeModel
@@ -95,13 +96,12 @@ class SequenceEncoder(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        if can_read_values(mask) and self.kernel_serves(x):
-            where, lengths = mask.flatten().nonzero()[:, 0], mask.sum(1)
-            tokens = self.packed(x.flatten(0, 1).index_select(0, where), F.pad(lengths.cumsum(0), (1, 0)))
-            return x.new_zeros(mask.numel(), x.shape[2]).index_copy(0, where, tokens).view(x.shape)
         last = self.position.num_embeddings - 1
         following = mask.flip(1).cumsum(1).flip(1) - 1  # tokens that come after
         x = x + self.position(following.clamp(0, last))
+        if self.kernel_serves(x):
+            packing = Packing.of(mask)
+            return packing.unpack(self._layers(packing.pack(x), packing.offsets, padded=packing.padded))
         visible = (mask | ~mask.any(1, keepdim=True))[:, None, None]  # [N, 1, 1, L]: an empty sequence attends to itself: no NaN
         for layer in self.layers:
             x = layer(x, visible)
@@ -115,12 +115,14 @@ class SequenceEncoder(nn.Module):
 
     def packed(self, tokens: Tensor, offsets: Tensor) -> Tensor:
         """Sequences one after the other, nothing padded: ``tokens [N, D]``, ``offsets [S + 1]`` -> ``[N, D]``."""
-        layers: Any = self.layers
         N, lengths = len(tokens), offsets.diff()
         following = torch.repeat_interleave(offsets[1:], lengths, output_size=N) - 1 - torch.arange(N, device=tokens.device)
-        tokens = tokens + self.position(following.clamp(max=self.position.num_embeddings - 1))
+        return self._layers(tokens + self.position(following.clamp(max=self.position.num_embeddings - 1)), offsets)
+
+    def _layers(self, tokens: Tensor, offsets: Tensor, *, padded: bool = False) -> Tensor:
+        layers: Any = self.layers
         for layer in layers:
-            tokens = layer.packed(tokens, offsets)
+            tokens = layer.packed(tokens, offsets, padded=padded)
         out: Tensor = self.norm(tokens)
         return out
 

@@ -16,6 +16,7 @@ from .._validation.flags import with_flags
 from .._validation.numbers import one_of, positive_sizes
 from .._validation.tensors import can_read_values
 from ..nn import ValueDecoder
+from ..nn._packing import Packing
 from ..reference.value_decode import FIRST, PAD, SOS
 from ..samplers import ValueSampler
 from ..vocabulary import ValueVocabulary
@@ -360,12 +361,14 @@ class GenerativeRegression(GenerativeModel):
         tokens = self._tokens(y, batch.get("label_tokens"))  # [B, T]
         p = sampling_rate(self.curriculum, self.iteration, self.loss_config.p0, self.loss_config.omega)
         memory = self.encoder(batch)
-        logits = self._logits(tokens, memory, p, LossNoise(batch, memory))  # [B, T, V], or packed, [N, V]
         written = tokens != PAD
-        aims = tokens if logits.dim() == 3 else tokens[written]
+        packing = Packing.of(written) if self.decoder.kernel_serves(memory) else None
+        logits = self._logits(tokens, memory, p, LossNoise(batch, memory), packing)  # [B, T, V], or packed, [N, V]
+        aims = tokens if packing is None else packing.pack(tokens)
         value = ops.windowed_value(logits, self.token_values, window=self.window)  # [B, T] or [N]
         entropy = F.cross_entropy(logits.flatten(0, -2), aims.flatten(), reduction="none").view(aims.shape)
-        value, entropy = (v if v.dim() == 2 else v.new_zeros(tokens.shape).masked_scatter(written, v) for v in (value, entropy))
+        if packing is not None:
+            value, entropy = packing.unpack(value), packing.unpack(entropy)
         value = torch.where(written, value, 0.0).sum(dim=1)
         parts = {"tokens": self._masked_mean(entropy, written), "huber": F.huber_loss(value, y.to(value.dtype), delta=1.0)}
         if self.training:
@@ -392,20 +395,23 @@ class GenerativeRegression(GenerativeModel):
         found, longest = encode_labels(y, self._vocabulary, self.max_tokens, self.tolerance)
         return found[:, :longest].to(y.device, torch.int64)
 
-    def _logits(self, tokens: Tensor, memory: Tensor, p: Tensor, random: LossNoise) -> Tensor:
-        """The logits that the loss is on, those of the second pass, where there are two.
-
-        ``[B, T, V]``, or, where a kernel decodes rows of several lengths, of the tokens alone that are written, ``[N, V]``."""
+    def _logits(self, tokens: Tensor, memory: Tensor, p: Tensor, random: LossNoise, packing: Packing | None) -> Tensor:
+        """The logits that the loss is on, those of the second pass, where there are two: ``[B, T, V]``, or packed, ``[N, V]``."""
         embed, E = self.decoder.tok_emb, self.decoder.tok_emb.weight
-        inputs, written = F.pad(tokens[:, :-1], (1, 0), value=SOS), tokens != PAD
-        packs = can_read_values(tokens) and self.decoder.kernel_serves(memory)
-        offsets = F.pad(written.sum(1).cumsum(0), (1, 0))
+        inputs = F.pad(tokens[:, :-1], (1, 0), value=SOS)
+
+        def packed(x: Tensor) -> Tensor:
+            return x if packing is None else packing.pack(x)
 
         def decoded(x: Tensor) -> Tensor:
-            logits: Tensor = self.decoder.packed(x, memory, offsets) if packs else self.decoder(x, memory)
+            logits: Tensor = (
+                self.decoder(x, memory)
+                if packing is None
+                else self.decoder.packed(x, memory, packing.offsets, padded=packing.padded)
+            )
             return logits
 
-        shape, inputs = inputs.shape, inputs[written] if packs else inputs
+        shape, inputs = inputs.shape, packed(inputs)
         first = decoded(inputs)
         if not isinstance(self.curriculum, str) and self.curriculum == 1:
             return first
@@ -413,8 +419,8 @@ class GenerativeRegression(GenerativeModel):
             fed = embed(first.argmax(dim=-1))
         else:
             fed = ops.embedding_mixup(first, E, window=self.window if self.mixup == "window" else None)
-        true = random.uniform(*shape) < p
-        return decoded(self.decoder.second_pass(inputs, fed, true[written] if packs else true))
+        true = packed(random.uniform(*shape) < p)
+        return decoded(self.decoder.second_pass(inputs, fed, true))
 
     def condition(self, x: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
         """The memory vectors ``[B, M]`` of the rows, and their capacities ``[B]``, if there are any."""

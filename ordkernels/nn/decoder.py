@@ -128,19 +128,21 @@ class ValueDecoder(nn.Module):
         layers: Any = self.layers
         return not has_hooks(self) and all(layer.kernel_serves(memory) for layer in layers)
 
-    def packed(self, inputs: Tensor, memory: Tensor, offsets: Tensor) -> Tensor:
-        """Rows of any lengths one after the other: tokens ``[N]`` or embeddings ``[N, d]``, ``offsets [B + 1]`` -> ``[N, V]``."""
+    def packed(self, inputs: Tensor, memory: Tensor, offsets: Tensor, *, padded: bool = False) -> Tensor:
+        """Rows of any lengths one after the other: tokens ``[N]`` or embeddings ``[N, d]``, ``offsets [B + 1]`` -> ``[N, V]``; ``padded``:
+        tokens may follow the last row, whose logits mean nothing."""
         x = inputs if inputs.is_floating_point() else self.tok_emb(inputs)
         if self.position is not None:
-            N, lengths = len(x), offsets.diff()
-            x = x + self.position[torch.arange(N, device=x.device) - torch.repeat_interleave(offsets[:-1], lengths, output_size=N)]
-        return self._layers_packed(x, memory, offsets)
+            at = torch.arange(len(x), device=x.device)
+            place = at - offsets[torch.searchsorted(offsets, at, right=True) - 1]
+            x = x + self.position[place.clamp(max=len(self.position) - 1) if padded else place]
+        return self._layers_packed(x, memory, offsets, padded=padded)
 
-    def _layers_packed(self, x: Tensor, memory: Tensor, offsets: Tensor) -> Tensor:
+    def _layers_packed(self, x: Tensor, memory: Tensor, offsets: Tensor, *, padded: bool = False) -> Tensor:
         m = memory if self.memory is None else self.memory(memory)
         layers: Any = self.layers
         for layer in layers:
-            x = layer.packed(x, offsets, m)
+            x = layer.packed(x, offsets, m, padded=padded)
         return self._logits(x)
 
     def _logits(self, x: Tensor) -> Tensor:
@@ -306,13 +308,14 @@ class _DecoderLayer(nn.Module):
         norms = (self.norm1, self.norm3) if self.norm2 is None else (self.norm1, self.norm2, self.norm3)
         return kernel_serves(x, self.qkv, self.attention_out, self.linear1, self.linear2, *norms, op=SEQUENCE_LAYER)
 
-    def packed(self, x: Tensor, offsets: Tensor, m: Tensor) -> Tensor:
+    def packed(self, x: Tensor, offsets: Tensor, m: Tensor, *, padded: bool = False) -> Tensor:
         """x [N, d], offsets [B + 1], m [B, d] -> [N, d]."""
         parts: Any = self.norm1, self.qkv, self.attention_out, self.norm3, self.linear1, self.linear2, self.norm2
         weights = SequenceWeights(*(t for part in parts if part is not None for t in (part.weight, part.bias)))
         return sequence_layer(
             x, offsets, weights, heads=self.heads, norm="pre" if self.pre else "post", activation=self.activation, causal=True,
             memory=self.cross_out(self.cross_value(m)), eps=self.norm1.eps, dropout=self.dropout if self.training else 0.0,
+            padded=padded,
         )  # fmt: skip
 
     def _attention(self, x: Tensor) -> Tensor:

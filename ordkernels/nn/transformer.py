@@ -78,10 +78,11 @@ class TransformerLayer(nn.Module):
             x, self.norm1, self.qkv, self.out, self.norm2, *self.ffn, op=SEQUENCE_LAYER
         )  # fmt: skip
 
-    def packed(self, x: Tensor, offsets: Tensor) -> Tensor:
-        """The tokens of sequences of any lengths, one after the other: ``x [N, D]``, ``offsets [S + 1]`` -> ``[N, D]``."""
+    def packed(self, x: Tensor, offsets: Tensor, *, padded: bool = False) -> Tensor:
+        """The tokens of sequences of any lengths, one after the other: ``x [N, D]``, ``offsets [S + 1]`` -> ``[N, D]``; ``padded``: tokens
+        may follow the last sequence."""
         eps, p = self.norm1.eps, self.dropout if self.training else 0.0
-        return sequence_layer(x, offsets, self.weights(), heads=self.heads, eps=eps, dropout=p)
+        return sequence_layer(x, offsets, self.weights(), heads=self.heads, eps=eps, dropout=p, padded=padded)
 
     def weights(self) -> SequenceWeights:
         """All weights, as ``ops.sequence_layer`` takes them."""

@@ -2,6 +2,7 @@
 
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from .._validation import tensors as checks
@@ -30,6 +31,7 @@ def sequence_layer(
     seed: int | Tensor | None = None,
     row_ids: Tensor | None = None,
     layer: int = 0,
+    padded: bool = False,
 ) -> Tensor:
     r"""A Transformer layer on S sequences of any lengths, their tokens packed one after the other: nothing is padded.
 
@@ -58,6 +60,8 @@ def sequence_layer(
         seed: of the dropout, an int or an int64 tensor ``[]`` on the CPU; None: one of torch's own stream.
         row_ids: ``[S]`` integers, of the sequences; None: ``0 .. S - 1``.
         layer: its place among the layers that share a seed: their dropouts are independent.
+        padded: tokens may follow the last sequence; what they hold does not matter, and zeros come out for them. So shapes can stay the
+            same from batch to batch.
 
     Returns:
         ``[N, W]``, in the dtype of x; computed in fp32, or fp64.
@@ -80,23 +84,26 @@ def sequence_layer(
         weights = SequenceWeights(*promoted)
     pre = one_of("norm", norm, ("pre", "post")) == "pre"
     which = reference.ACTIVATIONS.index(one_of("activation", activation, reference.ACTIVATIONS))
-    _check_tokens(x, offsets, heads)
+    _check_tokens(x, offsets, heads, padded=boolean("padded", padded))
     _check_weights(x, offsets, weights, memory, pre)
     causal = boolean("causal", causal)
     key, ids, p = dropout_arguments(dropout, seed, row_ids, offsets[1:])
     step = 3 * integer("layer", layer, least=0, most=2**30)
+    used = torch.arange(len(x), device=x.device)[:, None] < offsets[-1] if padded else None
+    if used is not None:  # a GPU's kernels run on all tokens: those that are not used must not bring a NaN into a gradient
+        x = torch.where(used, x, 0.0)
     out: Tensor = _OP(x, memory, *weights, offsets, key, ids, heads, which, pre, causal, real("eps", eps, least=0), p, step)
-    return out
+    return out if used is None else torch.where(used, out, 0.0)
 
 
-def _check_tokens(x: Tensor, offsets: Tensor, heads: int) -> None:
+def _check_tokens(x: Tensor, offsets: Tensor, heads: int, *, padded: bool) -> None:
     checks.floating("x", x)
     checks.dims("x", x, (2,), "[N, W]")
     N, W = x.shape
     heads = integer("heads", heads)
     if heads < 1 or W % heads or not W:
         raise ValueError(f"heads: expected a divisor of W = {W}, got {heads}")
-    checks.offsets("offsets", offsets, N)
+    checks.offsets("offsets", offsets, N, padded=padded)
     checks.same_device("offsets", offsets, "x", x)
 
 

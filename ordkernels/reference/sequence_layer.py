@@ -35,11 +35,19 @@ def sequence_layer(
     memory: Tensor | None,
     *arguments: Any,  # 14 weights, offsets, seed, row_ids; heads, activation, pre_norm, causal, eps, dropout, step, grad_mask
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """x [N, W], offsets [S + 1], memory [S, W] -> y [N, W], and what backward needs: qkv, z1, h, z3; empty without gradients."""
-    f = _forward(x, memory, *arguments[:-1])
-    saved = [t if arguments[-1] else t[:0] for t in (f.qkv, f.z1, f.h, f.z3)]
+    """x [N, W], offsets [S + 1], memory [S, W] -> y [N, W], and what backward needs: qkv, z1, h, z3; empty without gradients. Rows behind
+    the last sequence are 0."""
+    used, others = _used(x, arguments[WEIGHTS])
+    f = _forward(x[:used], memory, *arguments[:-1])
+    saved = [F.pad(t, others) if arguments[-1] else t[:0] for t in (f.qkv, f.z1, f.h, f.z3)]
     pre_norm = arguments[WEIGHTS + 5]
-    return f.y.to(x.dtype), saved[0], saved[1], saved[2], saved[3][:0] if pre_norm else saved[3]
+    return F.pad(f.y.to(x.dtype), others), saved[0], saved[1], saved[2], saved[3][:0] if pre_norm else saved[3]
+
+
+def _used(x: Tensor, offsets: Tensor) -> tuple[int, tuple[int, int, int, int]]:
+    """How many tokens are in sequences, and the padding of rows for the others."""
+    used = int(offsets[-1])
+    return used, (0, 0, 0, len(x) - used)
 
 
 def _forward(
@@ -82,8 +90,10 @@ def sequence_layer_backward(
         arguments[:WEIGHTS], arguments[WEIGHTS : WEIGHTS + 3], arguments[WEIGHTS + 3 : WEIGHTS + 8], arguments[WEIGHTS + 8 :],
     )  # fmt: skip
     heads, activation, pre_norm, causal, eps, dropout, step, mask = constants
+    used, others = _used(x, offsets)
+    x = x[:used]
     f = _forward(x, memory, *weights, offsets, seed, row_ids, *constants[:-1])
-    dtype, storage, dy = f.y.dtype, x.dtype, saved[4].to(f.y.dtype)
+    dtype, storage, dy = f.y.dtype, x.dtype, saved[4][:used].to(f.y.dtype)
     matrices: list[Any] = [None if w is None else w.to(dtype) for w in weights[::2]]
     n1w, qkv_w, out_w, n2w, w1, w2, n3w = matrices
     factors = _factors(offsets, seed, row_ids, x.shape[1], dropout, step, dtype)
@@ -114,7 +124,7 @@ def sequence_layer_backward(
     through = gqkv @ qkv_w
     if pre_norm:
         through, norm1 = _norm_backward(x.to(dtype), n1w, through, eps)
-    found = (g + through, gm, *norm1, *qkv, *out, *norm2, *linear1, *linear2, *norm3)
+    found = (F.pad(g + through, others), gm, *norm1, *qkv, *out, *norm2, *linear1, *linear2, *norm3)
     return tuple(empty_unless(mask >> i & 1, t.to(storage)) for i, t in enumerate(found))
 
 

@@ -322,6 +322,26 @@ def test_sequences_ignore_padding_and_survive_being_empty():
         assert bool(out.isfinite().all())
 
 
+@pytest.mark.native
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_sequences_of_a_mask_that_cannot_be_read_have_the_same_values(monkeypatch, dropout):
+    torch.manual_seed(0)
+    encoder, g = SequenceEncoder(8, 4, layers=2, heads=2, dropout=dropout).double(), torch.randn(30, 6, 8, dtype=torch.float64)
+    mask = torch.rand(30, 6) < torch.rand(30, 1)
+    x = torch.where(mask[..., None], torch.randn(30, 6, 8, dtype=torch.float64), 1.0)
+
+    def found():
+        torch.manual_seed(1)
+        inner = x.clone().requires_grad_()
+        out = torch.where(mask[..., None], encoder(inner, mask), 0.0)
+        return out, *torch.autograd.grad(out, (inner, *encoder.parameters()), g)
+
+    packed = found()
+    monkeypatch.setattr("ordkernels.models._interest.can_read_values", lambda t: False)
+    for a, b in zip(packed, found(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
 def test_errors_name_the_key_or_the_argument():
     model, rows = ifusion(), batch()
     for change, match in (

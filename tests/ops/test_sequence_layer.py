@@ -357,6 +357,27 @@ def test_compiled_with_a_seed_of_torch() -> None:
     assert not torch.equal(first, second)
 
 
+@each_backend
+@pytest.mark.parametrize("lengths", [FEW, [0, 0], []], ids=name_of)
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_tokens_behind_the_last_sequence_are_in_none(backend: str, norm: str, lengths: list[int]) -> None:
+    inputs, others = inputs_of(lengths, 16, 20, norm, memory=True), 9
+
+    def run(x: Tensor, memory: Tensor, *weights: Tensor) -> Tensor:
+        x = torch.cat((x, torch.full((others, 16), torch.nan)))
+        options = dict(heads=2, norm=norm, dropout=0.3, seed=5, padded=True)
+        y = ops.sequence_layer(x, offsets_of(lengths), SequenceWeights(*weights), memory=memory, **options)  # type: ignore[arg-type]
+        assert not y[len(x) - others :].any()
+        return y[: len(x) - others]
+
+    if backend == "triton" and not lengths:
+        pytest.skip("tokens without a sequence have no row id there")
+    with ordkernels.use_backend(backend):
+        got = with_gradients(run, *inputs)
+        want = with_gradients(ours(lengths, True, heads=2, norm=norm, dropout=0.3, seed=5), *inputs)
+    assert_equal_to_rounding(got, want)
+
+
 @native
 def test_the_kernel_checks_again() -> None:
     x, *weights = inputs_of([2, 3], 4, 6, dtype=torch.float32)
@@ -371,7 +392,7 @@ def test_the_kernel_checks_again() -> None:
     for arguments, text in (
         (dict(x=x[0]), "x: expected"),
         (dict(x=x[:, :2]), "norm1_weight: expected shape"),
-        (dict(offsets=(0, 6)), "offsets: expected to rise from 0 to N = 5"),
+        (dict(offsets=(0, 6)), "offsets: expected to rise from 0 to at most N = 5"),
         (dict(offsets=(0, 4, 2, 5)), "offsets: expected to rise"),
         (dict(offsets=(0.0, 5.0)), "offsets: expected int64"),
         (dict(heads=3), "heads: expected a divisor of W = 4, got 3"),
@@ -394,6 +415,8 @@ def test_the_kernel_checks_again() -> None:
         (dict(x=torch.zeros(5, 4).double()), TypeError, "linear1_weight: expected the dtype of x"),
         (dict(offsets=[0, 5]), TypeError, "offsets: expected an int64 tensor, got list"),
         (dict(offsets=torch.tensor([0, 4])), ValueError, r"offsets: expected to rise from 0 to 5, got \[0, 4\]"),
+        (dict(offsets=torch.tensor([0, 6]), padded=True), ValueError, "offsets: expected to rise from 0 to at most 5"),
+        (dict(padded=1), TypeError, "padded: expected a bool, got int"),
         (dict(offsets=torch.tensor([0, 3, 2, 5])), ValueError, "offsets: expected to rise from 0 to 5"),
         (dict(offsets=torch.zeros(1, 2).long()), ValueError, r"offsets: expected \[B \+ 1\], got \[1, 2\]"),
         (dict(heads=0), ValueError, "heads: expected a divisor of W = 4, got 0"),

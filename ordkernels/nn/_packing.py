@@ -1,0 +1,41 @@
+"""Padded sequences as kernels take them: the tokens that exist, one after the other."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .._validation.tensors import can_read_values
+
+__all__ = ["Packing"]
+
+
+class Packing(NamedTuple):
+    """Where the tokens of padded sequences lie that exist. Where that cannot be read (it would wait for a GPU, or break a graph), the
+    other tokens follow behind the last sequence, so that all shapes are known."""
+
+    mask: Tensor  # [S, L] bool: the tokens that exist
+    where: Tensor  # [N], N <= S L: places in mask.flatten(), those that exist in front, in order
+    offsets: Tensor  # [S + 1]
+    padded: bool
+
+    @classmethod
+    def of(cls, mask: Tensor) -> Packing:
+        there, offsets = mask.flatten(), F.pad(mask.sum(1).cumsum(0), (1, 0))
+        if can_read_values(mask):
+            return cls(mask, there.nonzero()[:, 0], offsets, False)
+        place = torch.where(there, there.cumsum(0) - 1, there.sum() + (~there).cumsum(0) - 1)
+        every = torch.arange(len(there), device=mask.device)
+        return cls(mask, torch.empty_like(every).scatter(0, place, every), offsets, True)
+
+    def pack(self, x: Tensor) -> Tensor:
+        """``[S, L, ...]`` -> ``[N, ...]``."""
+        return x.flatten(0, 1).index_select(0, self.where)
+
+    def unpack(self, packed: Tensor) -> Tensor:
+        """``[N, ...]`` -> ``[S, L, ...]``; what is no token is 0, or, behind the last sequence, what ``packed`` has there."""
+        rest = packed.shape[1:]
+        return packed.new_zeros(self.mask.numel(), *rest).index_copy(0, self.where, packed).view(*self.mask.shape, *rest)
