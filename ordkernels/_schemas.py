@@ -131,6 +131,17 @@ SCHEMAS: dict[str, tuple[str, str | None]] = {
     "philox": ("(Tensor counter, Tensor key) -> Tensor", None),
     "random_normal": ("(Tensor row_ids, Tensor? draw_ids, int draw, int seed, int step, int width) -> Tensor", None),
     "random_uniform": ("(Tensor row_ids, Tensor? draw_ids, int draw, int seed, int step, int width) -> Tensor", None),
+    # AdamW; steps [N, 4] in fp64: decay, rate, root, weight (csrc/cpu/ops/adamw_args.h). In place, without a rule of autograd.
+    "adamw_step": (
+        "(Tensor(a!)[] params, Tensor(b!)[] exp_avgs, Tensor(c!)[] exp_avg_sqs, Tensor(d!)[] means, Tensor[] grads, Tensor[] others,"
+        " Tensor steps, float max_norm, float beta1, float beta2, float eps) -> float",
+        None,
+    ),
+    "adamw_rows": (
+        "(Tensor(a!) param, Tensor(b!) exp_avg, Tensor(c!) exp_avg_sq, Tensor(d!)? mean, Tensor? grad, Tensor? rows, Tensor(e!) last,"
+        " Tensor steps, float scale, float beta1, float beta2, float eps) -> ()",
+        None,
+    ),
     "isa": ("() -> str", None),
     "_vmath": ("(Tensor x, int which) -> Tensor", None),  # for tests: the native kernels' own exp, tanh, ...
 }

@@ -13,6 +13,7 @@ from .._validation.flags import with_flags
 from .._validation.numbers import integer, one_of, positive_sizes
 from ..nn import QuantileEncoder
 from ..nn._mlp import MLP
+from ._adamw import IdEmbedding
 from ._checks import INPUT_KEYS, check_batch, check_dtype, check_ids, check_target, require_keys
 from ._noise import LossNoise
 
@@ -135,8 +136,8 @@ class FeatureEncoder(nn.Module):
         check_probability(dropout=dropout)
         config = config or EncoderConfig()
         self.config, self.patterns_in_context = config, patterns_in_context
-        self.user_embedding = nn.Embedding(n_users, config.id_width)
-        self.item_embedding = nn.Embedding(n_items, config.id_width)
+        self.user_embedding = IdEmbedding(n_users, config.id_width)
+        self.item_embedding = IdEmbedding(n_items, config.id_width)
         nn.init.zeros_(self.user_embedding.weight)
         nn.init.zeros_(self.item_embedding.weight)
         self.width, self.pattern_width = hidden, 2 * config.pattern_width

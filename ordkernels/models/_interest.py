@@ -17,6 +17,7 @@ from ..nn._mlp import MLP, has_hooks
 from ..nn._packing import Packing
 from ..nn.transformer import TransformerLayer
 from ..samplers.fusion import InterestSampler
+from ._adamw import IdEmbedding
 from ._base import GenerativeModel
 from ._checks import check_weights, require_keys
 from ._encoders import ContextEncoder, EncoderConfig
@@ -214,7 +215,7 @@ class InterestModel(GenerativeModel):
         self.latent, self.session_count, self.long_length, self.feedback_width = latent, sessions, sequence.long, sequence.feedback_width
         self.click_weight, self.number_weight, self.use_context = loss.click_weight, loss.number_weight, sequence.context
         self.encoder = ContextEncoder(n_users, n_items, dense_width, hidden, quantiles, dropout=dropout, config=encoder)
-        self.item_embedding = nn.Embedding(n_items + 1, D, padding_idx=0)
+        self.item_embedding = IdEmbedding(n_items + 1, D, padding_idx=0)
         with torch.no_grad():
             self.item_embedding.weight.mul_(0.1)
         self.feedback = nn.Linear(sequence.feedback_width, D) if sequence.feedback_width else None

@@ -405,9 +405,7 @@ class GenerativeRegression(GenerativeModel):
 
         def decoded(x: Tensor) -> Tensor:
             logits: Tensor = (
-                self.decoder(x, memory)
-                if packing is None
-                else self.decoder.packed(x, memory, packing.offsets, padded=packing.padded)
+                self.decoder(x, memory) if packing is None else self.decoder.packed(x, memory, packing.offsets, padded=packing.padded)
             )
             return logits
 

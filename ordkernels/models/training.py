@@ -18,6 +18,7 @@ from torch.optim.swa_utils import AveragedModel
 from .. import ops
 from .._validation.numbers import integer
 from . import _checkpoint, _processes
+from ._adamw import AdamW
 
 __all__ = ["fit"]
 
@@ -118,7 +119,7 @@ def fit(
         torch.manual_seed(seed)
         run = _Run(model, {**settings, "seed": seed}, device, None if checkpoint is None else Path(checkpoint), valid, patience)
         model.train()
-        with _joint_means(model):
+        with _joint_means(model), run.optimizer if isinstance(run.optimizer, AdamW) else nullcontext():
             _train(run, train, batch_size, math.inf if time_budget is None else time_budget, checkpoint_steps, bar, on_step)
         run.finish()
     model.eval()
@@ -146,6 +147,7 @@ def _train(
             if bar is not None:
                 bar.update()
             if on_step is not None:
+                run.catch_up()
                 on_step(run.step, parts)
             if run.step == steps or run.is_over():
                 break
@@ -167,9 +169,9 @@ class _Run:
         self.model, self.settings, self.device, self.path, self.valid, self.patience = model, settings, device, path, valid, patience
         self.best: list[Tensor] = []  # the parameters of the least score on `valid`, that of epoch `best_epoch`
         self.best_score, self.best_epoch = math.inf, 0
-        self.optimizer = _optimizer(model, settings["lr"], settings["weight_decay"])
-        self.schedule = CosineAnnealingLR(self.optimizer, settings["steps"])
         self.averaged = _averaged(model, settings["average"]) if settings["average"] else None
+        self.optimizer = _optimizer(model, self.averaged, settings)
+        self.schedule = CosineAnnealingLR(self.optimizer, settings["steps"])
         self.loss = _processes.parallel_loss(model)
         self.deadline = math.inf
         self.step = self.epoch = 0
@@ -191,13 +193,29 @@ class _Run:
     def descend(self, parts: dict[str, Tensor], rows: int) -> None:
         self.optimizer.zero_grad(set_to_none=True)
         parts["loss"].backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), _LARGEST_NORM)
-        self.optimizer.step()
+        if isinstance(self.optimizer, AdamW):
+            self._step_at_once(self.optimizer)
+        else:
+            nn.utils.clip_grad_norm_(self.model.parameters(), _LARGEST_NORM)
+            self.optimizer.step()
+            if self.averaged is not None:
+                self.averaged.update_parameters(self.model)
         self.schedule.step()
-        if self.averaged is not None:
-            self.averaged.update_parameters(self.model)
         self.step += 1
         self.means.add(parts, rows)
+
+    def _step_at_once(self, optimizer: AdamW) -> None:
+        if self.averaged is not None:
+            optimizer.share = _share(self.averaged, self.settings["average"])
+            self.averaged.n_averaged += 1
+        optimizer.step()
+
+    def catch_up(self) -> None:
+        """Brings up to date what a step leaves behind: rows of tables that it does not read, and the average's buffers."""
+        if isinstance(self.optimizer, AdamW):
+            self.optimizer.catch_up()
+            for mean, value in zip(self.averaged.module.buffers(), self.model.buffers(), strict=True) if self.averaged is not None else ():
+                mean.copy_(value)
 
     def end_epoch(self) -> dict[str, float]:
         """The means of the epoch, which may have been cut short: then they come into the history without ending it."""
@@ -222,6 +240,7 @@ class _Run:
 
     def _score(self) -> float:
         assert self.valid is not None
+        self.catch_up()
         model = self.model if self.averaged is None else self.averaged.module
         score = math.nan
         if not _processes.rank():
@@ -246,6 +265,7 @@ class _Run:
             _checkpoint.save(self.path, state)
 
     def _state(self) -> dict[str, Any]:
+        self.catch_up()
         return {
             "settings": self.settings,
             "model": self.model.state_dict(),
@@ -318,8 +338,13 @@ def _joint_means(model: Any) -> Iterator[None]:
         model.means_over_processes = before
 
 
-def _optimizer(model: nn.Module, lr: float, weight_decay: float) -> torch.optim.Optimizer:
-    """AdamW, in one pass over a parameter where torch can; a checkpoint of a training without goes on without."""
+def _optimizer(model: nn.Module, averaged: AveragedModel | None, settings: dict[str, Any]) -> torch.optim.Optimizer:
+    """AdamW, with clipping and average in one pass where our kernels can, else in one pass over a parameter where torch can."""
+    lr, weight_decay = settings["lr"], settings["weight_decay"]
+    if AdamW.serves(model):
+        means = [] if averaged is None else list(averaged.module.parameters())
+        # DDP averages the gradients of whole tables.
+        return AdamW(model, means, lr, weight_decay, _LARGEST_NORM, settings["batch_size"] if _processes.count() == 1 else None)
     fused = all(type(p) is nn.Parameter and p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in model.parameters())
     return torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay, fused=fused or None)
 
@@ -328,12 +353,17 @@ def _averaged(model: nn.Module, average: float) -> AveragedModel:
     """An exponential average of the parameters that starts with them, with a short memory: ``s / (s + 10)`` at step s."""
 
     def update(means: Parameters, parameters: Parameters, _: Tensor | int) -> None:
-        step = int(averaged.n_averaged)  # on the host, unlike the argument: no step waits for the device
-        torch._foreach_lerp_(list(means), list(parameters), 1 - min(average, step / (step + 10.0)))
+        torch._foreach_lerp_(list(means), list(parameters), _share(averaged, average))
 
     averaged = AveragedModel(model, multi_avg_fn=update)
     averaged.update_parameters(model)  # the first update copies the parameters and counts as one
     return averaged
+
+
+def _share(averaged: AveragedModel, average: float) -> float:
+    """Of the parameters in the next average."""
+    step = int(averaged.n_averaged)  # on the host: no step waits for the device
+    return 1 - min(average, step / (step + 10.0))
 
 
 def _validation_score(model: Any, rows: dict[str, Tensor]) -> float:
