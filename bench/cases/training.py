@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ordkernels import use_backend
-from ordkernels.data import kuairand_sessions, n_ids
 from ordkernels._backend import forced_backend
+from ordkernels.data import kuairand_sessions, n_ids
 from ordkernels.models import DiffoR, FlowTime, GenerativeRegression, IFusion, fit
 from ordkernels.models._adamw import AdamW
 
@@ -30,6 +30,7 @@ TRAINED_ROWS: dict[Size, int] = {"tiny": 64, "quick": 2048, "full": 16384}  # be
 SECONDS_TO_COMPILE = 300
 COUNTED_ROWS = 32  # whose matrix products are counted
 DRAWS = 32
+SMALL_RATE = 1e-12  # of learning
 
 
 @dataclass
@@ -59,6 +60,7 @@ def cases(device: str, size: Size) -> Iterator[Case]:
         fit(model, {k: v for k, v in _some(train, TRAINED_ROWS[size]).items() if k != "row_ids"}, epochs=1, batch_size=256, progress=False)
         for B in BATCHES[size]:
             yield _scoring(name, model, _some(test, B))
+    yield _many_users(device, size)
 
 
 def scalings(device: str, size: Size) -> Iterator[Scaling]:
@@ -118,13 +120,41 @@ def _training(name: str, model: Any, batch: Rows, size: Size) -> Case:
     )  # fmt: skip
 
 
+def _many_users(device: str, size: Size) -> Case:
+    """A model whose table of users is far larger than all else; each is read again after 64 steps."""
+    users, B = {"tiny": 2**10, "quick": 2**18, "full": 2**22}[size], max(BATCHES[size])
+    _, train, _ = _prepared("FlowTime", device, size)
+    torch.manual_seed(0)
+    model = FlowTime(users, int(train["item"].max()) + 1, train["dense"].shape[1]).to(device)
+    model.prepare({k: v.cpu() for k, v in train.items()})
+    batch = _some(train, B) | {"user": torch.arange(B, device=device)}
+    models = {run: copy.deepcopy(model) for run in (OURS, "eager")}
+
+    def in_turn(run: str) -> Run:
+        own = batch | {"user": batch["user"].clone()}
+        step = _step(models[run], own)
+
+        def call() -> Any:
+            own["user"].add_(B).remainder_(64 * B)
+            return step()
+
+        return call
+
+    return Case(
+        "training", f"FlowTime, step B={B}, users={users}", {OURS: in_turn(OURS), "eager": _plain(in_turn("eager"))},
+        lambda: _without_dropout(_double(model), _as_double(batch), plain=True)(None), 1e-3, bytes=_parameter_bytes(model),
+        flops=_useful_flops(model, batch), outputs={run: _without_dropout(model, batch, run == "eager") for run in (OURS, "eager")},
+        device=device,
+    )  # fmt: skip
+
+
 def _step(model: Any, batch: Rows, loss: Callable[[Rows], Any] | None = None) -> Run:
-    """A step that leaves the weights as they are: the learning rate is 0. In plain torch each part is the fastest of its kind."""
+    """A step that all but leaves the weights as they are. In plain torch each part is the fastest of its kind."""
     model.train()
     parameters = list(model.parameters())
     average = [p.detach().clone() for p in parameters]
-    plain = torch.optim.AdamW(parameters, lr=0.0, weight_decay=0.1, fused=True)
-    ours = AdamW(model, average, 0.0, 0.1, 5.0, len(batch["y"])) if AdamW.serves(model) else None
+    plain = torch.optim.AdamW(parameters, lr=SMALL_RATE, weight_decay=0.1, fused=True)
+    ours = AdamW(model, average, SMALL_RATE, 0.1, 5.0, len(batch["y"])) if AdamW.serves(model) else None
     loss = loss or model.loss
 
     def gradients() -> Tensor:

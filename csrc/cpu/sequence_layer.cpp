@@ -78,7 +78,8 @@ struct SequenceCall {
     offsets = as_contiguous(offsets);
     a.offsets = in<int64_t>(offsets);
     a.S = offsets.size(0) - 1;
-    STD_TORCH_CHECK(a.offsets[0] == 0 && a.offsets[a.S] <= a.N, "offsets: expected to rise from 0 to at most N = ", a.N);
+    STD_TORCH_CHECK(a.offsets[0] == 0 && a.offsets[a.S] <= a.N,
+                    "offsets: expected to rise from 0 to at most N = ", a.N);
     const int64_t fit = sequence_layer_tile(a.W, a.F);
     for (int64_t s = 0; s < a.S; ++s) {
       const int64_t length = a.offsets[s + 1] - a.offsets[s];
