@@ -52,6 +52,9 @@ class _Rows:
         """Brings the rows of these ids, or all, to the last step."""
         if self.count:
             self._run(None, None if ids is None else torch.unique(ids).long(), 1.0)
+        if ids is None:
+            self.last.zero_()
+            self.count = 0
 
     def step(self, numbers: list[float], gradient: Tensor, scale: float) -> None:
         """One more, with the gradient of some rows, which have caught up: sparse, coalesced."""
@@ -60,8 +63,6 @@ class _Rows:
         self._run(gradient.values(), gradient.indices()[0], scale)
         if self.count == _STEPS_TOGETHER:
             self.catch_up()
-            self.last.zero_()
-            self.count = 0
 
     def _run(self, gradient: Tensor | None, rows: Tensor | None, scale: float) -> None:
         optimizer, p = self.optimizer, self.weight

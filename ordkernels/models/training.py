@@ -76,7 +76,8 @@ def fit(
         time_budget: seconds; training stops after the step that reaches it (then results depend on the machine).
         on_step: called after each step with its number, from 1, and the loss's parts.
         checkpoint: a file that the whole state of the training is written to, after each epoch and where the time budget ends it. If
-            it exists, training goes on from there: weights, losses and history are those of an uninterrupted run, bit for bit.
+            it exists, training goes on from there: weights, losses and history are those of an uninterrupted run, bit for bit, or to
+            rounding where tables are trained by rows.
         checkpoint_steps: write it after so many steps too.
         valid: rows to score after each epoch and at the end, by the averaged weights: their fair CRPS with 16 draws a row, or the
             mean absolute error of a model without draws. The history then has ``valid``, and the weights at the end are those of
