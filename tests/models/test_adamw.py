@@ -96,7 +96,7 @@ def test_rows_that_no_batch_reads_decay_and_are_averaged():
     assert bool((last == 900).all())
 
 
-def test_a_checkpoint_goes_on_bit_for_bit_and_is_torchs_own(monkeypatch, tmp_path):
+def test_a_checkpoint_goes_on_to_rounding_and_is_torchs_own(monkeypatch, tmp_path):
     torch.manual_seed(0)
     model, train = Model(), rows()
     whole, _ = trained(model, train, False, monkeypatch, epochs=4)
