@@ -179,7 +179,7 @@ def launch_backward(
     )  # fmt: skip
     if accumulate:
         gu, gw, gb = ((t.sum(0) if slots > 1 else t).to(dtype) for t in (gu, gw, gb))
-    return out, gu.view(shape), gw.view(shape), gb.view(shape[:-1])
+    return out, gu.view(*shape), gw.view(*shape), gb.view(*shape[:-1])
 
 
 def backward_signature(dtype: str, N: int, K: int, D: int, inverse: bool) -> tuple[Any, ...]:
