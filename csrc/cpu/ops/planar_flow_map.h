@@ -65,19 +65,19 @@ struct FlowMap : Flow<Scalar, kD, kScaled> {
       // kept in x and s until all are made
       this->products(rows.own, i, rows.n - i < W ? rows.n - i : W, q.x + i, q.s + i, q.size + i);
     }
-    Ints<V> found = {};
+    typename Base::Extent extent;
     for (int64_t k = 0; k < K; ++k) {
       for (int64_t i = k * R; i < k * R + rows.n; i += W) {
         const V wu = load(q.x + i), ww = load(q.s + i);
         auto l = layer_terms(wu, ww, a.mode);
-        found |= this->extremes(wu, ww, l);
+        extent.add(wu, ww, l);
         if constexpr (kScaled) {
           l.c /= load(q.size + i);
         }
         q.set_terms(i, l);
       }
     }
-    this->note_extremes(found);
+    this->note_extremes(extent);
   }
 
   // A layer waits for the tanh of the one before. What no layer waits for, the determinants, is left to the end, where

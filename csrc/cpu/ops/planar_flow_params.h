@@ -133,6 +133,7 @@ struct Flow : Width<kD> {
   void load_group(int64_t g, GroupParams<T>& p) const {
     const void *const u_end = layers_end(a.u, a.u_group, a.u_layer), *const w_end =
                                                                          layers_end(a.w, a.w_group, a.w_layer);
+    Extent extent;
     for (int64_t k = 0; k < K; ++k) {
       T *const uk = p.uhat + k * Dp, *const wk = p.w + k * Dp;
       load_row(a.param_type, element(a.param_type, a.u, g * a.u_group + k * a.u_layer), u_end, uk);
@@ -146,7 +147,7 @@ struct Flow : Width<kD> {
       }
       const V product = V{} + sum(wu), norm = V{} + sum(ww);
       auto l = layer_terms(product, norm, a.mode);
-      note_extremes(extremes(product, norm, l));
+      extent.add(product, norm, l);
       l.c = scaled(l.c, size);
       for (int64_t d = 0; d < Dp; d += W) {
         store(uk + d, load(uk + d) + l.c * scaled(load(wk + d), size));
@@ -159,6 +160,7 @@ struct Flow : Width<kD> {
       p.slope[k] = l.slope[0];
       p.n2[k] = l.n2[0];
     }
+    note_extremes(extent);
   }
   T group_bias(int64_t g, int64_t k) const {
     const int64_t i = g * a.b_group + k * a.b_layer;
@@ -230,15 +232,22 @@ struct Flow : Width<kD> {
     }
   }
 
-  // Where |w|^2 or a correction is not within kNorms. The rows themselves are chosen by a test in fp64 that none passes
-  // without being found here, so that no row depends on what its neighbours set.
-  static Ints<V> extremes(V wu, V ww, const LayerTerms<V>& l) {
+  // The least and the largest |w|^2 or correction, but for corrections of w.u = 0.
+  struct Extent {
+    V least = V{} + 1.0f, most = V{} + 1.0f;
+    void add(V wu, V ww, const LayerTerms<V>& l) {
+      const V c = absolute(l.c), low = wu != 0.0f ? c : V{} + 1.0f;
+      least = ww < least ? ww : least;
+      least = low < least ? low : least;
+      most = ww > most ? ww : most;
+      most = c > most ? c : most;
+    }
+  };
+  // The rows themselves are chosen by a test in fp64 that none passes without being noted here, so that no row depends
+  // on what its neighbours set.
+  void note_extremes(const Extent& x) const {
     constexpr T low = 2 * kNorms<T>[0], high = kNorms<T>[1] / 2;
-    const V c = absolute(l.c);
-    return (ww < low) | (ww > high) | (c > high) | ((c < low) & (wu != 0.0f));
-  }
-  void note_extremes(Ints<V> found) const {
-    if (a.extreme && any(found)) {
+    if (a.extreme && any((x.least < low) | (x.most > high))) {
       __atomic_store_n(a.extreme, 1, __ATOMIC_RELAXED);
     }
   }

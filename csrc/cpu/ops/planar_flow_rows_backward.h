@@ -126,11 +126,12 @@ struct FlowRowsBackward : Flow<Scalar, kD, kScaled> {
       }
     }
     this->products(rows.own, 0, rows.n, l.c, l.n2, l.size);  // kept there until all are made
+    typename Base::Extent extent;
     for (int64_t k = 0; k < K; ++k) {
       const int64_t at = k * R;
       const V wu = load(l.c + at), ww = load(l.n2 + at);
       auto e = layer_terms(wu, ww, a.mode);
-      this->note_extremes(this->extremes(wu, ww, e));
+      extent.add(wu, ww, e);
       if constexpr (kScaled) {
         e.c /= load(l.size + at);
       }
@@ -149,6 +150,7 @@ struct FlowRowsBackward : Flow<Scalar, kD, kScaled> {
         store(l.inverse + at, inverse);
       }
     }
+    this->note_extremes(extent);
   }
 
   // Row i of a tensor [rows, D] of the rows' storage type, as numbers of the compute type: where it is, or, of a half
