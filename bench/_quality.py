@@ -68,6 +68,8 @@ def about(args: argparse.Namespace) -> dict[str, Any]:
 
 # Of KuaiRand's loaders: the last training day is scored, the days before it are trained on.
 VALIDATION_DAY: dict[str, Any] = {"train_dates": (20220425, 20220429), "test_dates": (20220430, 20220430)}
+# What was trained on is a day older still, as the test week is older than what comes before it.
+VALIDATION_GAP: dict[str, Any] = {"train_dates": (20220425, 20220427), "test_dates": (20220429, 20220430)}
 
 
 def held_out(train: Split, order: Tensor) -> tuple[Split, Split]:

@@ -2,10 +2,11 @@
 
 python bench/quality.py                       on validation rows, which defaults and budgets are chosen on: KuaiRand's last training day,
                                               a fifth of the other training splits
+python bench/quality.py --gap --data kuairand on KuaiRand's last two training days, fit on the first three: what a gap in time costs
 python bench/quality.py --test                trained on all training rows, scored on the test rows: once, at the end, nothing is chosen
 python bench/quality.py --data kuairand --models FlowTime GR --seeds 0
 
-Writes bench/results/quality_comparison[_validation].json after every run; entries of other models and data sets are kept.
+Writes bench/results/quality_comparison[_validation|_gap].json after every run; entries of other models and data sets are kept.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from _quality import RESULTS, VALIDATION_DAY, Split, about, held_out, numbers, parser, read, write
+from _quality import RESULTS, VALIDATION_DAY, VALIDATION_GAP, Split, about, held_out, numbers, parser, read, write
 from torch import Tensor
 
 from ordkernels import ops
@@ -38,6 +39,7 @@ class Task(NamedTuple):
     scored: Split
     unit: float  # of GR's vocabulary
     grouped: bool  # ids and histories?
+    steps: int  # of the networks' training
 
 
 class Prediction(NamedTuple):
@@ -55,10 +57,13 @@ Maker = Callable[[Task, int, int], Prediction]  # (task, seed, draws)
 def main() -> None:
     out = parser(__doc__, seeds=(0, 1, 2), draws=32, draws_help="of a row")
     out.add_argument("--data", nargs="+", choices=DATA, default=list(DATA))
-    out.add_argument("--test", action="store_true", help="score the test rows")
+    rows = out.add_mutually_exclusive_group()
+    rows.add_argument("--test", action="store_true", help="score the test rows")
+    rows.add_argument("--gap", action="store_true", help="of KuaiRand, fit on 25 to 27 April and score 29 and 30 April")
+    out.add_argument("--steps", type=int, default=STEPS, help=f"of the networks' training (default {STEPS})")
     args = out.parse_args()
     torch.set_num_threads(args.threads)
-    file = args.json or RESULTS / f"quality_comparison{'' if args.test else '_validation'}.json"
+    file = args.json or RESULTS / f"quality_comparison{'' if args.test else '_gap' if args.gap else '_validation'}.json"
     for name in args.data:
         rivals: dict[tuple[str, int], Prediction] = {}  # for paired differences
         splits = args.seeds if name in TABLES else args.seeds[:1]  # a log is split by time, a table at random
@@ -85,7 +90,7 @@ def save(file: Any, name: str, label: str, runs: list[dict[str, Any]], args: Any
     report = read(file)  # again: another data set may be running beside this one
     entry = report.setdefault(name, {"kind": "comparison", "models": {}})
     entry["models"][label] = {"runs": runs, **_summary(runs)}
-    entry["about"] = about(args) | {"draws": args.draws, "steps": STEPS, "rows": "test" if args.test else "validation"}
+    entry["about"] = about(args) | {"draws": args.draws, "steps": args.steps, "rows": "test" if args.test else "validation"}
     write(file, report)
 
 
@@ -104,7 +109,7 @@ def load(name: str, seed: int, args: Any) -> Task:
     """The rows of training and of scoring; a log is split by time, the same for every seed, a table at random by the seed."""
     grouped = name not in TABLES
     if name == "kuairand" and not args.test:
-        train, scored = kuairand(**VALIDATION_DAY)
+        train, scored = kuairand(**(VALIDATION_GAP if args.gap else VALIDATION_DAY))
     else:
         loaders: dict[str, Callable[[], tuple[Split, Split]]] = {
             "kuairand": kuairand,
@@ -117,7 +122,7 @@ def load(name: str, seed: int, args: Any) -> Task:
             train, scored = held_out(train, order)
     if args.quick:
         train, scored = ({k: v[::8] for k, v in part.items()} for part in (train, scored))
-    return Task(train, scored, 0.01 if name == "cdnow" else 0.001 if name == "kuairand" else 1.0, grouped)
+    return Task(train, scored, 0.01 if name == "cdnow" else 0.001 if name == "kuairand" else 1.0, grouped, args.steps)
 
 
 def sizes(task: Task) -> tuple[int, int, int]:
@@ -144,7 +149,7 @@ def trained(make: Callable[[], Any], task: Task, seed: int) -> Any:
     torch.manual_seed(seed)
     model, N = make(), len(task.train["y"])
     batch = 1024 if N > 20_000 else 256
-    fit(model, task.train, steps=STEPS, batch_size=batch, seed=seed, progress=sys.stderr.isatty())
+    fit(model, task.train, steps=task.steps, batch_size=batch, seed=seed, progress=sys.stderr.isatty())
     return model
 
 
