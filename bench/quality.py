@@ -62,6 +62,8 @@ def main() -> None:
     rows.add_argument("--gap", action="store_true", help="of KuaiRand, fit on 25 to 27 April and score 29 and 30 April")
     out.add_argument("--steps", type=int, default=STEPS, help=f"of the networks' training (default {STEPS})")
     args = out.parse_args()
+    if args.gap and args.data != ["kuairand"]:
+        out.error(f"--gap: expected --data kuairand, got {' '.join(args.data)}")
     torch.set_num_threads(args.threads)
     file = args.json or RESULTS / f"quality_comparison{'' if args.test else '_gap' if args.gap else '_validation'}.json"
     for name in args.data:
