@@ -114,8 +114,24 @@ def test_binned_bounds_the_exact_score_in_one_pass(tmp_path, capsys, monkeypatch
     assert (value, bound) == GridXAUC(128).update(table["y"], table["p"]).result()[:2]
     assert abs(value - scores.xauc(table["y"], table["p"]).value) <= bound < 0.1
     assert set(found["left_out"]) == {"srcc", "xauc", "xauc_by_group"}
+    assert run(path, "--truth", "y", "--pred", "p", "--binned-xauc", "128") == 0
+    assert f"  srcc           left out: {found['left_out']['srcc']}" in capsys.readouterr().out.splitlines()
     assert run(path, "--truth", "y", "--pred", "p") == 2  # no memory at all
     assert "of memory: --binned-xauc" in capsys.readouterr().err.replace(", 0.0 MB available", "")
+
+
+@pytest.mark.parametrize(
+    ("wide", "columns", "megabytes"),  # of 100,000 rows: what the columns take, and 16, 32 or 48 bytes a row, 16 more by groups
+    [((), "y p", 2.4), (("y",), "y p", 4.4), (("p",), "y p", 4.4), ((), "y p w", 6.0), ((), "y p g", 4.8), (("y", "p"), "y p w g", 9.2)],
+)
+def test_the_memory_that_is_announced(wide, columns, megabytes, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(_tables, "ROWS", 1 << 16)
+    monkeypatch.setattr(npz, "ROWS", 1 << 16)
+    types = {k: np.float64 if k in wide else np.float32 for k in ("y", "p", "w")} | {"g": np.int64}
+    table = {k: (np.arange(100_000) % 7).astype(types[k]) for k in columns.split()}
+    options = [x for k, name in (("w", "--weight"), ("g", "--group")) if k in table for x in (name, k)]
+    assert run(write(tmp_path / "a.npz", table), "--truth", "y", "--pred", "p", *options) == 0
+    assert f"needs {megabytes:.1f} MB of memory" in capsys.readouterr().err
 
 
 def test_memory_available_is_known_with_psutil_alone(monkeypatch):
