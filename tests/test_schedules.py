@@ -67,6 +67,11 @@ def test_diffusers_has_the_same_levels(name, T):
         torch.testing.assert_close(schedule.alpha_bar[1:], scheduler.alphas_cumprod, rtol=1e-4, atol=1e-5)
 
 
+def test_entries_that_are_off_leave_the_levels_alone():
+    off = from_diffusers(lambda_min_clipped=-np.inf, sigma_min=None, use_karras_sigmas=False)
+    assert off.exact == from_diffusers().exact
+
+
 def test_a_config_needs_no_diffusers():
     config = {"num_train_timesteps": 20, "beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02}
     assert NoiseSchedule.from_diffusers(config).exact == NoiseSchedule.linear(20, rescale=False).exact
@@ -136,6 +141,8 @@ def test_exact_keeps_the_digits_near_one():
         (lambda: from_diffusers(beta_schedule="sigmoid"), "beta_schedule: expected 'linear', .* got 'sigmoid'"),
         (lambda: from_diffusers(rescale_betas_zero_snr=True), "expected rescale_betas_zero_snr to be off"),
         (lambda: from_diffusers(shift=3.0), "config: expected shift to be off"),
+        (lambda: from_diffusers(lambda_min_clipped=-5.1), "config: expected lambda_min_clipped to be off"),
+        (lambda: from_diffusers(lambda_min_clipped=np.inf), "config: expected lambda_min_clipped to be off"),
         (lambda: from_diffusers(snr_gamma=5.0), "config: expected entries that are known .*, got 'snr_gamma': 5.0"),
         (lambda: NoiseSchedule.from_diffusers({"num_train_timesteps": 20}), "config: expected an entry 'beta_schedule'"),
         (lambda: NoiseSchedule.from_diffusers({}), "config: expected an entry 'num_train_timesteps', got none"),

@@ -130,6 +130,7 @@ def test_a_histograms_groups_may_lie_anywhere(group, rng):
         ),
         (lambda: ops.histogram_jsd([1], [1], [0], edges=[0]), ValueError, "edges: expected at least 2, got 1"),
         (lambda: ops.histogram_jsd([1], [1], [0], edges=[0, 1], base=1), ValueError, "base: expected a number above 1, got 1"),
+        (lambda: ops.histogram_jsd([1], [1], [0], edges=[0, 1], base=np.inf), ValueError, "base: expected a finite number, got inf"),
     ],
 )
 def test_error_texts(call, error, text):

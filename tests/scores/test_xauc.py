@@ -261,3 +261,15 @@ def test_backends_say_what_there_is():
     for backend in ("cpu", "reference"):
         with ordkernels.use_backend(backend):
             assert ops.xauc([1, 2], [1, 2]).value == 1
+
+
+def test_device_tensors_are_known_by_their_device():
+    from torch._subclasses import FakeTensorMode
+
+    from ordkernels.scores.xauc import _on_device
+
+    with FakeTensorMode():
+        gpu, cpu = torch.empty(3, device="cuda"), torch.empty(3)
+    meta = torch.empty(3, device="meta")
+    assert _on_device(gpu, None, gpu)
+    assert not any(_on_device(*columns) for columns in ((cpu, cpu), (meta, meta), (gpu, cpu), (gpu, [1, 2, 3])))
