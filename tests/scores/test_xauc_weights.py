@@ -144,3 +144,12 @@ def test_auc_of_weights_far_apart(backend):
         assert ops.auc([0, 1, 1], [0.2, 0.1, 0.9], weight=[1e300, 1e-300, 1e-300]) == 0.5
         assert ops.auc([0, 1, 1, 0], [0.5, 0.5, 0.5, 0.5], weight=[0.1, 0.2, 0.3, 1e17]) == 0.5
         assert math.isnan(ops.auc([0, 1], [0.2, 0.1], weight=[0.0, 0.3]))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_small_weights_count_where_large_ones_have_no_pair(backend):
+    """Their products underflow beside what the large weights are scaled to."""
+    y, p, group = [1, 2, 3, 5], [1, 3, 2, 5], [0, 0, 0, 1]
+    with ordkernels.use_backend(backend):
+        found = ops.xauc(y, p, weight=[2.0**-600] * 3 + [2.0**500], group=group)
+        assert found.value == ops.xauc(y, p, group=group).value == 2 / 3
