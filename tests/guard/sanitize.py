@@ -18,9 +18,9 @@ HERE = Path(__file__).parent
 # Registration and ahead-of-time tests start compilers, and run no kernel that the others do not.
 ADDRESS_TESTS = [
     "-m", "not registration and not triton and not aot", "tests/ops", "tests/quantiles", "tests/scores", "tests/test_rng.py",
-    "tests/test_vocabulary.py",
+    "tests/test_vocabulary.py", "tests/models/test_adamw.py",
 ]  # fmt: skip
-NATIVE_TESTS = ["-m", "native and not registration", "tests/ops", "tests/test_rng.py"]
+NATIVE_TESTS = ["-m", "native and not registration", "tests/ops", "tests/test_rng.py", "tests/models/test_adamw.py"]
 PRELOADED = {"address": ("libasan.so", "libubsan.so"), "thread": ("libtsan.so",)}
 OPTIONS = {
     # No suppressions. Python and torch keep memory until the end, so leaks are for `make soak`; libraries are loaded twice without a fault;
