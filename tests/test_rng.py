@@ -225,7 +225,7 @@ def test_philox_takes_any_integers() -> None:
         (lambda: rng.normal(0, [[1]], 0, 4), ValueError, r"row_ids: expected \[B\], got shape \[1, 1\]"),
         (lambda: rng.normal(0, [1], 0, 4, rows=2), ValueError, "rows: expected the length of row_ids, 1, got 2"),
         (lambda: rng.normal(0, None, 0, 4, rows=-1), ValueError, "rows: expected 0 or more, got -1"),
-        (lambda: rng.normal(0, None, torch.arange(3), 4, rows=2), ValueError, "rows: expected the length of draw, 3, got 2"),
+        (lambda: rng.normal(0, None, 0, 4, torch.arange(3), rows=2), ValueError, "rows: expected the length of draw, 3, got 2"),
         (lambda: rng.philox([[0] * 3], [[0] * 2]), ValueError, r"counter: expected \[N, 4\], got \[1, 3\]"),
         (lambda: rng.philox([[0] * 4], [[0] * 2] * 2), ValueError, "key: expected .* N of counter, 1, got"),
         (lambda: rng.philox([[0.0] * 4], [[0] * 2]), TypeError, "counter: expected integers, got torch.float64"),

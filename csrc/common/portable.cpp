@@ -20,8 +20,11 @@ char __libc_single_threaded = 0;
 // glibc 2.29 has new versions of these, which leave errno to the caller; the old ones are there too.
 double exp_of_glibc_2_2_5(double);
 double log_of_glibc_2_2_5(double);
+double pow_of_glibc_2_2_5(double, double);
 __asm__(".symver exp_of_glibc_2_2_5, exp@GLIBC_2.2.5");
 __asm__(".symver log_of_glibc_2_2_5, log@GLIBC_2.2.5");
+__asm__(".symver pow_of_glibc_2_2_5, pow@GLIBC_2.2.5");
 double exp(double x) noexcept { return exp_of_glibc_2_2_5(x); }
 double log(double x) noexcept { return log_of_glibc_2_2_5(x); }
+double pow(double x, double y) noexcept { return pow_of_glibc_2_2_5(x, y); }
 }
