@@ -151,15 +151,13 @@ class AdamW(torch.optim.AdamW):
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """A step along the gradients, and the next averages."""
-        found = [p for p in self.parameters if p.grad is not None]
-        dense = [p for p in found if p not in self.tables]
+        dense = [p for p in self.parameters if p.grad is not None and p not in self.tables]
+        moments = [self.moments(p) for p in dense]
         tables = [(rows, rows.weight.grad.coalesce()) for _, rows in self.tables.values() if rows.weight.grad is not None]
-        moments = [self.moments(p) for p in found]
         numbers = self._numbers(dense)
         scale = torch.ops.ordkernels.adamw_step(
-            dense, [m for p, (m, _) in zip(found, moments, strict=True) if p not in self.tables],
-            [v for p, (_, v) in zip(found, moments, strict=True) if p not in self.tables],
-            [self.means[p] for p in dense] if self.means else [], [p.grad for p in dense], [g.values() for _, g in tables],
+            dense, [m for m, _ in moments], [v for _, v in moments], [self.means[p] for p in dense] if self.means else [],
+            [p.grad for p in dense], [g.values() for _, g in tables],
             numbers, self.largest_norm, *self.betas, self.eps,
         )  # fmt: skip
         increment_version(dense)

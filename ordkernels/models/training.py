@@ -53,8 +53,8 @@ def fit(
 
     On a CPU, where the parameters are fp32 or fp64, a step updates all of them in one pass, and of tables of ids that have at least 32
     times the rows of a step those rows alone that it reads: first they make the steps that they have missed, to rounding as if in time. So
-    a step takes no longer with a hundred million users. Every row is up to date at the end, in checkpoints, where ``valid`` is scored, and
-    whenever ``on_step`` is called, which makes a step as dear as the tables are large.
+    a step's time hardly depends on the number of users. Every row is up to date after 4,096 steps, at the end, in checkpoints, where
+    ``valid`` is scored, and whenever ``on_step`` is called, which makes a step as dear as the tables are large.
 
     Where torch.distributed has a process group (``torchrun``, Ray Train), all of its processes call this with the same arguments and
     train together by DDP: each takes its share of the rows of a step, and all end with the same weights and history, to rounding those
