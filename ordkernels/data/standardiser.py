@@ -43,7 +43,7 @@ class Standardiser:
 
     def fit(self, x: ArrayLike) -> Standardiser:
         """Learns from ``[N, F]``; returns itself."""
-        rows = _table(x)
+        rows = checked_table(x)
         if not len(rows):
             raise ValueError("x: expected at least one row to fit on, got none")
         self.median, self.low, self.high = np.zeros((3, rows.shape[1]))
@@ -61,7 +61,7 @@ class Standardiser:
         """``[N, F]`` on the fitted scale, float32, finite."""
         if not hasattr(self, "mean"):
             raise ValueError("Standardiser: expected fit before transform")
-        rows = _table(x)
+        rows = checked_table(x)
         if rows.shape[1] != len(self.mean):
             raise ValueError(f"x: expected the {len(self.mean)} columns of the fit, got {rows.shape[1]}")
         filled = np.where(np.isnan(rows), self.median, rows)
@@ -75,7 +75,8 @@ class Standardiser:
         return self.fit(x).transform(x)
 
 
-def _table(x: ArrayLike) -> NDArray[np.float64]:
+def checked_table(x: ArrayLike) -> NDArray[np.float64]:
+    """``x`` as float64 ``[N, F]``, NaN for missing values; ``ValueError`` for other shapes and infinite values."""
     rows = np.asarray(x, dtype=np.float64)
     if rows.ndim != 2:
         raise ValueError(f"x: expected [N, F], got {list(rows.shape)}")
