@@ -35,9 +35,10 @@ _BLOCK = 256  # rows: few, so that one row is predicted soon
 class TableRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
     """A regressor of a number of at least 0 on a table: a model of `ordkernels.models` behind scikit-learn's interface.
 
-    Columns of X without a role are features: numbers (standardised; as log1p where they are long-tailed), booleans, text and categories
-    (the 32 most frequent one by one), times (with hour and weekday). A missing value counts as the mean, or as unknown, with a flag where
-    training had some. The same ``random_state`` and rows give the same model.
+    Columns of X without a role are features: numbers (standardised; as log1p where they are long-tailed; from 4,000 rows on in quantile
+    bins too, :class:`ordkernels.data.PiecewiseLinearEncoder`), booleans, text and categories (the 32 most frequent one by one), times
+    (with hour and weekday). A missing value counts as the mean, or as unknown, with a flag where training had some. The same
+    ``random_state`` and rows give the same model.
 
     Args:
         user: the column of users, which get an embedding each; new ones count as unknown.

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..data.piecewise_linear import bins_for, piecewise_linear, quantile_edges
 from ._columns import Column, Kind, described, first_value
 from ._past import Pasts, Sessions, session_columns
 
@@ -47,6 +48,7 @@ class Feature:
     mean: float = 0.0
     spread: float = 1.0
     logarithm: bool = False
+    edges: list[float] = field(default_factory=list)  # of the bins of a number with many values, before it is standardised
     categories: list[str] = field(default_factory=list)
     rare: int = 0  # categories that share a feature
     has_missing: bool = False
@@ -65,6 +67,7 @@ class Feature:
             found.logarithm = c.kind == "number" and x.min() >= 0 and x.max() > 50 * max(float(np.median(x)), 1e-12)
             x = np.log1p(x) if found.logarithm else x
             found.mean, found.spread = float(x.mean()), float(x.std())
+            found.edges = quantile_edges(x, bins_for(len(x))).tolist()
         found.constant = not len(seen) or (not found.categories and not found.spread)
         found.spread = found.spread or 1.0
         return found
@@ -77,6 +80,7 @@ class Feature:
         found = [f"{name}={c}" for c in self.categories] + [f"{name}={UNKNOWN}"] if self.kind == "category" else [name]
         if self.kind == "time":
             found += [f"{name} {part}" for part in ("hour sin", "hour cos", "weekday sin", "weekday cos")]
+        found += [f"{name} bin {k}" for k in range(1, len(self.edges))]
         return found + ([f"{name} missing"] if self.has_missing else [])
 
     def fill(self, out: NDArray[np.float32], c: Column) -> None:
@@ -90,6 +94,10 @@ class Feature:
             x = c.values.astype(np.float64)
             x = np.log1p(np.maximum(x, 0)) if self.logarithm else x
             out[:, 0] = np.clip(np.where(c.missing, 0.0, (x - self.mean) / self.spread), -1e3, 1e3)
+            if self.edges:
+                bins = piecewise_linear(np.where(c.missing, np.nan, x), np.array(self.edges))
+                end = out.shape[1] - self.has_missing
+                out[:, end - bins.shape[1] : end] = bins
         if self.kind == "time":
             day, week = 2 * math.pi * (c.values / 8.64e10 % 1), 2 * math.pi * (c.values / 6.048e11 % 1)
             out[:, 1:5] = np.stack((np.sin(day), np.cos(day), np.sin(week), np.cos(week)), axis=1)

@@ -70,7 +70,8 @@ def _unknown(f: Features, columns: Mapping[str, Column]) -> Iterator[str]:
 
 def _feature(f: Feature) -> str:
     if f.kind != "category":
-        return described(f.kind) + (", as log1p" if f.logarithm else "")
+        bins = f", and in {len(f.edges) - 1} bins" if f.edges else ""
+        return described(f.kind) + (", as log1p" if f.logarithm else "") + bins
     kept = f"; the {CATEGORIES} most frequent have a feature each" if f.rare else ""
     return f"{len(f.categories) + f.rare} categories{kept}"
 
