@@ -45,10 +45,10 @@ class EncoderConfig:
     item_history: bool = True
     pattern_width: int = 16
     trunk_width: int = 256
-    trunk_blocks: int = 2
+    trunk_blocks: int = 1
     id_width: int = 8
     id_dropout: float = 0.8
-    history_dropout: float = 0.2
+    history_dropout: float = 0.1
 
     def __post_init__(self) -> None:
         one_of("encoder", self.encoder, ("residual", "transformer", "mlp"))

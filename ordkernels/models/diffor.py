@@ -260,6 +260,15 @@ class DiffoR(GenerativeModel):
         """Arguments with which the loss is the paper's."""
         return {"crps_weight": 0.0, "increment_weight": 10.0}
 
+    @staticmethod
+    def last_step() -> dict[str, Any]:
+        """Arguments with which every head reads the chain's last estimate (the paper's table 6 (e)).
+
+        Where targets have many small values, as watch times do, their draws are better calibrated: coarse increments, read under heavy
+        noise, are near the row's mean and seldom small enough (``bench/QUALITY.md``).
+        """
+        return {"aligned": False}
+
     def prepare(self, train: dict[str, Tensor]) -> None:
         """Fits the map of targets, the widths and the increments' moments on the whole training split."""
         super().prepare(train)

@@ -155,6 +155,15 @@ def test_paper_loss_has_no_crps():
     assert parts["loss"].item() == pytest.approx(float(parts["noise"] + 10 * parts["increment"]), rel=1e-5)
 
 
+def test_last_step_reads_every_head_at_the_chains_end():
+    m = model(**DiffoR.last_step())
+    assert m.aligned == [1]
+    assert len(model().aligned) > 1
+    x = {k: v for k, v in table(20).items() if k != "y"}
+    assert m.read_out(torch.randn(20, 1, m.noise_width)).shape == (20,)  # one state a row
+    assert bool(m.sample(x, 8, seed=1).isfinite().all())
+
+
 @pytest.mark.parametrize("name", ABLATIONS)
 def test_every_ablation_trains_and_samples(name):
     m, t = model(**ABLATIONS[name]).train(), table(120)
