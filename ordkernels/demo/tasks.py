@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..data import cdnow, kuairand_sessions, n_ids, ordinal, ordinal_names
+import torch
+
+from ..data import PiecewiseLinearEncoder, cdnow, kuairand_sessions, n_ids, ordinal, ordinal_names
 from .evaluation import Split
 
 __all__ = ["Task", "load"]
@@ -26,6 +28,7 @@ class Task:
     seed: int
     quick: bool
     draws: int  # per row, of the models that draw
+    numbers: int | None = None  # the first columns of "dense", before their bins; None: all of them
 
     @property
     def grouped(self) -> bool:
@@ -57,7 +60,8 @@ def load(data: str | Path | None, seed: int, quick: bool) -> Task:
     if name == "cdnow" or name in ordinal_names():
         train, test = cdnow(split=seed) if name == "cdnow" else ordinal(name, split=seed)
         title = "CDNOW: a customer's first year, from the first day" if name == "cdnow" else f"{name}, of the tabular ordinal suite"
-        return Task(name, title, "dollars" if name == "cdnow" else "", train, test, 0, 0, name != "cdnow", seed, quick, 32 if quick else 64)
+        unit = "dollars" if name == "cdnow" else ""
+        return _with_bins(Task(name, title, unit, train, test, 0, 0, name != "cdnow", seed, quick, draws=32 if quick else 64))
     try:
         train, test = kuairand_sessions(None if name == "kuairand" else name)
     except FileNotFoundError as error:
@@ -67,4 +71,11 @@ def load(data: str | Path | None, seed: int, quick: bool) -> Task:
     if quick:
         test = {key: v[::8] for key, v in test.items()}
     users, items = n_ids(*({name: part[name] for name in ("user", "item")} for part in (train, test)))  # of the log
-    return Task("kuairand", "KuaiRand-Pure", "s", train, test, users, items, False, seed, quick, 32)
+    return _with_bins(Task("kuairand", "KuaiRand-Pure", "s", train, test, users, items, False, seed, quick, draws=32))
+
+
+def _with_bins(task: Task) -> Task:
+    """Its dense columns' quantile bins beside them, where there are enough rows for that."""
+    encoder = PiecewiseLinearEncoder().fit(task.train["dense"])
+    train, test = (rows | {"dense": torch.from_numpy(encoder.transform(rows["dense"]))} for rows in (task.train, task.test))
+    return replace(task, train=train, test=test, numbers=task.train["dense"].shape[1])

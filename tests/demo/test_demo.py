@@ -213,6 +213,16 @@ def test_data_by_name_or_folder(tmp_path):
         tasks.load("abalon", 0, True)
 
 
+def test_networks_see_quantile_bins_and_boosting_the_numbers():
+    pytest.importorskip("sklearn")
+    made = tasks.load("cdnow", 0, quick=True)
+    assert made.numbers < made.sizes[2]
+    assert made.test["dense"].shape[1] == made.sizes[2]
+    boosting = next(e for e in models.entries(made) if e.key == "boosting").train(made.every(8), models.Budget(2))
+    assert boosting.model.n_features_in_ == made.numbers
+    assert boosting.predict(made.test).shape == made.test["y"].shape
+
+
 def test_scores_of_draws_and_of_points():
     train, test = split(300, 1), split(40, 2)
     draws = torch.rand(40, 9, generator=torch.Generator().manual_seed(0)) * 30
