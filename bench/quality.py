@@ -5,6 +5,7 @@ python bench/quality.py                       on validation rows, which defaults
 python bench/quality.py --gap --data kuairand on KuaiRand's last two training days, fit on the first three: what a gap in time costs
 python bench/quality.py --test                trained on all training rows, scored on the test rows: once, at the end, nothing is chosen
 python bench/quality.py --data kuairand --models FlowTime GR --seeds 0
+python bench/quality.py --kept build/rivals   boosting's predictions are taken from there, and left there for the next run
 
 Writes bench/results/quality_comparison[_validation|_gap].json after every run; entries of other models and data sets are kept.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +24,7 @@ from _quality import RESULTS, VALIDATION_DAY, VALIDATION_GAP, Split, about, held
 from torch import Tensor
 
 from ordkernels import ops
-from ordkernels.data import cdnow, kuairand, n_ids, ordinal
+from ordkernels.data import PiecewiseLinearEncoder, cdnow, kuairand, n_ids, ordinal
 from ordkernels.models import DiffoR, FlowTime, GenerativeRegression, QuantileRegression, fit
 from ordkernels.scaling.predictor import quantiles_of_draws
 
@@ -61,6 +63,7 @@ def main() -> None:
     rows.add_argument("--test", action="store_true", help="score the test rows")
     rows.add_argument("--gap", action="store_true", help="of KuaiRand, fit on 25 to 27 April and score 29 and 30 April")
     out.add_argument("--steps", type=int, default=STEPS, help=f"of the networks' training (default {STEPS})")
+    out.add_argument("--kept", type=Path, metavar="FOLDER", help="of the rivals' predictions, which take longest")
     args = out.parse_args()
     if args.gap and args.data != ["kuairand"]:
         out.error(f"--gap: expected --data kuairand, got {' '.join(args.data)}")
@@ -75,9 +78,7 @@ def main() -> None:
             runs = []
             for seed in args.seeds if random else splits:
                 task = load(name, seed, args)
-                started = time.perf_counter()
-                prediction = make(task, seed, args.draws)
-                seconds = time.perf_counter() - started
+                prediction, seconds = timed(lambda m=make, t=task, s=seed: m(t, s, args.draws), kept(args, name, label, seed))
                 if label in RIVALS:
                     rivals[label, seed] = prediction
                 same_rows = {label: rivals.get((label, seed if name in TABLES else splits[0])) for label in RIVALS}
@@ -86,6 +87,29 @@ def main() -> None:
                 print(f"{name:10s} {label:34s} seed {seed}: {line(runs[-1])}", flush=True)
             if runs and (not args.models or label in args.models):
                 save(file, name, label, runs, args)
+
+
+def kept(args: Any, name: str, label: str, seed: int) -> Path | None:
+    """Where a rival's prediction of these rows is; None for the models."""
+    if args.kept is None or label not in RIVALS:
+        return None
+    rows = "test" if args.test else "gap" if args.gap else "validation"
+    file: Path = args.kept / f"{name}_{rows}_{seed}_{label.replace(' ', '_')}{'_quick' * args.quick}.pt"
+    return file
+
+
+def timed(make: Callable[[], Prediction], file: Path | None) -> tuple[Prediction, float]:
+    """A prediction and its seconds, from the file if it has them."""
+    if file is not None and file.exists():
+        values, seconds = torch.load(file)
+        return Prediction(*values), seconds
+    started = time.perf_counter()
+    prediction = make()
+    seconds = time.perf_counter() - started
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        torch.save((tuple(prediction), seconds), file)
+    return prediction, seconds
 
 
 def save(file: Any, name: str, label: str, runs: list[dict[str, Any]], args: Any) -> None:
@@ -155,23 +179,38 @@ def trained(make: Callable[[], Any], task: Task, seed: int) -> Any:
     return model
 
 
+def with_bins(task: Task) -> Task:
+    """Its dense features with piecewise linear encodings, which are the networks' alone: a tree splits where it likes."""
+    encoder = PiecewiseLinearEncoder().fit(task.train["dense"])
+    train, scored = (rows | {"dense": torch.from_numpy(encoder.transform(rows["dense"]))} for rows in (task.train, task.scored))
+    return task._replace(train=train, scored=scored)
+
+
 def generative(model: Any, task: Task, n: int, *, mirrored: bool) -> Prediction:
     x = {k: v for k, v in task.scored.items() if k != "y"}
     draws = model.sample(x, n, row_ids=x["row"])
-    point = model.predict(x, n, row_ids=x["row"])
+    median = lambda: torch.from_numpy(quantiles_of_draws(draws.numpy(), (0.5,)))[:, 0]  # noqa: E731
+    point = median() if mirrored else model.predict(x, n, row_ids=x["row"])  # the same, but GR's weighs its draws
     return Prediction(point.double(), draws.double(), mirrored=mirrored)
 
 
 def flowtime(task: Task, seed: int, n: int) -> Prediction:
-    task = with_ids(task)
+    task = with_ids(with_bins(task))
     return generative(trained(lambda: FlowTime(*sizes(task)), task, seed), task, n, mirrored=True)
 
 
 def diffor(task: Task, seed: int, n: int) -> Prediction:
+    task = with_bins(task)
     return generative(trained(lambda: DiffoR(*sizes(task)), task, seed), task, n, mirrored=True)
 
 
+def diffor_last_step(task: Task, seed: int, n: int) -> Prediction:
+    task = with_bins(task)
+    return generative(trained(lambda: DiffoR(*sizes(task), **DiffoR.last_step()), task, seed), task, n, mirrored=True)
+
+
 def gr(task: Task, seed: int, n: int) -> Prediction:
+    task = with_bins(task)
     make = lambda: GenerativeRegression(*sizes(task), unit=task.unit, **GenerativeRegression.likelihood())  # noqa: E731
     return generative(trained(make, task, seed), task, n, mirrored=False)
 
@@ -187,6 +226,7 @@ def flowtime_paper(task: Task, seed: int, n: int) -> Prediction:
 
 
 def quantile_network(task: Task, seed: int, n: int) -> Prediction:
+    task = with_bins(task)
     model = trained(lambda: QuantileRegression(*sizes(task)), task, seed)
     x = {k: v for k, v in task.scored.items() if k != "y"}
     q = model.quantiles(x, [0.5, *POINTS]).double()
@@ -226,6 +266,7 @@ MODELS: dict[str, tuple[Maker, bool]] = {  # and whether a seed changes them
     "quantile network": (quantile_network, True),
     "FlowTime": (flowtime, True),
     "DiffoR": (diffor, True),
+    "DiffoR, last step": (diffor_last_step, True),
     "GR, likelihood": (gr, True),
     "FlowTime, the paper's": (flowtime_paper, True),
     "GR, the paper's": (gr_paper, True),
