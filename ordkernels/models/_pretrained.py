@@ -13,6 +13,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from .._atomic import replace
 from ..vocabulary import ValueVocabulary
+from ._defaults import as_saved, defaults
 
 __all__ = ["CONFIG", "WEIGHTS", "built", "class_name", "decode", "described", "encode", "kind", "read", "saved_class", "types_of", "write"]
 
@@ -235,7 +237,7 @@ def decode(value: Any, types: Mapping[str, type], tensors: Mapping[str, Tensor])
 
 
 def described(model: Any) -> tuple[dict[str, Any], Tensors]:
-    """What is saved of a ``SavedModel``: its class, arguments and dtype, and its tensors by name."""
+    """What is saved of a ``SavedModel``: its class, arguments, the defaults of those left out, dtype, and its tensors by name."""
     dtypes = {str(p.dtype).removeprefix("torch.") for p in model.parameters()}
     if len(dtypes) > 1:
         raise ValueError(f"model: expected parameters of one dtype, got {', '.join(sorted(dtypes))}")
@@ -246,14 +248,20 @@ def described(model: Any) -> tuple[dict[str, Any], Tensors]:
     given = {**dict(zip(names, args, strict=False)), **kwargs}
     types = types_of(cls)
     arguments = {name: encode(value, _ARGUMENTS + name, types, tensors) for name, value in given.items()}
-    return {"class": class_name(cls), "dtype": next(iter(dtypes), None), "arguments": arguments}, tensors
+    left_out: dict[str, Any] = {}
+    for name, value in defaults(cls).items():
+        with suppress(TypeError):  # of a class of one's own, a value that only pickling can save
+            left_out |= {name: encode(value, f"defaults.{name}", types, {})} if name not in given else {}
+    return {"class": class_name(cls), "dtype": next(iter(dtypes), None), "arguments": arguments, "defaults": left_out}, tensors
 
 
 def built(base: type, content: Mapping[str, Any], tensors: Tensors, folder: Path) -> Any:
     """The model of `described`, of a class derived from base; ``ValueError`` with the file that does not fit."""
     cls = saved_class(base, content.get("class"), folder / CONFIG)
     try:
-        arguments = decode(content["arguments"], types_of(cls), tensors)
+        types = types_of(cls)
+        saved = decode(content["defaults"], types, tensors) if "defaults" in content else None
+        arguments = as_saved(cls, decode(content["arguments"], types, tensors), saved)
         with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             model = cls(**arguments)
         if content["dtype"] is not None:

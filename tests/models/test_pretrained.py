@@ -1,6 +1,7 @@
 """Models in folders: the same predictions bit for bit, and refused where a file is missing, cut short, changed, newer or another's."""
 
 import copy
+import inspect
 import json
 import pickle
 import sys
@@ -11,7 +12,7 @@ import torch
 from test_model_dtypes import MODELS, prepare, table
 
 from ordkernels import models
-from ordkernels.models import DiffoR, EncoderConfig, FlowTime, GenerativeRegression, HistoricalMedian, TableClassifier
+from ordkernels.models import DiffoR, EncoderConfig, FlowTime, GenerativeRegression, HistoricalMedian, TableClassifier, _pretrained
 from ordkernels.models._base import GenerativeModel, SavedModel
 from ordkernels.schedules import NoiseSchedule
 from ordkernels.vocabulary import ValueVocabulary
@@ -84,6 +85,44 @@ def test_configurations_and_flags_are_told_apart(tmp_path):
     assert loaded.crps_space == model.crps_space
     HistoricalMedian("item").save_pretrained(tmp_path)  # over the other; a model without parameters
     assert HistoricalMedian.from_pretrained(tmp_path).side == "item"
+
+
+SMALL = {"trunk_width": 16, "trunk_blocks": 3, "history_dropout": 0.5}
+
+
+@pytest.mark.parametrize("make", [lambda **o: FlowTime(5, 9, 2, **o), lambda **o: models.CREAD(5, 9, 2, **o)])
+def test_a_later_default_changes_no_saved_model(make, tmp_path):
+    model = make(**SMALL)
+    content, tensors = _pretrained.described(model)
+    content["defaults"] |= {name: content["arguments"].pop(name) for name in SMALL}  # as if they had been the defaults
+    loaded = _pretrained.built(SavedModel, content, tensors, tmp_path)
+    assert loaded.encoder.state_dict().keys() == model.encoder.state_dict().keys()
+    assert {name: loaded._arguments[1][name] for name in SMALL} == SMALL
+
+
+def test_folders_that_tell_no_defaults_have_the_first_ones(tmp_path):
+    given = {"trunk_blocks": 2, "history_dropout": 0.2}
+    content, tensors = _pretrained.described(FlowTime(5, 9, 2, **given))
+    del content["defaults"]
+    content["arguments"] = {name: value for name, value in content["arguments"].items() if name not in given}
+    assert _pretrained.built(SavedModel, content, tensors, tmp_path).encoder.config == EncoderConfig(**given)
+
+
+def test_a_whole_configuration_stays_as_it_is(tmp_path):
+    content, tensors = _pretrained.described(FlowTime(5, 9, 2, encoder_config=EncoderConfig(trunk_blocks=0)))
+    content["defaults"]["trunk_blocks"] = 5
+    assert _pretrained.built(SavedModel, content, tensors, tmp_path).encoder.config == EncoderConfig(trunk_blocks=0)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_default_is_saved(name):
+    model = MODELS[name]()
+    content, _ = _pretrained.described(model)
+    parameters = inspect.signature(type(model).__init__).parameters
+    known = {n for n, p in parameters.items() if p.default is not p.empty and p.default is not None}
+    assert known <= content["arguments"].keys() | content["defaults"].keys()
+    takes_flags = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    assert ("trunk_blocks" in content["arguments"].keys() | content["defaults"].keys()) == takes_flags
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
