@@ -144,10 +144,11 @@ class DDIMSteps(_Scheduler):
         return _result("ddim.DDIM", _combine(terms), x0, return_dict)
 
     def _numbers(self, t: int, stride: int, eta: float) -> tuple[float, float, float]:
-        """Of the estimate of x0, of epsilon and of the noise, rounded as the original's."""
+        """Of the estimate of x0, of epsilon and of the noise, rounded as the original's: but where that leaves epsilon less than
+        nothing, as at eta 1 from alpha_bar 0 it may, the original's root of it is NaN and ours is 0."""
         a_s = self.alphas_cumprod[t - stride] if t >= stride else self.final_alpha_cumprod
         sigma = eta * self._get_variance(t, t - stride) ** 0.5  # type: ignore[attr-defined]
-        return float(a_s**0.5), float((1 - a_s - sigma**2) ** 0.5), float(sigma)
+        return float(a_s**0.5), float((1 - a_s - sigma**2).clamp(min=0) ** 0.5), float(sigma)
 
 
 @rule("diffusers.schedulers.scheduling_ddpm.DDPMScheduler", op="reverse_step", unless=_unless, kinks=True, beyond=_beyond,

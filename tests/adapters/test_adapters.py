@@ -96,7 +96,9 @@ def test_row_scheduler(tmp_path):
     for t in ours.timesteps:
         for eta in (0.0, 1.0):
             a, b = (s.step(output, t, x, eta=eta, variance_noise=noise) for s in (ours, theirs))
-            torch.testing.assert_close(a.prev_sample, b.prev_sample, rtol=1e-4, atol=1e-4)
+            known = b.prev_sample.isfinite()  # at alpha_bar 0 a rounding decides whether theirs is NaN
+            assert bool(a.prev_sample.isfinite().all())
+            torch.testing.assert_close(a.prev_sample[known], b.prev_sample[known], rtol=1e-4, atol=1e-4)
             torch.testing.assert_close(a.pred_original_sample, b.pred_original_sample, rtol=1e-5, atol=1e-5)
     t = torch.tensor([999, 500, 3])
     torch.testing.assert_close(ours.add_noise(x, noise, t), theirs.add_noise(x, noise, t), rtol=1e-5, atol=1e-5)
