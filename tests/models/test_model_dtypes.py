@@ -80,7 +80,7 @@ def test_close_to_fp32(name, kind):
     a, b = found[2].double(), expected[2].double()
     assert bool(a.isfinite().all())
     if name not in ("GenerativeRegression", "TableClassifier"):  # an argmax may turn
-        torch.testing.assert_close(a, b, rtol=2 * rtol, atol=2 * rtol)
+        torch.testing.assert_close(a, b, rtol=3 * rtol, atol=3 * rtol)
     if not autocast:
         assert found[2].dtype == dtype or (name == "GenerativeRegression" and found[2].dtype == torch.float32)
 
