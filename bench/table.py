@@ -64,6 +64,7 @@ FUNCTIONS = (  # rows of the README's table of swapped functions
 QUALITY = {  # file in bench/results -> heading
     "quality_comparison": "The comparison: every model by one recipe, test rows",
     "quality_comparison_validation": "What it was chosen on: validation rows",
+    "quality_comparison_gap": "A gap in time: KuaiRand's last two training days, by a fit on the first three",
     "quality_flowtime": "FlowTime: watch time",
     "quality_flowtime_ablations": "FlowTime: ablations",
     "quality_curve": "FlowTime: training with the kernels and with plain torch",
