@@ -17,9 +17,9 @@ _FIRST = {"trunk_blocks": 2, "history_dropout": 0.2}  # of models in folders tha
 def defaults(cls: type) -> dict[str, Any]:
     """Of the arguments of a model's class, and of the flags that its configurations' fields are."""
     parameters = inspect.signature(cls.__init__).parameters.values()
-    found = {p.name: p.default for p in parameters if p.default is not p.empty and p.default is not None}
+    found = {p.name: p.default for p in parameters if p.default is not p.empty}
     for config in _configs(cls).values():
-        found |= {f.name: value for f in dataclasses.fields(config) if (value := getattr(config(), f.name)) is not None}
+        found |= {f.name: getattr(config(), f.name) for f in dataclasses.fields(config)}
     return found
 
 

@@ -119,7 +119,7 @@ def test_every_default_is_saved(name):
     model = MODELS[name]()
     content, _ = _pretrained.described(model)
     parameters = inspect.signature(type(model).__init__).parameters
-    known = {n for n, p in parameters.items() if p.default is not p.empty and p.default is not None}
+    known = {n for n, p in parameters.items() if p.default is not p.empty}
     assert known <= content["arguments"].keys() | content["defaults"].keys()
     takes_flags = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     assert ("trunk_blocks" in content["arguments"].keys() | content["defaults"].keys()) == takes_flags
