@@ -115,7 +115,7 @@ def _training(name: str, model: Any, batch: Rows, size: Size) -> Case:
     expected = _without_dropout(_double(model), _as_double(batch), plain=True)
     return Case(
         "training", f"{name}, step B={B}", runs, lambda: expected(None), 1e-3, bytes=_parameter_bytes(model),
-        flops=_useful_flops(model, batch), targets=targets, context=("ordkernels, compiled",), outputs=outputs,
+        flops=_training_flops(model, batch), targets=targets, context=("ordkernels, compiled",), outputs=outputs,
         device=batch["y"].device.type,
     )  # fmt: skip
 
@@ -143,7 +143,7 @@ def _many_users(device: str, size: Size) -> Case:
     return Case(
         "training", f"FlowTime, step B={B}, users={users}", {OURS: in_turn(OURS), "eager": _plain(in_turn("eager"))},
         lambda: _without_dropout(_double(model), _as_double(batch), plain=True)(None), 1e-3, bytes=_parameter_bytes(model),
-        flops=_useful_flops(model, batch), outputs={run: _without_dropout(model, batch, run == "eager") for run in (OURS, "eager")},
+        flops=_training_flops(model, batch), outputs={run: _without_dropout(model, batch, run == "eager") for run in (OURS, "eager")},
         device=device,
     )  # fmt: skip
 
@@ -233,13 +233,19 @@ def _parameter_bytes(model: Any) -> int:
     return sum(10 * p.numel() * p.element_size() for p in model.parameters())
 
 
-def _useful_flops(model: Any, batch: Rows) -> float:
-    """Of the matrix products of a step of plain torch, each row by itself without padding."""
-    model, rows = copy.deepcopy(model).train(), range(min(COUNTED_ROWS, len(batch["y"])))
+def _training_flops(model: Any, batch: Rows) -> float:
+    model = copy.deepcopy(model).train()
+    return _useful_flops(batch, lambda row: model.loss(row)["loss"].backward())
+
+
+def _useful_flops(rows: Rows, run: Callable[[Rows], Any]) -> float:
+    """Of the matrix products of a run of plain torch, each row by itself without padding."""
+    N = len(next(iter(rows.values())))
+    counted = range(min(COUNTED_ROWS, N))
     with FlopCounterMode(display=False) as counter, use_backend("reference"):
-        for i in rows:
-            model.loss(_unpadded({k: v[i : i + 1] for k, v in batch.items()}))["loss"].backward()
-    return float(counter.get_total_flops()) / len(rows) * len(batch["y"])
+        for i in counted:
+            run(_unpadded({k: v[i : i + 1] for k, v in rows.items()}))
+    return float(counter.get_total_flops()) / len(counted) * N
 
 
 def _unpadded(row: Rows) -> Rows:
@@ -277,9 +283,11 @@ def _scoring(name: str, model: Any, x: Rows) -> Case:
 
     runs = {OURS: score(model, x), "eager": _plain(score(model, x))}
     expected = _plain(score(_double(model), _as_double(x)))
+    # GR's plain decoding has no cache: what it multiplies says little.
+    flops = 0.0 if name == "GR" else _useful_flops(x, lambda row: model.predict(row, n=DRAWS, row_ids=ids[:1]))
     targets = [Target(f"{SUBJECTS[name].score:g}x plain torch", "eager", SUBJECTS[name].score)] if B in (256, 1024) else []
     outputs = dict.fromkeys(runs, lambda y: (y.double().mean(),))  # of a row a draw may round to another token
     return Case(
         "training", f"{name}, scoring, {DRAWS} draws B={B}", runs, lambda: (expected().mean(),), 1e-3,
-        bytes=sum(v.numel() * v.element_size() for v in x.values()), targets=targets, outputs=outputs, device=device.type,
+        bytes=sum(v.numel() * v.element_size() for v in x.values()), flops=flops, targets=targets, outputs=outputs, device=device.type,
     )  # fmt: skip
