@@ -24,7 +24,7 @@ from _quality import RESULTS, VALIDATION_DAY, VALIDATION_GAP, Split, about, held
 from torch import Tensor
 
 from ordkernels import ops
-from ordkernels.data import PiecewiseLinearEncoder, cdnow, kuairand, n_ids, ordinal
+from ordkernels.data import cdnow, kuairand, n_ids, ordinal, piecewise_linear
 from ordkernels.models import DiffoR, FlowTime, GenerativeRegression, QuantileRegression, fit
 from ordkernels.scaling.predictor import quantiles_of_draws
 
@@ -181,17 +181,19 @@ def trained(make: Callable[[], Any], task: Task, seed: int) -> Any:
 
 def with_bins(task: Task) -> Task:
     """Its dense features with piecewise linear encodings, which are the networks' alone: a tree splits where it likes."""
-    encoder = PiecewiseLinearEncoder().fit(task.train["dense"])
-    train, scored = (rows | {"dense": torch.from_numpy(encoder.transform(rows["dense"]))} for rows in (task.train, task.scored))
+    train, scored = piecewise_linear.with_bins(task.train, task.scored)
     return task._replace(train=train, scored=scored)
 
 
 def generative(model: Any, task: Task, n: int, *, mirrored: bool) -> Prediction:
     x = {k: v for k, v in task.scored.items() if k != "y"}
     draws = model.sample(x, n, row_ids=x["row"])
-    median = lambda: torch.from_numpy(quantiles_of_draws(draws.numpy(), (0.5,)))[:, 0]  # noqa: E731
-    point = median() if mirrored else model.predict(x, n, row_ids=x["row"])  # the same, but GR's weighs its draws
+    point = median_of(draws) if mirrored else model.predict(x, n, row_ids=x["row"])  # the same, but GR's weighs its draws
     return Prediction(point.double(), draws.double(), mirrored=mirrored)
+
+
+def median_of(draws: Tensor) -> Tensor:
+    return torch.from_numpy(quantiles_of_draws(draws.numpy(), (0.5,)))[:, 0]
 
 
 def flowtime(task: Task, seed: int, n: int) -> Prediction:

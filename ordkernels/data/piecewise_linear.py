@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 from .._validation.numbers import integer
 from .standardiser import checked_table
@@ -67,6 +69,13 @@ class PiecewiseLinearEncoder:
     def fit_transform(self, x: ArrayLike) -> NDArray[np.float32]:
         """``fit(x).transform(x)``."""
         return self.fit(x).transform(x)
+
+
+def with_bins(train: dict[str, Tensor], other: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Both splits of a data set, their dense columns with the bins that those of training have by default."""
+    encoder = PiecewiseLinearEncoder().fit(train["dense"])
+    binned = [rows | {"dense": torch.from_numpy(encoder.transform(rows["dense"]))} for rows in (train, other)]
+    return binned[0], binned[1]
 
 
 def bins_for(n_rows: int) -> int:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
-from ..data import PiecewiseLinearEncoder, cdnow, kuairand_sessions, n_ids, ordinal, ordinal_names
+from ..data import cdnow, kuairand_sessions, n_ids, ordinal, ordinal_names
+from ..data.piecewise_linear import with_bins
 from .evaluation import Split
 
 __all__ = ["Task", "load"]
@@ -76,6 +75,5 @@ def load(data: str | Path | None, seed: int, quick: bool) -> Task:
 
 def _with_bins(task: Task) -> Task:
     """Its dense columns' quantile bins beside them, where there are enough rows for that."""
-    encoder = PiecewiseLinearEncoder().fit(task.train["dense"])
-    train, test = (rows | {"dense": torch.from_numpy(encoder.transform(rows["dense"]))} for rows in (task.train, task.test))
+    train, test = with_bins(task.train, task.test)
     return replace(task, train=train, test=test, numbers=task.train["dense"].shape[1])

@@ -19,7 +19,7 @@ def defaults(cls: type) -> dict[str, Any]:
     parameters = inspect.signature(cls.__init__).parameters.values()
     found = {p.name: p.default for p in parameters if p.default is not p.empty}
     for config in _configs(cls).values():
-        found |= {f.name: getattr(config(), f.name) for f in dataclasses.fields(config)}
+        found |= vars(config())
     return found
 
 

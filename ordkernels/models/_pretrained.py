@@ -250,8 +250,9 @@ def described(model: Any) -> tuple[dict[str, Any], Tensors]:
     arguments = {name: encode(value, _ARGUMENTS + name, types, tensors) for name, value in given.items()}
     left_out: dict[str, Any] = {}
     for name, value in defaults(cls).items():
-        with suppress(TypeError):  # of a class of one's own, a value that only pickling can save
-            left_out |= {name: encode(value, f"defaults.{name}", types, {})} if name not in given else {}
+        if name not in given:
+            with suppress(TypeError):  # of a class of one's own, a value that only pickling can save
+                left_out[name] = encode(value, _ARGUMENTS + name, types, tensors)
     return {"class": class_name(cls), "dtype": next(iter(dtypes), None), "arguments": arguments, "defaults": left_out}, tensors
 
 
