@@ -2,7 +2,6 @@
 
 import json
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +9,6 @@ import torch
 
 from ordkernels.models import FlowTime
 
-BENCH = Path(__file__).parents[2] / "bench"
 NETWORKS = ("quantile network", "FlowTime", "DiffoR", "DiffoR, last step", "GR, likelihood")
 
 
@@ -26,13 +24,8 @@ def part(rows, seed):
 
 
 @pytest.fixture
-def bench(monkeypatch, tmp_path):
-    monkeypatch.syspath_prepend(str(BENCH))
-    for name in ("table", "_quality", "quality"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    import quality
-    import table
-
+def bench(monkeypatch, tmp_path, programs):
+    quality, table = programs("quality")
     taken = []
 
     def loader(name):
@@ -42,7 +35,6 @@ def bench(monkeypatch, tmp_path):
 
         return load
 
-    monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
     for name in ("kuairand", "cdnow"):
         monkeypatch.setattr(quality, name, loader(name))
     monkeypatch.setattr(quality, "RESAMPLES", 4)

@@ -2,24 +2,13 @@
 
 import json
 import sys
-from pathlib import Path
 
 import pytest
-import torch
-
-BENCH = Path(__file__).parents[2] / "bench"
 
 
 @pytest.fixture
-def bench(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCH))
-    for name in ("table", "_quality", "quality_diffor"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    import quality_diffor
-    import table
-
-    monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
-    return quality_diffor, table
+def bench(programs):
+    return programs("quality_diffor")
 
 
 def quality(program, monkeypatch, *args):

@@ -2,15 +2,12 @@
 
 import json
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from ordkernels.data.sessions import user_log
-
-BENCH = Path(__file__).parents[2] / "bench"
 
 
 def part(rows, seed):
@@ -28,14 +25,8 @@ def part(rows, seed):
 
 
 @pytest.fixture
-def bench(monkeypatch, tmp_path):
-    monkeypatch.syspath_prepend(str(BENCH))
-    for name in ("table", "_quality", "quality_ifusion"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    import quality_ifusion
-    import table
-
-    monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
+def bench(monkeypatch, tmp_path, programs):
+    quality_ifusion, table = programs("quality_ifusion")
     monkeypatch.setattr(quality_ifusion, "kuairand_sessions", lambda **dates: (part(96, 1), part(64, 2)))
     file = tmp_path / "quality_ifusion.json"
 

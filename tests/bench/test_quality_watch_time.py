@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from ordkernels.data import kuairand
 
@@ -20,25 +19,18 @@ def rows():
 
 
 @pytest.fixture
-def run(monkeypatch, tmp_path, rows):
+def run(monkeypatch, tmp_path, rows, programs):
     """run(program, *arguments) -> (the report, table.py)."""
-    monkeypatch.syspath_prepend(str(BENCH))
-    for name in ("table", "_quality", "quality_flowtime", "quality_gr"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    import quality_flowtime
-    import quality_gr
-    import table
-
-    monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
+    quality_flowtime, quality_gr, table = programs("quality_flowtime", "quality_gr")
     monkeypatch.setattr(quality_flowtime, "CURVE_BATCH", 256)
     monkeypatch.setattr(quality_flowtime, "CURVE_ROWS", 1024)
-    programs = {"flowtime": quality_flowtime, "gr": quality_gr}
+    modules = {"flowtime": quality_flowtime, "gr": quality_gr}
 
     def start(program, *arguments):
         file = tmp_path / f"{program}.json"
-        monkeypatch.setattr(programs[program], "kuairand", lambda: rows)
+        monkeypatch.setattr(modules[program], "kuairand", lambda: rows)
         monkeypatch.setattr(sys, "argv", [f"quality_{program}.py", "--quick", "--json", str(file), *arguments])
-        programs[program].main()
+        modules[program].main()
         return json.loads(file.read_text()), table
 
     return start
