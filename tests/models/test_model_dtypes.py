@@ -79,8 +79,12 @@ def test_close_to_fp32(name, kind):
     torch.testing.assert_close(found[1], expected[1], rtol=5 * rtol, atol=rtol)
     a, b = found[2].double(), expected[2].double()
     assert bool(a.isfinite().all())
+    if name == "DiffoR":  # its draws are labels here: one that falls on the next label moves a median of two by a half
+        moved = ((a - b).abs() == 0.5) & ~torch.isclose(a, b, rtol=2 * rtol, atol=2 * rtol)
+        assert int(moved.sum()) <= 1
+        a = torch.where(moved, b, a)
     if name not in ("GenerativeRegression", "TableClassifier"):  # an argmax may turn
-        torch.testing.assert_close(a, b, rtol=3 * rtol, atol=3 * rtol)
+        torch.testing.assert_close(a, b, rtol=2 * rtol, atol=2 * rtol)
     if not autocast:
         assert found[2].dtype == dtype or (name == "GenerativeRegression" and found[2].dtype == torch.float32)
 
