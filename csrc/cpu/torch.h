@@ -30,6 +30,19 @@ T* out(Tensor& t) {
 }
 inline const void* data_or_null(const OptionalTensor& t) { return t ? t->const_data_ptr() : nullptr; }
 
+// Asks for large pages: at their first touch, small ones cost a kernel that writes them as much as its arithmetic. As
+// NumPy does; where the system has none the request does nothing.
+inline void ask_for_large_pages([[maybe_unused]] void* p, [[maybe_unused]] int64_t bytes) {
+#ifdef MADV_HUGEPAGE
+  constexpr uintptr_t kPage = uintptr_t{1} << 21;
+  if (bytes >= INT64_C(4) << 20) {
+    const uintptr_t from = (reinterpret_cast<uintptr_t>(p) + kPage - 1) / kPage * kPage,
+                    to = (reinterpret_cast<uintptr_t>(p) + static_cast<uintptr_t>(bytes)) / kPage * kPage;
+    madvise(reinterpret_cast<void*>(from), to - from, MADV_HUGEPAGE);
+  }
+#endif
+}
+
 // new_empty and contiguous for small calls: torch's own look the op up by its name, a microsecond each.
 inline Tensor empty_contiguous(const Tensor& like, Sizes sizes, std::optional<ScalarType> type = {}) {
   const int64_t n = static_cast<int64_t>(sizes.size());
@@ -47,7 +60,11 @@ inline Tensor empty_contiguous(const Tensor& like, Sizes sizes, std::optional<Sc
   }
   AtenTensorHandle made;
   TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(n, sizes.data(), strides.data(), dtype, device, index, &made));
-  return Tensor(made);
+  Tensor t(made);
+  if (t.is_cpu() && t.numel() > 1 << 19) {
+    ask_for_large_pages(t.mutable_data_ptr(), t.numel() * static_cast<int64_t>(t.element_size()));
+  }
+  return t;
 }
 inline Tensor empty_contiguous_like(const Tensor& t) { return empty_contiguous(t, t.sizes()); }
 
