@@ -91,7 +91,7 @@ struct SequenceCall {
     }
     tiles.push_back(a.S);
     a.tile_count = static_cast<int64_t>(tiles.size()) - 1;
-    a.tile_rows = std::max(fit, a.longest);
+    a.tile_rows = round_to_lanes(std::max(fit, a.longest));
   }
 
   void set_weights() {

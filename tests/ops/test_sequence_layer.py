@@ -307,6 +307,29 @@ def test_bits_depend_on_no_thread_batch_or_stride() -> None:
         assert same_bits([ours(lengths, True, **options)(*inputs)], found[0][:1])
 
 
+@native
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(("W", "heads"), [(16, 1), (64, 8), (64, 4), (48, 2), (35, 7)])
+def test_a_sequence_has_the_same_bits_alone(W: int, heads: int, causal: bool, dtype: torch.dtype) -> None:
+    """Many short ones share vectors, a lane each; one alone has its queries in the lanes."""
+    lengths = [9] * 17 + torch.randint(1, 27, (60,)).tolist() + [4] * 40
+    x, m, *weights = inputs_of(lengths, W, 20, memory=True, dtype=dtype)
+    g = torch.randn_like(x)
+
+    def run(lengths: list[int], *inputs: Tensor) -> tuple[Tensor, ...]:
+        x, m, g = inputs
+        leaves = [x.detach().requires_grad_(), m.detach().requires_grad_()]
+        y = ours(lengths, True, heads=heads, causal=causal)(*leaves, *weights)
+        return y, *torch.autograd.grad(y, leaves, g)
+
+    def split(tokens: Tensor, others: Tensor, memories: Tensor) -> list[tuple[Tensor, ...]]:
+        return list(zip(tokens.split(lengths), others.split(lengths), memories.split(1), strict=True))
+
+    for L, (x_of, g_of, m_of), expected in zip(lengths, split(x, g, m), split(*run(lengths, x, m, g)), strict=True):
+        assert same_bits(run([L], x_of, m_of, g_of), expected)
+
+
 @pytest.mark.parametrize("backend", [ON_CPU[1], TRITON])
 @pytest.mark.parametrize("norm", ["pre", "post"])
 def test_only_the_gradients_that_are_asked_for(backend: str, norm: str) -> None:

@@ -13,8 +13,9 @@ struct Constant {
 };
 
 enum class RowStart { zero, bias, add };
+enum class RowEnd { store, add, times };  // what the sums are combined with, at last
 
-// c [M, N] = start + a [M, K] b [K, N]; strides in elements, of a's one is 1.
+// c [M, N] = start + a [M, K] b [K, N], then plus or times `other` [M, N]; strides in elements, of a's one is 1.
 template <class T>
 struct RowProduct {
   const T* a;
@@ -25,6 +26,8 @@ struct RowProduct {
   int64_t c_row, K;
   RowStart start;
   const T* bias = nullptr;
+  RowEnd end = RowEnd::store;
+  const T* other = nullptr;  // rows as those of c; may be c
 };
 
 // Vectors of a panel: with them and its rows the sums fill the registers.
@@ -70,6 +73,16 @@ ORD_INLINE void product_block(const RowProduct<T>& p, const T* a, const T* b, in
         acc[m][v] += x * row[v];
       }
     }
+  }
+  if (p.end != RowEnd::store) {
+    const T* const other = p.other + (c - p.c);
+#pragma GCC unroll 12
+    for (int m = 0; m < M; ++m)
+#pragma GCC unroll 4
+      for (int v = 0; v < NV; ++v) {
+        const V o = read(other + m * p.c_row + v * W);
+        acc[m][v] = p.end == RowEnd::add ? acc[m][v] + o : acc[m][v] * o;
+      }
   }
 #pragma GCC unroll 12
   for (int m = 0; m < M; ++m)

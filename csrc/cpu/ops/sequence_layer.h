@@ -4,7 +4,7 @@
 // around it, and the gradients of weights are summed by chunks of tiles that depend on the lengths alone, so no result
 // depends on the number of threads.
 #pragma once
-#include "cpu/ops/sequence_attention.h"
+#include "cpu/ops/lane_attention.h"
 #include "cpu/ops/sequence_rows.h"
 #include "cpu/simd/dropout.h"
 
@@ -28,7 +28,8 @@ struct SequenceLayer {
     int64_t first, last, token, n;  // sequences; the first token and how many
   };
   struct Scratch {
-    T *u, *v, *x1, *z2, *x2, *f_in, *d, *e, *qkv, *hidden, *dh, *factors, *attention;  // [n, D], qkv [n, 3 D]
+    T *u, *v, *x1, *z2, *x2, *f_in, *d, *e, *qkv, *hidden, *dh, *factors;  // [n, D], qkv [n, 3 D]
+    T *moments[3], *attention;                                             // of the norms
   };
   // x1 = x after the attention, z2 and x2 after the memory, before and after its norm; what the feed-forward part
   // reads.
@@ -37,10 +38,13 @@ struct SequenceLayer {
   };
 
   const T* weight(int which) const { return (const T*)a.weights[which]; }
-  RowNorm<T> norm(int which) const { return {D, (T)a.eps, weight(which), weight(which + 1)}; }
-  RowNorm<T> norm1() const { return norm(kNorm1Weight); }
-  RowNorm<T> norm2() const { return norm(kNorm2Weight); }
-  RowNorm<T> norm3() const { return norm(kNorm3Weight); }
+  RowNorm<T> norm(int which, const Scratch& s) const {
+    T* const room = s.moments[which == kNorm1Weight ? 0 : which == kNorm2Weight ? 1 : 2];
+    return {D, (T)a.eps, weight(which), weight(which + 1), room};
+  }
+  RowNorm<T> norm1(const Scratch& s) const { return norm(kNorm1Weight, s); }
+  RowNorm<T> norm2(const Scratch& s) const { return norm(kNorm2Weight, s); }
+  RowNorm<T> norm3(const Scratch& s) const { return norm(kNorm3Weight, s); }
 
   Tile tile(int64_t i) const {
     const int64_t first = a.tiles[i], last = a.tiles[i + 1];
@@ -52,11 +56,61 @@ struct SequenceLayer {
       p += a.tile_rows * columns;
       return from;
     };
-    return {take(D), take(D), take(D),     take(D),          take(D),          take(D),
-            take(D), take(D), take(3 * D), take(hidden_row), take(hidden_row), take(kDropoutWidth),
+    return {take(D),
+            take(D),
+            take(D),
+            take(D),
+            take(D),
+            take(D),
+            take(D),
+            take(D),
+            take(3 * D),
+            take(hidden_row),
+            take(hidden_row),
+            take(kDropoutWidth),
+            {take(2), take(2), take(2)},
             p};
   }
-  Attention<T> attention(const Scratch& s) const { return {a.heads, D / a.heads, a.causal, a.longest, s.attention}; }
+
+  // one(attention, first token in the tile, tokens) or together(attention, sequences) for all sequences of a tile that
+  // have any: together where that is faster, those of one length first.
+  template <class One, class Together>
+  inline __attribute__((always_inline)) void attention(const Tile& t, const Scratch& s, const One& one,
+                                                       const Together& together) const {
+    const Attention<T> apart{a.heads, D / a.heads, a.causal, a.longest, s.attention};
+    const LaneAttention<T> lanes{a.heads, D / a.heads, a.causal, a.longest, s.attention};
+    LaneSequences<T> waiting[kLongestInLanes + 1], rest;
+    const auto run = [&](LaneSequences<T>& group) {
+      if (lanes.pays(group)) {
+        together(lanes, group);
+      } else {
+        for (int r = 0; r < group.n; ++r) {
+          one(apart, group.first[r], group.length[r]);
+        }
+      }
+      group = {};
+    };
+    const auto add = [&](LaneSequences<T>& group, int64_t at, int64_t L) {
+      group.add(at, L);
+      if (group.n == kLanes<T>) {
+        run(group);
+      }
+    };
+    for (int64_t q = t.first; q < t.last; ++q) {
+      const int64_t at = a.offsets[q] - t.token, L = a.offsets[q + 1] - a.offsets[q];
+      if (L == 1 || L > kLongestInLanes) {
+        one(apart, at, L);
+      } else if (L) {
+        add(waiting[L], at, L);
+      }
+    }
+    for (int64_t L = kLongestInLanes; L > 1; --L) {
+      for (int r = 0; r < waiting[L].n; ++r) {
+        add(rest, waiting[L].first[r], L);
+      }
+    }
+    run(rest);
+  }
 
   void pack() const {
     pack_panels(weight(kQkvWeight), 3 * D, D, qkv_panels);
@@ -64,9 +118,20 @@ struct SequenceLayer {
     pack_panels(weight(kLinear1Weight), F, D, linear1_panels);
     pack_panels(weight(kLinear2Weight), D, F, linear2_panels);
   }
-  // to [n, N] = bias + x [n, K] w^T.
-  void linear(int64_t n, const T* x, int64_t row, int64_t K, const T* panels, int bias, int64_t N, T* to) const {
-    multiply_rows<T>(n, N, {x, row, 1, panels, 0, to, N, K, RowStart::bias, weight(bias)});
+  // to [n, N] = bias + x [n, K] w^T (+ add, if there is one).
+  void linear(int64_t n, const T* x, int64_t row, int64_t K, const T* panels, int bias, int64_t N, T* to,
+              const T* add = nullptr) const {
+    const RowEnd end = add ? RowEnd::add : RowEnd::store;
+    multiply_rows<T>(n, N, {x, row, 1, panels, 0, to, N, K, RowStart::bias, weight(bias), end, add});
+  }
+  // to [n, D] = add + drop(bias + x [n, K] w^T).
+  void linear_dropped(const Tile& t, int site, const T* x, int64_t row, int64_t K, const T* panels, int bias,
+                      const T* add, T* to, const Scratch& s) const {
+    if (!a.dropout.threshold) {
+      return linear(t.n, x, row, K, panels, bias, D, to, add);
+    }
+    linear(t.n, x, row, K, panels, bias, D, s.u);
+    add_dropped(t, site, add, s.u, to, s);
   }
 
   // ---- dropout
@@ -100,11 +165,16 @@ struct SequenceLayer {
         t.n, features, to);
   }
 
-  // to = (add, if there is one) + drop(x); to may be x.
-  void add_dropped(const Tile& t, int site, const T* add, const T* x, T* to, const Scratch& s) const {
+  // drop(x), in room where anything is dropped.
+  const T* dropped(const Tile& t, int site, const T* x, T* room, const Scratch& s) const {
     if (!a.dropout.threshold) {
-      return add_all(add, x, t.n * D, to);
+      return x;
     }
+    add_dropped(t, site, nullptr, x, room, s);
+    return room;
+  }
+  // to = (add, if there is one) + drop(x).
+  void add_dropped(const Tile& t, int site, const T* add, const T* x, T* to, const Scratch& s) const {
     for (int64_t i = 0; i < tiles_of(D); ++i) {
       token_factors(t, site, i, s.factors);
       add_scaled(t.n, tile_columns(D, i), add ? add + i * kTileWidth : nullptr, x + i * kTileWidth, s.factors,
@@ -178,7 +248,7 @@ struct SequenceLayer {
   Middle middle(const Tile& t, const T* z1, const Scratch& s) const {
     Middle m{z1, nullptr, nullptr, nullptr};
     if (!a.pre_norm) {
-      norm1().forward(z1, t.n, s.x1);
+      norm1(s).forward(z1, t.n, s.x1);
       m.x1 = s.x1;
     }
     m.x2 = m.x1;
@@ -186,13 +256,13 @@ struct SequenceLayer {
       add_memory(t, m.x1, s.z2, s);
       m.z2 = m.x2 = s.z2;
       if (!a.pre_norm) {
-        norm3().forward(m.z2, t.n, s.x2);
+        norm3(s).forward(m.z2, t.n, s.x2);
         m.x2 = s.x2;
       }
     }
     m.f_in = m.x2;
     if (a.pre_norm) {
-      norm2().forward(m.x2, t.n, s.f_in);
+      norm2(s).forward(m.x2, t.n, s.f_in);
       m.f_in = s.f_in;
     }
     return m;
@@ -208,25 +278,20 @@ struct SequenceLayer {
     T *const qkv = kept(a.qkv, t.token, 3 * D, s.qkv), *const z1 = kept(a.z1, t.token, D, s.d);
     T *const h = kept(a.h, t.token, F, s.dh), *const y = (T*)a.y + t.token * D;
     if (a.pre_norm) {
-      norm1().forward(x, t.n, s.u);
+      norm1(s).forward(x, t.n, s.u);
     }
     linear(t.n, a.pre_norm ? s.u : x, D, D, qkv_panels, kQkvBias, 3 * D, qkv);
-    for (int64_t q = t.first; q < t.last; ++q) {
-      const int64_t at = a.offsets[q] - t.token, L = a.offsets[q + 1] - a.offsets[q];
-      if (L) {
-        attention(s).forward(L, qkv + at * 3 * D, s.v + at * D);
-      }
-    }
-    linear(t.n, s.v, D, D, out_panels, kOutBias, D, s.u);
-    add_dropped(t, kAttentionSite, x, s.u, z1, s);
+    attention(
+        t, s, [&](const Attention<T>& one, int64_t at, int64_t L) { one.forward(L, qkv + at * 3 * D, s.v + at * D); },
+        [&](const LaneAttention<T>& lanes, const LaneSequences<T>& group) { lanes.forward(group, qkv, s.v); });
+    linear_dropped(t, kAttentionSite, s.v, D, D, out_panels, kOutBias, x, z1, s);
     const Middle m = middle(t, z1, s);
     linear(t.n, m.f_in, D, D, linear1_panels, kLinear1Bias, F, h);
     with_activation(a.activation, [&]<Activation kind> { activate_rows<T, kind>(h, t.n, F, s.hidden, hidden_row); });
-    linear(t.n, s.hidden, hidden_row, F, linear2_panels, kLinear2Bias, D, s.u);
     T* const z3 = a.pre_norm ? y : kept(a.z3, t.token, D, s.e);
-    add_dropped(t, kFeedForwardSite, m.x2, s.u, z3, s);
+    linear_dropped(t, kFeedForwardSite, s.hidden, hidden_row, F, linear2_panels, kLinear2Bias, m.x2, z3, s);
     if (!a.pre_norm) {
-      norm2().forward(z3, t.n, y);
+      norm2(s).forward(z3, t.n, y);
     }
   }
 
@@ -236,8 +301,10 @@ struct SequenceLayer {
   T* gradient(int64_t chunk, int which) const {
     return a.grads[which] ? (T*)a.partial + chunk * a.first(kSequenceWeights) + a.first(which) : nullptr;
   }
-  void norm_backward(int64_t chunk, int which, const T* x, const T* g, int64_t n, const T* add, T* dx) const {
-    norm(which).backward(x, g, n, add, dx, gradient(chunk, which), gradient(chunk, which + 1));
+  void norm_backward(int64_t chunk, int which, const T* x, const T* g, int64_t n, const T* add, T* dx,
+                     const Scratch& s) const {
+    const bool known = a.pre_norm || which != kNorm2Weight;  // the norm at the end has not been made again
+    norm(which, s).backward(x, g, n, known, add, dx, gradient(chunk, which), gradient(chunk, which + 1));
   }
   // The gradients of y = w x + b from g [n, N] and x [n, K].
   void linear_gradients(int64_t chunk, int which, int64_t n, const T* g, int64_t g_row, int64_t N, const T* x,
@@ -249,10 +316,10 @@ struct SequenceLayer {
       add_row_sums(g, n, N, g_row, db);
     }
   }
-  // to [n, K] = start + g [n, N] w.
+  // to [n, K] = g [n, N] w (plus or times another).
   void through(int64_t n, const T* g, int64_t g_row, int64_t N, int which, int64_t K, T* to, int64_t to_row,
-               RowStart start = RowStart::zero) const {
-    multiply_rows<T>(n, K, {g, g_row, 1, weight(which), K, to, to_row, N, start});
+               RowEnd end = RowEnd::store, const T* other = nullptr) const {
+    multiply_rows<T>(n, K, {g, g_row, 1, weight(which), K, to, to_row, N, RowStart::zero, nullptr, end, other});
   }
 
   // The gradient of y -> that of z1, in s.d or s.e.
@@ -261,27 +328,27 @@ struct SequenceLayer {
                    *const h = (const T*)a.h + t.token * F;
     const T* dz3 = dy;
     if (!a.pre_norm) {
-      norm_backward(chunk, kNorm2Weight, (const T*)a.z3 + t.token * D, dy, t.n, nullptr, s.d);
+      norm_backward(chunk, kNorm2Weight, (const T*)a.z3 + t.token * D, dy, t.n, nullptr, s.d, s);
       dz3 = s.d;
     }
     const Middle m = middle(t, z1, s);
-    add_dropped(t, kFeedForwardSite, nullptr, dz3, s.e, s);
-    with_activation(a.activation, [&]<Activation kind> { activate_rows<T, kind>(h, t.n, F, s.hidden, hidden_row); });
-    linear_gradients(chunk, kLinear2Weight, t.n, s.e, D, D, s.hidden, hidden_row, F);
-    through(t.n, s.e, D, D, kLinear2Weight, F, s.dh, hidden_row);
-    with_activation(a.activation,
-                    [&]<Activation kind> { activate_rows_backward<T, kind>(h, t.n, F, s.dh, hidden_row); });
+    const T* const added = dropped(t, kFeedForwardSite, dz3, s.e, s);
+    with_activation(a.activation, [&]<Activation kind> {
+      activate_rows_with_slopes<T, kind>(h, t.n, F, s.hidden, s.dh, hidden_row);
+    });
+    linear_gradients(chunk, kLinear2Weight, t.n, added, D, D, s.hidden, hidden_row, F);
+    through(t.n, added, D, D, kLinear2Weight, F, s.dh, hidden_row, RowEnd::times, s.dh);
     linear_gradients(chunk, kLinear1Weight, t.n, s.dh, hidden_row, F, m.f_in, D, D);
     if (a.pre_norm) {
       through(t.n, s.dh, hidden_row, F, kLinear1Weight, D, s.e, D);
-      norm_backward(chunk, kNorm2Weight, m.x2, s.e, t.n, dz3, s.d);
+      norm_backward(chunk, kNorm2Weight, m.x2, s.e, t.n, dz3, s.d, s);
     } else {
-      through(t.n, s.dh, hidden_row, F, kLinear1Weight, D, s.d, D, RowStart::add);
+      through(t.n, s.dh, hidden_row, F, kLinear1Weight, D, s.d, D, RowEnd::add, s.d);
     }
     T *g = s.d, *other = s.e;
     if (a.memory) {
       if (!a.pre_norm) {
-        norm_backward(chunk, kNorm3Weight, m.z2, g, t.n, nullptr, other);
+        norm_backward(chunk, kNorm3Weight, m.z2, g, t.n, nullptr, other, s);
         T* const swapped = g;
         g = other;
         other = swapped;
@@ -291,7 +358,7 @@ struct SequenceLayer {
       }
     }
     if (!a.pre_norm) {
-      norm_backward(chunk, kNorm1Weight, z1, g, t.n, nullptr, other);
+      norm_backward(chunk, kNorm1Weight, z1, g, t.n, nullptr, other, s);
       g = other;
     }
     return g;
@@ -299,27 +366,28 @@ struct SequenceLayer {
 
   void attention_backward(const Tile& t, int64_t chunk, const T* dz1, const Scratch& s) const {
     const T *const x = (const T*)a.x + t.token * D, *const qkv = (const T*)a.qkv + t.token * 3 * D;
-    T *const ds = s.x1, *const da = s.x2;
-    add_dropped(t, kAttentionSite, nullptr, dz1, ds, s);
+    T* const da = s.x2;
+    const T* const ds = dropped(t, kAttentionSite, dz1, s.x1, s);
     through(t.n, ds, D, D, kOutWeight, D, da, D);
-    for (int64_t q = t.first; q < t.last; ++q) {
-      const int64_t at = a.offsets[q] - t.token, L = a.offsets[q + 1] - a.offsets[q];
-      if (L) {
-        attention(s).backward(L, qkv + at * 3 * D, da + at * D, s.qkv + at * 3 * D, s.v + at * D);
-      }
-    }
+    attention(
+        t, s,
+        [&](const Attention<T>& one, int64_t at, int64_t L) {
+          one.backward(L, qkv + at * 3 * D, da + at * D, s.qkv + at * 3 * D, s.v + at * D);
+        },
+        [&](const LaneAttention<T>& lanes, const LaneSequences<T>& group) {
+          lanes.backward(group, qkv, da, s.qkv, s.v);
+        });
     linear_gradients(chunk, kOutWeight, t.n, ds, D, D, s.v, D, D);
     if (a.pre_norm) {
-      norm1().forward(x, t.n, s.u);
+      norm1(s).forward(x, t.n, s.u);
     }
     linear_gradients(chunk, kQkvWeight, t.n, s.qkv, 3 * D, 3 * D, a.pre_norm ? s.u : x, D, D);
     T* const dx = kept(a.dx, t.token, D, s.z2);
     if (a.pre_norm) {
       through(t.n, s.qkv, 3 * D, 3 * D, kQkvWeight, D, s.f_in, D);
-      norm_backward(chunk, kNorm1Weight, x, s.f_in, t.n, dz1, dx);
+      norm_backward(chunk, kNorm1Weight, x, s.f_in, t.n, dz1, dx, s);
     } else if (a.dx) {
-      __builtin_memcpy(dx, dz1, t.n * D * sizeof(T));
-      through(t.n, s.qkv, 3 * D, 3 * D, kQkvWeight, D, dx, D, RowStart::add);
+      through(t.n, s.qkv, 3 * D, 3 * D, kQkvWeight, D, dx, D, RowEnd::add, dz1);
     }
   }
 

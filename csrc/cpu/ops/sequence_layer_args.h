@@ -86,12 +86,22 @@ constexpr int64_t sequence_layer_tile(int64_t W, int64_t F) {
   return fit < 64 ? 64 : fit > 256 ? 256 : fit;
 }
 constexpr int64_t sequence_hidden_row(int64_t F) { return F + 16; }  // a power of 2 apart rows would share cache sets
+
+// Sequences of more tokens are never put side by side in the lanes of vectors.
+constexpr int64_t kLongestInLanes = 24;
+// Heads of `width` columns that are transposed together.
+constexpr int64_t lane_attention_heads(int64_t lanes, int64_t width) { return width < lanes ? lanes / width : 1; }
+constexpr int64_t lane_attention_scratch(const SequenceLayerArgs& a) {
+  const int64_t n = a.longest < kLongestInLanes ? a.longest : kLongestInLanes, width = a.W / a.heads;
+  return (8 * n * (width < 16 ? 16 : width) + 2 * n * n) * 16;
+}
 constexpr int64_t sequence_attention_scratch(const SequenceLayerArgs& a) {
-  const int64_t queries = round_to_lanes(a.longest);
-  return (a.W / a.heads + 16) * queries + 2 * a.longest * queries + 64;
+  const int64_t queries = round_to_lanes(a.longest), one = (a.W / a.heads + 16 + 2 * a.longest) * queries + 64,
+                together = lane_attention_scratch(a);
+  return one > together ? one : together;
 }
 // Of a thread, elements: nine matrices of W columns (qkv and its gradient have 3), the hidden layer and its gradient,
-// factors of dropout.
+// factors of dropout, moments of three norms.
 constexpr int64_t sequence_layer_scratch(const SequenceLayerArgs& a) {
-  return a.tile_rows * (12 * a.W + 2 * sequence_hidden_row(a.F) + 64) + sequence_attention_scratch(a);
+  return a.tile_rows * (11 * a.W + 2 * sequence_hidden_row(a.F) + 64 + 6) + sequence_attention_scratch(a);
 }

@@ -16,6 +16,8 @@ struct RowNorm {
   int64_t D;
   T eps;
   const T *weight, *bias;
+  T* room;  // of n rows, W at a time: their means, then 1 / standard deviations, which the way forward leaves for
+            // backward
 
   // f(d, lanes) for the vectors of a row.
   template <class F>
@@ -59,9 +61,9 @@ struct RowNorm {
   }
 
   void forward(const T* x, int64_t n, T* y) const {
-    T mean[W], scale[W];
     for (int64_t r = 0; r < n; r += W) {
       const int rows = n - r < W ? (int)(n - r) : W;
+      T *const mean = room + 2 * r, *const scale = mean + W;
       moments(x + r * D, rows, mean, scale);
       normalize(x + r * D, rows, mean, scale, y + r * D);
     }
@@ -77,13 +79,16 @@ struct RowNorm {
   }
 
   // dx = (add, if there is one) + the gradient through the norm of g; dweight and dbias are added to, if there are any.
-  // x, g, add, dx may not overlap, but dx may be add.
-  void backward(const T* x, const T* g, int64_t n, const T* add, T* dx, T* dweight, T* dbias) const {
-    T mean[W], scale[W], g_mean[W], g_slope[W];
+  // x, g, add, dx may not overlap, but dx may be add. known: the moments of x are in the room.
+  void backward(const T* x, const T* g, int64_t n, bool known, const T* add, T* dx, T* dweight, T* dbias) const {
+    T g_mean[W], g_slope[W];
     for (int64_t r = 0; r < n; r += W) {
       const int rows = n - r < W ? (int)(n - r) : W;
       const T *const xr = x + r * D, *const gr = g + r * D;
-      moments(xr, rows, mean, scale);
+      T *const mean = room + 2 * r, *const scale = mean + W;
+      if (!known) {
+        moments(xr, rows, mean, scale);
+      }
       means(xr, gr, rows, mean, scale, g_mean, g_slope);
       columns([&](int64_t d, int lanes) __attribute__((always_inline)) {
         const V w = read(weight + d, lanes);
@@ -135,16 +140,20 @@ ORD_INLINE V activated(V z) {
     return z < (T)0 ? V{} : z;  // NaN stays
   }
 }
+// The same, and its derivative.
 template <class V, Activation kind>
-ORD_INLINE V activation_slope(V z) {
+ORD_INLINE V activated_with_slope(V z, V& slope) {
   typedef decltype(z[0] + 0) T;
   if constexpr (kind == Activation::silu) {
     const V s = logistic(z);
-    return s * (z * ((T)1 - s) + (T)1);
+    slope = s * (z * ((T)1 - s) + (T)1);
+    return z * s;
   } else if constexpr (kind == Activation::gelu) {
-    return gelu_slope(z);
+    slope = gelu_slope(z);
+    return gelu(z);
   } else {
-    return z <= (T)0 ? V{} : V{} + (T)1;
+    slope = z <= (T)0 ? V{} : V{} + (T)1;
+    return activated<V, kind>(z);
   }
 }
 
@@ -159,15 +168,17 @@ __attribute__((noinline)) static void activate_rows(const T* h, int64_t n, int64
     });
   }
 }
-// The gradient dh of the activation -> that of h, in place; rows of dh are `row` apart.
+// The same, and its slopes.
 template <class T, Activation kind>
-__attribute__((noinline)) static void activate_rows_backward(const T* h, int64_t n, int64_t F, T* dh, int64_t row) {
+__attribute__((noinline)) static void activate_rows_with_slopes(const T* h, int64_t n, int64_t F, T* to, T* slopes,
+                                                                int64_t row) {
   using V = typename Traits<T>::V;
   for (int64_t r = 0; r < n; ++r) {
     for_each_vector<T>(F, [&](int64_t d, int lanes) __attribute__((always_inline)) {
       const T* const p = h + r * F + d;
-      T* const to = dh + r * row + d;
-      store(to, activation_slope<V, kind>(load(p, lanes, p + lanes)) * load(to, lanes, to + lanes), lanes);
+      V slope;
+      store(to + r * row + d, activated_with_slope<V, kind>(load(p, lanes, p + lanes), slope), lanes);
+      store(slopes + r * row + d, slope, lanes);
     });
   }
 }
