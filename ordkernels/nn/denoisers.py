@@ -14,7 +14,7 @@ from .._validation.numbers import one_of, positive_sizes
 from ..ops._weights import MLPWeights, Prediction
 from ..ops.mlp import mlp
 from ._mlp import copies_of_rows, kernel_serves
-from .transformer import TransformerLayer
+from .transformer import SEQUENCE_LAYER, TransformerLayer
 
 __all__ = ["FoldedMLP", "MLPDenoiser", "TimeEmbedding", "TransformerDenoiser"]
 
@@ -249,15 +249,33 @@ class TransformerDenoiser(nn.Module):
     def forward(self, x: Tensor, t: Tensor | float, cond: Tensor) -> Tensor:
         t = _timesteps(x, t, cond, self.width, self.cond_width)
         rows, K = x.shape[:-1], self.tokens  # [B] or [B, copies]
-        condition = self.from_condition(cond)  # [B, W]
-        condition = (condition[:, None] if x.dim() == 3 else condition).expand(*rows, -1)
-        e = torch.cat((self.from_latent(x.unflatten(-1, (K, -1))), condition.unsqueeze(-2)), dim=-2)  # [..., K + 1, W]
-        e = e + self.position + self.from_time(self.embedding(t))[..., None, :]
-        e = e.reshape(-1, K + 1, e.shape[-1])
+        condition = self.from_condition(cond).unsqueeze(-2)  # [B, 1, W]
+        condition = condition[:, None] if x.dim() == 3 else condition
+        places = self.position + self.from_time(self.embedding(t))[..., None, :]
+        if kernel_serves(x, self.from_latent, self.norm, self.output, op=SEQUENCE_LAYER):
+            e = self._embedded(x, condition, places)
+        else:
+            latent = self.from_latent(x.unflatten(-1, (K, -1)))
+            e = torch.cat((latent, condition.expand(*rows, 1, -1)), dim=-2) + places
+        e = e.view(-1, K + 1, e.shape[-1])
         for block in self.blocks:
             e = block(e)
-        out: Tensor = self.output(self.norm(e[:, :K])).reshape(x.shape)
+        # The condition's token is normalised too, though nobody reads it: a slice of the narrow output takes less than one of tokens.
+        out: Tensor = self.output(self.norm(e))[:, :K].reshape(x.shape)
         return out
+
+    def _embedded(self, x: Tensor, condition: Tensor, places: Tensor) -> Tensor:
+        """The tokens ``[..., K + 1, W]`` in fewer passes: all of them from one product, to which the rest is added in place."""
+        K, weight, bias = self.tokens, self.from_latent.weight, self.from_latent.bias
+        W, width = weight.shape
+        latent = F.pad(x.unflatten(-1, (K, width)), (0, 0, 0, 1)).view(-1, width)
+        # The transposed weight, contiguous: the products of backward then are those that a BLAS is fast at.
+        e = (latent @ weight.T.contiguous()).view(*x.shape[:-1], K + 1, W)
+        places = places + F.pad(bias.expand(K, -1), (0, 0, 0, 1))
+        condition = F.pad(condition, (0, 0, K, 0))
+        if places.dim() > 2:
+            return e.add_(places).add_(condition)
+        return e.add_(condition + places)
 
     def extra_repr(self) -> str:
         return f"width={self.width}, cond_width={self.cond_width}, tokens={self.tokens}"

@@ -82,7 +82,7 @@ constexpr int64_t sequence_layer_packed(const SequenceLayerArgs& a) {
 }
 // Tokens that go through the layer together: what they touch stays in the second cache.
 constexpr int64_t sequence_layer_tile(int64_t W, int64_t F) {
-  const int64_t fit = (INT64_C(1) << 17) / (12 * W + 2 * F);
+  const int64_t fit = (INT64_C(9) << 14) / (12 * W + 2 * F);
   return fit < 64 ? 64 : fit > 256 ? 256 : fit;
 }
 constexpr int64_t sequence_hidden_row(int64_t F) { return F + 16; }  // a power of 2 apart rows would share cache sets
