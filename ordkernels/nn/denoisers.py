@@ -13,8 +13,9 @@ from torch.nn import functional as F
 from .._validation.numbers import one_of, positive_sizes
 from ..ops._weights import MLPWeights, Prediction
 from ..ops.mlp import mlp
+from ..ops.sequence_layer import _OP as SEQUENCE_LAYER
 from ._mlp import copies_of_rows, kernel_serves
-from .transformer import SEQUENCE_LAYER, TransformerLayer
+from .transformer import TransformerLayer
 
 __all__ = ["FoldedMLP", "MLPDenoiser", "TimeEmbedding", "TransformerDenoiser"]
 
