@@ -14,7 +14,7 @@ from .._validation.numbers import positive_sizes
 from .._validation.tensors import can_read_values
 from ..nn import SessionFilters
 from ..nn._mlp import MLP, has_hooks
-from ..nn._packing import Packing
+from ..nn._packing import Packing, in_whole_blocks
 from ..nn.transformer import TransformerLayer
 from ..samplers.fusion import InterestSampler
 from ._adamw import IdEmbedding
@@ -48,6 +48,10 @@ class Interests(NamedTuple):
         if self.items.dim() == 4:
             return filters(self.items, self.mask)  # type: ignore[no-any-return]
         B, P, _ = self.mask.shape
+        if not filters.training:  # those without items too: a dense layer rounds by its number of rows
+            offsets = F.pad(self.mask.sum(2).flatten().cumsum(0), (1, 0))
+            core, transient = filters(self.items, offsets=offsets)
+            return core.view(B, P, -1), transient.view(B, P, -1)
         where, offsets = _present(self.mask.sum(2).flatten())
         core, transient = (v.new_zeros(B * P, v.shape[1]).index_copy(0, where, v) for v in filters(self.items, offsets=offsets))
         return core.view(B, P, -1), transient.view(B, P, -1)
@@ -239,11 +243,8 @@ class InterestModel(GenerativeModel):
         """The encoded rows, with their last ``sessions`` sessions."""
         long, ids = self._last_items(batch["long"].long()), batch["sessions"][:, -sessions:].long()  # [B, M], [B, P, S]
         feedback = None if self.feedback is None else batch["feedback"][:, -sessions:]
-        # Not in scoring: a dense layer rounds by its number of rows, and a row's prediction must not depend on its neighbours' items.
-        packs = (
-            self.training
-            and can_read_values(long)
-            and all(e.kernel_serves(self.item_embedding.weight) for e in (self.long_encoder, self.session_encoder))
+        packs = can_read_values(long) and all(
+            e.kernel_serves(self.item_embedding.weight) for e in (self.long_encoder, self.session_encoder)
         )
         h, items, target = (self._packed if packs else self._padded)(long, ids, batch["item"] + 1, feedback)
         context = self.encoder(batch)
@@ -251,7 +252,7 @@ class InterestModel(GenerativeModel):
             context = torch.zeros_like(context)
         has_long = (long > 0).any(1)
         h = F.layer_norm(h, (self.latent,)) * has_long[:, None]  # entries of unit size, as the noise's
-        return Interests(h, has_long, self.project(items), ids > 0, target, context)
+        return Interests(h, has_long, in_whole_blocks(self.project, items), ids > 0, target, context)
 
     def _padded(self, long: Tensor, sessions: Tensor, target: Tensor, feedback: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Means of encoded histories ``[B, D]``, encoded sessions ``[B, P, S, D]``, embedded items ``[B, D]``."""
@@ -276,7 +277,7 @@ class InterestModel(GenerativeModel):
         h = tokens.new_zeros(len(long), self.latent).index_add(0, row, tokens) / lengths.clamp(min=1)[:, None]
         if feedback is not None:
             assert self.feedback is not None
-            items = items + self.feedback(feedback[present].to(items.dtype))
+            items = items + in_whole_blocks(self.feedback, feedback[present].to(items.dtype))
         items = self.session_encoder.packed(items, _present(present.sum(2).flatten())[1])
         return h, items, embedded
 

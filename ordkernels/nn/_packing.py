@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .._validation.tensors import can_read_values
 
-__all__ = ["Packing"]
+__all__ = ["Packing", "in_whole_blocks"]
+
+ROWS = 64  # of a block: products of fewer are not all summed alike
 
 
 class Packing(NamedTuple):
@@ -39,3 +41,12 @@ class Packing(NamedTuple):
         """``[N, ...]`` -> ``[S, L, ...]``; what is no token is 0, or, behind the last sequence, what ``packed`` has there."""
         rest = packed.shape[1:]
         return packed.new_zeros(self.mask.numel(), *rest).index_copy(0, self.where, packed).view(*self.mask.shape, *rest)
+
+
+def in_whole_blocks(layer: nn.Module, x: Tensor) -> Tensor:
+    """``layer(x)`` for packed rows ``x [N, C]``, filled up to whole blocks in eval mode: a BLAS sums a row in an order that depends on
+    how few there are, and N on the other rows' items."""
+    N = len(x)
+    if layer.training or x.dim() > 2 or N % ROWS == 0:
+        return layer(x)  # type: ignore[no-any-return]
+    return layer(F.pad(x, (0, 0, 0, -N % ROWS)))[:N]  # type: ignore[no-any-return]

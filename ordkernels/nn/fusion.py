@@ -13,6 +13,7 @@ from .._validation.numbers import positive_sizes
 from ..ops._weights import SessionWeights
 from ..ops.mlp import mlp
 from ._mlp import MLP, kernel_serves
+from ._packing import in_whole_blocks
 from .denoisers import MLPDenoiser
 
 __all__ = ["SessionDenoiser", "SessionFilters", "pad_sessions"]
@@ -357,7 +358,7 @@ class SessionFilters(nn.Module):
         """Both pools from one sum over each session's items: [N, D] -> two of [M, D]."""
         M, counts = offsets.shape[0] - 1, offsets.diff()
         session = torch.repeat_interleave(torch.arange(M, device=items.device), counts, output_size=items.shape[0])
-        score = self.score(items)  # [N, 1]
+        score = in_whole_blocks(self.score, items)  # [N, 1]
         with torch.no_grad():  # any constant of the session will do; with the largest, exp cannot overflow
             top = score.new_full((M, 1), -torch.inf).scatter_reduce_(0, session[:, None], score, "amax")
         weight = torch.exp(score - top[session])

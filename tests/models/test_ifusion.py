@@ -208,6 +208,25 @@ def test_draws_belong_to_their_rows(make):
     assert model.predict_click(nothing).shape == (0,)
 
 
+@pytest.mark.parametrize("B", [4, 24, 700])
+@pytest.mark.parametrize("make", [lambda: ifusion(latent=64), lambda: PooledFusion(**POOLED | {"latent": 64}, pooling="attention")])
+def test_the_items_of_other_rows_do_not_matter(make, B):
+    """Bit by bit, though only items that exist are multiplied: how many those are depends on all rows."""
+    model, rows, others = make().eval(), batch(B), batch(B, seed=1)
+    rows["feedback"] = rows["feedback"].nan_to_num(0.5)
+    rows["sessions"][0] = torch.tensor([0, 0, 0, 5])[:, None] * torch.tensor([1, 0, 0])  # one item: alone, a product of one row
+    rows["sessions"][3] = 7
+    some = torch.arange(B) % 4 == 0
+    before = model.fuse(rows, row_ids=torch.arange(B))
+    for share in (1, 0):
+        changed = {
+            k: torch.where(some.view(-1, *[1] * (v.dim() - 1)), v, others[k] * share) for k, v in rows.items() if k in ("long", "sessions")
+        }
+        got = model.fuse(rows | changed, row_ids=torch.arange(B))
+        assert torch.equal(got[some], before[some])
+        assert not torch.equal(got[~some], before[~some])
+
+
 def test_steps_are_a_number_or_timesteps():
     model, rows = ifusion(), batch()
     three = FusionSampler(model, steps=3)
