@@ -267,7 +267,11 @@ class InterestModel(GenerativeModel):
         return h, items, self.item_embedding(target)
 
     def _packed(self, long: Tensor, sessions: Tensor, target: Tensor, feedback: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """The same of the items alone that exist, one after the other: sessions ``[N, D]``."""
+        """The same of the items alone that exist, one after the other: sessions ``[N, D]``. In scoring a history that follows itself, as
+        where many items are ranked for a user, is encoded once; in training each has a dropout of its own."""
+        differs = (long[1:] != long[:-1]).any(1) | self.training
+        new = F.pad(differs, (min(len(long), 1), 0), value=True)
+        long = long[new]
         mask, present = long > 0, sessions > 0
         ids = long[mask], sessions[present], target
         history, items, embedded = self.item_embedding(torch.cat(ids)).split([len(i) for i in ids])
@@ -275,6 +279,7 @@ class InterestModel(GenerativeModel):
         tokens = self.long_encoder.packed(history, F.pad(lengths.cumsum(0), (1, 0)))
         row = torch.repeat_interleave(torch.arange(len(long), device=long.device), lengths, output_size=len(tokens))
         h = tokens.new_zeros(len(long), self.latent).index_add(0, row, tokens) / lengths.clamp(min=1)[:, None]
+        h = h if len(h) == len(new) else h[new.cumsum(0) - 1]
         if feedback is not None:
             assert self.feedback is not None
             items = items + in_whole_blocks(self.feedback, feedback[present].to(items.dtype))

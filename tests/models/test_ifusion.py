@@ -227,6 +227,23 @@ def test_the_items_of_other_rows_do_not_matter(make, B):
         assert not torch.equal(got[~some], before[~some])
 
 
+def test_a_history_that_follows_itself_is_encoded_once(monkeypatch):
+    model, rows, tokens = ifusion(), batch(), []
+    packed = model.long_encoder.packed
+    monkeypatch.setattr(model.long_encoder, "packed", lambda x, offsets: tokens.append(len(x)) or packed(x, offsets))
+    items = int((rows["long"] > 0).sum())
+    for repeats in (torch.full((24,), 5), torch.arange(24) % 3):
+        many = {k: v.repeat_interleave(repeats, 0) for k, v in rows.items()}
+        tokens.clear()
+        got = model.fuse(many, row_ids=many["row"])
+        assert tokens == [int((rows["long"][repeats > 0] > 0).sum())]
+        torch.testing.assert_close(got, model.fuse(rows, row_ids=rows["row"]).repeat_interleave(repeats, 0))
+    model.train()
+    tokens.clear()
+    model.loss({k: v.repeat_interleave(2, 0) for k, v in rows.items()})
+    assert tokens == [2 * items]
+
+
 def test_steps_are_a_number_or_timesteps():
     model, rows = ifusion(), batch()
     three = FusionSampler(model, steps=3)
