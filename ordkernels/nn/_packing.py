@@ -46,7 +46,7 @@ class Packing(NamedTuple):
 def in_whole_blocks(layer: nn.Module, x: Tensor) -> Tensor:
     """``layer(x)`` for packed rows ``x [N, C]``, filled up to whole blocks in eval mode: a BLAS sums a row in an order that depends on
     how few there are, and N on the other rows' items."""
-    N = len(x)
-    if layer.training or x.dim() > 2 or N % ROWS == 0:
+    if layer.training or x.dim() > 2 or not can_read_values(x):  # a graph would be specialised by the number
         return layer(x)  # type: ignore[no-any-return]
+    N = x.shape[0]
     return layer(F.pad(x, (0, 0, 0, -N % ROWS)))[:N]  # type: ignore[no-any-return]
