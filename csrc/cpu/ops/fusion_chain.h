@@ -102,14 +102,30 @@ struct FusionChain : Mlp<T, FusionChainArgs> {
     k.passes = k.n ? k.count[0] : 0;
   }
 
-  // The guidance of pass j, of m rows [row][branch], in tiles.
-  void gather_guidance(const Block& k, int64_t j, int64_t m) const {
-    const int64_t n = m * a.guided;
-    for (int64_t r = 0, at = 0; r < m; ++r) {
-      const int64_t session = k.row[r] * a.K + k.session[r * a.K + j];
-      for (int64_t b = 0; b < a.guided; ++b, ++at) {
+  const T* guidance_of(const Block& k, int64_t j, int64_t r, int64_t branch) const {
+    return (const T*)a.g[branch] + (k.row[r] * a.K + k.session[r * a.K + j]) * a.C;
+  }
+  // Of m rows with a pass j, which guidance each has among those that differ from the row's before: the draws of a row
+  // share theirs, the rows of a user may.
+  int64_t distinct_guidance(const Block& k, int64_t j, int64_t m, int64_t* which) const {
+    int64_t found = 0;
+    for (int64_t r = 0; r < m; ++r) {
+      bool same = r > 0;
+      for (int64_t b = 0; same && b < a.guided; ++b) {
+        same = !__builtin_memcmp(guidance_of(k, j, r - 1, b), guidance_of(k, j, r, b), a.C * sizeof(T));
+      }
+      found += !same;
+      which[r] = found - 1;
+    }
+    return found;
+  }
+  // What differs of the guidance of pass j, [n][branch], in tiles.
+  void gather_guidance(const Block& k, int64_t j, int64_t m, const int64_t* which, int64_t n) const {
+    for (int64_t r = 0; r < m; ++r) {
+      for (int64_t b = 0; (r == 0 || which[r] > which[r - 1]) && b < a.guided; ++b) {
+        const int64_t at = which[r] * a.guided + b;
         for (int64_t i = 0; i < c_tiles; ++i) {
-          __builtin_memcpy(k.guidance + (i * n + at) * kTileWidth, (const T*)a.g[b] + session * a.C + i * kTileWidth,
+          __builtin_memcpy(k.guidance + (i * n * a.guided + at) * kTileWidth, guidance_of(k, j, r, b) + i * kTileWidth,
                            tile_columns(a.C, i) * sizeof(T));
         }
       }
@@ -117,17 +133,24 @@ struct FusionChain : Mlp<T, FusionChainArgs> {
   }
 
   void project_sessions(const Block& k) const {
+    int64_t which[R] = {};
     for (int64_t j = 0; j < k.passes; ++j) {
       const int64_t m = k.rows_with_pass(j);
       T* const pass = k.cond + j * h_tiles * R * kTileWidth;
-      if (a.guided) {  // behind the rows' places, so that they can be moved up
-        gather_guidance(k, j, m);
-        Base::project_conditions(m * a.guided, k.guidance, [&](int64_t t) { return pass + (t * R + m) * kTileWidth; });
+      // At the end of the rows' places, from where they are moved up: each row's before those of the rows behind it.
+      int64_t first = R;
+      if (a.guided) {
+        const int64_t n = distinct_guidance(k, j, m, which);
+        gather_guidance(k, j, m, which, n);
+        first -= n * a.guided;
+        Base::project_conditions(n * a.guided, k.guidance,
+                                 [&](int64_t t) { return pass + (t * R + first) * kTileWidth; });
       }
       for (int64_t t = 0; t < h_tiles; ++t) {
         for (int64_t r = 0; r < m; ++r) {
           T *const to = pass + (t * R + r * branches) * kTileWidth, *const from =
-                                                                        pass + (t * R + m + r * a.guided) * kTileWidth;
+                                                                        pass + (t * R + first + which[r] * a.guided) *
+                                                                                   kTileWidth;
           __builtin_memmove(to + kTileWidth, from, a.guided * kTileWidth * sizeof(T));
           __builtin_memcpy(to, unguided + t * kTileWidth, kTileWidth * sizeof(T));
         }
