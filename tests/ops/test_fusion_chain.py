@@ -110,6 +110,23 @@ def test_native_sizes(marks, B, D, C, hidden, K):
     assert error(run("cpu", *args, **options), truth(*args, **options)) < 2e-5
 
 
+@pytest.mark.parametrize("marks", [pytest.param(None, marks=native)])
+@pytest.mark.parametrize(
+    "gammas", [dict(gamma_cp=2 / 3, gamma_tf=1 / 3), dict(gamma_cp=1.0, gamma_tf=0.5), dict(gamma_cp=1.0, gamma_tf=0.0)]
+)
+def test_rows_that_share_guidance_have_the_bits_of_rows_alone(marks, gammas):
+    args, repeats = setup(B=23, D=20, C=70, hidden=96, K=4), torch.arange(23) % 9
+    h, cp, tf, mask = (v.repeat_interleave(repeats, 0) for v in args[:4])
+    h = torch.randn_like(h)
+    cp[5], tf[9, :2] = 1.0, 2.0  # and some that differ in one kind alone
+    ids, options = torch.arange(len(h)), dict(steps=2, seed=3, **gammas)
+    together = run("cpu", h, cp, tf, mask, *args[4:], row_ids=ids, **options)
+    for i in range(len(h)):
+        one = slice(i, i + 1)
+        assert torch.equal(run("cpu", h[one], cp[one], tf[one], mask[one], *args[4:], row_ids=ids[one], **options), together[one])
+    assert error(together, truth(h, cp, tf, mask, *args[4:], row_ids=ids, **options)) < 2e-5
+
+
 @pytest.mark.parametrize("backend", BACKENDS[:2])
 def test_many_steps(backend):
     args = setup(B=6, D=16, C=8, hidden=32, K=2, T=100)

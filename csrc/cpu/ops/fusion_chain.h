@@ -5,7 +5,8 @@
 // A row's pass j is its j-th session that is there, and rows are sorted by how many they have: pass j works on the
 // first m_j of them, states [row][branch]. Two products fewer than the formula has: in the first pass the branches
 // start from the same x; and the estimates of the branches enter x only combined, so a row's last pass combines hidden
-// units and makes one output. Every sum runs over its inputs in one order whatever the rows around it, so a row's bits
+// units and makes one output. Guidance that follows itself is projected once, and the branch without guidance is left
+// out where it has no weight. Every sum runs over its inputs in one order whatever the rows around it, so a row's bits
 // do not depend on its block.
 #pragma once
 #include "cpu/gemm/mlp_tiles.h"
@@ -26,7 +27,17 @@ struct FusionChain : Mlp<T, FusionChainArgs> {
       Base::b_in;
 
   T* const unguided = b_in + h_tiles * kTileWidth;  // [h_tiles 64], W_c of the empty guidance
-  const int64_t branches = 1 + a.guided, rows_at_once = R / branches;
+  // Branches without guidance: none where the weights of the others have sum 1.
+  const int64_t plain = a.guided && total_weight() == 1 ? 0 : 1;
+  const int64_t branches = plain + a.guided, rows_at_once = R / branches;
+
+  double total_weight() const {
+    double sum = 0;
+    for (int64_t b = 0; b < a.guided; ++b) {
+      sum += a.gamma[b];
+    }
+    return sum;
+  }
 
   void pack_weights(T* scratch) const {
     Base::pack_weights(scratch);
@@ -151,8 +162,8 @@ struct FusionChain : Mlp<T, FusionChainArgs> {
           T *const to = pass + (t * R + r * branches) * kTileWidth, *const from =
                                                                         pass + (t * R + first + which[r] * a.guided) *
                                                                                    kTileWidth;
-          __builtin_memmove(to + kTileWidth, from, a.guided * kTileWidth * sizeof(T));
-          __builtin_memcpy(to, unguided + t * kTileWidth, kTileWidth * sizeof(T));
+          __builtin_memmove(to + plain * kTileWidth, from, a.guided * kTileWidth * sizeof(T));
+          __builtin_memcpy(to, unguided + t * kTileWidth, plain * kTileWidth * sizeof(T));
         }
       }
     }
@@ -176,10 +187,10 @@ struct FusionChain : Mlp<T, FusionChainArgs> {
   __attribute__((noinline)) void combine(int64_t n, const T* h, T* combined) const {
     for (int64_t r = 0; r < n; ++r, h += branches * kTileWidth, combined += kTileWidth) {
       for (int64_t i = 0; i < kTileWidth; i += W) {
-        const V un = load(h + i);
+        const V un = plain ? load(h + i) : V{};
         V c = un;
         for (int64_t b = 0; b < a.guided; ++b) {
-          c += (V{} + (T)a.gamma[b]) * (load(h + (b + 1) * kTileWidth + i) - un);
+          c += (V{} + (T)a.gamma[b]) * (load(h + (b + plain) * kTileWidth + i) - un);
         }
         store(combined + i, c);
       }
