@@ -58,44 +58,38 @@ ORD_INLINE void lane_block(int64_t K, const LaneMatrix<T>& a, const LaneMatrix<T
       store(c.p + (m * c.row + n * c.column) * W, sums[m][n]);
     }
 }
+// f(Constant<size>) for blocks of n: with four by four, or three by three, the sums and what they need fit in
+// registers.
+template <class F>
+ORD_INLINE void lane_blocks(int64_t n, const F& f) {
+  constexpr int kMost = ORD_BYTES == 64 ? 4 : 3;
+  for (; n >= kMost; n -= kMost) {
+    f(Constant<kMost>{});
+  }
+  if (n >= 2) {
+    f(Constant<2>{});
+    n -= 2;
+  }
+  if (n >= 1) {
+    f(Constant<1>{});
+  }
+}
 template <class T, int M>
 __attribute__((noinline)) static void lane_rows(int64_t N, int64_t K, LaneMatrix<T> a, LaneMatrix<T> b,
                                                 LaneMatrix<T> c) {
-  constexpr int kColumns = ORD_BYTES == 64 ? 4 : 3;  // with as many rows, the sums and what they need fit in registers
-  const auto columns = [&](auto n) __attribute__((always_inline)) {
+  lane_blocks(N, [&](auto n) __attribute__((always_inline)) {
     lane_block<T, M, decltype(n)::value>(K, a, b, c);
     b.p += decltype(n)::value * b.column * kLanes<T>;
     c.p += decltype(n)::value * c.column * kLanes<T>;
-    N -= decltype(n)::value;
-  };
-  while (N >= kColumns) {
-    columns(Constant<kColumns>{});
-  }
-  if (N >= 2) {
-    columns(Constant<2>{});
-  }
-  if (N >= 1) {
-    columns(Constant<1>{});
-  }
+  });
 }
 template <class T>
 static void multiply_lanes(int64_t M, int64_t N, int64_t K, LaneMatrix<T> a, const LaneMatrix<T>& b, LaneMatrix<T> c) {
-  constexpr int kRows = ORD_BYTES == 64 ? 4 : 3;
-  const auto rows = [&](auto m) __attribute__((always_inline)) {
+  lane_blocks(M, [&](auto m) __attribute__((always_inline)) {
     lane_rows<T, decltype(m)::value>(N, K, a, b, c);
     a.p += decltype(m)::value * a.row * kLanes<T>;
     c.p += decltype(m)::value * c.row * kLanes<T>;
-    M -= decltype(m)::value;
-  };
-  while (M >= kRows) {
-    rows(Constant<kRows>{});
-  }
-  if (M >= 2) {
-    rows(Constant<2>{});
-  }
-  if (M >= 1) {
-    rows(Constant<1>{});
-  }
+  });
 }
 
 template <class T>
