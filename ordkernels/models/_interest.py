@@ -294,24 +294,26 @@ class InterestModel(GenerativeModel):
         where = (count - self.long_length).clamp(min=0) + torch.arange(self.long_length, device=ids.device)
         return ids.gather(1, where)
 
-    def _features(self, fused: Tensor, parts: Interests) -> Tensor:
-        """``fused [B, D]`` or ``[B, n, D]`` -> what the heads read."""
+    def _features(self, fused: Tensor, parts: Interests, row: Tensor | None) -> Tensor:
+        """``fused [B, D]``, ``[B, n, D]``, or ``[N, D]`` of rows ``row [N]`` -> what the heads read."""
         flags = torch.stack((parts.has_long, parts.present.any(1)), dim=1).to(fused.dtype)
         rest = torch.cat((parts.context, flags), dim=1)
         target = parts.target
-        if fused.dim() == 3:
+        if row is not None:
+            rest, target = rest[row], target[row]
+        elif fused.dim() == 3:
             n = fused.shape[1]
             rest, target = (v[:, None].expand(-1, n, -1) for v in (rest, target))
         return torch.cat((fused, target, fused * target, rest), dim=-1)
 
-    def click_logit(self, fused: Tensor, parts: Interests) -> Tensor:
-        """Log-odds of a click, ``[B]`` or ``[B, n]``."""
-        logit: Tensor = self.click_head(self._features(fused, parts))[..., 0]
+    def click_logit(self, fused: Tensor, parts: Interests, row: Tensor | None = None) -> Tensor:
+        """Log-odds of a click, ``[B]`` or ``[B, n]``, or ``[N]`` of rows ``row [N]``."""
+        logit: Tensor = self.click_head(self._features(fused, parts, row))[..., 0]
         return logit
 
-    def number_ranks(self, fused: Tensor, parts: Interests) -> Tensor:
-        """Quantiles of mapped targets at ``levels``, ``[B, L]`` or ``[B, n, L]``, rising in (0, 1)."""
-        ranks: Tensor = self.number_head(self._features(fused, parts)).softmax(-1).cumsum(-1)[..., :-1].clamp(max=1.0)
+    def number_ranks(self, fused: Tensor, parts: Interests, row: Tensor | None = None) -> Tensor:
+        """Quantiles of mapped targets at ``levels``, ``[B, L]`` or ``[B, n, L]``, or ``[N, L]`` of rows ``row [N]``, rising in (0, 1)."""
+        ranks: Tensor = self.number_head(self._features(fused, parts, row)).softmax(-1).cumsum(-1)[..., :-1].clamp(max=1.0)
         return ranks
 
     def _prediction_loss(self, fused: Tensor, parts: Interests, batch: dict[str, Tensor]) -> dict[str, Tensor]:

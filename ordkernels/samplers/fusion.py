@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from .. import ops, rng
 from .._validation.numbers import boolean, integer, real
+from .._validation.tensors import can_read_values
+from ..nn._mlp import kernel_serves
 from ..reference._diffusion import chain_steps
 from ._base import Batch, SampledModel, Sampler, Steps, draw_count, requested_steps
 
@@ -25,9 +27,17 @@ class ReadableInterests(SampledModel, Protocol):
     latent: int  # D
     target: Any  # models.TargetMap
 
-    def click_logit(self, fused: Tensor, parts: Any) -> Tensor: ...  # [b, n, D] -> [b, n]
+    def click_logit(self, fused: Tensor, parts: Any, row: Tensor | None) -> Tensor: ...  # [N, D] of these rows -> [N]
 
-    def number_ranks(self, fused: Tensor, parts: Any) -> Tensor: ...  # [b, n, D] -> [b, n, L]
+    def number_ranks(self, fused: Tensor, parts: Any, row: Tensor | None) -> Tensor: ...  # [N, D] -> [N, L]
+
+
+class FusedInterests(NamedTuple):
+    """Of b rows in n draws each. Draws that cannot differ may share theirs, so that what follows is computed once."""
+
+    vectors: Tensor  # [N, D]
+    row: Tensor | None  # [N], whose they are; None: one for each row
+    of_draw: Tensor  # [b, n], which of them
 
 
 Estimates = Callable[[Tensor, int], tuple[Tensor, Tensor, Tensor]]  # of x0: without guidance, by each kind of it
@@ -63,7 +73,8 @@ class InterestSampler(Sampler[Interested]):
         n = draw_count(n)
 
         def fused(rows: Batch, ids: Tensor) -> Tensor:
-            return self._fused(self.model.condition(rows), n, seed, ids)
+            found = self._fused(self.model.condition(rows), n, seed, ids)
+            return found.vectors[found.of_draw]
 
         return self._in_batches(batch, row_ids, n, fused, [n, self.model.latent])
 
@@ -73,7 +84,8 @@ class InterestSampler(Sampler[Interested]):
 
         def clicks(rows: Batch, ids: Tensor) -> Tensor:
             condition = self.model.condition(rows)
-            return self.model.click_logit(self._fused(condition, n, seed, ids), condition.parts).sigmoid().mean(1)
+            fused = self._fused(condition, n, seed, ids)
+            return self.model.click_logit(fused.vectors, condition.parts, fused.row).sigmoid()[fused.of_draw].mean(1)
 
         return self._in_batches(x, row_ids, n, clicks, [])
 
@@ -81,9 +93,10 @@ class InterestSampler(Sampler[Interested]):
         condition = self.model.condition(x)
         pairs = (n + 1) // 2 if self.antithetic else n
         m = pairs if self.vectors is None else min(self.vectors, pairs)
-        ranks = self.model.number_ranks(self._fused(condition, m, seed, ids), condition.parts)  # [b, m, L]
+        fused = self._fused(condition, m, seed, ids)
+        ranks = self.model.number_ranks(fused.vectors, condition.parts, fused.row)  # [N, L]
         u = rng.uniform(seed, ids, step=_DRAW_STEP, width=pairs).to(ranks.dtype)  # [b, pairs]
-        which = (torch.arange(pairs, device=ids.device) % m).expand(u.shape[0], -1)
+        which = fused.of_draw[:, torch.arange(pairs, device=ids.device) % m]
         if self.antithetic:
             u, which = torch.stack((u, 1 - u), dim=2).flatten(1)[:, :n], which.repeat_interleave(2, dim=1)[:, :n]
         values: Tensor = self.model.target.inverse(_rank_at(u, which, ranks))
@@ -92,19 +105,19 @@ class InterestSampler(Sampler[Interested]):
     def _rows_at_once(self, n: int) -> int:
         return min(_MOST_ROWS, super()._rows_at_once(n))
 
-    def _fused(self, condition: Any, n: int, seed: int, ids: Tensor) -> Tensor:
-        """``[b, n, D]`` of one micro-batch."""
+    def _fused(self, condition: Any, n: int, seed: int, ids: Tensor) -> FusedInterests:
+        """Those of one micro-batch."""
         raise NotImplementedError
 
 
 def _rank_at(u: Tensor, which: Tensor, ranks: Tensor) -> Tensor:
-    """Draw ``[b, n]`` at level u of the distribution ``ranks[:, which]``, given by its L quantiles: ``[b, n]``."""
-    L = ranks.shape[2]
+    """Draw ``[b, n]`` at level u of the distribution ``ranks[which]``, given by its L quantiles: ``[b, n]``."""
+    L = ranks.shape[1]
     at = (u * L - 0.5).clamp(0, L - 1)
     low = at.long().clamp(max=max(L - 2, 0))
-    flat, base = ranks.flatten(1), which * L
+    flat, base = ranks.flatten(), which * L
     high = (low + 1).clamp(max=L - 1)
-    return torch.lerp(flat.gather(1, base + low), flat.gather(1, base + high), at - low)
+    return torch.lerp(flat[base + low], flat[base + high], at - low)
 
 
 class FusionModel(ReadableInterests, Protocol):
@@ -127,8 +140,8 @@ class FusionSampler(InterestSampler[FusionModel]):
 
     All rows, draws, sessions, branches and steps of a micro-batch are one call (``ops.fusion_chain``). Draw j of a row has row-keyed
     noise of draw j: where it has no history its start, ``rng.normal(seed, row_ids, 0, D, j)``, and where there are several steps that
-    of step t. So the draws of a row with a history are all the same in one step, which is the default, and a row without sessions
-    is left as it starts, bit for bit.
+    of step t. So the draws of a row with a history are all the same in one step, which is the default, where they are made once; and
+    a row without sessions is left as it starts, bit for bit.
 
     Numbers (``sample``, ``predict``, ``interval``) are drawn as ``InterestSampler`` says, from ``vectors`` fused interests in turn.
 
@@ -177,20 +190,35 @@ class FusionSampler(InterestSampler[FusionModel]):
             tf if gamma_tf is None else real("gamma_tf", gamma_tf),
         )
 
-    def _fused(self, condition: Any, n: int, seed: int, ids: Tensor) -> Tensor:
+    def _fused(self, condition: Any, n: int, seed: int, ids: Tensor) -> FusedInterests:
         m, (parts, g_cp, g_tf, mask) = self.model, condition
-        b, D = parts.long.shape
-        row_ids, draw_ids = ids.repeat_interleave(n), torch.arange(n, device=ids.device).repeat(b)
-        noise = rng.normal(seed, row_ids, 0, D, draw_ids).to(parts.long.dtype)
-        h = torch.where(parts.has_long.repeat_interleave(n)[:, None], parts.long.repeat_interleave(n, dim=0), noise)
-        g_cp, g_tf, mask = (v.repeat_interleave(n, dim=0) for v in (g_cp, g_tf, mask))
+        row, draw, of_draw = self._places(parts, n)
+        row_ids, start, has_start, g_cp, g_tf, mask = (v[row] for v in (ids, parts.long, parts.has_long, g_cp, g_tf, mask))
+        noise = rng.normal(seed, row_ids, 0, start.shape[1], draw).to(start.dtype)
+        h = torch.where(has_start[:, None], start, noise)
         if m.denoiser.parallel:
-            return self.sample_stepwise(h, g_cp, g_tf, mask, seed=seed, row_ids=row_ids, draw_ids=draw_ids).view(b, n, D)
-        fused: Tensor = ops.fusion_chain(
-            h, g_cp, g_tf, mask, m.denoiser, m.schedule, steps=self.steps, gamma_cp=self.gammas[0], gamma_tf=self.gammas[1],
-            seed=seed, row_ids=row_ids, draw_ids=draw_ids,
-        )  # fmt: skip
-        return fused.view(b, n, D)
+            vectors = self.sample_stepwise(h, g_cp, g_tf, mask, seed=seed, row_ids=row_ids, draw_ids=draw)
+        else:
+            vectors = ops.fusion_chain(
+                h, g_cp, g_tf, mask, m.denoiser, m.schedule, steps=self.steps, gamma_cp=self.gammas[0], gamma_tf=self.gammas[1],
+                seed=seed, row_ids=row_ids, draw_ids=draw,
+            )  # fmt: skip
+        return FusedInterests(vectors, row, of_draw)
+
+    def _places(self, parts: Any, n: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Of each vector to be made, its row and its draw, ``[N]``; of each draw the vector, ``[b, n]``. A row with a history has one
+        vector in one step, which is without noise, where N may depend on values."""
+        long, b = parts.long, parts.long.shape[0]
+        draws = torch.arange(n, device=long.device).expand(b, n)
+        if len(self.steps) > 1 or not (can_read_values(long) and kernel_serves(long)):
+            return (
+                torch.arange(b, device=long.device)[:, None].expand(b, n).reshape(-1),
+                draws.reshape(-1),
+                torch.arange(b * n, device=long.device).view(b, n),
+            )
+        own = (draws == 0) | ~parts.has_long[:, None]
+        row, draw = own.nonzero().unbind(1)
+        return row, draw, own.flatten().cumsum(0).view(b, n) - 1
 
     def sample_stepwise(
         self,

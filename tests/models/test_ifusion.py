@@ -244,6 +244,28 @@ def test_a_history_that_follows_itself_is_encoded_once(monkeypatch):
     assert tokens == [2 * items]
 
 
+@pytest.mark.parametrize("steps", [1, 4])
+def test_draws_that_cannot_differ_are_made_once(steps):
+    """Those of a row with a history, in one step. A row's own have the same bits whatever the others share."""
+    model, rows = ifusion(steps=steps), batch(300)
+    ids, history = torch.arange(300), (rows["long"] > 0).any(1)
+    with torch.no_grad():
+        made = model.sampler()._fused(model.condition(rows), 3, 7, ids)
+    once = int(history.sum()) if steps == 1 else 0
+    assert 0 < int(history.sum()) < 300
+    assert len(made.vectors) == once + 3 * (300 - once)
+    fused, draws, click = (f(rows, n=3, seed=7, row_ids=ids) for f in (model.fuse, model.sample, model.predict_click))
+    with use_backend("reference"):  # makes all
+        assert len(model.sampler()._fused(model.condition(rows), 3, 7, ids).vectors) == 900
+        torch.testing.assert_close(fused, model.fuse(rows, 3, seed=7, row_ids=ids), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(draws, model.sample(rows, 3, seed=7, row_ids=ids), rtol=1e-3, atol=1e-2)
+        torch.testing.assert_close(click, model.predict_click(rows, 3, seed=7, row_ids=ids), rtol=1e-4, atol=1e-5)
+    some = torch.arange(300) % 3 == 0
+    fewer = rows | {"long": torch.where(some[:, None], rows["long"], 0)}
+    assert torch.equal(model.fuse(fewer, 3, seed=7, row_ids=ids)[some], fused[some])
+    assert torch.equal(model.sample(fewer, 3, seed=7, row_ids=ids)[some], draws[some])
+
+
 def test_steps_are_a_number_or_timesteps():
     model, rows = ifusion(), batch()
     three = FusionSampler(model, steps=3)
@@ -260,8 +282,8 @@ def test_draws_follow_the_heads_quantiles():
     model, rows = ifusion(), batch(4)
     with torch.no_grad():
         condition = model.condition(rows)
-        fused = model.sampler()._fused(condition, 1, 0, rows["row"])
-        seconds = model.target.inverse(model.number_ranks(fused, condition.parts)[:, 0])
+        fused = model.sampler()._fused(condition, 1, 0, rows["row"]).vectors
+        seconds = model.target.inverse(model.number_ranks(fused, condition.parts))
     draws = FusionSampler(model, vectors=1).sample(rows, 4000, row_ids=rows["row"])
     got = draws.quantile(model.levels, dim=1).T
     assert float((got - seconds)[[1, 3]].abs().max()) < 1.5  # of 30, rows whose start is not noise

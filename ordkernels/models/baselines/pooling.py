@@ -11,7 +11,7 @@ from ..._validation.flags import with_flags
 from ..._validation.numbers import one_of
 from ...nn import SessionFilters
 from ...nn._mlp import MLP
-from ...samplers.fusion import InterestSampler
+from ...samplers.fusion import FusedInterests, InterestSampler
 from .._encoders import EncoderConfig
 from .._interest import InterestModel, Interests, PredictionLoss, SequenceConfig
 
@@ -121,6 +121,6 @@ class PooledFusion(InterestModel):
 
 
 class _PooledSampler(InterestSampler[PooledFusion]):
-    def _fused(self, condition: Any, n: int, seed: int, ids: Tensor) -> Tensor:
-        fused: Tensor = condition.fused
-        return fused[:, None].expand(-1, n, -1)
+    def _fused(self, condition: Any, n: int, seed: int, ids: Tensor) -> FusedInterests:
+        b = ids.shape[0]
+        return FusedInterests(condition.fused, None, torch.arange(b, device=ids.device)[:, None].expand(b, n))
