@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from .. import ops
 from .._validation.numbers import positive_sizes
 from .._validation.tensors import can_read_values
 from ..nn import SessionFilters
-from ..nn._mlp import MLP, has_hooks
+from ..nn._mlp import MLP, copies_of_rows, has_hooks
 from ..nn._packing import Packing, in_whole_blocks
 from ..nn.transformer import TransformerLayer
 from ..samplers.fusion import InterestSampler
@@ -130,6 +131,11 @@ class SequenceEncoder(nn.Module):
             tokens = layer.packed(tokens, offsets, padded=padded)
         out: Tensor = self.norm(tokens)
         return out
+
+
+def _rising(logits: Tensor) -> Tensor:
+    """``[..., L + 1]`` -> ``[..., L]``, rising in (0, 1)."""
+    return logits.softmax(-1).cumsum(-1)[..., :-1].clamp(max=1.0)
 
 
 def _present(lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -294,37 +300,43 @@ class InterestModel(GenerativeModel):
         where = (count - self.long_length).clamp(min=0) + torch.arange(self.long_length, device=ids.device)
         return ids.gather(1, where)
 
-    def _features(self, fused: Tensor, parts: Interests, row: Tensor | None) -> Tensor:
-        """``fused [B, D]``, ``[B, n, D]``, or ``[N, D]`` of rows ``row [N]`` -> what the heads read."""
+    def _read(self, heads: Sequence[MLP], fused: Tensor, parts: Interests, row: Tensor | None = None) -> list[Tensor]:
+        """What heads make of ``fused [B, D]``, ``[B, n, D]``, or ``[N, D]`` of rows ``row [N]``."""
         flags = torch.stack((parts.has_long, parts.present.any(1)), dim=1).to(fused.dtype)
-        rest = torch.cat((parts.context, flags), dim=1)
-        target = parts.target
-        if row is not None:
-            rest, target = rest[row], target[row]
-        elif fused.dim() == 3:
-            n = fused.shape[1]
+        target, rest = parts.target, torch.cat((parts.context, flags), dim=1)
+        if fused.dim() == 3:
+            (B, n, D), product = fused.shape, fused * target[:, None]
+            if all(type(head) is MLP and not has_hooks(head) and head.served(fused) for head in heads):
+                own, shared = torch.cat((fused, product), dim=2).flatten(0, 1), torch.cat((target, rest), dim=1)
+                which, _ = copies_of_rows(B, n, fused.device)
+                return [head.with_shared(own, shared, which, (D, D, D, rest.shape[1])).view(B, n, -1) for head in heads]
             rest, target = (v[:, None].expand(-1, n, -1) for v in (rest, target))
-        return torch.cat((fused, target, fused * target, rest), dim=-1)
+        else:
+            rest, target = (v if row is None else v[row] for v in (rest, target))
+            product = fused * target
+        features = torch.cat((fused, target, product, rest), dim=-1)
+        return [head(features) for head in heads]
 
     def click_logit(self, fused: Tensor, parts: Interests, row: Tensor | None = None) -> Tensor:
         """Log-odds of a click, ``[B]`` or ``[B, n]``, or ``[N]`` of rows ``row [N]``."""
-        logit: Tensor = self.click_head(self._features(fused, parts, row))[..., 0]
-        return logit
+        return self._read([self.click_head], fused, parts, row)[0][..., 0]
 
     def number_ranks(self, fused: Tensor, parts: Interests, row: Tensor | None = None) -> Tensor:
         """Quantiles of mapped targets at ``levels``, ``[B, L]`` or ``[B, n, L]``, or ``[N, L]`` of rows ``row [N]``, rising in (0, 1)."""
-        ranks: Tensor = self.number_head(self._features(fused, parts, row)).softmax(-1).cumsum(-1)[..., :-1].clamp(max=1.0)
-        return ranks
+        return _rising(self._read([self.number_head], fused, parts, row)[0])
 
     def _prediction_loss(self, fused: Tensor, parts: Interests, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """``click`` and ``number``, each ``[]`` of one fused vector a row, ``[B, D]``, or ``[n]`` of n, ``[B, n, D]``."""
         out, n = {}, fused.shape[1:-1]
+        heads = {"click": self.click_head} if self.click_weight else {}
+        heads |= {"number": self.number_head} if self.number_weight else {}
+        read = dict(zip(heads, self._read(list(heads.values()), fused, parts), strict=True))
         if self.click_weight:
-            logit = self.click_logit(fused, parts)
+            logit = read["click"][..., 0]
             click = batch["click"].to(fused.dtype).view(-1, *[1] * len(n)).expand_as(logit)
             out["click"] = F.binary_cross_entropy_with_logits(logit, click, reduction="none").mean(0)
         if self.number_weight:
-            ranks, y = self.number_ranks(fused, parts), batch["y"].to(fused.dtype)
+            ranks, y = _rising(read["number"]), batch["y"].to(fused.dtype)
             r, levels = ranks.flatten(0, -2), self.levels.to(ranks.dtype)
             aims = self.target(y).to(r.dtype), y / self.scale
             found = r, self.target.inverse(r).to(r.dtype) / self.scale

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.compiler import is_compiling
+from torch.nn import functional as F
 
 from .._backend import forced_backend
 from .._validation.tensors import autocast_is_active
@@ -26,13 +28,35 @@ class MLP(nn.Sequential):
         super().__init__(nn.Linear(width, hidden), *middle, nn.Linear(hidden, out))
 
     def forward(self, x: Tensor) -> Tensor:
-        layers: tuple[Any, ...] = tuple(self._modules.values())
-        first, *middle, last = layers
-        if [type(m) for m in middle] not in ([nn.SiLU], [nn.SiLU, nn.Dropout]) or not kernel_serves(x, *layers):
+        if not self.served(x):
             return super().forward(x)  # type: ignore[no-any-return, no-untyped-call]
-        p = middle[1].p if self.training and len(middle) > 1 else 0.0
-        y = mlp(x.reshape(-1, x.shape[-1]), first.weight, first.bias, last.weight, last.bias, dropout=p)
+        first, last = self._dense()
+        y = mlp(x.reshape(-1, x.shape[-1]), first.weight, first.bias, last.weight, last.bias, dropout=self._share_dropped())
         return y.view(*x.shape[:-1], y.shape[-1])
+
+    def with_shared(self, x: Tensor, shared: Tensor, row: Tensor | None, widths: Sequence[int]) -> Tensor:
+        """The same of rows ``x [N, K]`` and ``shared[row]``, ``shared [B, J]``, ``row [N]`` (None: each its own), which is multiplied once
+        for all that share it. ``widths``: how many columns of the input are of x, of what is shared, of x, ... in turn. Where ``served``,
+        and nobody listens to the calls of the module."""
+        first, last = self._dense()
+        columns = first.weight.split(list(widths), dim=1)
+        own, common = (torch.cat(columns[i::2], dim=1) for i in range(2))
+        cond = F.linear(shared, common, first.bias)
+        return mlp(x, own, None, last.weight, last.bias, cond=cond, cond_index=row, dropout=self._share_dropped())
+
+    def served(self, x: Tensor) -> bool:
+        """Whether a kernel stands for these layers, as they are now."""
+        layers = tuple(self._modules.values())
+        plain = [type(m) for m in layers[1:-1]] in ([nn.SiLU], [nn.SiLU, nn.Dropout])
+        return plain and kernel_serves(x, *layers)
+
+    def _dense(self) -> tuple[Any, Any]:
+        first, *_, last = self._modules.values()
+        return first, last
+
+    def _share_dropped(self) -> float:
+        dropout: Any = [m for m in self._modules.values() if type(m) is nn.Dropout]
+        return float(dropout[0].p) if self.training and dropout else 0.0
 
 
 def kernel_serves(x: Tensor, *layers: nn.Module, op: Op[Tensor] = _OP) -> bool:

@@ -130,6 +130,19 @@ def test_the_number_loss_is_half_the_crps_of_its_quantiles():
         assert float(model._prediction_loss(parts.long, parts, rows)["number"]) == pytest.approx(float(want), rel=1e-5)
 
 
+@pytest.mark.parametrize("rows", [24, 200])
+def test_who_listens_to_a_head_or_replaces_it_is_heard(rows):
+    model, x, calls = ifusion(), batch(rows), []
+    torch.manual_seed(5)
+    want = model.loss(x)["number"]
+    model.click_head.register_forward_hook(lambda *_: calls.append("click"))
+    model.number_head = torch.nn.Sequential(*model.number_head, torch.nn.Identity())
+    torch.manual_seed(5)
+    found = model.loss(x)["number"]
+    assert calls == ["click"]
+    torch.testing.assert_close(found, want, rtol=1e-4, atol=0)
+
+
 def test_evolution_does_not_train_what_it_compares_with():
     model, rows = ifusion(click_weight=0.0, number_weight=1.0), batch()
     parts = model.interests(rows, 4)

@@ -123,6 +123,26 @@ def test_mlp_of_any_leading_sizes(dropout: float | None, shape: tuple[int, ...])
     assert_same(net, torch.randn(shape).double())
 
 
+@pytest.mark.parametrize("row", [None, torch.tensor([0, 0, 2, 1, 2])], ids=["each its own", "shared"])
+@pytest.mark.parametrize("dropout", [None, 0.4])
+def test_mlp_of_inputs_that_rows_share(row: Tensor | None, dropout: float | None) -> None:
+    net, x, shared = MLP(9, 20, 3, dropout).double(), torch.randn(5, 4).double(), torch.randn(5 if row is None else 3, 5).double()
+    found = []
+    with use_backend("cpu"):
+        assert net.served(x)
+        for whole in (True, False):
+            leaves = [t.detach().requires_grad_() for t in (x, shared)]
+            torch.manual_seed(1)  # the same units are dropped
+            if whole:
+                of_rows = leaves[1] if row is None else leaves[1][row]
+                out = net(torch.cat((leaves[0][:, :1], of_rows[:, :2], leaves[0][:, 1:], of_rows[:, 2:]), dim=1))
+            else:
+                out = net.with_shared(*leaves, row, (1, 2, 3, 3))
+            found.append([out, *torch.autograd.grad(out.square().sum(), [*leaves, *net.parameters()])])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
 def test_mlp_drops_as_its_module_says() -> None:
     net, x = MLP(4, 64, 1, 0.4), torch.randn(1, 4).expand(4000, -1)
     with torch.no_grad():
