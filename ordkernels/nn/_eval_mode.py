@@ -10,40 +10,57 @@ from functools import wraps
 from typing import Any, ParamSpec
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 __all__ = ["eval_mode", "inference"]
 
 P = ParamSpec("P")
 
 _LOCK = threading.Lock()
-_USERS: weakref.WeakKeyDictionary[Any, list[Any]] = weakref.WeakKeyDictionary()  # model -> [users, was it training]
+_USERS: weakref.WeakKeyDictionary[Any, list[Any]] = weakref.WeakKeyDictionary()  # model -> [users, modes before]
 
 
 @contextmanager
 def eval_mode(model: Any) -> Iterator[None]:
-    """Eval mode inside. Of several threads, or nested calls, the first switches to it and the last restores the mode before."""
+    """Eval mode inside. Of several threads, or nested calls, the first switches to it and the last restores each module's mode before."""
     if torch.compiler.is_compiling():  # a lock cannot be traced; what a graph keeps of the mode is what it decided
-        before = model.training
-        model.train(False)
+        before = _switch(model)
         try:
             yield
         finally:
-            model.train(before)
+            _restore(model, before)
         return
     with _LOCK:
-        state = _USERS.setdefault(model, [0, False])
+        state = _USERS.setdefault(model, [0, []])
+        before = _switch(model)
         if not state[0]:
-            state[1] = model.training
+            state[1] = before
         state[0] += 1
-        model.train(False)
     try:
         yield
     finally:
         with _LOCK:
             state[0] -= 1
             if not state[0]:
-                model.train(state[1])
+                _restore(model, state[1])
+                state[1] = []  # holds the model, which would never be freed
+
+
+def _switch(model: Any) -> list[tuple[Any, bool]]:
+    """Into eval mode: all modules and their modes before, if any was training."""
+    before = [(m, m.training) for m in (model.modules() if isinstance(model, nn.Module) else (model,))]
+    if not any(mode for _, mode in before):
+        return []
+    model.train(False)
+    return before
+
+
+def _restore(model: Any, before: list[tuple[Any, bool]]) -> None:
+    if before and before[0][1]:
+        model.train(True)
+    for module, mode in before:
+        if module.training != mode:
+            module.training = mode
 
 
 def inference(function: Callable[P, Tensor]) -> Callable[P, Tensor]:

@@ -1,6 +1,8 @@
 """Eval mode while a model is sampled from: nested, by several threads, after an error."""
 
+import gc
 import threading
+import weakref
 
 import pytest
 import torch
@@ -46,3 +48,27 @@ def test_a_model_in_eval_mode_stays_so_and_errors_restore():
     with pytest.raises(KeyError), eval_mode(model):
         raise KeyError
     assert model.training
+
+
+def test_a_part_that_is_frozen_stays_so():
+    """As a pretrained encoder in eval mode within a model that trains; and the reverse."""
+    model = nn.Sequential(nn.Dropout(), nn.Sequential(nn.Dropout(), nn.Dropout()))
+    model[1].eval()
+    with eval_mode(model):
+        assert not any(m.training for m in model.modules())
+    assert [m.training for m in model.modules()] == [True, True, False, False, False]
+    model.eval()
+    model[1][0].train()
+    with eval_mode(model), eval_mode(model):
+        assert not any(m.training for m in model.modules())
+    assert [m.training for m in model.modules()] == [False, False, False, True, False]
+
+
+def test_a_model_is_freed():
+    model = nn.Sequential(nn.Dropout())
+    gone = weakref.ref(model[0])
+    with eval_mode(model):
+        pass
+    del model
+    gc.collect()
+    assert gone() is None
