@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..reference.fusion_chain import guided_branches
 from ._chain import aligned, pack, width_reasons
 
 ROWS = 8192  # projected guidance is materialized for so many rows at a time
@@ -23,8 +24,8 @@ def fusion_chain(
     w = pack(w_in, b_in, w_cond, w_out, b_out, embedding)
     x, unguided = aligned(h_long), F.linear(empty, w.w_cond)  # [H]
     noise = None if noise is None else noise.contiguous()
-    guided = [(g, gamma) for g, gamma in ((g_cp, gamma_cp), (g_tf, gamma_tf)) if gamma]
-    weights = [1 - gamma_cp - gamma_tf, *(gamma for _, gamma in guided), 0.0, 0.0][:3]
+    guided, w_un = guided_branches(g_cp, g_tf, gamma_cp, gamma_tf)
+    weights = [w_un, *(gamma for _, gamma in guided), 0.0, 0.0][:3]
     parts = []
     for i in range(0, len(x), ROWS):
         rows = slice(i, i + ROWS)

@@ -18,6 +18,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..reference.fusion_chain import guided_branches
 from ..reference.rng import largest_draw
 from ._chain import add_noise, mlp_denoiser, noise_streams
 from ._launch import launch
@@ -50,7 +51,7 @@ def fusion_kernel(
     for s in range(S):
         s64 = tl.cast(s, tl.int64)
         f = tl.zeros([BLOCK_B, BLOCK_D], tl.float32)
-        for c in range(branches):
+        for c in range(tl.where(c_un == 0, 1, 0), branches):  # none without guidance where it has no weight
             y = xk
             first = tl.where(c == 0, 0, H + (tl.cast(c, tl.int64) - 1) * B * K * H)
             stride = tl.where(c == 0, 0, H)  # from session to session; the empty guidance is one vector
@@ -92,7 +93,7 @@ def fusion_chain(
     row_ids, draw_ids = (t.contiguous() if t is not None else None for t in (row_ids, draw_ids))
     times = F.linear(embedding, w_in[:, D:], b_in)  # [S, H]
     unguided = F.linear(empty, w_cond)  # [H]
-    guided = [(g, gamma) for g, gamma in ((g_cp, gamma_cp), (g_tf, gamma_tf)) if gamma]
+    guided, c_un = guided_branches(g_cp, g_tf, gamma_cp, gamma_tf)
     gammas = [gamma for _, gamma in guided] + [0.0] * (2 - len(guided))
     source = noise_source(noise, row_ids, D)
     block_d = max(16, next_power_of_2(D))
@@ -104,7 +105,7 @@ def fusion_chain(
             fusion_kernel, (cdiv(n, BLOCK_B),),
             x[i : i + n], shift, mask[i : i + n], times, w_in, w_out, b_out, step_coefficients,
             None if noise is None else noise[:, i : i + n], ids, draws, x_0[i : i + n],
-            n, B, D, H, S, K, 1 + len(guided), w_in.stride(0), 1 - gamma_cp - gamma_tf, *gammas, seed, largest_draw(D),
+            n, B, D, H, S, K, 1 + len(guided), w_in.stride(0), c_un, *gammas, seed, largest_draw(D),
             source, draws is not None, BLOCK_B, block_d, BLOCK_H, num_warps=8, num_stages=1,
         )  # fmt: skip
     return x_0

@@ -31,7 +31,8 @@ def fusion_chain(
     and one step of :func:`guided_posterior_step` (its posterior variance) from each t of the chain to its successor, 0 after the last,
     which is without noise. What a timestep adds to the hidden layer is computed once per call, the guidance is projected once per
     session, and a block of rows goes through all steps and sessions before the next one. A masked session is skipped, whatever it
-    holds, NaN included; a row without sessions is returned unchanged, bit for bit; a branch whose gamma is 0 is not computed.
+    holds, NaN included; a row without sessions is returned unchanged, bit for bit; a branch whose gamma is 0 is not computed,
+    nor the one without guidance where the gammas have sum 1.
     Inference only: no gradients. A row's result does not depend on the batch around it, bit for bit on a CPU.
 
     Args:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from . import rng
 from ._common import rows_on_host
-from .guided_posterior_step import combine, guided_posterior_step, posterior_coefficients
+from .guided_posterior_step import guided_posterior_step, posterior_coefficients
 
 
 def fusion_chain(
@@ -45,6 +45,13 @@ def fusion_coefficients(alpha_bar: Sequence[float], steps: Sequence[int]) -> Ten
     return torch.stack((*posterior_coefficients(t, s, False), torch.tensor(steps, dtype=torch.float64)), dim=-1)
 
 
+def guided_branches(g_cp: Tensor, g_tf: Tensor, gamma_cp: float, gamma_tf: float) -> tuple[list[tuple[Tensor, float]], float]:
+    """The guidance that acts, each with its gamma; and the weight of the estimate without guidance, exactly 0 for gammas of sum 1."""
+    guided = [(g, gamma) for g, gamma in ((g_cp, gamma_cp), (g_tf, gamma_tf)) if gamma]
+    total = sum(gamma for _, gamma in guided)
+    return guided, 0.0 if total == 1 else 1.0 - total
+
+
 def chain_from_weights(
     h_long: Tensor, g_cp: Tensor, g_tf: Tensor, mask: Tensor, w_in: Tensor, b_in: Tensor, w_cond: Tensor, w_out: Tensor, b_out: Tensor,
     empty: Tensor, embedding: Tensor, step_coefficients: Tensor, noise: Tensor | None, row_ids: Tensor | None,
@@ -54,8 +61,9 @@ def chain_from_weights(
     D, K = h_long.shape[1], mask.shape[1]
     w = w_in[:, :D]
     time = F.linear(embedding, w_in[:, D:], b_in)  # [S, H]
-    shifts = [F.linear(empty, w_cond).expand(*mask.shape, -1)]  # of each branch, [B, K, H]
-    shifts += [F.linear(torch.where(mask[..., None], g, 0.0), w_cond) for g, gamma in ((g_cp, gamma_cp), (g_tf, gamma_tf)) if gamma]
+    guided, c_un = guided_branches(g_cp, g_tf, gamma_cp, gamma_tf)
+    shifts = [F.linear(empty, w_cond).expand(*mask.shape, -1)] if c_un else []  # of each branch, [B, K, H]
+    shifts += [F.linear(torch.where(mask[..., None], g, 0.0), w_cond) for g, _ in guided]
     shift = torch.stack(shifts)  # [branches, B, K, H]
     x = h_long
     for i, (d0, d1, sigma, t) in enumerate(rows_on_host(step_coefficients)):
@@ -63,9 +71,8 @@ def chain_from_weights(
         for k in range(K):
             y = F.linear(F.silu(F.linear(f, w) + (time[i] + shift[:, :, k])), w_out, b_out)
             f = torch.where(mask[:, k, None], y, f)
-        parts = iter(f[1:])
-        f_cp, f_tf = (next(parts) if gamma else f[0] for gamma in (gamma_cp, gamma_tf))
-        x = d0 * combine(f[0], f_cp, f_tf, gamma_cp, gamma_tf) + d1 * x
+        weights = ([c_un] if c_un else []) + [gamma for _, gamma in guided]
+        x = d0 * sum(c * part for c, part in zip(weights, f, strict=True)) + d1 * x
         if sigma:
             if noise is not None:
                 x = x + sigma * noise[i]

@@ -86,6 +86,7 @@ def error(got, true):
         dict(steps=[12, 7, 3], gamma_cp=-0.5, gamma_tf=1.5, noise=torch.linspace(-2, 2, 105).sin().view(3, 5, 7)),
         dict(steps=2, gamma_cp=0.0, gamma_tf=0.7),
         dict(steps=2, gamma_cp=0, gamma_tf=0),
+        dict(steps=2, gamma_cp=2 / 3, gamma_tf=1 / 3),
     ],
 )
 def test_equals_the_definition(backend, options):
@@ -164,6 +165,11 @@ def test_nan_stays_in_its_row(backend):
     assert torch.equal(got[3:], clean[3:])
     skipped = run(backend, h, cp, torch.full_like(tf, NAN), mask, denoiser, schedule, gamma_cp=0.0, gamma_tf=0.0)
     assert skipped[2:].isfinite().all()  # a branch without gamma is not computed
+    denoiser.empty.data.fill_(NAN)
+    for gammas in ((2 / 3, 1 / 3), (1.0, 0.0), (0.0, 1.0)):  # nor the one without guidance, which has no weight here
+        guided = run(backend, h, cp, tf, mask, denoiser, schedule, gamma_cp=gammas[0], gamma_tf=gammas[1])
+        assert guided[3:].isfinite().all()
+    assert run(backend, h, cp, tf, mask, denoiser, schedule, gamma_cp=0.5, gamma_tf=0.25)[3:].isnan().all()
 
 
 @pytest.mark.parametrize("marks", [pytest.param(None, marks=native)])

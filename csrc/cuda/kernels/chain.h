@@ -193,8 +193,9 @@ __global__ void __launch_bounds__(Mlp::threads, Mlp::min_blocks)
       const bool inside = r0 + r < a.B;
       mlp::store4<A>(x + (r * w.D + d), inside ? load_columns<A>(a.h_long + (r0 + r) * a.D, d, a.D) : Vec<A, 4>{});
     });
+    const int first = a.w_un == A(0);  // no branch without guidance where that has no weight
     for (int s = 0; s < a.S && with_sessions; ++s) {
-      for (int c = 0; c < a.branches; ++c) {
+      for (int c = first; c < a.branches; ++c) {
         each_group<Mlp>(w.D, [&](int r, int d) { mlp::store4<A>(net.input(r) + d, mlp::load4<A>(x + (r * w.D + d))); });
         for (int k = 0; k < a.K; ++k) {
           const uint32_t rows = present(k);
@@ -215,7 +216,7 @@ __global__ void __launch_bounds__(Mlp::threads, Mlp::min_blocks)
         }
         each_group<Mlp>(w.D, [&](int r, int d) {
           const Vec<A, 4> y = mlp::load4<A>(net.input(r) + d);
-          Vec<A, 4> sum = c == 0 ? Vec<A, 4>{} : mlp::load4<A>(f + (r * w.D + d));
+          Vec<A, 4> sum = c == first ? Vec<A, 4>{} : mlp::load4<A>(f + (r * w.D + d));
           const A weight = c == 0 ? a.w_un : c == 1 ? a.w_1 : a.w_2;
 #pragma unroll
           for (int j = 0; j < 4; ++j) {
