@@ -12,7 +12,7 @@ from torch import Tensor
 from .. import rng
 from .._validation.flags import reject_unknown
 from .._validation.numbers import integer, one_of, real
-from .._validation.tensors import integers
+from .._validation.tensors import can_read_values, integers
 from ..nn._eval_mode import eval_mode
 from ..ops._chain_plan import visited
 
@@ -111,7 +111,7 @@ class Sampler(Generic[Model]):
     def _summary(self, x: Batch, n: int, seed: int, ids: Tensor, levels: Levels) -> Tensor:
         """The same of one micro-batch."""
         draws = self._draws(x, n, seed, ids)
-        return draws.mean(dim=1, keepdim=True) if levels is None else _quantiles(draws, levels)
+        return draws.mean(dim=1, keepdim=True) if levels is None else quantiles_of(draws, levels)
 
     def _in_batches(
         self, x: Batch, row_ids: Tensor | None, n: int, make: Callable[[Batch, Tensor], Tensor], shape: Sequence[int] | None = None
@@ -185,12 +185,20 @@ def _row_ids(row_ids: Any, B: int, device: torch.device) -> Tensor:
     return ids
 
 
-def _quantiles(draws: Tensor, levels: Sequence[float]) -> Tensor:
-    """``[B, n] -> [B, len(levels)]``, linear between order statistics, of which i is at level ``i / (n + 1)``."""
-    ordered, n = draws.sort(dim=1).values, draws.shape[1]
+def quantiles_of(draws: Tensor, levels: Sequence[float], values: Callable[[Tensor], Tensor] = lambda t: t) -> Tensor:
+    """``[B, n] -> [B, len(levels)]``, linear between order statistics, of which i is at level ``i / (n + 1)``; of ``values(draws)``, for a
+    map that rises."""
+    ordered, n = _ordered(draws), draws.shape[1]
     out = []
     for level in levels:
         at = min(max(level * (n + 1) - 1, 0.0), n - 1.0)
         low = int(at)
-        out.append(torch.lerp(ordered[:, low], ordered[:, min(low + 1, n - 1)], at - low))
+        out.append(torch.lerp(values(ordered[:, low]), values(ordered[:, min(low + 1, n - 1)]), at - low))
     return torch.stack(out, dim=1)
+
+
+def _ordered(draws: Tensor) -> Tensor:
+    """``[B, n]``, each row's in order, NaN last: by NumPy where that has vectors for it, ten times as fast as torch."""
+    if can_read_values(draws) and draws.dtype in (torch.float32, torch.float64):
+        return torch.from_numpy(np.sort(draws.numpy(), axis=1))
+    return draws.sort(dim=1).values

@@ -13,7 +13,7 @@ from .._validation.numbers import boolean, integer, real
 from .._validation.tensors import can_read_values
 from ..nn._mlp import kernel_serves
 from ..reference._diffusion import chain_steps
-from ._base import Batch, SampledModel, Sampler, Steps, draw_count, requested_steps
+from ._base import Batch, Levels, SampledModel, Sampler, Steps, draw_count, quantiles_of, requested_steps
 
 __all__ = ["FusionSampler", "InterestSampler"]
 
@@ -90,6 +90,16 @@ class InterestSampler(Sampler[Interested]):
         return self._in_batches(x, row_ids, n, clicks, [])
 
     def _draws(self, x: Batch, n: int, seed: int, ids: Tensor) -> Tensor:
+        values: Tensor = self.model.target.inverse(self._ranks(x, n, seed, ids))
+        return values
+
+    def _summary(self, x: Batch, n: int, seed: int, ids: Tensor, levels: Levels) -> Tensor:
+        if levels is None:
+            return super()._summary(x, n, seed, ids, levels)
+        return quantiles_of(self._ranks(x, n, seed, ids), levels, self.model.target.inverse)  # of few draws the values are asked for
+
+    def _ranks(self, x: Batch, n: int, seed: int, ids: Tensor) -> Tensor:
+        """The draws, mapped: ``[b, n]``."""
         condition = self.model.condition(x)
         pairs = (n + 1) // 2 if self.antithetic else n
         m = pairs if self.vectors is None else min(self.vectors, pairs)
@@ -99,8 +109,7 @@ class InterestSampler(Sampler[Interested]):
         which = fused.of_draw[:, torch.arange(pairs, device=ids.device) % m]
         if self.antithetic:
             u, which = torch.stack((u, 1 - u), dim=2).flatten(1)[:, :n], which.repeat_interleave(2, dim=1)[:, :n]
-        values: Tensor = self.model.target.inverse(_rank_at(u, which, ranks))
-        return values
+        return _rank_at(u, which, ranks)
 
     def _rows_at_once(self, n: int) -> int:
         return min(_MOST_ROWS, super()._rows_at_once(n))

@@ -279,6 +279,17 @@ def test_draws_that_cannot_differ_are_made_once(steps):
     assert torch.equal(model.sample(fewer, 3, seed=7, row_ids=ids)[some], draws[some])
 
 
+@pytest.mark.parametrize("make", [ifusion, lambda: PooledFusion(**POOLED)])
+def test_quantiles_are_those_of_the_draws(make):
+    """Read off the ranks: the map of targets rises."""
+    model, rows = make(), batch()
+    model.prepare(rows)
+    draws = model.sample(rows, 31, seed=2, row_ids=rows["row"]).sort(dim=1).values
+    found = model.sampler().quantiles(rows, [0.25, 0.5, 0.75], n=31, seed=2, row_ids=rows["row"])
+    torch.testing.assert_close(found, draws[:, [7, 15, 23]], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(model.predict(rows, n=31, seed=2, row_ids=rows["row"]), found[:, 1])
+
+
 def test_steps_are_a_number_or_timesteps():
     model, rows = ifusion(), batch()
     three = FusionSampler(model, steps=3)

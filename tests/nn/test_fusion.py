@@ -195,6 +195,18 @@ def test_filters_gradients_and_hostile_items():
     assert transient[1:].isfinite().all()
 
 
+def test_an_item_alone_is_its_session_whatever_its_score():
+    net, items = SessionFilters(D).double().eval(), torch.randn(4, D).double()
+    alone = net(items, offsets=torch.arange(5))
+    for a, b in zip(alone, (net.core(items), net.transient(items)), strict=True):
+        torch.testing.assert_close(a, b)
+    seen = []
+    net.score.register_forward_hook(lambda _, x, __: seen.append(x[0]))
+    net(items, offsets=torch.tensor([0, 1, 3, 4]))
+    assert torch.equal(seen[0][:2], items[1:3])
+    assert not seen[0][2:].any()  # but whole blocks
+
+
 def test_the_core_is_regularised_in_training_alone():
     net = SessionFilters(D, core_dropout=0.5).train()
     items, offsets = torch.randn(9, D), torch.tensor([0, 4, 9])
