@@ -15,7 +15,7 @@ from .._validation.numbers import positive_sizes
 from .._validation.tensors import can_read_values
 from ..nn import SessionFilters
 from ..nn._mlp import MLP, copies_of_rows, has_hooks
-from ..nn._packing import Packing, in_whole_blocks
+from ..nn._packing import Packing, in_whole_blocks, offsets_of
 from ..nn.transformer import TransformerLayer
 from ..samplers.fusion import InterestSampler
 from ._adamw import IdEmbedding
@@ -49,12 +49,12 @@ class Interests(NamedTuple):
         if self.items.dim() == 4:
             return filters(self.items, self.mask)  # type: ignore[no-any-return]
         B, P, _ = self.mask.shape
-        if not filters.training:  # those without items too: a dense layer rounds by its number of rows
-            offsets = F.pad(self.mask.sum(2).flatten().cumsum(0), (1, 0))
-            core, transient = filters(self.items, offsets=offsets)
-            return core.view(B, P, -1), transient.view(B, P, -1)
-        where, offsets = _present(self.mask.sum(2).flatten())
-        core, transient = (v.new_zeros(B * P, v.shape[1]).index_copy(0, where, v) for v in filters(self.items, offsets=offsets))
+        lengths = self.mask.sum(2).flatten()
+        if filters.training:
+            where, offsets = _present(lengths)
+            core, transient = (v.new_zeros(B * P, v.shape[1]).index_copy(0, where, v) for v in filters(self.items, offsets=offsets))
+        else:  # those without items too: a dense layer rounds by its number of rows
+            core, transient = filters(self.items, offsets=offsets_of(lengths))
         return core.view(B, P, -1), transient.view(B, P, -1)
 
     def last_session(self) -> Tensor:
@@ -141,7 +141,7 @@ def _rising(logits: Tensor) -> Tensor:
 def _present(lengths: Tensor) -> tuple[Tensor, Tensor]:
     """Of sequences of some lengths: which are not empty, ``[M]``, and the offsets of those, ``[M + 1]``."""
     where = lengths.nonzero()[:, 0]
-    return where, F.pad(lengths[where].cumsum(0), (1, 0))
+    return where, offsets_of(lengths[where])
 
 
 @dataclass(frozen=True)
@@ -282,7 +282,7 @@ class InterestModel(GenerativeModel):
         ids = long[mask], sessions[present], target
         history, items, embedded = self.item_embedding(torch.cat(ids)).split([len(i) for i in ids])
         lengths = mask.sum(1)
-        tokens = self.long_encoder.packed(history, F.pad(lengths.cumsum(0), (1, 0)))
+        tokens = self.long_encoder.packed(history, offsets_of(lengths))
         row = torch.repeat_interleave(torch.arange(len(long), device=long.device), lengths, output_size=len(tokens))
         h = tokens.new_zeros(len(long), self.latent).index_add(0, row, tokens) / lengths.clamp(min=1)[:, None]
         h = h if len(h) == len(new) else h[new.cumsum(0) - 1]

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from .._validation.tensors import can_read_values
 
-__all__ = ["Packing", "in_whole_blocks"]
+__all__ = ["Packing", "in_whole_blocks", "offsets_of"]
 
 ROWS = 64  # of a block: products of fewer are not all summed alike
 
@@ -26,7 +26,7 @@ class Packing(NamedTuple):
 
     @classmethod
     def of(cls, mask: Tensor) -> Packing:
-        there, offsets = mask.flatten(), F.pad(mask.sum(1).cumsum(0), (1, 0))
+        there, offsets = mask.flatten(), offsets_of(mask.sum(1))
         if can_read_values(mask):
             return cls(mask, there.nonzero()[:, 0], offsets, False)
         place = torch.where(there, there.cumsum(0) - 1, there.sum() + (~there).cumsum(0) - 1)
@@ -41,6 +41,11 @@ class Packing(NamedTuple):
         """``[N, ...]`` -> ``[S, L, ...]``; what is no token is 0, or, behind the last sequence, what ``packed`` has there."""
         rest = packed.shape[1:]
         return packed.new_zeros(self.mask.numel(), *rest).index_copy(0, self.where, packed).view(*self.mask.shape, *rest)
+
+
+def offsets_of(lengths: Tensor) -> Tensor:
+    """Where packed sequences of ``lengths [S]`` begin and the last ends: ``[S + 1]``."""
+    return F.pad(lengths.cumsum(0), (1, 0))
 
 
 def in_whole_blocks(layer: nn.Module, x: Tensor) -> Tensor:

@@ -358,7 +358,7 @@ class SessionFilters(nn.Module):
         """Both pools from one sum over each session's items: [N, D] -> two of [M, D]."""
         M, counts = offsets.shape[0] - 1, offsets.diff()
         session = torch.repeat_interleave(torch.arange(M, device=items.device), counts, output_size=items.shape[0])
-        score = self._scores(items, counts.gt(1)[session])  # [N, 1]
+        score = self._scores(items, session, counts)  # [N, 1]
         with torch.no_grad():  # any constant of the session will do; with the largest, exp cannot overflow
             top = score.new_full((M, 1), -torch.inf).scatter_reduce_(0, session[:, None], score, "amax")
         weight = torch.exp(score - top[session])
@@ -367,11 +367,11 @@ class SessionFilters(nn.Module):
         mean, focus, norm = total.split((self.width, self.width, 1), dim=1)
         return mean / counts.clamp(min=1)[:, None], focus / norm.clamp(min=torch.finfo(norm.dtype).tiny)
 
-    def _scores(self, items: Tensor, among: Tensor) -> Tensor:
+    def _scores(self, items: Tensor, session: Tensor, counts: Tensor) -> Tensor:
         """``[N, 1]``, of items that are among others of their session; 0 of those alone, as any score would do."""
         if not _checks.can_read_values(items):
             return self.score(items)  # type: ignore[no-any-return]
-        where = among.nonzero()[:, 0]
+        where = counts.gt(1)[session].nonzero()[:, 0]
         return items.new_zeros(items.shape[0], 1).index_copy(0, where, in_whole_blocks(self.score, items[where]))
 
     def _pool_padded(self, items: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -65,13 +65,13 @@ def chain_from_weights(
     shifts = [F.linear(empty, w_cond).expand(*mask.shape, -1)] if c_un else []  # of each branch, [B, K, H]
     shifts += [F.linear(torch.where(mask[..., None], g, 0.0), w_cond) for g, _ in guided]
     shift = torch.stack(shifts)  # [branches, B, K, H]
+    weights = [c for c in (c_un, *(gamma for _, gamma in guided)) if c]  # of the branches
     x = h_long
     for i, (d0, d1, sigma, t) in enumerate(rows_on_host(step_coefficients)):
         f = x.expand(len(shifts), *x.shape)
         for k in range(K):
             y = F.linear(F.silu(F.linear(f, w) + (time[i] + shift[:, :, k])), w_out, b_out)
             f = torch.where(mask[:, k, None], y, f)
-        weights = ([c_un] if c_un else []) + [gamma for _, gamma in guided]
         x = d0 * sum(c * part for c, part in zip(weights, f, strict=True)) + d1 * x
         if sigma:
             if noise is not None:

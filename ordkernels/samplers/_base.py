@@ -189,12 +189,11 @@ def quantiles_of(draws: Tensor, levels: Sequence[float], values: Callable[[Tenso
     """``[B, n] -> [B, len(levels)]``, linear between order statistics, of which i is at level ``i / (n + 1)``; of ``values(draws)``, for a
     map that rises."""
     ordered, n = _ordered(draws), draws.shape[1]
-    out = []
-    for level in levels:
-        at = min(max(level * (n + 1) - 1, 0.0), n - 1.0)
-        low = int(at)
-        out.append(torch.lerp(values(ordered[:, low]), values(ordered[:, min(low + 1, n - 1)]), at - low))
-    return torch.stack(out, dim=1)
+    places = [min(max(level * (n + 1) - 1, 0.0), n - 1.0) for level in levels]
+    beside = [(int(at), min(int(at) + 1, n - 1)) for at in places]
+    read = sorted({i for pair in beside for i in pair})
+    column = dict(zip(read, values(torch.stack([ordered[:, i] for i in read], dim=1)).unbind(1), strict=True))
+    return torch.stack([torch.lerp(column[i], column[j], at - i) for at, (i, j) in zip(places, beside, strict=True)], dim=1)
 
 
 def _ordered(draws: Tensor) -> Tensor:

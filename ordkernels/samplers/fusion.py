@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import ops, rng
 from .._validation.numbers import boolean, integer, real
 from .._validation.tensors import can_read_values
-from ..nn._mlp import kernel_serves
+from ..nn._mlp import copies_of_rows, kernel_serves
 from ..reference._diffusion import chain_steps
 from ._base import Batch, Levels, SampledModel, Sampler, Steps, draw_count, quantiles_of, requested_steps
 
@@ -202,8 +202,9 @@ class FusionSampler(InterestSampler[FusionModel]):
     def _fused(self, condition: Any, n: int, seed: int, ids: Tensor) -> FusedInterests:
         m, (parts, g_cp, g_tf, mask) = self.model, condition
         row, draw, of_draw = self._places(parts, n)
-        row_ids, start, has_start, g_cp, g_tf, mask = (v[row] for v in (ids, parts.long, parts.has_long, g_cp, g_tf, mask))
-        noise = rng.normal(seed, row_ids, 0, start.shape[1], draw).to(start.dtype)
+        of_rows = ids, parts.long, parts.has_long, g_cp, g_tf, mask
+        row_ids, start, has_start, g_cp, g_tf, mask = of_rows if row is None else (v[row] for v in of_rows)
+        noise = rng.normal(seed, row_ids, 0, start.shape[1], 0 if draw is None else draw).to(start.dtype)
         h = torch.where(has_start[:, None], start, noise)
         if m.denoiser.parallel:
             vectors = self.sample_stepwise(h, g_cp, g_tf, mask, seed=seed, row_ids=row_ids, draw_ids=draw)
@@ -214,20 +215,15 @@ class FusionSampler(InterestSampler[FusionModel]):
             )  # fmt: skip
         return FusedInterests(vectors, row, of_draw)
 
-    def _places(self, parts: Any, n: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Of each vector to be made, its row and its draw, ``[N]``; of each draw the vector, ``[b, n]``. A row with a history has one
-        vector in one step, which is without noise, where N may depend on values."""
+    def _places(self, parts: Any, n: int) -> tuple[Tensor | None, Tensor | None, Tensor]:
+        """Of each vector to be made, its row and its draw, ``[N]``, or None: one of each row; of each draw the vector, ``[b, n]``. A row
+        with a history has one vector in one step, which is without noise, where N may depend on values."""
         long, b = parts.long, parts.long.shape[0]
-        draws = torch.arange(n, device=long.device).expand(b, n)
-        if len(self.steps) > 1 or not (can_read_values(long) and kernel_serves(long)):
-            return (
-                torch.arange(b, device=long.device)[:, None].expand(b, n).reshape(-1),
-                draws.reshape(-1),
-                torch.arange(b * n, device=long.device).view(b, n),
-            )
-        own = (draws == 0) | ~parts.has_long[:, None]
-        row, draw = own.nonzero().unbind(1)
-        return row, draw, own.flatten().cumsum(0).view(b, n) - 1
+        if n > 1 and len(self.steps) == 1 and can_read_values(long) and kernel_serves(long):
+            own = (torch.arange(n, device=long.device) == 0) | ~parts.has_long[:, None]
+            row, draw = own.nonzero().unbind(1)
+            return row, draw, own.flatten().cumsum(0).view(b, n) - 1
+        return *copies_of_rows(b, n, long.device), torch.arange(b * n, device=long.device).view(b, n)
 
     def sample_stepwise(
         self,
